@@ -1,0 +1,289 @@
+"""The list of parts: makes each from the configuration and hands it only what it needs.
+
+The only module that names concrete adapters. `Node` starts them in order and stops them in the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from sendswitch import logs
+from sendswitch.broker.base import Broker
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.clock import system_clock
+from sendswitch.config.load import parse, validate
+from sendswitch.config.model import Config, ListenerSection
+from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.db.connect import open_database
+from sendswitch.db.users import all_pipelines, get_pipeline
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.delivery.base import Courier
+from sendswitch.delivery.compose import Composer
+from sendswitch.delivery.maildir import MaildirCourier
+from sendswitch.errors import InvalidConfiguration, SendSwitchError, Temporary
+from sendswitch.routing import Route, Routes
+from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.protocol.server import Limits
+from sendswitch.smtp.server import Listener, Options, Timeouts
+from sendswitch.spool.spool import Spool, open_spool
+from sendswitch.switch.decide import Policy
+from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.doorbell import Doorbell
+from sendswitch.switch.housekeeping import keep_house, refresh_gauges
+from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
+from sendswitch.switch.queue import Parts, Queue
+from sendswitch.switch.reports import Reporter
+from sendswitch.web.health import Check, make_app
+from sendswitch.web.server import WebServer
+from sendswitch.worker.runtime import Library, Worker
+
+# Seconds for mail in hand when we are told to stop; systemd kills after 90.
+GRACE = 30.0
+
+
+class Node:
+    """One node: listeners, spool, switch, web port and, if asked, a worker."""
+
+    def __init__(self, config: Config, *, worker: bool) -> None:
+        self.config, self._with_worker = config, worker
+        self._lock = -1
+        self._tasks: list[asyncio.Task[None]] = []
+        self.listeners: list[Listener] = []
+        self._reloading = asyncio.Event()
+        self._worker: Worker | None = None
+
+    async def start(self) -> None:
+        """Start every part; mail is taken on return. Raises Temporary or InvalidConfiguration."""
+        config = self.config
+        self._lock = _lock(config.node.data)
+        self._engine = open_database(config.database_url)
+        self.spool = open_spool(config.node.data / "spool", system_clock)
+        broker = EmbeddedBroker()
+        self.courier = make_courier(config)
+        self.queue = _make_queue(config, self.spool, broker, self.courier)
+        self._dispatcher = self.queue.dispatcher
+        self.queue.routes = await asyncio.to_thread(load_routes, self._engine, config)
+        self._spawn(self.queue.run())
+        if self._with_worker:
+            self._worker = make_worker(config, broker, self._engine)
+            self._worker_task = self._spawn(self._worker.run())
+        self._doorbell = Doorbell(self._rung)
+        await self._doorbell.listen(config.node.data)
+        self._spawn(self._reload())
+        self._spawn(keep_house(self.spool, keep=config.node.keep, clock=system_clock))
+        self.web = WebServer(make_app(self._checks(), lambda: refresh_gauges(self.spool, system_clock)))
+        await self._bind()
+        logs.started(**self.addresses())
+
+    async def _bind(self) -> None:
+        web = parse_endpoint(self.config.web.bind)
+        try:
+            await self.web.start(web.host, web.port)
+        except OSError as error:
+            raise Temporary(f"web.bind {web}: {error.strerror}; choose another address") from error
+        for n, section in enumerate(self.config.listener):
+            listener = Listener(self._intake(section), listener_options(section, self.config.node.host))
+            endpoint = parse_endpoint(section.bind)
+            try:
+                await listener.start(endpoint)
+            except OSError as error:
+                raise Temporary(f"listener.{n}.bind {endpoint}: {error}; choose another address") from error
+            self.listeners.append(listener)
+
+    def _intake(self, section: ListenerSection) -> FilterIntake:
+        node = self.config.node
+        options = IntakeOptions(node.host, node.lifetime, node.max_hops)
+        if section.mode == "filter":
+            return FilterIntake(self.spool, self.queue, options, system_clock)
+        return ProxyIntake(
+            self.spool,
+            self.queue,
+            options,
+            system_clock,
+            dispatcher=self._dispatcher,
+            relay=make_relay(self.courier, self.queue.composer),
+            budget=section.budget,
+        )
+
+    def addresses(self) -> dict[str, str]:
+        """Where the node listens, by name."""
+        web = parse_endpoint(self.config.web.bind)
+        out = {"web": f"http://{Endpoint(web.host, self.web.port)}"}
+        for section, listener in zip(self.config.listener, self.listeners, strict=True):
+            endpoint = parse_endpoint(section.bind)
+            name = f"{section.protocol} {section.mode}"
+            out[name] = str(endpoint if endpoint.path else Endpoint(endpoint.host, listener.port))
+        return out
+
+    def _spawn(self, work: object) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.append(task)
+        return task
+
+    def _rung(self) -> None:
+        self._reloading.set()
+        self.queue.look()
+
+    async def _reload(self) -> None:
+        """Read users and pipelines again at each ring; a database that fails leaves the old ones."""
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            try:
+                self.queue.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
+                logs.reloaded(users=len(self.queue.routes))
+            except Exception as error:
+                logs.failed("reloading users", error=error)
+
+    def _checks(self) -> dict[str, Check]:
+        async def spool() -> str:
+            await self.spool.probe()
+            return ""
+
+        async def next_hop() -> str:
+            reply = await self.courier.check()
+            return "" if reply is None else f"{self.config.next_hop.address}: {reply}"
+
+        return {"spool": spool, "next_hop": next_hop}
+
+    async def stop(self) -> None:
+        """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""
+        for listener in self.listeners:
+            await listener.stop(GRACE / 3)
+        await self.queue.stop(GRACE / 3)
+        if self._worker is not None:
+            self._worker.stop()
+            await asyncio.wait([self._worker_task], timeout=GRACE / 3)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.web.stop()
+        self.courier.close()
+        self._doorbell.close(self.config.node.data)
+        await self.spool.close()
+        self._engine.dispose()
+        os.close(self._lock)
+        logs.stopped()
+
+
+def _lock(data: Path) -> int:
+    """Two nodes on one spool would deliver everything twice."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Temporary(f"node.data {data}: {error.strerror}; create it for this user or choose another") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise Temporary(f"node.data {data} is in use by another node; each needs a folder of its own") from error
+    return handle
+
+
+def _make_queue(config: Config, spool: Spool, broker: Broker, courier: Courier) -> Queue:
+    policy = Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
+    composer = Composer(config.node.host, dict(config.tags.subject))
+    parts = Parts(
+        spool=spool,
+        dispatcher=Dispatcher(broker, policy=policy, clock=system_clock),
+        courier=courier,
+        composer=composer,
+        reporter=Reporter(spool, config.node.host, config.node.lifetime, system_clock),
+        backoff=Backoff(config.next_hop.first_retry, config.next_hop.last_retry),
+        recipients=config.next_hop.recipients,
+    )
+    return Queue(parts, policy=policy, clock=system_clock)
+
+
+def make_courier(config: Config) -> Courier:
+    """The courier to the next hop."""
+    hop = config.next_hop
+    if hop.address.startswith("maildir:"):
+        return MaildirCourier(Path(hop.address.removeprefix("maildir:")))
+    context = None
+    if hop.tls != "off":
+        context = ssl.create_default_context()
+        if hop.tls == "may":  # opportunistic, as in Postfix: better than plaintext, no proof of who is there
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    options = ClientOptions(
+        helo=config.node.host,
+        lmtp=hop.protocol == "lmtp",
+        tls=hop.tls,
+        context=context,
+        connect=hop.connect_timeout,
+        command=hop.command_timeout,
+        content=hop.content_timeout,
+    )
+    return Pool(parse_endpoint(hop.address), options, size=hop.connections, idle=hop.idle)
+
+
+def listener_options(section: ListenerSection, host: str) -> Options:
+    """A listener's settings for the SMTP shell. Raises InvalidConfiguration for a bad certificate."""
+    return Options(
+        host=host,
+        limits=Limits(size=section.message_size, recipients=section.recipients, errors=section.errors),
+        timeouts=Timeouts(section.idle_timeout, section.transaction_timeout),
+        connections=section.connections,
+        connections_per_address=section.connections_per_address,
+        lmtp=section.protocol == "lmtp",
+        xforward_from=tuple(ipaddress.ip_network(net, strict=False) for net in section.xforward_from),
+        tls=_tls(section),
+    )
+
+
+def _tls(section: ListenerSection) -> ssl.SSLContext | None:
+    if section.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(section.tls_certificate, section.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidConfiguration([f"listener.tls_certificate {section.tls_certificate}: {error}"]) from error
+    return context
+
+
+def load_routes(engine: Engine, config: Config) -> Routes:
+    """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
+    routes = []
+    defaults = config.pipelines
+    for stored in all_pipelines(engine):
+        try:
+            own = _pipeline(stored.text, stored.owner)
+        except SendSwitchError as error:
+            logs.failed(f"the pipeline of {stored.owner}", error=error)
+            own = PipelineConfig()
+        routes.append(
+            Route(
+                owner=stored.owner,
+                version=stored.version,
+                deadline=own.deadline or defaults.deadline,
+                on_timeout=own.on_timeout or defaults.on_timeout,
+                deny=own.deny or defaults.deny,
+            )
+        )
+    return Routes(routes, delimiters=config.routing.recipient_delimiter)
+
+
+def _pipeline(text: str, owner: str) -> PipelineConfig:
+    data, lines = parse(text, owner)
+    return validate(PipelineConfig, data, owner, lines)
+
+
+def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
+    """The worker that runs the site's pipelines."""
+
+    async def source(owner: str, version: int) -> PipelineConfig:
+        stored = await asyncio.to_thread(get_pipeline, engine, owner, version)
+        return _pipeline(stored.text, owner)
+
+    library = Library(source, config.pipelines.limit)
+    return Worker(broker, library, queues=("tasks.pool",), concurrency=config.worker.concurrency, clock=system_clock)

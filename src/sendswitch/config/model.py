@@ -1,0 +1,228 @@
+"""Every setting of the system: type, default, one line of help. An empty file works."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sendswitch.config.units import Duration, Size
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _endpoint(value: str) -> str:
+    if value.startswith("unix:/"):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{value!r} is no address; write host:port, [ipv6]:port or unix:/path")
+    return value
+
+
+def _next_hop(value: str) -> str:
+    if value.startswith("maildir:"):
+        if not value[8:].startswith("/"):
+            raise ValueError(f"{value!r}: write maildir:/absolute/path")
+        return value
+    return _endpoint(value)
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value, strict=False)
+    return value
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Network = Annotated[str, AfterValidator(_network)]
+
+
+class Node(Section):
+    """This node."""
+
+    data: Path = Field(Path("/var/lib/sendswitch"), description="Folder of the spool and the embedded database.")
+    host: str = Field(
+        default_factory=socket.getfqdn,
+        pattern=r"^[A-Za-z0-9.-]{1,255}$",
+        description="Our name in greetings and trace fields; the default is this machine's.",
+    )
+    lifetime: Duration = Field(
+        432000.0, description="How long delivery is tried before a bounce (Postfix maximal_queue_lifetime is 5d)."
+    )
+    keep: Duration = Field(604800.0, description="How long final deliveries and their events stay in the spool.")
+    max_hops: int = Field(50, ge=5, le=1000, description="Received fields before a message counts as looping.")
+
+
+class ListenerSection(Section):
+    """One SMTP or LMTP port."""
+
+    mode: Literal["filter", "proxy"] = Field(
+        "filter", description="filter: after the queue (content_filter); proxy: before it (smtpd_proxy_filter)."
+    )
+    bind: Endpoint = Field("127.0.0.1:8025", description="Address to listen on: host:port or unix:/path.")
+    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="lmtp gives one reply per recipient.")
+    message_size: Size = Field(52_428_800, description="Largest message taken, in bytes.")
+    recipients: int = Field(1000, ge=100, description="Most recipients of one message (RFC 5321 asks for 100).")
+    errors: int = Field(20, ge=1, description="Bad commands before the connection is closed with 421.")
+    connections: int = Field(5000, ge=1, description="Most connections in all.")
+    connections_per_address: int = Field(5000, ge=1, description="Most connections from one address.")
+    idle_timeout: Duration = Field(300.0, description="Time without a byte from the client before 421.")
+    transaction_timeout: Duration = Field(3600.0, description="Time from MAIL to the end of data before 421.")
+    xforward_from: tuple[Network, ...] = Field(
+        ("127.0.0.0/8", "::1/128"), description="Networks whose XFORWARD is believed."
+    )
+    budget: Duration = Field(
+        20.0, description="proxy: time for verdicts while the sender waits (Postfix smtpd_proxy_timeout is 100s)."
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file with certificate and chain; offers STARTTLS.")
+    tls_key: Path | None = Field(None, description="PEM file with the private key.")
+
+    @model_validator(mode="after")
+    def _key_with_certificate(self) -> ListenerSection:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are needed together")
+        if self.protocol == "lmtp" and self.mode == "proxy":
+            raise ValueError('mode = "proxy" speaks smtp only; Postfix has no LMTP before the queue')
+        return self
+
+
+class NextHop(Section):
+    """Where mail goes on to."""
+
+    address: Annotated[str, AfterValidator(_next_hop)] = Field(
+        "127.0.0.1:10025", description="host:port, unix:/path, or maildir:/folder."
+    )
+    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="What the next hop speaks.")
+    connections: int = Field(
+        10, ge=1, le=1000, description="Most connections; no more than maxproc of Postfix's re-injection service."
+    )
+    idle: Duration = Field(2.0, description="Time before an unused connection is given back.")
+    recipients: int = Field(50, ge=1, description="Most recipients in one transaction.")
+    connect_timeout: Duration = Field(30.0, description="Time to connect.")
+    command_timeout: Duration = Field(300.0, description="Time for a reply.")
+    content_timeout: Duration = Field(600.0, description="Time to send a message and get the reply.")
+    tls: Literal["off", "may", "require"] = Field("off", description="STARTTLS: never, if offered, or always.")
+    first_retry: Duration = Field(30.0, description="Delay after the first failed attempt; it doubles.")
+    last_retry: Duration = Field(4000.0, description="Longest delay between attempts.")
+
+
+class Web(Section):
+    """The web port: health, metrics."""
+
+    bind: Endpoint = Field("127.0.0.1:60666", description="Address to listen on.")
+
+
+class Routing(Section):
+    """Who gets which recipient."""
+
+    recipient_delimiter: str = Field("+", max_length=8, description="Characters that begin an address extension.")
+
+
+class Pipelines(Section):
+    """What holds for pipelines that do not say otherwise."""
+
+    deadline: Duration = Field(60.0, gt=0, description="Time for a verdict.")
+    on_timeout: Literal["pass", "deny", "hold", "quarantine"] = Field("pass", description="What then.")
+    deny: Literal["bounce", "discard", "quarantine"] = Field(
+        "bounce", description="What DENY means after the queue; bounce only where that is safe."
+    )
+    limit: Duration = Field(10.0, gt=0, description="Time for one step.")
+
+
+class Hold(Section):
+    """Mail that waits for a later verdict (PENDING)."""
+
+    expires: Duration = Field(604800.0, gt=0, description="How long it waits.")
+    then: Literal["pass", "deny", "quarantine"] = Field("pass", description="What happens then.")
+
+
+class Quarantine(Section):
+    """Mail put aside."""
+
+    expires: Duration = Field(2_592_000.0, gt=0, description="How long it is kept before it is deleted.")
+
+
+class Tags(Section):
+    """What tags do to the message."""
+
+    subject: dict[str, str] = Field(
+        default_factory=dict, description='Text put before the Subject by tag, such as SPAM = "***SPAM*** ".'
+    )
+
+
+class Worker(Section):
+    """The worker that runs pipelines."""
+
+    concurrency: int = Field(100, ge=1, le=10000, description="Messages in pipelines at once.")
+
+
+class Log(Section):
+    """Events on standard error."""
+
+    format: Literal["json", "text"] = Field("json", description="One JSON object a line, or lines for people.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
+
+
+class Config(BaseSettings):
+    """All settings. Environment variables SENDSWITCH_SECTION__KEY override the file."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="SENDSWITCH_",
+        env_nested_delimiter="__",
+        validate_default=True,
+        nested_model_default_partial_update=True,
+    )
+
+    node: Node = Node()
+    listener: tuple[ListenerSection, ...] = (ListenerSection(),)
+    next_hop: NextHop = NextHop()
+    web: Web = Web()
+    routing: Routing = Routing()
+    pipelines: Pipelines = Pipelines()
+    hold: Hold = Hold()
+    quarantine: Quarantine = Quarantine()
+    tags: Tags = Tags()
+    worker: Worker = Worker()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file; neither .env nor secret folders."""
+        return (env_settings, init_settings)
+
+    @model_validator(mode="after")
+    def _one_address_each(self) -> Config:
+        binds = [listener.bind for listener in self.listener] + [self.web.bind]
+        for bind in binds:
+            if binds.count(bind) > 1 and not bind.endswith(":0"):
+                raise ValueError(f"{bind} is bound twice; each listener and the web port need an address of their own")
+        if self.next_hop.address in binds:
+            raise ValueError(f"next_hop.address {self.next_hop.address} is our own listener: mail would loop")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The embedded database."""
+        return f"sqlite:///{self.node.data / 'sendswitch.db'}"
+
+
+def help_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Help lines by key, for messages and the reference."""
+    return {name: field.description for name, field in model.model_fields.items()}

@@ -1,0 +1,48 @@
+"""A user's pipeline as TOML: its deadlines and its steps. What a step's own options mean is its processor's to say.
+
+deadline = "60s"
+on_timeout = "pass"
+deny = "bounce"
+
+[[step]]
+use = "lists"
+deny = ["*@spam.example"]
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sendswitch.config.units import Duration
+
+OnError = Literal["skip", "defer", "deny", "hold"]
+
+
+class StepConfig(BaseModel):
+    """One step. Every other key is an option of the processor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str = Field(description="The processor's name.")
+    on_error: OnError = Field("defer", description="What a failure or a timeout of this step means.")
+    limit: Duration | None = Field(None, gt=0, description="Time for this step; default pipelines.limit.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the processor gets."""
+        return dict(self.model_extra or {})
+
+
+class PipelineConfig(BaseModel):
+    """A whole pipeline. None means what the system's [pipelines] section says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline: Duration | None = Field(None, gt=0, description="Time for a verdict.")
+    on_timeout: Literal["pass", "deny", "hold", "quarantine"] | None = Field(None, description="What then.")
+    deny: Literal["bounce", "discard", "quarantine"] | None = Field(
+        None, description="What DENY means after the queue."
+    )
+    step: tuple[StepConfig, ...] = Field((), max_length=100, description="The steps, in order.")

@@ -1,0 +1,37 @@
+"""Durations and sizes as people write them: '30s', '7d', '25MB'. Seconds and bytes inside, so no name has a unit."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+_DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
+
+
+def duration(value: Any) -> float:
+    """Seconds from '1.5h' or a number. Raises ValueError that lists the units."""
+    return _read(value, _DURATION, "s", "a duration like '30s', '5m', '2h' or '7d'")
+
+
+def size(value: Any) -> int:
+    """Bytes from '25MB' or a number. Raises ValueError that lists the units."""
+    return int(_read(value, _SIZE, "b", "a size like '256KiB' or '25MB'"))
+
+
+def _read(value: Any, units: dict[str, Any], default: str, what: str) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"expected {what}")
+    if isinstance(value, int | float):
+        return float(value)
+    found = _NUMBER.match(value) if isinstance(value, str) else None
+    if not found or (found[2] or default).lower() not in units:
+        raise ValueError(f"{value!r} is not {what}")
+    return float(found[1]) * float(units[(found[2] or default).lower()])
+
+
+Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(size), Field(ge=0)]

@@ -1,0 +1,1 @@
+"""The database: users and their pipelines (SQLAlchemy Core, Alembic). Knows no mail on its way."""

@@ -1,0 +1,53 @@
+"""Open the database and bring its tables up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendswitch.errors import Temporary
+
+HEAD = "0001"
+
+
+def open_database(url: str) -> Engine:
+    """The database with its tables at this program's version. Raises Temporary when it cannot be opened."""
+    address = make_url(url)
+    engine = create_engine(url)
+    if address.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _sqlite_settings)
+    try:
+        if address.database and address.get_backend_name() == "sqlite":
+            Path(address.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _migrate(engine)
+    except (SQLAlchemyError, OSError) as error:
+        shown = address.render_as_string(hide_password=True)
+        raise Temporary(f"the database {shown} cannot be opened: {error}") from error
+    return engine
+
+
+def _sqlite_settings(connection: object, record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined] # a DBAPI connection
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect() as connection:
+        # Asked directly first: Alembic is only worth its import when there is something to do.
+        if inspect(connection).has_table("alembic_version"):
+            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            if version == HEAD:
+                return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""Alembic's scripts: how each version of the tables becomes the next."""

@@ -1,0 +1,92 @@
+"""The message as it leaves: a trace field on top, the tags, the header edits; the body is never touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from sendswitch.mail.content import Content, Edited
+from sendswitch.mail.envelope import Client
+from sendswitch.mail.headers import OWN_PREFIX, AddHeader, Edit, MarkSubject, RemoveHeader, edit, fields, hops
+from sendswitch.mail.verdict import Verdict
+
+TAGS = "X-SendSwitch-Tags"
+TRACE = "X-SendSwitch-Trace"
+# A message that comes by here this often is going round in circles (a re-injection service that filters
+# again); once or twice happens to honest forwards.
+MAX_OWN_TRACES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """`host` is our name in trace fields; `marks` maps a tag to what goes before the Subject."""
+
+    host: str
+    marks: dict[str, str]
+
+    def compose(
+        self,
+        content: Content,
+        *,
+        message: str,
+        client: Client,
+        received: float,
+        verdict: Verdict | None = None,
+        forwarded_for: str = "",
+    ) -> Content:
+        """The content with our fields. What others claim under our names is removed, so that it can be trusted."""
+        head = content.head()
+        edits = self._edits(verdict, forwarded_for)
+        if OWN_PREFIX in head.lower():
+            forged = {field.name for field in fields(head) if field.name.lower().encode().startswith(OWN_PREFIX)}
+            edits = (*(RemoveHeader(name) for name in forged - {TRACE}), *edits)
+        trace = self._trace(message, client, received)
+        if not edits:
+            return Edited(content, trace)
+        return Edited(content, trace + edit(head, edits), len(head))
+
+    def _edits(self, verdict: Verdict | None, forwarded_for: str) -> tuple[Edit, ...]:
+        edits: tuple[Edit, ...] = ()
+        if verdict is not None:
+            edits = verdict.edits
+            if verdict.tags:
+                edits += (AddHeader(TAGS, ", ".join(verdict.tags)),)
+                edits += tuple(MarkSubject(self.marks[tag]) for tag in verdict.tags if tag in self.marks)
+        if forwarded_for:
+            edits += (AddHeader("Delivered-To", forwarded_for),)
+        return edits
+
+    def _trace(self, message: str, client: Client, received: float) -> bytes:
+        helo = _plain(client.helo) or "unknown"
+        name = _plain(client.name) or "unknown"
+        address = f"IPv6:{client.address}" if ":" in client.address else _plain(client.address)
+        protocol = _plain(client.protocol) or "ESMTP"
+        return (
+            f"{TRACE}: {self.host} {message}\r\n"
+            f"Received: from {helo} ({name} [{address}])\r\n"
+            f"\tby {self.host} (SendSwitch) with {protocol} id {message};\r\n"
+            f"\t{format_datetime(datetime.fromtimestamp(received, UTC))}\r\n"
+        ).encode()
+
+
+def _plain(text: str) -> str:
+    """`text` for a trace field: nothing that could end a comment, a line or a field."""
+    return "".join(c for c in text if c.isascii() and (c.isalnum() or c in ".-_:[]"))[:255]
+
+
+def loops(head: bytes, host: str, max_hops: int) -> str:
+    """Why this message is in a loop, '' when it is not."""
+    count = hops(head)
+    if count > max_hops:
+        return f"{count} Received fields, more than max_hops = {max_hops}"
+    lower = head.lower()
+    own = lower.count(f"{TRACE}: {host} ".lower().encode())
+    return f"{own} {TRACE} fields of our own" if own >= MAX_OWN_TRACES else ""
+
+
+def delivered_to(head: bytes, address_key: str) -> bool:
+    """True when a Delivered-To field says the message was at `address_key` before (it is being forwarded back)."""
+    if b"delivered-to" not in head.lower():
+        return False
+    return any(f.name.lower() == "delivered-to" and f.value.lower() == address_key for f in fields(head))

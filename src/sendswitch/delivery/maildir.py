@@ -1,0 +1,81 @@
+"""A courier to Maildirs on this machine: one folder a recipient, for the demo and for small sites without an MTA.
+
+Durable as maildir(5) asks: written under tmp/, fsynced, renamed into new/, the folder fsynced. A crash before the
+rename leaves nothing in new/; after it the message is there once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+from sendswitch.mail.address import key
+from sendswitch.mail.content import Content
+from sendswitch.mail.envelope import Envelope
+from sendswitch.reply import Reply, printable
+from sendswitch.smtp.client import Delivered
+from sendswitch.smtp.protocol.client import Outcome
+
+_STORED = Reply(250, "2.0.0", "Ok: stored in Maildir")
+_UNSAFE = re.compile(r"[^A-Za-z0-9@._+-]")
+
+
+def folder_name(address: str) -> str:
+    """The folder of an address: its key, with every character that could leave the folder replaced."""
+    return _UNSAFE.sub("_", key(address)).lstrip(".") or "_"
+
+
+class MaildirCourier:
+    """Stores into `root/<address>/new`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._host = socket.gethostname().replace("/", "_").replace(":", "_")
+        self._count = itertools.count()
+
+    async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+        """Store one file for each recipient; a folder that cannot be written is a 451."""
+        outcomes = [
+            Outcome(await asyncio.to_thread(self._store, envelope, recipient.address, content))
+            for recipient in envelope.recipients
+        ]
+        return Delivered(tuple(outcomes))
+
+    async def check(self) -> Reply | None:
+        """Can folders be made here?"""
+        try:
+            await asyncio.to_thread(self._root.mkdir, parents=True, exist_ok=True)
+        except OSError as error:
+            return Reply(451, "4.3.0", printable(f"Cannot create {self._root}: {error.strerror}"))
+        return None
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _store(self, envelope: Envelope, address: str, content: Content) -> Reply:
+        folder = self._root / folder_name(address)
+        name = f"{time.time():.6f}.P{os.getpid()}Q{next(self._count)}.{self._host}"
+        temporary = folder / "tmp" / name
+        try:
+            for part in ("tmp", "new", "cur"):
+                (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+            with temporary.open("xb") as file:
+                file.write(f"Return-Path: <{envelope.sender}>\r\nDelivered-To: {address}\r\n".encode())
+                for piece in content.chunks():
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(folder / "new" / name)
+            handle = os.open(folder / "new", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            return Reply(451, "4.3.0", printable(f"Cannot store in {folder}: {error.strerror}"))
+        return _STORED

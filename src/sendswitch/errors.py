@@ -1,0 +1,73 @@
+"""The errors of SendSwitch: one root, split into Temporary and Permanent, each with the reply a peer may see.
+
+Rule: an error nobody classified is temporary. `classify` is the only place that says so; the peer reads a
+generic sentence, the log gets the cause.
+"""
+
+from __future__ import annotations
+
+from sendswitch.reply import Reply
+
+LOCAL_ERROR = Reply(451, "4.3.0", "Error: the message could not be taken now, please try again later")
+
+
+class SendSwitchError(Exception):
+    """Something went wrong in the mail switch; try again later and look at its log for the cause."""
+
+    reply = LOCAL_ERROR
+
+    def __init__(self, message: str | None = None, *, reply: Reply | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+        if reply is not None:
+            self.reply = reply
+
+
+class Temporary(SendSwitchError):
+    """The operation failed now and may succeed later; the mail stays where it is and is tried again."""
+
+
+class Permanent(SendSwitchError):
+    """The operation will fail the same way each time; change the message or the configuration."""
+
+    reply = Reply(554, "5.3.0", "Error: the message cannot be handled")
+
+
+class SpoolUnavailable(Temporary):
+    """The spool cannot be written; check free space, permissions and the log, then mail is taken again."""
+
+    reply = Reply(451, "4.3.1", "Error: insufficient system storage, please try again later")
+
+
+class TooLarge(Permanent):
+    """The message is larger than the listener's message_size; raise that limit or send less."""
+
+    reply = Reply(552, "5.3.4", "Error: message size exceeds the limit")
+
+
+class MailLoop(Permanent):
+    """The message has passed too many hosts, or this one too often; look for a forwarding loop."""
+
+    reply = Reply(554, "5.4.6", "Error: too many hops")
+
+
+class NotFound(SendSwitchError):
+    """There is nothing under that name or id; list what there is first."""
+
+
+class Refused(SendSwitchError):
+    """The thing is not in a state that allows this; list it to see what state it is in."""
+
+
+class InvalidConfiguration(SendSwitchError):
+    """The configuration has errors; each is listed with its place."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def classify(error: BaseException) -> SendSwitchError:
+    """Return `error` itself when it is ours, else a Temporary that names its type and text for the log."""
+    if isinstance(error, SendSwitchError):
+        return error
+    return Temporary(f"{type(error).__name__}: {error}")

@@ -1,0 +1,116 @@
+"""Mail addresses as RFC 5321 4.1.2 writes them, and the keys they are looked up by.
+
+An address is kept as it was given; comparison happens on a key. A domain is compared without case (RFC 5321
+2.4). A local part is too: no site that runs Postfix gives `Joe` and `joe` to different people, and a list
+entry that misses by case would be a hole.
+"""
+
+from __future__ import annotations
+
+import re
+from email.header import decode_header, make_header
+from email.utils import getaddresses
+
+# A path in angle brackets: an optional source route that is ignored (RFC 5321 C), then the mailbox. A quoted
+# local part may hold any character, '>' and '@' included.
+_PATH = re.compile(r'<(?:@[^<>:]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>')
+_ATOM = re.compile(r"[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f]+")
+_LOCAL = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^\s<>()\[\],;:"\\@\x00-\x1f\x7f]+)\Z')
+_DOMAIN = re.compile(r"(?:\[[0-9A-Za-z.:\-]+\]|[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f]+)\Z")
+_BRACKETED = re.compile(r"<\s*([^<>\s]+@[^<>\s]+?)\s*>")
+_BARE = re.compile(r"[^\s<>()\[\],;:\"\\@\x00-\x1f]+@[^\s<>()\[\],;:\"\\@\x00-\x1f]+")
+
+# RFC 5321 4.5.3.1: 64 for the local part, 255 for the domain, 256 for the path. Real mail exceeds the first
+# (VERP, SRS), so only the whole is limited.
+MAX_ADDRESS = 320
+
+
+def split(address: str) -> tuple[str, str]:
+    """Local part and domain; the domain is '' for an address without '@' (`postmaster`)."""
+    local, at, domain = address.rpartition("@")
+    return (local, domain) if at else (address, "")
+
+
+def valid(address: str) -> bool:
+    """True when `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
+    if not address or len(address) > MAX_ADDRESS:
+        return False
+    local, domain = split(address)
+    if not domain:
+        return "@" not in address and bool(_ATOM.fullmatch(local))
+    return bool(_LOCAL.match(local) and _DOMAIN.match(domain))
+
+
+def parse_path(text: str) -> tuple[str, str] | None:
+    """Split '<path> rest' into the address and the rest; None when it does not begin with a valid path.
+
+    The null path gives ''. Whether a non-ASCII address is allowed here (SMTPUTF8) is for the caller to say.
+    """
+    found = _PATH.match(text)
+    if not found:
+        return None
+    address = found[1]
+    if address and not valid(address):
+        return None
+    rest = text[found.end() :]
+    if rest and not rest.startswith(" "):
+        return None
+    return address, rest.strip()
+
+
+def key(address: str) -> str:
+    """What two addresses share when they are the same mailbox: lower case, no quotes that need not be."""
+    if '"' not in address:
+        return address.lower()
+    local, domain = split(address)
+    bare = re.sub(r"\\(.)", r"\1", local[1:-1]) if local[:1] == '"' and local[-1:] == '"' else local
+    local = bare if _ATOM.fullmatch(bare) else local
+    return f"{local}@{domain}".lower() if domain else local.lower()
+
+
+def without_extension(address_key: str, delimiters: str) -> str:
+    """The key without its address extension (Postfix `recipient_delimiter`), or itself when it has none.
+
+    A delimiter as first character is part of the name, as in Postfix.
+    """
+    local, domain = split(address_key)
+    for n, character in enumerate(local):
+        if n and character in delimiters:
+            return f"{local[:n]}@{domain}" if domain else local[:n]
+    return address_key
+
+
+def in_header(values: list[str]) -> list[str]:
+    """Every address key a reader could take for the author in these header values, in order, each once.
+
+    Deliberately wide: mail clients disagree on malformed fields, so an address counts when any reading finds
+    it: the standard parser's, one in angle brackets, or a bare one. Encoded words are decoded for names only
+    after addresses were found, so that an encoded name cannot add one to the strict reading.
+    """
+    found: dict[str, None] = {}
+    for _, address in getaddresses(values):
+        if "@" in address:
+            found[key(address)] = None
+    for value in values:
+        for address in (*_BRACKETED.findall(value), *_BARE.findall(value)):
+            found[key(address)] = None
+    return list(found)
+
+
+def only_in_header(values: list[str]) -> str | None:
+    """The one author's key when the field is beyond doubt (one field, one reading, one address), else None.
+
+    Letting mail through because of its author asks for this; keeping mail out uses `in_header`.
+    """
+    if len(values) != 1:
+        return None
+    addresses = in_header(values)
+    return addresses[0] if len(addresses) == 1 else None
+
+
+def display(value: str) -> str:
+    """A header value with its encoded words decoded as far as they can be; never raises."""
+    try:
+        return str(make_header(decode_header(value)))
+    except (ValueError, LookupError, UnicodeError):
+        return value

@@ -1,0 +1,118 @@
+"""The content of a message: bytes in memory, or a file too large to hold.
+
+Content is immutable and has CRLF line ends only (the listener sees to both), so that what a processor reads is
+what leaves. `Edited` is content with another head: header edits never copy or touch the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+# A header larger than this is cut for reading (not for sending): Postfix's header_size_limit is 102400 per
+# header, and no honest message has a megabyte of them.
+MAX_HEAD = 1024 * 1024
+CHUNK = 256 * 1024
+
+
+class Content(Protocol):
+    """Bytes of one message that can be read more than once."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def head(self) -> bytes:
+        """The header block with its closing empty line, or all there is up to 1 MiB if there is none."""
+        ...
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The bytes from `start` on, in pieces of at most 256 KiB. Reading a file blocks. Raises OSError."""
+        ...
+
+    def whole(self) -> bytes | None:
+        """All bytes when they are in memory already, else None."""
+        ...
+
+
+def head_of(data: bytes) -> bytes:
+    """The header block of `data`, its closing empty line included."""
+    if data.startswith(b"\r\n"):
+        return data[:2]
+    end = data.find(b"\r\n\r\n")
+    return data[: end + 4] if end >= 0 else data[:MAX_HEAD]
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Content that is small enough to hold."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def head(self) -> bytes:
+        return head_of(self.data)
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        yield self.data[start:] if start else self.data
+
+    def whole(self) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """Content in a file of its own, which nobody changes while it is there."""
+
+    path: Path
+    size: int
+
+    def head(self) -> bytes:
+        with self.path.open("rb") as file:
+            return head_of(file.read(MAX_HEAD))
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            file.seek(start)
+            while piece := file.read(CHUNK):
+                yield piece
+
+    def whole(self) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """`original` with its first `cut` bytes replaced by `front`."""
+
+    original: Content
+    front: bytes
+    cut: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.front) + self.original.size - self.cut
+
+    def head(self) -> bytes:
+        return head_of(self.front + self.original.head()[self.cut :])
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        if start < len(self.front):
+            yield self.front[start:]
+        yield from self.original.chunks(self.cut + max(0, start - len(self.front)))
+
+    def whole(self) -> bytes | None:
+        data = self.original.whole()
+        return None if data is None else self.front + data[self.cut :]
+
+
+def read_all(content: Content) -> bytes:
+    """Every byte, in memory; for a processor that asks for the whole message."""
+    data = content.whole()
+    return b"".join(content.chunks()) if data is None else data

@@ -1,0 +1,145 @@
+"""Delivery status notifications: the report a sender gets (RFC 3464 in the form of RFC 6522).
+
+Decisions first: `wanted` says whether a report may be sent at all. A report never answers a null sender
+(RFC 5321 4.5.5), and obeys NOTIFY (RFC 3461 4.1). The report itself has the null sender, so none follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from enum import StrEnum
+
+from sendswitch.mail import xtext
+from sendswitch.mail.content import Content, read_all
+from sendswitch.mail.envelope import Envelope, Recipient
+from sendswitch.reply import Reply
+
+# Postfix's bounce_size_limit: enough to recognise a message by, too little to be worth a forged sender.
+RETURN_LIMIT = 50_000
+
+
+class Kind(StrEnum):
+    """The Action field of RFC 3464 2.3.3."""
+
+    FAILED = "failed"
+    RELAYED = "relayed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened for one recipient, in words for the report."""
+
+    recipient: Recipient
+    reply: Reply
+    explanation: str
+    remote: str = ""
+
+
+def wanted(kind: Kind, sender: str, recipient: Recipient) -> bool:
+    """True when RFC 3461 and RFC 5321 allow a report of this kind to the sender about this recipient."""
+    if not sender:
+        return False
+    notify = {word.strip().upper() for word in recipient.notify.split(",") if word.strip()}
+    if kind is Kind.FAILED:
+        return not notify or "FAILURE" in notify
+    return "SUCCESS" in notify
+
+
+def report(
+    kind: Kind,
+    outcomes: Sequence[Outcome],
+    *,
+    envelope: Envelope,
+    content: Content,
+    message: str,
+    host: str,
+    now: float,
+) -> bytes:
+    """The report as a whole message with CRLF line ends, ready for the spool.
+
+    `message` is the id of the mail it is about; `host` the reporting MTA. Headers of the original are attached,
+    or all of it when the sender asked (RET=FULL) and it is at most 50,000 bytes.
+    """
+    boundary = f"=_{message}/{host}"
+    full = envelope.ret.upper() == "FULL" and content.size <= RETURN_LIMIT
+    original = read_all(content) if full else content.head()[:RETURN_LIMIT]
+    utf8 = not (envelope.sender + "".join(o.recipient.address for o in outcomes)).isascii()
+    returned = (
+        ("message/global" if utf8 else "message/rfc822")
+        if full
+        else ("message/global-headers" if utf8 else "text/rfc822-headers")
+    )
+    parts = (
+        (
+            "text/plain; charset=utf-8",
+            _prose(kind, outcomes, message, host),
+        ),
+        (
+            "message/global-delivery-status" if utf8 else "message/delivery-status",
+            _status(kind, outcomes, envelope, message, host, now),
+        ),
+        (returned, original),
+    )
+    body = b"".join(
+        f"--{boundary}\r\nContent-Type: {kind_}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + data + b"\r\n"
+        for kind_, data in parts
+    )
+    return _head(kind, envelope.sender, boundary, message, host, now) + body + f"--{boundary}--\r\n".encode()
+
+
+def _date(now: float) -> str:
+    return format_datetime(datetime.fromtimestamp(now, UTC))
+
+
+def _head(kind: Kind, to: str, boundary: str, message: str, host: str, now: float) -> bytes:
+    subject = "Undelivered mail returned to sender" if kind is Kind.FAILED else "Successful mail delivery report"
+    lines = (
+        f"Date: {_date(now)}",
+        f"From: Mail Delivery System <MAILER-DAEMON@{host}>",
+        f"To: <{to}>",
+        f"Subject: {subject}",
+        f"Message-ID: <{message}.report@{host}>",
+        "Auto-Submitted: auto-replied",
+        "MIME-Version: 1.0",
+        f'Content-Type: multipart/report; report-type=delivery-status; boundary="{boundary}"',
+        "",
+        "This is a MIME-encapsulated message.",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode()
+
+
+def _prose(kind: Kind, outcomes: Sequence[Outcome], message: str, host: str) -> bytes:
+    first = (
+        "Your message could not be delivered to one or more recipients."
+        if kind is Kind.FAILED
+        else "Your message was handed on to a system that sends no reports of its own."
+    )
+    lines = [f"This is the mail system at host {host}.", "", first, f"Its id here was {message}.", ""]
+    for outcome in outcomes:
+        lines += [f"<{outcome.recipient.address}>: {outcome.explanation}", f"    {outcome.reply}", ""]
+    return "\r\n".join(lines).encode()
+
+
+def _status(kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message: str, host: str, now: float) -> bytes:
+    lines = [f"Reporting-MTA: dns; {host}", f"X-SendSwitch-Message-Id: {message}"]
+    if envelope.envid:
+        lines.append(f"Original-Envelope-Id: {xtext.decode(envelope.envid)}")
+    lines.append(f"Arrival-Date: {_date(now)}")
+    for outcome in outcomes:
+        recipient = outcome.recipient
+        kind_of_address = "rfc822" if recipient.address.isascii() else "utf-8"
+        lines += ["", f"Final-Recipient: {kind_of_address}; {recipient.address}"]
+        if recipient.orcpt:
+            kind_of_original, _, original = recipient.orcpt.partition(";")
+            lines.append(f"Original-Recipient: {kind_of_original}; {xtext.decode(original)}")
+        status = outcome.reply.enhanced or f"{outcome.reply.code // 100}.0.0"
+        lines += [f"Action: {kind}", f"Status: {status}"]
+        if outcome.remote:
+            lines.append(f"Remote-MTA: dns; {outcome.remote}")
+        lines.append(f"Diagnostic-Code: smtp; {outcome.reply}")
+    return ("\r\n".join(lines) + "\r\n").encode()

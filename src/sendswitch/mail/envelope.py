@@ -1,0 +1,77 @@
+"""The envelope of a message, whole: what MAIL and RCPT said, and who the client was (RFC 5321, 3461, XFORWARD).
+
+It is stored in the spool as JSON and travels with a task, so `to_json` and `from_json` are inverse and old
+spools stay readable: a field that is missing has its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who handed the message in: what the connection shows, overridden by XFORWARD from a trusted peer.
+
+    `source` is XFORWARD SOURCE, 'LOCAL' or 'REMOTE' (Postfix XFORWARD_README), '' where nothing was said.
+    """
+
+    address: str = ""
+    name: str = ""
+    port: str = ""
+    helo: str = ""
+    protocol: str = ""
+    source: str = ""
+    ident: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT: the address as given, and the DSN parameters of RFC 3461 as given (decoded by who uses them)."""
+
+    address: str
+    notify: str = ""
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """MAIL, all RCPTs and the client. `sender` is '' for the null path."""
+
+    sender: str
+    recipients: tuple[Recipient, ...]
+    client: Client = Client()
+    body: str = ""
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Sender, MAIL parameters and client, without what has its default and without the recipients.
+
+        Recipients are kept apart because each has a life of its own from here on.
+        """
+        client = {name: value for name in _CLIENT if (value := getattr(self.client, name))}
+        out: dict[str, Any] = {"client": client} if client else {}
+        for name in ("body", "smtputf8", "ret", "envid"):
+            if value := getattr(self, name):
+                out[name] = value
+        return out
+
+
+_CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident")
+
+
+def from_json(sender: str, recipients: tuple[Recipient, ...], data: Mapping[str, Any]) -> Envelope:
+    """The inverse of `Envelope.to_json`."""
+    return Envelope(
+        sender=sender,
+        recipients=recipients,
+        client=Client(**{name: str(value) for name, value in data.get("client", {}).items() if name in _CLIENT}),
+        body=str(data.get("body", "")),
+        smtputf8=bool(data.get("smtputf8", False)),
+        ret=str(data.get("ret", "")),
+        envid=str(data.get("envid", "")),
+    )

@@ -1,0 +1,61 @@
+"""Message ids: short, sortable by time, unique among nodes without asking anybody.
+
+An id is a 63-bit integer: 42 bits milliseconds since 1970 (until 2109), 10 bits node, 11 bits sequence. It is the
+spool's primary key, so new mail is always appended at the end of the B-tree; people see it as 13 characters of
+Crockford's base 32 (no I, L, O, U).
+"""
+
+from __future__ import annotations
+
+from sendswitch.clock import Clock
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_VALUES = {character: n for n, character in enumerate(_ALPHABET)} | {"i": 1, "l": 1, "o": 0}
+_LENGTH = 13
+
+NODES = 1 << 10
+_SEQUENCE = 1 << 11
+
+
+def to_text(message: int) -> str:
+    """The id as people and logs see it."""
+    return "".join(_ALPHABET[message >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+
+
+def from_text(text: str) -> int:
+    """The inverse of `to_text`, forgiving case and I, L, O. Raises ValueError for what is no id."""
+    value = 0
+    if len(text) != _LENGTH:
+        raise ValueError(f"{text!r} is no message id; one has {_LENGTH} letters and digits")
+    for character in text.lower():
+        if character not in _VALUES:
+            raise ValueError(f"{text!r} is no message id: {character!r} does not occur in one")
+        value = value << 5 | _VALUES[character]
+    return value
+
+
+def received(message: int) -> float:
+    """When the id was made, in seconds since the epoch."""
+    return (message >> 21) / 1000
+
+
+class Sequence:
+    """Gives ids in rising order, also when the clock steps back or more than 2,048 are asked for in a millisecond.
+
+    `last` is the highest id the spool has seen, so that a restart within the same millisecond repeats none.
+    """
+
+    def __init__(self, node: int, clock: Clock, last: int = 0) -> None:
+        self._node, self._clock, self._last = node % NODES, clock, last
+
+    def __call__(self) -> int:
+        now = int(self._clock() * 1000)
+        last_time, last_step = self._last >> 21, self._last % _SEQUENCE
+        if now > last_time:
+            step = 0
+        else:
+            now, step = last_time, last_step + 1
+            if step == _SEQUENCE:
+                now, step = now + 1, 0
+        self._last = now << 21 | self._node << 11 | step
+        return self._last

@@ -1,0 +1,163 @@
+"""A message as a processor reads it: parsed when asked, and only what is asked, and never with an exception.
+
+What cannot be parsed is still there as `raw`, and `defects` says what was wrong, so that a careful processor can
+refuse what it cannot see into instead of being slipped past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email import policy
+from email.message import Message as ParsedMessage
+from email.parser import BytesParser
+from functools import cached_property
+
+from sendswitch.mail.address import display
+from sendswitch.mail.content import Content, read_all
+from sendswitch.mail.headers import Field, fields
+
+# Nesting deeper than this is no mail anybody wrote; the standard parser recurses per level.
+MAX_DEPTH = 50
+MAX_PARTS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A part with a file name, or one that is not text. `data` is decoded from its transfer encoding."""
+
+    name: str
+    type: str
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Length of the decoded data in bytes."""
+        return len(self.data)
+
+
+class Mail:
+    """One message. Reading an attribute parses at most once; nothing here raises for what a message contains."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole message."""
+        return self.content.size
+
+    @cached_property
+    def fields(self) -> list[Field]:
+        """The header fields in order, raw."""
+        return fields(self.content.head())
+
+    def header(self, name: str) -> str:
+        """The first field of that name, decoded for reading; '' when there is none."""
+        found = self.headers(name)
+        return found[0] if found else ""
+
+    def headers(self, name: str) -> list[str]:
+        """All fields of that name, decoded for reading."""
+        return [display(value) for value in self.raw_headers(name)]
+
+    def raw_headers(self, name: str) -> list[str]:
+        """All fields of that name, unfolded but with encoded words as they are: what addresses are read from."""
+        wanted = name.lower()
+        return [field.value for field in self.fields if field.name.lower() == wanted]
+
+    @property
+    def subject(self) -> str:
+        """The Subject, decoded."""
+        return self.header("subject")
+
+    @cached_property
+    def raw(self) -> bytes:
+        """The whole message, byte for byte."""
+        return read_all(self.content)
+
+    @cached_property
+    def text(self) -> str:
+        """All text/plain parts that are not attachments, decoded; '' when there are none."""
+        return "\n".join(_decoded(part) for part in self._parts if _is_text(part, "text/plain"))
+
+    @cached_property
+    def html(self) -> str:
+        """All text/html parts that are not attachments, decoded; '' when there are none."""
+        return "\n".join(_decoded(part) for part in self._parts if _is_text(part, "text/html"))
+
+    @cached_property
+    def attachments(self) -> list[Attachment]:
+        """Every part with a file name and every part that is not text."""
+        return [
+            Attachment(_name(part), part.get_content_type(), _bytes(part))
+            for part in self._parts
+            if not part.is_multipart() and not (part.get_content_maintype() == "text" and not _name(part))
+        ]
+
+    @property
+    def defects(self) -> list[str]:
+        """What is wrong with the structure; empty for a well-formed message."""
+        _ = self._parts
+        return self._defects
+
+    @cached_property
+    def _parts(self) -> list[ParsedMessage]:
+        self._defects: list[str] = []
+        if _nesting(self.raw) > MAX_DEPTH:
+            self._defects.append(f"parts nested deeper than {MAX_DEPTH}")
+            return []
+        try:
+            whole = BytesParser(policy=policy.compat32).parsebytes(self.raw)
+            parts = list(whole.walk())
+        except (ValueError, LookupError, RecursionError, AttributeError, TypeError, AssertionError) as error:
+            self._defects.append(f"cannot be parsed: {type(error).__name__}")
+            return []
+        if len(parts) > MAX_PARTS:
+            self._defects.append(f"{len(parts)} parts, only {MAX_PARTS} are read")
+        self._defects += [type(defect).__name__ for part in parts for defect in part.defects]
+        return parts[:MAX_PARTS]
+
+
+def _nesting(raw: bytes) -> int:
+    """An upper bound of the depth: no message nests deeper than it names boundaries or embeds messages."""
+    lower = raw.lower()
+    count = lower.count(b"boundary") + lower.count(b"message/rfc822")
+    return count if count > MAX_DEPTH and _depth(lower) > MAX_DEPTH else 0
+
+
+def _depth(lower: bytes) -> int:
+    depth = deepest = 0
+    for line in lower.split(b"\n"):
+        if line.startswith((b"content-type: multipart/", b"content-type: message/", b"content-type:multipart/")):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif line.startswith(b"--") and line.rstrip().endswith(b"--") and depth:
+            depth -= 1
+    return deepest
+
+
+def _name(part: ParsedMessage) -> str:
+    try:
+        return display(part.get_filename() or "")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "unreadable-name"
+
+
+def _is_text(part: ParsedMessage, kind: str) -> bool:
+    return part.get_content_type() == kind and not part.is_multipart() and not _name(part)
+
+
+def _bytes(part: ParsedMessage) -> bytes:
+    try:
+        data = part.get_payload(decode=True)
+    except (ValueError, LookupError, TypeError, AssertionError):
+        data = None
+    return data if isinstance(data, bytes) else b""
+
+
+def _decoded(part: ParsedMessage) -> str:
+    data = _bytes(part)
+    try:
+        return data.decode(str(part.get_content_charset() or "utf-8"))
+    except (LookupError, UnicodeDecodeError, ValueError):
+        return data.decode("latin-1")

@@ -1,0 +1,31 @@
+"""A task: one message offered to one recipient's pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sendswitch.mail.content import Content
+from sendswitch.mail.envelope import Envelope, Recipient
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What a worker needs to come to a verdict.
+
+    `token` is random and must be repeated by the answer, so nobody can answer a task they were not given. `load`
+    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `pipeline` names the owner of the pipeline and `version` the revision that must run; `queue` is the broker's
+    queue. `expires` is when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1.
+    """
+
+    message: int
+    n: int
+    token: str
+    recipient: Recipient
+    envelope: Envelope
+    load: Callable[[], Awaitable[Content]]
+    pipeline: str
+    version: int
+    queue: str
+    expires: float
+    attempt: int = 1

@@ -1,0 +1,214 @@
+"""What a pipeline answers: an action with tags, and the trace of how it came to it.
+
+A verdict is made by processors, merged by the chain, stored in the spool and quoted in the journal, so it turns
+into plain JSON and back without loss. `Deferral` is the other answer: nothing was decided, ask again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader
+from sendswitch.reply import Reply, parse_reply
+
+
+class Action(StrEnum):
+    """What happens to the mail. The names are those users of the older systems know."""
+
+    PASS = "pass"
+    DENY = "deny"
+    FORWARD = "forward"
+    QUARANTINE = "quarantine"
+    PENDING = "pending"
+
+
+SPAM = "SPAM"
+VIRUS = "VIRUS"
+
+# Tags become a header and metrics labels in people's rules; these limits keep both readable.
+MAX_TAGS = 32
+MAX_TAG = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one processor did: which one, how long it took (seconds), how it ended, what it saw."""
+
+    processor: str
+    version: str = ""
+    seconds: float = 0.0
+    outcome: str = ""
+    saw: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The step with its empty fields left out."""
+        out: dict[str, Any] = {"processor": self.processor, "seconds": round(self.seconds, 6)}
+        for name in ("version", "outcome", "saw"):
+            if value := getattr(self, name):
+                out[name] = value
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One processor's or one pipeline's opinion. Without an action it only adds tags and header edits.
+
+    `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
+    addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
+    after them; None and '' leave both to the configuration.
+    """
+
+    action: Action | None = None
+    tags: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    forward: tuple[str, ...] = ()
+    keep_copy: bool = False
+    reply: Reply | None = None
+    reason: str = ""
+    hold: float | None = None
+    then: str = ""
+    trace: tuple[Step, ...] = field(default=())
+
+    @staticmethod
+    def passed(reason: str = "") -> Verdict:
+        """Deliver it now; later steps are not asked."""
+        return Verdict(Action.PASS, reason=reason)
+
+    @staticmethod
+    def deny(reason: str = "", *, reply: str = "") -> Verdict:
+        """Refuse it. `reply` is like '550 5.7.1 Not wanted here'; raises ValueError when it is not."""
+        return Verdict(Action.DENY, reason=reason, reply=parse_reply(reply) if reply else None)
+
+    @staticmethod
+    def forwarded(*addresses: str, keep_copy: bool = False, reason: str = "") -> Verdict:
+        """Deliver to other addresses, and with `keep_copy` to the recipient too."""
+        return Verdict(Action.FORWARD, forward=addresses, keep_copy=keep_copy, reason=reason)
+
+    @staticmethod
+    def quarantine(reason: str = "") -> Verdict:
+        """Keep it in the quarantine until somebody releases or deletes it, or it expires."""
+        return Verdict(Action.QUARANTINE, reason=reason)
+
+    @staticmethod
+    def pending(reason: str = "", *, hold: float | None = None, then: str = "") -> Verdict:
+        """Hold it for `hold` seconds, then do `then`: pass, deny or quarantine."""
+        return Verdict(Action.PENDING, reason=reason, hold=hold, then=then)
+
+    @staticmethod
+    def tagged(*tags: str, reason: str = "") -> Verdict:
+        """Add tags and go on with the next step."""
+        return Verdict(tags=tags, reason=reason)
+
+    def with_trace(self, trace: tuple[Step, ...]) -> Verdict:
+        """The same verdict with the whole trace."""
+        return replace(self, trace=trace)
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as plain JSON values, what is empty left out."""
+        out: dict[str, Any] = {}
+        if self.action is not None:
+            out["action"] = self.action.value
+        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then"):
+            if value := getattr(self, name):
+                out[name] = list(value) if isinstance(value, tuple) else value
+        if self.edits:
+            out["edits"] = [_edit_to_json(edit) for edit in self.edits]
+        if self.reply:
+            out["reply"] = str(self.reply)
+        if self.trace:
+            out["trace"] = [step.to_json() for step in self.trace]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """Nothing was decided; the recipient's pipeline is asked again later."""
+
+    reason: str
+    trace: tuple[Step, ...] = ()
+
+
+Answer = Verdict | Deferral
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    """The inverse of `Verdict.to_json`, for data that may come from somebody's program.
+
+    Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
+    would silently lose what was meant.
+    """
+    unknown = set(data) - _VERDICT_FIELDS
+    if unknown:
+        raise ValueError(f"a verdict has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(_VERDICT_FIELDS))}")
+    try:
+        action = Action(data["action"]) if data.get("action") else None
+    except ValueError:
+        raise ValueError(f"action {data['action']!r} is none of {', '.join(Action)}") from None
+    hold = data.get("hold")
+    return Verdict(
+        action=action,
+        tags=checked_tags(data.get("tags", ())),
+        edits=tuple(_edit_from_json(edit) for edit in data.get("edits", ())),
+        forward=tuple(str(address) for address in data.get("forward", ())),
+        keep_copy=bool(data.get("keep_copy", False)),
+        reply=parse_reply(str(data["reply"])) if data.get("reply") else None,
+        reason=str(data.get("reason", ""))[:1000],
+        hold=float(hold) if hold is not None else None,
+        then=str(data.get("then", "")),
+        trace=tuple(_step_from_json(step) for step in data.get("trace", ())),
+    )
+
+
+_VERDICT_FIELDS = frozenset(
+    ("action", "tags", "edits", "forward", "keep_copy", "reply", "reason", "hold", "then", "trace")
+)
+
+
+def checked_tags(tags: Any) -> tuple[str, ...]:
+    """`tags` as a tuple of distinct words that fit a header. Raises ValueError for what does not."""
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("tags must be a list of words")
+    for tag in tags:
+        if not tag or len(tag) > MAX_TAG or not tag.isascii() or not tag.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"tag {tag!r} must be 1 to {MAX_TAG} letters, digits, '-' or '_'")
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"{len(tags)} tags; at most {MAX_TAGS} are kept")
+    return tuple(dict.fromkeys(tags))
+
+
+def _step_from_json(data: Mapping[str, Any]) -> Step:
+    return Step(
+        processor=str(data.get("processor", "")),
+        version=str(data.get("version", "")),
+        seconds=float(data.get("seconds", 0.0)),
+        outcome=str(data.get("outcome", "")),
+        saw=str(data.get("saw", "")),
+    )
+
+
+def _edit_to_json(edit: Edit) -> dict[str, str]:
+    match edit:
+        case AddHeader(name, value):
+            return {"add": name, "value": value}
+        case SetHeader(name, value):
+            return {"set": name, "value": value}
+        case RemoveHeader(name):
+            return {"remove": name}
+        case MarkSubject(mark):
+            return {"mark_subject": mark}
+
+
+def _edit_from_json(data: Mapping[str, str]) -> Edit:
+    match data:
+        case {"add": name, "value": value}:
+            return AddHeader(name, value)
+        case {"set": name, "value": value}:
+            return SetHeader(name, value)
+        case {"remove": name}:
+            return RemoveHeader(name)
+        case {"mark_subject": mark}:
+            return MarkSubject(mark)
+    raise ValueError(f"not a header edit: {dict(data)!r}; use add/set with value, remove, or mark_subject")

@@ -1,0 +1,29 @@
+"""xtext, the encoding of DSN parameters and XFORWARD values (RFC 3461 4; Postfix XFORWARD_README)."""
+
+from __future__ import annotations
+
+import re
+
+_HEXCHAR = re.compile(rb"\+([0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def decode(text: str) -> str:
+    """The text behind xtext. Invalid sequences stay as they are; control characters become '?'.
+
+    Bytes beyond ASCII are read as UTF-8 where they are (RFC 6533 3, and what Postfix sends), else as Latin-1.
+    """
+    raw = _HEXCHAR.sub(lambda found: bytes((int(found[1], 16),)), text.encode("utf-8", "surrogateescape"))
+    try:
+        plain = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        plain = raw.decode("latin-1")
+    return _CONTROL.sub("?", plain)
+
+
+def encode(text: str) -> str:
+    """xtext of `text`; characters beyond ASCII become the xtext of their UTF-8 bytes."""
+    return "".join(
+        chr(byte) if 0x21 <= byte <= 0x7E and byte not in b"+=" else f"+{byte:02X}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )

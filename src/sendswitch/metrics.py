@@ -1,0 +1,54 @@
+"""Every metric with its labels and help (Prometheus naming: base units, `_total` for counters).
+
+Labels have few values; an address is never one.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+
+SMTP_SESSIONS = Counter("sendswitch_smtp_sessions", "SMTP connections accepted.", registry=REGISTRY)
+SMTP_CONNECTIONS = Gauge("sendswitch_smtp_connections", "SMTP connections open now.", registry=REGISTRY)
+ACCEPTED = Counter("sendswitch_messages_accepted", "Messages made safe and acknowledged.", registry=REGISTRY)
+REFUSED = Counter("sendswitch_messages_refused", "Messages not taken, by reply class.", ["class"], registry=REGISTRY)
+VERDICTS = Counter("sendswitch_verdicts", "Verdicts that counted, by action.", ["action"], registry=REGISTRY)
+DEFERRALS = Counter(
+    "sendswitch_deferrals", "Answers that put a decision off, and retries of delivery.", ["why"], registry=REGISTRY
+)
+DEADLINES = Counter("sendswitch_deadlines_missed", "Tasks without a verdict in time.", registry=REGISTRY)
+ENDED = Counter("sendswitch_deliveries", "Deliveries that ended, by state.", ["state"], registry=REGISTRY)
+QUEUE = Gauge(
+    "sendswitch_queue_depth", "Deliveries in the spool that are not final, by state.", ["state"], registry=REGISTRY
+)
+QUEUE_OLDEST = Gauge("sendswitch_queue_oldest_seconds", "Age of the oldest delivery on its way.", registry=REGISTRY)
+QUARANTINED = Gauge("sendswitch_quarantine_messages", "Deliveries in quarantine.", registry=REGISTRY)
+OUTBOX = Gauge("sendswitch_outbox_events", "Journal events kept in the spool.", registry=REGISTRY)
+SPOOL_COMMIT = Histogram(
+    "sendswitch_spool_commit_seconds",
+    "Duration of one durable group commit.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+    registry=REGISTRY,
+)
+SPOOL_GROUP = Histogram(
+    "sendswitch_spool_group_operations",
+    "Operations in one group commit.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+    registry=REGISTRY,
+)
+SPOOL_FAILURES = Counter("sendswitch_spool_failures", "Commits that failed.", registry=REGISTRY)
+NEXT_HOP_CONNECT_FAILURES = Counter(
+    "sendswitch_reinject_connect_failures", "Connections to the next hop that failed.", registry=REGISTRY
+)
+PROCESSOR_SECONDS = Histogram(
+    "sendswitch_processor_duration_seconds", "Time in one processor.", ["processor"], registry=REGISTRY
+)
+PROCESSOR_ERRORS = Counter(
+    "sendswitch_processor_errors", "Processors that failed or ran out of time.", ["processor"], registry=REGISTRY
+)
+
+
+def text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)

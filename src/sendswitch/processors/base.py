@@ -1,0 +1,61 @@
+"""The processor: one step of a pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from sendswitch.mail.envelope import Client, Recipient
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Verdict
+
+
+class Options(BaseModel):
+    """A processor's options: each declared once, unknown ones refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a step knows besides the message: the envelope for this one recipient, and what came before it.
+
+    `sender` is '' for the null path. `tags` are those of earlier steps. `attempt` counts offers of this message to
+    this pipeline, from 1. `now` is seconds since the epoch.
+    """
+
+    message: str
+    recipient: Recipient
+    sender: str
+    client: Client
+    now: float
+    attempt: int = 1
+    tags: tuple[str, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Processor(Protocol):
+    """One step. Made once per pipeline version from its options, used for many messages at once.
+
+    Contract: `process` answers with a verdict that has an action (the pipeline ends), a verdict without one (its
+    tags and edits are added) or None (no opinion). It may raise anything and may be cancelled at its time limit;
+    what that means is the pipeline's `on_error`, not the processor's business. It must not block the event loop.
+    A message may come twice.
+    """
+
+    Options: ClassVar[type[Options]]
+    version: str
+
+    def __init__(self, options: Any) -> None:
+        """Raises ValueError when the options cannot work together."""
+        ...
+
+    async def process(self, mail: Mail, context: Context) -> Verdict | None:
+        """The opinion on one message for one recipient."""
+        ...
+
+    async def close(self) -> None:
+        """Give up what is held: processes, connections."""
+        ...

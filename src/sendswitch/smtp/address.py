@@ -1,0 +1,32 @@
+"""Where a peer is: `host:port`, `[v6]:port` or `unix:/path`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A TCP address, or with `path` a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read an endpoint. Raises ValueError that says what one looks like."""
+    if text.startswith("unix:"):
+        if not text[5:].startswith("/"):
+            raise ValueError(f"{text!r}: a unix socket needs an absolute path, like unix:/run/lmtp")
+        return Endpoint(path=text[5:])
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is no address; write host:port, [ipv6]:port or unix:/path")
+    return Endpoint(host, int(port))

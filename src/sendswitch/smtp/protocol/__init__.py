@@ -1,0 +1,1 @@
+"""SMTP and LMTP as functions of bytes: takes bytes, gives events. Imports no asyncio, socket, ssl, time, os, logging."""

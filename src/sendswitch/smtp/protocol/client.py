@@ -1,0 +1,485 @@
+"""The client half of SMTP and LMTP: one connection, transactions one after the other, a reply per recipient.
+
+Theory of operation. `start` waits for the greeting and says EHLO (HELO where that is refused, LHLO for LMTP).
+`send` queues the commands of one transaction; with PIPELINING (RFC 2920) they go out as one group, and with
+CHUNKING (RFC 3030) a message in memory goes with them, so that a transaction is one round trip. `next_event`
+reads replies and matches each with the oldest command that waits for one.
+
+Rules:
+1. A transaction ends with exactly one `Finished`, which has one `Outcome` for each recipient, in order.
+2. A connection lost after the whole content was written leaves the outcome `uncertain`: the server may have
+   the message (RFC 5321 4.5.3.2.6 calls it the synchronization problem; RFC 1047). That is the only case.
+3. DATA's 354 although every recipient was refused is answered with an empty message (RFC 2920 3.1).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from sendswitch.mail import xtext
+from sendswitch.mail.envelope import Client, Envelope
+from sendswitch.reply import Reply, parse_reply
+from sendswitch.smtp.protocol import parameters
+from sendswitch.smtp.protocol.content import clean, stuffed
+
+# RFC 5321 4.5.3.1.5 says 512; Postfix reads 2,048. A server that sends more is not speaking SMTP.
+MAX_REPLY_LINE = 2048
+MAX_REPLY = 64 * 1024
+MAX_XFORWARD = 500
+
+LOST = Reply(451, "4.4.2", "Lost connection with the next hop")
+UNCERTAIN = Reply(451, "4.4.2", "Lost connection after end of data; the message may have been delivered")
+NOT_SMTP = Reply(451, "4.5.0", "The next hop does not speak SMTP")
+NO_SMTPUTF8 = Reply(550, "5.6.7", "The next hop does not support SMTPUTF8, which an address needs")
+NO_TLS = Reply(451, "4.7.4", "The next hop does not offer STARTTLS, which the configuration requires")
+
+
+class State(Enum):
+    """Where the dialog is. READY is the only state in which `send` and `quit` may be called."""
+
+    GREETING = auto()
+    HELLO = auto()
+    TLS = auto()
+    READY = auto()
+    ENVELOPE = auto()
+    CONTENT = auto()
+    RESETTING = auto()
+    QUIT = auto()
+    CLOSED = auto()
+
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    (State.GREETING, "greeting"): State.HELLO,
+    (State.HELLO, "hello"): State.READY,
+    (State.HELLO, "starttls"): State.TLS,
+    (State.TLS, "tls started"): State.HELLO,
+    (State.READY, "send"): State.ENVELOPE,
+    (State.ENVELOPE, "content"): State.CONTENT,
+    (State.ENVELOPE, "reset"): State.RESETTING,
+    (State.ENVELOPE, "end"): State.READY,
+    (State.CONTENT, "end"): State.READY,
+    (State.RESETTING, "end"): State.READY,
+    (State.READY, "quit"): State.QUIT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the server said about one recipient. `uncertain`: it may have the message all the same.
+
+    `reply` is None when nothing was sent because another recipient was refused (`unanimous`).
+    """
+
+    reply: Reply | None
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The greeting is done; `extensions` maps keywords to their arguments."""
+
+    extensions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The server is ready for TLS. Call `tls_started` once it is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendContent:
+    """The server waits for content: write it dot-stuffed with its end, then call `content_sent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The transaction is over. The connection can be used again when the state is READY."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The session never became ready; nothing was sent."""
+
+    reply: Reply
+
+
+Event = Ready | StartTls | SendContent | Finished | Failed
+
+
+@dataclass(slots=True)
+class _Transaction:
+    envelope: Envelope
+    data: bytes | None
+    unanimous: bool
+    replies: list[Reply | None] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    refused: Reply | None = None  # MAIL was
+    sent: bool = False  # the whole content is written
+    ends: int = 0  # LMTP: replies after the end of data so far
+
+
+class ClientConnection:
+    """One connection to a server. `tls` is 'off', 'may' or 'require' (RFC 3207)."""
+
+    def __init__(self, helo: str, *, lmtp: bool = False, tls: str = "off") -> None:
+        self.state = State.GREETING
+        self.extensions: dict[str, str] = {}
+        self.transactions = 0
+        self._helo, self._lmtp, self._tls = helo, lmtp, tls
+        self._buffer = b""
+        self._lines: list[str] = []
+        self._out: list[bytes] = []
+        self._todo: deque[tuple[str, bytes]] = deque()
+        self._expected: deque[str] = deque(("greeting",))
+        self._now: _Transaction | None = None
+        self._failed: Event | None = None
+
+    # What the shell calls
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the server."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def data_to_send(self) -> bytes:
+        """Take what is to be written now."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def next_event(self) -> Event | None:
+        """The next event, or None when more bytes are needed."""
+        while self.state is not State.CLOSED:
+            reply = self._reply()
+            if reply is None:
+                return None
+            event = self._handle(reply)
+            if event is not None:
+                return event
+        return None
+
+    def send(self, envelope: Envelope, size: int, data: bytes | None, *, unanimous: bool = False) -> Event | None:
+        """Start a transaction. `data` is the content when it is in memory; else `SendContent` asks for it.
+
+        With `unanimous`, nothing is sent unless every recipient was accepted. Gives `Finished` at once when the
+        server cannot take such a message, by what it said in EHLO.
+        """
+        impossible = self._impossible(envelope, size)
+        if impossible is not None:
+            return Finished((Outcome(impossible),) * len(envelope.recipients))
+        self._move("send")
+        now = self._now = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
+        todo = self._todo
+        todo.extend(("xforward", line) for line in self._xforward_lines(envelope.client))
+        todo.append(("mail", self._mail_line(envelope, size)))
+        dsn = "DSN" in self.extensions
+        for recipient in envelope.recipients:
+            options = f" NOTIFY={recipient.notify}" if dsn and recipient.notify else ""
+            options += f" ORCPT={recipient.orcpt}" if dsn and recipient.orcpt else ""
+            todo.append(("rcpt", f"RCPT TO:<{recipient.address}>{options}\r\n".encode()))
+        if not now.unanimous:
+            todo.append(self._content_command())
+        self._pump()
+        return None
+
+    def content_sent(self) -> None:
+        """All content and its end are written."""
+        assert self._now is not None
+        self._now.sent = True
+
+    def lost(self, reply: Reply = LOST) -> Event | None:
+        """The connection is gone or given up. The last event of the session, if one is still due."""
+        before, self.state = self.state, State.CLOSED
+        if self._now is not None:
+            return self._finish_lost(reply)
+        return Failed(reply) if before in _STARTING else None
+
+    def tls_started(self) -> None:
+        """TLS is up: say EHLO again and believe nothing from before (RFC 3207 4.2)."""
+        self._buffer, self._tls = b"", "active"
+        self._move("tls started")
+        self._say_hello("LHLO" if self._lmtp else "EHLO")
+
+    def quit(self) -> None:
+        """Take leave. The server's answer need not be waited for."""
+        if self.state is State.READY:
+            self._move("quit")
+            self._out.append(b"QUIT\r\n")
+
+    # Commands
+
+    def _move(self, event: str) -> None:
+        self.state = TRANSITIONS[self.state, event]
+
+    def _say_hello(self, verb: str) -> None:
+        self._out.append(f"{verb} {self._helo}\r\n".encode())
+        self._expected.append(verb.lower())
+
+    def _impossible(self, envelope: Envelope, size: int) -> Reply | None:
+        limit = self.extensions.get("SIZE", "")
+        if limit.isdigit() and 0 < int(limit) < size:
+            return Reply(552, "5.3.4", f"Message size {size} exceeds the next hop's limit of {limit}")
+        if envelope.smtputf8 and "SMTPUTF8" not in self.extensions:
+            addresses = envelope.sender + "".join(recipient.address for recipient in envelope.recipients)
+            return None if addresses.isascii() else NO_SMTPUTF8
+        return None
+
+    def _mail_line(self, envelope: Envelope, size: int) -> bytes:
+        line, offered = f"MAIL FROM:<{envelope.sender}>", self.extensions
+        if "SIZE" in offered:
+            line += f" SIZE={size}"
+        if envelope.body and "8BITMIME" in offered:
+            line += f" BODY={envelope.body}"
+        if envelope.smtputf8 and "SMTPUTF8" in offered:
+            line += " SMTPUTF8"
+        if "DSN" in offered:
+            line += f" RET={envelope.ret}" if envelope.ret else ""
+            line += f" ENVID={envelope.envid}" if envelope.envid else ""
+        return line.encode() + b"\r\n"
+
+    def _content_command(self) -> tuple[str, bytes]:
+        assert self._now is not None
+        data = self._now.data
+        if data is not None and "CHUNKING" in self.extensions:
+            data = clean(data)
+            return "bdat", b"BDAT %d LAST\r\n" % len(data) + data
+        return "data", b"DATA\r\n"
+
+    def _xforward_lines(self, client: Client) -> list[bytes]:
+        offered = self.extensions.get("XFORWARD", "").upper().split()
+        if not offered or client == _NO_CLIENT:
+            return []
+        lines, line = [], "XFORWARD"
+        for keyword, name in parameters.XFORWARD.items():
+            if keyword in offered:
+                word = f" {keyword}={_xforward_value(keyword, getattr(client, name))}"
+                if len(line) + len(word) > MAX_XFORWARD:
+                    lines, line = [*lines, line], "XFORWARD"
+                line += word
+        return [text.encode() + b"\r\n" for text in (*lines, line)]
+
+    def _pump(self) -> None:
+        """Write what may be written: everything with PIPELINING, else one command at a time."""
+        together = "PIPELINING" in self.extensions
+        while self._todo and (together or not self._expected):
+            kind, data = self._todo.popleft()
+            self._out.append(data)
+            self._expected.append(kind)
+            if kind == "bdat":
+                self._wrote_content()
+
+    def _wrote_content(self) -> None:
+        assert self._now is not None
+        self._now.sent = True
+
+    # Replies
+
+    def _reply(self) -> Reply | None:
+        while True:
+            end = self._buffer.find(b"\n")
+            if end < 0:
+                return self._not_smtp() if len(self._buffer) > MAX_REPLY_LINE else None
+            raw, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+            line = raw.decode("utf-8", "replace").rstrip("\r")
+            if len(line) > MAX_REPLY_LINE or len(self._lines) > MAX_REPLY // 64 or not line[:3].isdigit():
+                return self._not_smtp()
+            self._lines.append(line)
+            if line[3:4] != "-":
+                lines, self._lines = self._lines, []
+                return self._parsed(lines)
+
+    def _parsed(self, lines: list[str]) -> Reply:
+        code = lines[0][:3]
+        if code[0] not in "2345" or not self._expected:
+            return self._unexpected(lines[0])
+        if code == "354":
+            return Reply(354, "", lines[0][4:])
+        try:
+            first = parse_reply(lines[0][:3] + " " + lines[0][4:])
+        except ValueError:
+            first = Reply(int(code), "", lines[0][4:])
+        if len(lines) == 1:
+            return first
+        if self._expected[0] in ("ehlo", "lhlo"):
+            return Reply(first.code, "", first.text, tuple(line[4:] for line in lines[1:]))
+        text = " ".join(line[4:].removeprefix(first.enhanced).strip() for line in lines[1:])
+        return Reply(first.code, first.enhanced, f"{first.text} {text}"[:MAX_REPLY_LINE])
+
+    def _not_smtp(self) -> Reply:
+        self._buffer = b""
+        return Reply(421, NOT_SMTP.enhanced, NOT_SMTP.text)
+
+    def _unexpected(self, line: str) -> Reply:
+        # A server that closes an idle connection says 421 first; anything else out of turn is as good as that.
+        return Reply(421, "4.4.2", f"The next hop said out of turn: {line[:100]}")
+
+    def _handle(self, reply: Reply) -> Event | None:
+        kind = self._expected.popleft() if self._expected else ""
+        if reply.code == 421:
+            if self._now is not None and kind in ("end", "bdat"):
+                self._now.sent = False  # an answer to the message, so nothing is uncertain
+            return self._closing(reply)
+        match kind:
+            case "greeting" | "ehlo" | "lhlo" | "helo" | "starttls":
+                return self._handshake(kind, reply)
+            case "xforward":
+                pass
+            case "mail":
+                self._after_mail(reply)
+            case "rcpt":
+                self._after_rcpt(reply)
+            case "data" | "bdat" | "end" | "rset":
+                return self._after_content(kind, reply)
+        self._pump()
+        return None if self._expected or self._todo else self._after_envelope()
+
+    def _closing(self, reply: Reply) -> Event | None:
+        before, self.state = self.state, State.CLOSED
+        if self._now is not None:
+            return self._finish_lost(reply)
+        return Failed(reply) if before in _STARTING else None
+
+    def _handshake(self, kind: str, reply: Reply) -> Event | None:
+        if kind == "greeting" and reply.code // 100 == 2:
+            self._move("greeting")
+            self._say_hello("LHLO" if self._lmtp else "EHLO")
+            return None
+        if kind == "ehlo" and reply.permanent and self._tls != "require":
+            self._say_hello("HELO")
+            return None
+        if kind == "starttls" and reply.code == 220:
+            return StartTls()
+        if kind == "starttls" and self._tls == "may":
+            self._move_back_to_ready()
+            return Ready(self.extensions)
+        if kind == "greeting" or kind == "starttls" or not reply.positive:
+            self.state = State.CLOSED
+            return Failed(reply)
+        self.extensions = _extensions(reply.more) if kind != "helo" else {}
+        if self._tls in ("may", "require") and "STARTTLS" in self.extensions:
+            self._move("starttls")
+            self._out.append(b"STARTTLS\r\n")
+            self._expected.append("starttls")
+            return None
+        if self._tls == "require":
+            self.state = State.CLOSED
+            return Failed(NO_TLS)
+        self._move("hello")
+        return Ready(self.extensions)
+
+    def _move_back_to_ready(self) -> None:
+        self.state = TRANSITIONS[State.HELLO, "hello"]
+
+    def _after_mail(self, reply: Reply) -> None:
+        assert self._now is not None
+        if not reply.positive:
+            self._now.refused = reply
+
+    def _after_rcpt(self, reply: Reply) -> None:
+        now = self._now
+        assert now is not None
+        n = next(n for n, known in enumerate(now.replies) if known is None and n not in now.accepted)
+        if now.refused is not None:
+            now.replies[n] = now.refused
+        elif reply.positive:
+            now.accepted.append(n)
+        else:
+            now.replies[n] = reply
+
+    def _after_envelope(self) -> Event | None:
+        """Only a unanimous transaction gets here: the recipients are known, content was not asked for."""
+        now = self._now
+        assert now is not None
+        if len(now.accepted) < len(now.replies):
+            return self._reset()
+        self._todo.append(self._content_command())
+        self._pump()
+        return None
+
+    def _reset(self) -> None:
+        self._move("reset")
+        self._out.append(b"RSET\r\n")
+        self._expected.append("rset")
+
+    def _after_content(self, kind: str, reply: Reply) -> Event | None:
+        now = self._now
+        assert now is not None
+        if kind == "data" and reply.code == 354:
+            return self._go_ahead(now)
+        if kind == "end" and self._lmtp and now.accepted:
+            now.replies[now.accepted[now.ends]] = reply
+            now.ends += 1
+            return None if now.ends < len(now.accepted) else self._finish()
+        if kind != "rset":
+            for n in now.accepted:
+                now.replies[n] = reply
+        if kind == "bdat" and self._lmtp and now.accepted and reply.positive:
+            # RFC 2033 4.2 with RFC 3030: this was the first recipient's reply, the others follow.
+            return self._more_ends(now)
+        if kind == "data" or (kind == "bdat" and not reply.positive):
+            self._reset()
+            return None
+        return self._finish()
+
+    def _more_ends(self, now: _Transaction) -> Event | None:
+        now.ends = 1
+        more = len(now.accepted) - 1
+        self._expected.extend(("end",) * more)
+        return None if more else self._finish()
+
+    def _go_ahead(self, now: _Transaction) -> Event | None:
+        self._move("content")
+        self._expected.extend(("end",) * (len(now.accepted) if self._lmtp else 1))
+        if not now.accepted:
+            self._out.append(b".\r\n")
+            if self._lmtp:
+                self._reset_after_empty()
+            return None
+        if now.data is None:
+            return SendContent()
+        self._out.append(stuffed(now.data))
+        self._wrote_content()
+        return None
+
+    def _reset_after_empty(self) -> None:
+        # LMTP gives no reply when no recipient was accepted, so ask for one.
+        self._out.append(b"RSET\r\n")
+        self._expected.append("rset")
+
+    def _finish(self) -> Finished:
+        now, self._now = self._now, None
+        assert now is not None
+        self._move("end")
+        self.transactions += 1
+        return Finished(tuple(Outcome(reply) for reply in now.replies))
+
+    def _finish_lost(self, reply: Reply) -> Finished:
+        now, self._now = self._now, None
+        assert now is not None
+        uncertain = now.sent
+        if uncertain and reply.code != 421:
+            reply = UNCERTAIN
+        return Finished(tuple(Outcome(reply, uncertain) if known is None else Outcome(known) for known in now.replies))
+
+
+_STARTING = frozenset((State.GREETING, State.HELLO, State.TLS))
+_NO_CLIENT = Client()
+
+
+def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        keyword, _, argument = line.strip().partition(" ")
+        found[keyword.upper()] = argument.strip()
+    return found
+
+
+def _xforward_value(keyword: str, value: str) -> str:
+    if not value:
+        return "[UNAVAILABLE]"
+    if keyword == "ADDR" and ":" in value:
+        value = f"IPV6:{value}"
+    return xtext.encode(value)[:255]

@@ -1,0 +1,113 @@
+"""The parameters of MAIL, RCPT and XFORWARD: one table each, read strictly, kept as given.
+
+A parameter that is not in the table is refused with 555 (RFC 5321 4.1.1.11), a bad value with 501. MAIL's AUTH
+(RFC 4954) is read and dropped: Postfix passes its client's MAIL on as it came, and nothing here trusts it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from sendswitch.mail import xtext
+from sendswitch.reply import Reply
+
+_XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+\Z", re.I)
+_ORCPT = re.compile(r"[A-Za-z0-9-]+;.+\Z")
+_NOTIFY = re.compile(r"(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*)\Z", re.I)
+_SIZE = re.compile(r"\d{1,20}\Z")
+
+
+def _envid(value: str) -> bool:
+    return len(value) <= 100 and bool(_XTEXT.match(value))
+
+
+def _orcpt(value: str) -> bool:
+    return len(value) <= 500 and bool(_ORCPT.match(value))
+
+
+def _one_of(*words: str) -> Callable[[str], bool]:
+    return lambda value: value.upper() in words
+
+
+def _absent(value: str) -> bool:
+    return not value
+
+
+def _anything(value: str) -> bool:
+    return True
+
+
+MAIL: Mapping[str, Callable[[str], bool]] = {
+    "SIZE": lambda value: bool(_SIZE.match(value)),
+    "BODY": _one_of("7BIT", "8BITMIME"),
+    "SMTPUTF8": _absent,
+    "RET": _one_of("FULL", "HDRS"),
+    "ENVID": _envid,
+    "AUTH": _anything,
+}
+RCPT: Mapping[str, Callable[[str], bool]] = {
+    "NOTIFY": lambda value: bool(_NOTIFY.match(value)),
+    "ORCPT": _orcpt,
+}
+
+NO_PARAMETERS: dict[str, str] = {}
+
+
+def parse(text: str, table: Mapping[str, Callable[[str], bool]]) -> dict[str, str] | Reply:
+    """Read 'KEY=VALUE KEY …' into a dict with upper-case keys, or give the reply that refuses it."""
+    if not text:
+        return NO_PARAMETERS
+    found: dict[str, str] = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        name = name.upper()
+        check = table.get(name)
+        if check is None:
+            return Reply(555, "5.5.4", f"Unsupported option: {name[:40]}")
+        if name in found:
+            return Reply(501, "5.5.4", f"Bad syntax: {name} is given twice")
+        if not check(value):
+            return Reply(501, "5.5.4", f"Bad value for {name}")
+        found[name] = value
+    return found
+
+
+# Postfix XFORWARD_README: the attributes and the two values that stand for "not known".
+XFORWARD = {
+    "NAME": "name",
+    "ADDR": "address",
+    "PORT": "port",
+    "PROTO": "protocol",
+    "HELO": "helo",
+    "IDENT": "ident",
+    "SOURCE": "source",
+}
+_UNKNOWN = frozenset(("[UNAVAILABLE]", "[TEMPUNAVAIL]"))
+_ADDRESS = re.compile(r"(?:IPV6:)?[0-9A-Fa-f.:]{2,45}\Z", re.I)
+_CHECKS: Mapping[str, Callable[[str], bool]] = {
+    "ADDR": lambda value: bool(_ADDRESS.match(value)),
+    "PORT": lambda value: value.isdigit() and len(value) <= 5,
+    "SOURCE": _one_of("LOCAL", "REMOTE"),
+}
+
+
+def parse_xforward(text: str) -> dict[str, str] | Reply:
+    """Read XFORWARD attributes, xtext decoded, into fields of `Client`; unknown ones are refused."""
+    found: dict[str, str] = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        name = name.upper()
+        if name not in XFORWARD or not equals:
+            return Reply(501, "5.5.4", f"Bad XFORWARD attribute: {name[:40]}")
+        value = xtext.decode(value)
+        if value.upper() in _UNKNOWN:
+            value = ""
+        elif len(value) > 255 or not _CHECKS.get(name, _anything)(value):
+            return Reply(501, "5.5.4", f"Bad XFORWARD value for {name}")
+        if name == "ADDR" and value[:5].upper() == "IPV6:":
+            value = value[5:]
+        found[XFORWARD[name]] = value.upper() if name == "SOURCE" else value
+    if not found:
+        return Reply(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
+    return found

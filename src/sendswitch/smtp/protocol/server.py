@@ -1,0 +1,523 @@
+"""The server half of SMTP (RFC 5321) and LMTP (RFC 2033): bytes in, events and replies out.
+
+Theory of operation. `receive_data` adds bytes; `next_event` works through them until it has an event for the
+caller or needs more bytes, answering by itself what needs no opinion. An event that asks for one (`Mail`,
+`Recipient`, `EndOfData`, `StartTls`) stops the machine until `reply` is called, so replies keep the order of
+commands however much the client pipelines (RFC 2920 3.2). `data_to_send` takes what has gathered; a batch of
+pipelined commands is one write.
+
+Rules:
+1. TRANSITIONS is the whole dialog: what may come in which state. Only an accepting reply moves the state.
+2. Content ends as `content.DotDecoder` says. A command line ends at CRLF; a bare LF in one ends the session.
+3. Whatever the client does, memory stays within `Limits`, and the machine never raises.
+
+Danger: after STARTTLS what the client had sent in the clear is thrown away (CVE-2011-0411).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from sendswitch.mail.address import parse_path
+from sendswitch.mail.envelope import Client, Envelope
+from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
+from sendswitch.reply import Reply
+from sendswitch.smtp.protocol import parameters, replies
+from sendswitch.smtp.protocol.content import ChunkDecoder, DotDecoder
+
+
+class State(Enum):
+    """Where the dialog is."""
+
+    CONNECTED = auto()
+    READY = auto()
+    MAIL = auto()
+    RCPT = auto()
+    DATA = auto()
+    BDAT = auto()
+    CLOSED = auto()
+
+    __hash__ = object.__hash__  # the members are singletons, and Enum's own hash is a Python call per command
+
+
+_HELLO = {
+    (state, verb): State.READY
+    for state in (State.CONNECTED, State.READY, State.MAIL, State.RCPT, State.BDAT)
+    for verb in ("EHLO", "HELO", "LHLO")
+}
+_RESET = {(state, "RSET"): State.READY for state in (State.READY, State.MAIL, State.RCPT, State.BDAT)} | {
+    (State.CONNECTED, "RSET"): State.CONNECTED
+}
+_TLS = {(state, "STARTTLS"): State.CONNECTED for state in (State.CONNECTED, State.READY)}
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    **_HELLO,
+    **_RESET,
+    **_TLS,
+    (State.READY, "XFORWARD"): State.READY,
+    (State.READY, "MAIL"): State.MAIL,
+    (State.MAIL, "RCPT"): State.RCPT,
+    (State.RCPT, "RCPT"): State.RCPT,
+    (State.RCPT, "DATA"): State.DATA,
+    (State.DATA, "END"): State.READY,
+    (State.RCPT, "BDAT"): State.BDAT,
+    (State.BDAT, "BDAT"): State.BDAT,
+    (State.BDAT, "END"): State.READY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may use. `line` is octets of a command with CRLF, `size` bytes of one message.
+
+    RFC 5321 4.5.3.1 asks for lines of 512 and 100 recipients at least; extensions add to the line, and 2,048
+    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit.
+    """
+
+    line: int = 2048
+    size: int = 50 * 1024 * 1024
+    recipients: int = 1000
+    errors: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """MAIL was well-formed: take this sender?"""
+
+    sender: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """RCPT was well-formed: take this recipient?"""
+
+    recipient: EnvelopeRecipient
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPiece:
+    """A piece of the content, clean and never empty."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfData:
+    """The content is complete. `refusal` is set when the machine has decided already (too large)."""
+
+    envelope: Envelope
+    refusal: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The transaction ended without a message: what was gathered of it can go."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The client asks for TLS. Reply 220, then `tls_started` once it is."""
+
+
+Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls
+
+# Words of other protocols that browsers and worms can be made to send here (Postfix smtpd_forbidden_commands).
+_NOT_SMTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"))
+
+
+class ServerConnection:
+    """One session. `client` is what the connection shows; XFORWARD is offered when `xforward` says so."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        limits: Limits,
+        client: Client = Client(),
+        lmtp: bool = False,
+        xforward: bool = False,
+        starttls: bool = False,
+    ) -> None:
+        self.state = State.CONNECTED
+        self._host, self._limits, self._lmtp = host, limits, lmtp
+        self._xforward, self._starttls, self._tls = xforward, starttls, False
+        self._peer, self._helo = client, ""
+        self._forwarded: dict[str, str] | None = None
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._errors = 0
+        self._waiting = ""  # the command whose reply the caller owes
+        self._decoder: DotDecoder | ChunkDecoder | None = None
+        self._ended = False  # the content is complete, EndOfData is due
+        self._chunk = 0  # bytes of a BDAT chunk still to come
+        self._chunk_size = 0
+        self._chunk_last = False
+        self._new_transaction()
+
+    def _new_transaction(self) -> None:
+        self._sender = ""
+        self._mail: dict[str, str] = parameters.NO_PARAMETERS
+        self._recipients: list[EnvelopeRecipient] = []
+        self._pending: EnvelopeRecipient | None = None
+        self._size = 0
+        self._refusal: Reply | None = None
+
+    # What the shell calls
+
+    def greet(self) -> None:
+        """Queue the greeting. The name comes first, as RFC 5321 4.2 asks."""
+        self._out.append(f"220 {self._host} {'LMTP' if self._lmtp else 'ESMTP'} SendSwitch\r\n".encode())
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the client; b'' at the end of its stream is not needed, just stop calling."""
+        if self.state is not State.CLOSED:
+            self._buffer = self._buffer + data if self._buffer else data
+
+    @property
+    def waiting(self) -> bool:
+        """True while an event waits for its reply."""
+        return bool(self._waiting)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not worked through."""
+        return len(self._buffer)
+
+    @property
+    def in_transaction(self) -> bool:
+        """True from MAIL to the reply after the end of data."""
+        return self.state not in _IDLE_STATES
+
+    def data_to_send(self) -> bytes:
+        """Take what is to be written now."""
+        out = self._out
+        if len(out) == 1:
+            data = out[0]
+        else:
+            data = b"".join(out)
+        out.clear()
+        return data
+
+    @property
+    def closed(self) -> bool:
+        """True when the session is over: send what is left, then close the connection."""
+        return self.state is State.CLOSED
+
+    def next_event(self) -> Event | None:
+        """The next event, or None when more bytes or a reply are needed first, or the session is over."""
+        while not self._waiting and self.state is not State.CLOSED:
+            if self._ended:
+                self._ended, self._waiting = False, "END"
+                return EndOfData(self._envelope(), self._refusal)
+            if self.state is State.DATA or self._chunk:
+                if not self._buffer:
+                    return None
+                event = self._data_content() if self.state is State.DATA else self._chunk_content()
+            else:
+                line = self._line()
+                if line is None:
+                    return None
+                event = self._command(line)
+            if event is not None:
+                return event
+        return None
+
+    def reply(self, reply: Reply, *others: Reply) -> None:
+        """Answer the event that waits. An LMTP end of data takes one reply for each accepted recipient."""
+        verb, self._waiting = self._waiting, ""
+        self._out.append(reply.encode())
+        if others:
+            self._out.extend(other.encode() for other in others)
+        if verb == "END":
+            self._forwarded = None
+            self._new_transaction()
+        if verb == "END" or reply.positive:
+            if self._pending is not None:
+                self._recipients.append(self._pending)
+            self.state = TRANSITIONS[self.state, verb]
+        self._pending = None
+        if reply.code == 421:
+            self.state, self._buffer = State.CLOSED, b""
+
+    def tls_started(self) -> None:
+        """TLS is up: forget everything the client said before (RFC 3207 4.2)."""
+        self._tls, self._buffer, self._helo = True, b"", ""
+        self._forwarded = None
+
+    def close(self, reply: Reply) -> None:
+        """End the session from this side with `reply` (421 of some kind), whatever state it is in."""
+        if self.state is not State.CLOSED:
+            self._out.append(reply.encode())
+            self.state, self._buffer = State.CLOSED, b""
+
+    # Lines
+
+    def _line(self) -> bytes | None:
+        buffer = self._buffer
+        end = buffer.find(b"\r\n")
+        lf = buffer.find(b"\n")
+        if lf >= 0 and (end < 0 or lf < end):
+            self.close(replies.BARE_LF)
+            return None
+        if end < 0:
+            if len(buffer) >= self._limits.line:
+                self.close(replace(replies.TOO_LONG, code=421, enhanced="4.5.2"))
+            return None
+        self._buffer = buffer[end + 2 :]
+        return buffer[:end]
+
+    def _command(self, line: bytes) -> Event | None:
+        if len(line) > self._limits.line - 2:
+            return self._error(replies.TOO_LONG)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            return self._error(replies.NOT_TEXT)
+        verb, _, rest = text.partition(" ")
+        verb = verb.upper()
+        if not text.isprintable():
+            return self._error(replies.NOT_TEXT)
+        command = _COMMANDS.get(verb)
+        if command is None:
+            if verb in _NOT_SMTP:
+                self.close(replies.NOT_SMTP)
+                return None
+            return self._error(replies.UNKNOWN)
+        if verb in _SEQUENCED and (self.state, verb) not in TRANSITIONS:
+            return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
+        return command(self, rest.strip())
+
+    def _lacks_recipients(self, verb: str) -> bool:
+        return self.state is State.MAIL and verb in ("DATA", "BDAT")
+
+    def _say(self, reply: Reply) -> None:
+        self._out.append(reply.encode())
+
+    def _error(self, reply: Reply) -> Event | None:
+        self._errors += 1
+        if self._errors > self._limits.errors:
+            self.close(replies.TOO_MANY_ERRORS)
+        else:
+            self._say(reply)
+        return None
+
+    # Commands. Each gives an event, or replies by itself.
+
+    def _ehlo(self, name: str) -> Event | None:
+        return self._error(replies.UNKNOWN) if self._lmtp else self._hello(name, extended=True)
+
+    def _lhlo(self, name: str) -> Event | None:
+        return self._hello(name, extended=True) if self._lmtp else self._error(replies.UNKNOWN)
+
+    def _helo_command(self, name: str) -> Event | None:
+        return self._error(replies.UNKNOWN) if self._lmtp else self._hello(name, extended=False)
+
+    def _hello(self, name: str, *, extended: bool) -> Event | None:
+        if not name or len(name) > 255:
+            return self._error(Reply(501, "", "Syntax: EHLO hostname"))
+        aborted = self._abort()
+        self.state, self._helo, self._forwarded = State.READY, name, None
+        offers = self._offers() if extended else ()
+        self._say(Reply(250, "", self._host, offers))
+        return aborted
+
+    def _offers(self) -> tuple[str, ...]:
+        offers = ["PIPELINING", f"SIZE {self._limits.size}", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
+        offers += ["SMTPUTF8", "CHUNKING"]
+        if self._starttls and not self._tls:
+            offers.append("STARTTLS")
+        if self._xforward:
+            offers.append("XFORWARD " + " ".join(parameters.XFORWARD))
+        return tuple(offers)
+
+    def _mail_command(self, rest: str) -> Event | None:
+        if rest[:5].upper() != "FROM:":
+            return self._error(Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>"))
+        parsed = parse_path(rest[5:].lstrip())
+        if parsed is None:
+            return self._error(replies.BAD_ADDRESS)
+        given = parameters.parse(parsed[1], parameters.MAIL)
+        if isinstance(given, Reply):
+            return self._error(given)
+        if not rest.isascii() and "SMTPUTF8" not in given:
+            return self._error(replies.NEED_SMTPUTF8)
+        size = int(given.get("SIZE", "0"))
+        if size > self._limits.size:
+            self._say(replies.TOO_BIG)
+            return None
+        self._sender, self._mail = parsed[0], given
+        self._waiting = "MAIL"
+        return Mail(parsed[0], size)
+
+    def _rcpt(self, rest: str) -> Event | None:
+        if rest[:3].upper() != "TO:":
+            return self._error(Reply(501, "5.5.4", "Syntax: RCPT TO:<address>"))
+        parsed = parse_path(rest[3:].lstrip())
+        if parsed is None or not parsed[0]:
+            return self._error(replies.BAD_ADDRESS)
+        given = parameters.parse(parsed[1], parameters.RCPT)
+        if isinstance(given, Reply):
+            return self._error(given)
+        if not rest.isascii() and "SMTPUTF8" not in self._mail:
+            return self._error(replies.NEED_SMTPUTF8)
+        if len(self._recipients) >= self._limits.recipients:
+            self._say(replies.TOO_MANY_RECIPIENTS)
+            return None
+        self._pending = EnvelopeRecipient(parsed[0], given.get("NOTIFY", ""), given.get("ORCPT", ""))
+        self._waiting = "RCPT"
+        return Recipient(self._pending)
+
+    def _data(self, rest: str) -> Event | None:
+        if rest:
+            return self._error(replies.BAD_SYNTAX)
+        self._say(replies.START_DATA)
+        self.state = TRANSITIONS[self.state, "DATA"]
+        self._decoder = DotDecoder()
+        return None
+
+    def _bdat(self, rest: str) -> Event | None:
+        size, _, last = rest.partition(" ")
+        if not size.isascii() or not size.isdigit() or len(size) > 10 or last.upper() not in ("", "LAST"):
+            # How many bytes follow is not known, so nothing after this can be understood.
+            self.close(Reply(421, "4.5.4", "Syntax: BDAT count [LAST]"))
+            return None
+        self._chunk = self._chunk_size = int(size)
+        self._chunk_last = bool(last)
+        if (self.state, "BDAT") not in TRANSITIONS:
+            # RFC 3030 2: a refused chunk is still read to its end.
+            self._refusal = replies.NO_RECIPIENTS if self._lacks_recipients("BDAT") else replies.NOT_NOW
+        elif self.state is State.RCPT:
+            self.state, self._decoder = State.BDAT, ChunkDecoder()
+        return None if self._chunk else self._chunk_done(b"")
+
+    def _reset(self, rest: str) -> Event | None:
+        aborted = self._abort()
+        self.state = TRANSITIONS[self.state, "RSET"]
+        self._forwarded = None
+        self._say(replies.OK)
+        return aborted
+
+    def _abort(self) -> Event | None:
+        aborted = Aborted() if self.state is State.BDAT else None
+        self._new_transaction()
+        return aborted
+
+    def _noop(self, rest: str) -> Event | None:
+        self._say(replies.OK)
+        return None
+
+    def _vrfy(self, rest: str) -> Event | None:
+        self._say(replies.CANNOT_VERIFY if rest else replies.BAD_SYNTAX)
+        return None
+
+    def _help(self, rest: str) -> Event | None:
+        self._say(replies.HELP)
+        return None
+
+    def _quit(self, rest: str) -> Event | None:
+        self.close(replies.BYE)
+        return None
+
+    def _starttls_command(self, rest: str) -> Event | None:
+        if not self._starttls:
+            return self._error(replies.NOT_IMPLEMENTED)
+        if self._tls:
+            return self._error(replies.TLS_ACTIVE)
+        if rest:
+            return self._error(replies.BAD_SYNTAX)
+        self._waiting = "STARTTLS"
+        return StartTls()
+
+    def _xforward_command(self, rest: str) -> Event | None:
+        if not self._xforward:
+            return self._error(replies.NOT_ALLOWED)
+        given = parameters.parse_xforward(rest)
+        if isinstance(given, Reply):
+            return self._error(given)
+        self._forwarded = (self._forwarded or {}) | given
+        self._say(replies.OK)
+        return None
+
+    def _unimplemented(self, rest: str) -> Event | None:
+        return self._error(replies.NOT_IMPLEMENTED)
+
+    # Content
+
+    def _data_content(self) -> Event | None:
+        data, self._buffer = self._buffer, b""
+        decoder = self._decoder
+        assert isinstance(decoder, DotDecoder)
+        piece = decoder.feed(data)
+        if decoder.rest is not None:
+            self._buffer, self._decoder, self._ended = decoder.rest, None, True
+        return self._piece(piece)
+
+    def _chunk_content(self) -> Event | None:
+        taken, self._buffer = self._buffer[: self._chunk], self._buffer[self._chunk :]
+        self._chunk -= len(taken)
+        if not self._chunk:
+            return self._chunk_done(taken)
+        return self._decoded(taken) if self.state is State.BDAT else None
+
+    def _chunk_done(self, taken: bytes) -> Event | None:
+        if self.state is not State.BDAT:
+            reply, self._refusal = self._refusal or replies.NOT_NOW, None
+            return self._error(reply)
+        piece = self._decoded(taken, last=self._chunk_last)
+        if self._chunk_last:
+            self._decoder, self._ended = None, True
+        else:
+            self._say(Reply(250, "2.0.0", f"Ok: {self._chunk_size} bytes"))
+        return piece
+
+    def _decoded(self, taken: bytes, *, last: bool = False) -> Event | None:
+        decoder = self._decoder
+        assert isinstance(decoder, ChunkDecoder)
+        return self._piece(decoder.feed(taken, last=last))
+
+    def _piece(self, piece: bytes) -> Event | None:
+        self._size += len(piece)
+        if self._size > self._limits.size:
+            self._refusal = replies.TOO_BIG
+        return ContentPiece(piece) if piece and self._refusal is None else None
+
+    def _envelope(self) -> Envelope:
+        if self._forwarded is None:
+            client = self._peer if self._peer.helo == self._helo else replace(self._peer, helo=self._helo)
+            self._peer = client
+        else:
+            # XFORWARD speaks for the client; what the connection shows is the trusted peer and says nothing.
+            client = Client(**self._forwarded)
+        mail = self._mail
+        return Envelope(
+            sender=self._sender,
+            recipients=tuple(self._recipients),
+            client=client,
+            body=mail.get("BODY", "").upper(),
+            smtputf8="SMTPUTF8" in mail,
+            ret=mail.get("RET", "").upper(),
+            envid=mail.get("ENVID", ""),
+        )
+
+
+_IDLE_STATES = frozenset((State.CONNECTED, State.READY, State.CLOSED))
+_SEQUENCED = frozenset(verb for _, verb in TRANSITIONS) - {"END", "BDAT"}
+_COMMANDS: dict[str, Callable[[ServerConnection, str], Event | None]] = {
+    "EHLO": ServerConnection._ehlo,
+    "HELO": ServerConnection._helo_command,
+    "LHLO": ServerConnection._lhlo,
+    "MAIL": ServerConnection._mail_command,
+    "RCPT": ServerConnection._rcpt,
+    "DATA": ServerConnection._data,
+    "BDAT": ServerConnection._bdat,
+    "RSET": ServerConnection._reset,
+    "NOOP": ServerConnection._noop,
+    "VRFY": ServerConnection._vrfy,
+    "HELP": ServerConnection._help,
+    "QUIT": ServerConnection._quit,
+    "STARTTLS": ServerConnection._starttls_command,
+    "XFORWARD": ServerConnection._xforward_command,
+} | dict.fromkeys(("EXPN", "AUTH", "ETRN", "TURN", "SEND", "SOML", "SAML"), ServerConnection._unimplemented)

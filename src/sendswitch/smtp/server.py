@@ -1,0 +1,423 @@
+"""The asyncio shell over the server half: reads, asks the handler, writes; holds TLS, timeouts and limits.
+
+One `Session` a connection, one `Listener` a bound socket. A session is a Protocol rather than a coroutine over
+streams because nothing may await per line on the path every message takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sendswitch import logs, metrics
+from sendswitch.errors import classify
+from sendswitch.mail.envelope import Client, Envelope
+from sendswitch.reply import Reply
+from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.protocol import replies
+from sendswitch.smtp.protocol.server import (
+    Aborted,
+    ContentPiece,
+    EndOfData,
+    Limits,
+    Mail,
+    Recipient,
+    ServerConnection,
+    StartTls,
+)
+
+# Bytes a client may pipeline while its message is being stored: a few hundred commands.
+MAX_AHEAD = 64 * 1024
+# Seconds in which a client may still read our last reply. Closing at once with unread input would make the
+# kernel send RST, and that can overtake the reply.
+LINGER = 5.0
+
+
+class Sink(Protocol):
+    """Takes the content of one message as it comes in."""
+
+    def write(self, data: bytes) -> None:
+        """Take a piece; must not block."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """True when `drain` must be awaited before more is written."""
+        ...
+
+    async def drain(self) -> None:
+        """Move what was written out of memory. Raises Temporary when it cannot be stored."""
+        ...
+
+    def discard(self) -> None:
+        """Forget the content; nothing of it stays. May be called at any time, more than once."""
+        ...
+
+
+class Handler(Protocol):
+    """What a listener does with mail. The replies it gives are sent as they are."""
+
+    def mail(self, mail: Mail) -> Reply:
+        """Take a message of this sender and size? Must not block."""
+        ...
+
+    def recipient(self, recipient: Recipient) -> Reply:
+        """Take this recipient? Must not block."""
+        ...
+
+    def sink(self) -> Sink:
+        """Where the next message's content goes."""
+        ...
+
+    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+        """Take the message: a positive reply promises that it is safe.
+
+        One reply, or for LMTP one for each recipient. An error it raises is classified by the session.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: without a byte from the client; from MAIL to the end of data. Postfix's smtpd_timeout is 300."""
+
+    idle: float = 300.0
+    transaction: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A listener's settings, as the configuration gives them."""
+
+    host: str
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    connections: int = 5000
+    connections_per_address: int = 5000
+    lmtp: bool = False
+    xforward_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    tls: ssl.SSLContext | None = None
+
+
+class Session(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = self._began = self._loop.time()
+        self._in_transaction = self._ending = self._blocked = self._paused = self._eof = False
+        self.address = ""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        if self._transport is not None:  # the same session, now over TLS
+            return
+        self._transport = transport  # type: ignore[assignment] # uvloop's transports are not asyncio's classes
+        peer = transport.get_extra_info("peername")
+        self.address, port = (str(peer[0]), str(peer[1])) if isinstance(peer, tuple) else ("", "")
+        options = self._listener.options
+        self._machine = ServerConnection(
+            options.host,
+            limits=options.limits,
+            client=Client(address=self.address, port=port, protocol="LMTP" if options.lmtp else "ESMTP"),
+            lmtp=options.lmtp,
+            xforward=self._listener.may_xforward(self.address),
+            starttls=options.tls is not None,
+        )
+        if not self._listener.admit(self):
+            self._close(replies.TOO_MANY_CONNECTIONS)
+            return
+        self._machine.greet()
+        self._timer = self._loop.call_later(options.timeouts.idle, self._check_time)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._loop.time()
+        if self._ending:
+            return
+        self._machine.receive_data(data)
+        if self._task is None and not self._blocked:
+            self._advance()
+        elif self._machine.buffered > MAX_AHEAD:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection open until the reply it waits for is out."""
+        self._eof = True
+        return self._task is not None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._listener.leave(self)
+        if self._task is None:
+            self._discard()
+        # A message whose end was received is still stored: the client will send it again, and may not need to.
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        # The client does not read its replies: take no more commands until it does.
+        self._blocked = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._task is None:
+            self._advance()
+            self._resume()
+
+    # The session
+
+    def _advance(self) -> None:
+        machine = self._machine
+        handler = self._listener.handler
+        while self._task is None and (event := machine.next_event()) is not None:
+            if isinstance(event, ContentPiece):
+                self._take(event.data)
+            elif isinstance(event, Mail):
+                if not self._in_transaction:
+                    self._in_transaction, self._began = True, self._last
+                machine.reply(handler.mail(event))
+            elif isinstance(event, Recipient):
+                machine.reply(handler.recipient(event))
+            elif isinstance(event, EndOfData):
+                self._start(self._finish_message(event))
+            elif isinstance(event, Aborted):
+                self._discard()
+            elif isinstance(event, StartTls):
+                machine.reply(replies.READY_FOR_TLS)
+                self._flush()
+                self._start(self._start_tls())
+        self._flush()
+        if not machine.in_transaction:
+            self._in_transaction = False
+        if machine.closed and self._task is None:
+            self._end(linger=True)
+
+    def _take(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            sink = self._sink = self._listener.handler.sink()
+        sink.write(data)
+        if sink.full:
+            self._pause()
+            self._start(self._drain(sink))
+
+    async def _drain(self, sink: Sink) -> None:
+        try:
+            await sink.drain()
+        except Exception as error:
+            logs.session_failed(address=self.address, error=classify(error))
+            self._discard()
+            self._machine.close(Reply(421, "4.3.0", classify(error).reply.text))
+
+    async def _finish_message(self, event: EndOfData) -> None:
+        if event.refusal is not None:
+            self._discard()
+            given: tuple[Reply, ...] = (event.refusal,)
+        else:
+            sink = self._sink or self._listener.handler.sink()
+            self._sink = None
+            given = await self._ask(event.envelope, sink)
+        if self._listener.options.lmtp and len(given) == 1:
+            given *= len(event.envelope.recipients)
+        self._machine.reply(*given)
+
+    async def _ask(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+        try:
+            return await self._listener.handler.message(envelope, sink)
+        except Exception as error:
+            known = classify(error)
+            logs.session_failed(address=self.address, error=known)
+            sink.discard()
+            return (known.reply,)
+
+    async def _start_tls(self) -> None:
+        assert self._transport is not None
+        context = self._listener.options.tls
+        assert context is not None
+        try:
+            self._transport = await self._loop.start_tls(self._transport, self, context, server_side=True)
+        except (OSError, ConnectionError) as error:
+            logs.session_failed(address=self.address, error=classify(error))
+            self._machine.close(replies.TIMED_OUT)
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        self._machine.tls_started()
+
+    def _start(self, work: object) -> None:
+        self._task = self._loop.create_task(work)  # type: ignore[arg-type] # a coroutine of this class
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled() or self._transport is None:
+            self._discard()
+            return
+        task.result()
+        self._last = self._loop.time()
+        if not self._blocked:
+            self._advance()
+            self._resume()
+        if self._task is None and (self._eof or self._listener.stopping):
+            self._close(replies.SHUTTING_DOWN, linger=False)
+
+    def _flush(self) -> None:
+        if self._transport is not None and (data := self._machine.data_to_send()):
+            self._transport.write(data)
+
+    def _discard(self) -> None:
+        if self._sink is not None:
+            self._sink.discard()
+            self._sink = None
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    # Ends
+
+    def _check_time(self) -> None:
+        """One timer a session, moved when it fires, so that a command costs no timer work."""
+        timeouts, now = self._listener.options.timeouts, self._loop.time()
+        due = self._last + timeouts.idle
+        if self._in_transaction:
+            due = min(due, self._began + timeouts.transaction)
+        if self._task is not None:
+            due = max(due, now + 1.0)  # the client waits for us, not we for it
+        if now >= due:
+            self._close(replies.TIMED_OUT, linger=False)
+        else:
+            self._timer = self._loop.call_later(due - now, self._check_time)
+
+    def stop(self) -> None:
+        """Shut down: at once, or after the reply when a message is being stored."""
+        if self._task is None:
+            self._close(replies.SHUTTING_DOWN, linger=False)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self, reply: Reply, *, linger: bool = True) -> None:
+        self._machine.close(reply)
+        self._discard()
+        self._flush()
+        self._end(linger=linger)
+
+    def _end(self, *, linger: bool) -> None:
+        """Send what is left, then close; with `linger` the client may close first, for up to 5 s."""
+        transport = self._transport
+        if self._ending or transport is None:
+            return
+        self._ending = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if linger and not self._eof and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+            if self._paused:
+                transport.resume_reading()
+        else:
+            transport.close()
+        # A peer that takes nothing would keep even a closed transport for ever.
+        self._timer = self._loop.call_later(LINGER, transport.abort)
+
+
+class Listener:
+    """A bound socket and its sessions."""
+
+    def __init__(self, handler: Handler, options: Options) -> None:
+        self.handler, self.options = handler, options
+        self._sessions: set[Session] = set()
+        self._per_address: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._gone = asyncio.Event()
+        self.stopping = False
+
+    async def start(self, endpoint: Endpoint) -> None:
+        """Bind and accept. Raises OSError when the address is taken."""
+        loop = asyncio.get_running_loop()
+        make: Callable[[], Session] = lambda: Session(self)  # noqa: E731
+        if endpoint.path:
+            self._server = await loop.create_unix_server(make, endpoint.path, backlog=1024)
+        else:
+            self._server = await loop.create_server(make, endpoint.host, endpoint.port, backlog=1024)
+
+    @property
+    def port(self) -> int:
+        """The bound TCP port, 0 for a unix socket or before `start`."""
+        names = [s.getsockname() for s in self._server.sockets] if self._server else []
+        return int(names[0][1]) if names and isinstance(names[0], tuple) else 0
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._sessions)
+
+    def may_xforward(self, address: str) -> bool:
+        """True when XFORWARD from this peer is believed. A unix socket has file permissions instead."""
+        if not address:
+            return True
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        if peer.version == 6 and peer.ipv4_mapped is not None:
+            peer = peer.ipv4_mapped
+        return any(peer in network for network in self.options.xforward_from)
+
+    def admit(self, session: Session) -> bool:
+        """Count a new session; False when there are too many."""
+        self._sessions.add(session)
+        self._per_address[session.address] += 1
+        metrics.SMTP_CONNECTIONS.inc()
+        metrics.SMTP_SESSIONS.inc()
+        limits = self.options
+        return (
+            len(self._sessions) <= limits.connections
+            and self._per_address[session.address] <= limits.connections_per_address
+        )
+
+    def leave(self, session: Session) -> None:
+        """A session's connection is gone."""
+        if session in self._sessions:
+            self._sessions.discard(session)
+            metrics.SMTP_CONNECTIONS.dec()
+            self._per_address[session.address] -= 1
+            if not self._per_address[session.address]:
+                del self._per_address[session.address]
+        if not self._sessions:
+            self._gone.set()
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Accept no more, let each message in hand get its reply, then close; at most `grace` seconds."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for session in list(self._sessions):
+            session.stop()
+        try:
+            async with asyncio.timeout(grace):
+                while self._sessions:
+                    self._gone.clear()
+                    await self._gone.wait()
+        except TimeoutError:
+            for session in list(self._sessions):
+                session.abort()

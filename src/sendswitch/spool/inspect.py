@@ -1,0 +1,156 @@
+"""The spool seen and changed from outside the node: by commands, in transactions of their own.
+
+SQLite lets several processes share the file; the node is told by its doorbell. Each change checks the state in the
+same statement that makes it, so that a person and the node, or two persons, can never both have their way.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sendswitch.errors import NotFound, Refused, SpoolUnavailable
+from sendswitch.mail.ids import from_text, to_text
+from sendswitch.spool import schema
+from sendswitch.spool.records import dumps
+from sendswitch.spool.spool import STATEMENTS
+from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.writer import connect, scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One delivery as listed. Times are seconds since the epoch; `id` is message and recipient number."""
+
+    id: str
+    received: float
+    sender: str
+    recipient: str
+    size: int
+    state: str
+    since: float
+    due: float | None
+    attempts: int
+    reply: str
+    action: str
+    tags: tuple[str, ...]
+    reason: str
+
+
+def open_files(data: Path) -> sqlite3.Connection:
+    """The spool of a data folder. Raises NotFound when there is none, SpoolUnavailable when it cannot be read."""
+    path = data / "spool" / "spool.db"
+    if not path.exists():
+        raise NotFound(f"there is no spool in {data}; is node.data right, and was `sendswitch serve` ever run?")
+    connection = connect(path)
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != schema.VERSION:
+        raise SpoolUnavailable(f"the spool has schema version {version}, this program knows {schema.VERSION}")
+    return connection
+
+
+def parse_id(text: str) -> tuple[int, int]:
+    """Read '<message>.<n>' as listed. Raises NotFound for what is no id."""
+    message, dot, n = text.partition(".")
+    try:
+        if not dot:
+            raise ValueError(f"{text!r} names a message; add the recipient's number, like {text}.0")
+        return from_text(message), int(n)
+    except ValueError as error:
+        raise NotFound(str(error)) from error
+
+
+def rows(
+    connection: sqlite3.Connection,
+    states: Sequence[State],
+    *,
+    recipient: str = "",
+    limit: int = 1000,
+) -> list[Row]:
+    """Deliveries in these states, the oldest first."""
+    marks = ",".join("?" * len(states))
+    query = (
+        "SELECT m.id, d.n, m.received, m.sender, d.recipient, m.size, d.state, d.since, d.due, d.attempts, d.reply,"
+        " d.verdict FROM delivery d JOIN message m ON m.id = d.message"
+        f" WHERE d.state IN ({marks})"
+        " AND (?1 = '' OR lower(d.recipient) = lower(?1))".replace("?1", f"?{len(states) + 1}")
+        + f" ORDER BY m.id, d.n LIMIT ?{len(states) + 2}"
+    )
+    found = connection.execute(query, (*(state.value for state in states), recipient, limit))
+    return [_row(*values) for values in found]
+
+
+def _row(message: int, n: int, *rest: Any) -> Row:
+    *facts, verdict = rest
+    data = orjson.loads(verdict) if verdict else {}
+    return Row(
+        f"{to_text(message)}.{n}",
+        *facts,
+        action=data.get("action", ""),
+        tags=tuple(data.get("tags", ())),
+        reason=data.get("reason", ""),
+    )
+
+
+def flush(connection: sqlite3.Connection, now: float) -> int:
+    """Make everything that waits for another attempt due now; gives how many."""
+    connection.execute("BEGIN IMMEDIATE")
+    count = connection.execute(
+        "UPDATE delivery SET due = ? WHERE due > ? AND state IN ('accepted', 'decided')", (now, now)
+    ).rowcount
+    connection.execute("COMMIT")
+    return count
+
+
+def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> None:
+    """Let a quarantined delivery go to its recipient, not filtered again. Raises NotFound, Refused."""
+    message, n = parse_id(id_)
+    verdict = {"action": "pass", "reason": f"released by {by}"}
+    old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
+    if old:
+        verdict = orjson.loads(old) | verdict
+    _leave_quarantine(connection, message, n, State.DECIDED, now, "released", {"by": by}, dumps(verdict))
+
+
+def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
+    """Delete a quarantined delivery for good. Raises NotFound, Refused."""
+    message, n = parse_id(id_)
+    _leave_quarantine(connection, message, n, State.DISCARDED, now, "deleted", {"by": by}, None)
+    if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
+        (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)
+
+
+def _leave_quarantine(
+    connection: sqlite3.Connection,
+    message: int,
+    n: int,
+    state: State,
+    now: float,
+    event: str,
+    facts: dict[str, Any],
+    verdict: str | None,
+) -> None:
+    due = None if state in TERMINAL else now
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changed = connection.execute(
+            "UPDATE delivery SET state = ?, since = ?, due = ?, attempts = 0, verdict = coalesce(?, verdict)"
+            " WHERE message = ? AND n = ? AND state = 'quarantined'",
+            (state.value, now, due, verdict, message, n),
+        ).rowcount
+        if not changed:
+            found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
+            if found is None:
+                raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch quarantine list` shows all")
+            raise Refused(f"{to_text(message)}.{n} is {found}, not quarantined")
+        connection.execute(STATEMENTS[5], (message, n, now, event, dumps(facts)))
+        connection.execute(STATEMENTS[4], (message,))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,122 @@
+"""What the spool holds, as values: a message, its deliveries, and events for the journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from sendswitch.mail.content import Content
+from sendswitch.mail.envelope import Envelope, Recipient, from_json
+from sendswitch.mail.ids import to_text
+from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.spool.states import State
+
+Loader = Callable[[int], Awaitable[Content]]
+
+
+@dataclass(slots=True)
+class Message:
+    """One message in the spool. `envelope` has no recipients; the deliveries are they.
+
+    `via` says how it came: filter, proxy, or 'report' for a report of our own, which is never filtered.
+    `content` is kept in memory while there is room for it; `load` gives it in any case.
+    """
+
+    id: int
+    received: float
+    expires: float
+    envelope: Envelope
+    size: int
+    via: str
+    content: Content | None = None
+    loader: Loader | None = field(default=None, repr=False)
+
+    @property
+    def text_id(self) -> str:
+        """The id as people see it."""
+        return to_text(self.id)
+
+    async def load(self) -> Content:
+        """The content. Raises SpoolUnavailable when it cannot be read."""
+        if self.content is not None:
+            return self.content
+        assert self.loader is not None
+        return await self.loader(self.id)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message for one recipient. `origin` is the delivery it was forwarded from, by number."""
+
+    message: Message
+    n: int
+    recipient: Recipient
+    state: State = State.ACCEPTED
+    due: float | None = None
+    attempts: int = 0
+    origin: int | None = None
+    verdict: Verdict | None = None
+    reply: str = ""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What identifies it."""
+        return (self.message.id, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A delivery's new state, with the event that tells of it. `due` is when to look at it again, None never."""
+
+    delivery: Delivery
+    state: State
+    event: str
+    data: dict[str, Any]
+    due: float | None = None
+    verdict: Verdict | None = None
+    attempts: int = 0
+    reply: str = ""
+
+
+COLUMNS = (
+    "m.id, m.received, m.expires, m.sender, m.size, m.via, m.envelope,"
+    " d.n, d.recipient, d.notify, d.orcpt, d.state, d.due, d.attempts, d.origin, d.verdict, d.reply"
+)
+
+
+def delivery_from_row(row: sqlite3.Row | tuple[Any, ...], messages: dict[int, Message], loader: Loader) -> Delivery:
+    """One delivery from a row of COLUMNS; deliveries of one message share it through `messages`."""
+    (id_, received, expires, sender, size, via, envelope, n, address, notify, orcpt, *rest) = row
+    message = messages.get(id_)
+    if message is None:
+        message = Message(
+            id=id_,
+            received=received,
+            expires=expires,
+            envelope=from_json(sender, (), orjson.loads(envelope)),
+            size=size,
+            via=via,
+            loader=loader,
+        )
+        messages[id_] = message
+    state, due, attempts, origin, verdict, reply = rest
+    return Delivery(
+        message=message,
+        n=n,
+        recipient=Recipient(address, notify, orcpt),
+        state=State(state),
+        due=due,
+        attempts=attempts,
+        origin=origin,
+        verdict=verdict_from_json(orjson.loads(verdict)) if verdict else None,
+        reply=reply,
+    )
+
+
+def dumps(data: dict[str, Any]) -> str:
+    """JSON as the spool stores it."""
+    return orjson.dumps(data).decode()

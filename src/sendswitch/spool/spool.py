@@ -1,0 +1,323 @@
+"""The spool: accept a message durably, change its deliveries, find what is due, recover at start.
+
+What a caller may rely on: when `accept` returns, the message survives kill -9 and power loss (as far as the disk
+keeps fsync's promise). `change` is durable when it returns. Nothing else is promised; in particular a delivery
+whose next hop said 250 a moment before a crash, and whose `change` had not returned, is delivered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sendswitch import logs
+from sendswitch.clock import Clock
+from sendswitch.errors import SpoolUnavailable
+from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.mail.envelope import Envelope
+from sendswitch.mail.ids import NODES, to_text
+from sendswitch.mail.ids import Sequence as IdSequence
+from sendswitch.spool import schema
+from sendswitch.spool.body import LARGE, Body
+from sendswitch.spool.records import COLUMNS, Change, Delivery, Message, delivery_from_row, dumps
+from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.writer import Call, Rows, Writer, connect, scalar
+
+STATEMENTS = (
+    "INSERT INTO message (id, received, expires, sender, size, in_file, recipients, via, envelope)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO content (message, bytes) VALUES (?, ?)",
+    "INSERT INTO delivery (message, n, recipient, notify, orcpt, state, since, due, attempts, origin, verdict, reply)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "UPDATE delivery SET state = ?, since = ?, due = ?, verdict = coalesce(?, verdict), attempts = ?, reply = ?"
+    " WHERE message = ? AND n = ?",
+    "DELETE FROM content WHERE message = ?1"
+    " AND NOT EXISTS (SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL)",
+    "INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)",
+)
+_MESSAGE, _CONTENT, _DELIVERY, _UPDATE, _DROP, _EVENT = range(6)
+
+
+class Spool:
+    """The spool of one node. Make it with `open_spool`."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+        self._files = folder / "content"
+        self._writer = Writer(connection, STATEMENTS)
+        self._reader = connect(folder / "spool.db")
+        self._reading = asyncio.Lock()
+        node = int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
+        self.next_id = IdSequence(node, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the last write failed; None when it did not."""
+        return self._writer.failure
+
+    # Taking mail
+
+    def body(self) -> Body:
+        """A new message's content, to be written as it comes in."""
+        return Body(self._files, self.next_id())
+
+    async def accept(
+        self,
+        message: Message,
+        deliveries: Sequence[Delivery],
+        *,
+        more: Rows = (),
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a message with its deliveries; on return it is safe. Raises SpoolUnavailable: then it is not there.
+
+        `message.content` is the content, in memory or as a completed file in this spool. `more` is written in the
+        same transaction.
+        """
+        try:
+            await self._writer.submit([*self.rows(message, deliveries, data), *more])
+        except SpoolUnavailable:
+            if isinstance(message.content, InFile):
+                self.remove_file(message.id)
+            raise
+
+    def rows(
+        self, message: Message, deliveries: Sequence[Delivery], data: dict[str, Any] | None = None
+    ) -> list[tuple[int, tuple[Any, ...]]]:
+        """The rows that make a message, for a transaction that also changes something else."""
+        id_, at, content, envelope = message.id, message.received, message.content, message.envelope
+        facts = envelope.to_json()
+        alive = any(delivery.due is not None for delivery in deliveries)
+        rows: list[tuple[int, tuple[Any, ...]]] = [
+            (
+                _MESSAGE,
+                (
+                    id_,
+                    at,
+                    message.expires,
+                    envelope.sender,
+                    message.size,
+                    not isinstance(content, InMemory) and alive,
+                    len(deliveries),
+                    message.via,
+                    dumps(facts),
+                ),
+            )
+        ]
+        if alive and isinstance(content, InMemory):
+            rows.append((_CONTENT, (id_, content.data)))
+        for delivery in deliveries:
+            rows.append((_DELIVERY, self._delivery_row(delivery, at)))
+        recipients = [delivery.recipient.address for delivery in deliveries]
+        told = {"from": envelope.sender, "to": recipients, "size": message.size, "via": message.via, **facts}
+        refused = all(delivery.state is State.REJECTED for delivery in deliveries)
+        event = "rejected" if refused else "accepted"
+        rows.append((_EVENT, (id_, None, at, event, dumps(told | (data or {})))))
+        return rows
+
+    @staticmethod
+    def _delivery_row(delivery: Delivery, at: float) -> tuple[Any, ...]:
+        recipient, verdict = delivery.recipient, delivery.verdict
+        return (
+            delivery.message.id,
+            delivery.n,
+            recipient.address,
+            recipient.notify,
+            recipient.orcpt,
+            delivery.state.value,
+            at,
+            delivery.due,
+            delivery.attempts,
+            delivery.origin,
+            dumps(verdict.with_trace(()).to_json()) if verdict else None,
+            delivery.reply,
+        )
+
+    # Changing deliveries
+
+    def change_rows(self, changes: Sequence[Change]) -> Rows:
+        """Rows for new states and their events. Content goes with the last delivery that needs it."""
+        now = self._clock()
+        rows: list[tuple[int, tuple[Any, ...]]] = []
+        for change in changes:
+            delivery, verdict = change.delivery, change.verdict
+            id_, n = delivery.message.id, delivery.n
+            kept = dumps(verdict.with_trace(()).to_json()) if verdict else None
+            rows.append((_UPDATE, (change.state.value, now, change.due, kept, change.attempts, change.reply, id_, n)))
+            rows.append((_EVENT, (id_, n, now, change.event, dumps(change.data))))
+            if change.state in TERMINAL:
+                rows.append((_DROP, (id_,)))
+        return rows
+
+    def new_delivery_rows(self, delivery: Delivery) -> Rows:
+        """Rows for a further delivery of a message (a forward's target)."""
+        return [(_DELIVERY, self._delivery_row(delivery, self._clock()))]
+
+    async def change(self, changes: Sequence[Change], *, more: Rows = ()) -> None:
+        """Write new states with their events, durable on return. Raises SpoolUnavailable: then nothing changed."""
+        await self._writer.submit([*self.change_rows(changes), *more])
+        for change in changes:
+            delivery = change.delivery
+            delivery.state, delivery.due, delivery.attempts = change.state, change.due, change.attempts
+            delivery.reply = change.reply
+            if change.verdict is not None:
+                delivery.verdict = change.verdict
+        for message in {change.delivery.message.id: change.delivery.message for change in changes}.values():
+            if message.size > LARGE and not await self._alive(message.id):
+                self.remove_file(message.id)
+
+    async def call(self, call: Call) -> Any:
+        """Run a function on the connection inside the next group's transaction. Raises what it raises."""
+        return await self._writer.submit((), call)
+
+    def note(self, message: int, event: str, data: dict[str, Any]) -> None:
+        """Add an event that nobody waits for."""
+        self._writer.note([(_EVENT, (message, None, self._clock(), event, dumps(data)))])
+
+    # Reading
+
+    def file(self, message: int) -> Path:
+        """Where a large message's content is."""
+        return self._files / f"{to_text(message)}.eml"
+
+    def remove_file(self, message: int) -> None:
+        """Delete a finished message's file, if it had one."""
+        with suppress(OSError):
+            self.file(message).unlink(missing_ok=True)
+
+    async def content(self, message: int) -> Content:
+        """A message's content. Raises SpoolUnavailable when it cannot be read."""
+        data = await self._read("SELECT bytes FROM content WHERE message = ?", message)
+        if data:
+            return InMemory(data[0][0])
+        path = self.file(message)
+        try:
+            return InFile(path, (await asyncio.to_thread(path.stat)).st_size)
+        except OSError as error:
+            raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {error}") from error
+
+    async def due(self, now: float, limit: int) -> list[Delivery]:
+        """Deliveries whose time has come, the longest waiting first."""
+        rows = await self._read(
+            f"SELECT {COLUMNS} FROM delivery d JOIN message m ON m.id = d.message"  # noqa: S608 - constant
+            " WHERE d.due <= ? ORDER BY d.due LIMIT ?",
+            now,
+            limit,
+        )
+        messages: dict[int, Message] = {}
+        return [delivery_from_row(row, messages, self.content) for row in rows]
+
+    async def next_due(self, now: float) -> float | None:
+        """When the next delivery's time comes, after `now`."""
+        rows = await self._read("SELECT min(due) FROM delivery WHERE due > ?", now)
+        return None if not rows else rows[0][0]
+
+    async def _alive(self, message: int) -> int:
+        rows = await self._read("SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message)
+        return int(rows[0][0])
+
+    async def figures(self) -> tuple[dict[str, int], float | None, int]:
+        """Deliveries with a `due` by state, when the oldest on its way came, and events in the outbox."""
+        states = await self._read("SELECT state, count(*) FROM delivery WHERE due IS NOT NULL GROUP BY state")
+        oldest = await self._read(
+            "SELECT min(m.received) FROM delivery d JOIN message m ON m.id = d.message"
+            " WHERE d.due IS NOT NULL AND d.state IN ('accepted', 'decided')"
+        )
+        outbox = await self._read("SELECT count(*) FROM outbox")
+        return dict(states), oldest[0][0], int(outbox[0][0])
+
+    async def _read(self, sql: str, *parameters: Any) -> list[Any]:
+        async with self._reading:
+            try:
+                return await asyncio.to_thread(lambda: self._reader.execute(sql, parameters).fetchall())
+            except sqlite3.Error as error:
+                raise SpoolUnavailable(f"the spool cannot be read: {error}") from error
+
+    # Keeping house
+
+    async def probe(self) -> None:
+        """Write something durable. Raises SpoolUnavailable when that does not work."""
+        at = str(self._clock())
+        await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (at,)))
+
+    async def purge(self, before: float, limit: int = 1000) -> int:
+        """Forget messages that came before `before` and are final, with their events; gives how many.
+
+        At most `limit` at once, because mail waits for the transaction.
+        """
+
+        def run(connection: sqlite3.Connection) -> int:
+            ids = connection.execute(
+                "SELECT id FROM message WHERE id < ? AND NOT EXISTS"
+                " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL) LIMIT ?",
+                (int(before * 1000) << 21, limit),
+            ).fetchall()
+            for table, column in (("delivery", "message"), ("outbox", "message"), ("message", "id")):
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)  # noqa: S608 - constants
+            return len(ids)
+
+        return int(await self.call(run))
+
+    async def close(self) -> None:
+        """Write what waits and close. The spool stays as it is."""
+        await self._writer.close()
+        self._reader.close()
+
+
+def open_spool(folder: Path, clock: Clock) -> Spool:
+    """Open or create the spool in `folder` and put right what a crash left. Raises SpoolUnavailable.
+
+    Files of messages that were never acknowledged go; everything else is as it was.
+    """
+    files = folder / "content"
+    try:
+        files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SpoolUnavailable(f"cannot create {files}: {error.strerror}") from error
+    connection = connect(folder / "spool.db")
+    try:
+        (folder / "spool.db").chmod(0o600)
+        schema.prepare(connection)
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
+    except (sqlite3.Error, OSError) as error:
+        raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {error}") from error
+    orphans = _remove_orphans(connection, files)
+    alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
+    logs.recovered(deliveries=alive, orphans=orphans)
+    return Spool(folder, connection, clock)
+
+
+def _remove_orphans(connection: sqlite3.Connection, files: Path) -> int:
+    wanted = {
+        to_text(row[0])
+        for row in connection.execute(
+            "SELECT id FROM message WHERE in_file AND EXISTS"
+            " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+        )
+    }
+    orphans = [path for path in files.iterdir() if path.suffix != ".eml" or path.stem not in wanted]
+    for path in orphans:
+        path.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def new_message(
+    spool: Spool, envelope: Envelope, content: Content, *, now: float, lifetime: float, via: str, id_: int | None = None
+) -> Message:
+    """A message that is not in the spool yet; `lifetime` is how long its delivery is tried, in seconds."""
+    return Message(
+        id=spool.next_id() if id_ is None else id_,
+        received=now,
+        expires=now + lifetime,
+        envelope=replace(envelope, recipients=()),
+        size=content.size,
+        via=via,
+        content=content,
+        loader=spool.content,
+    )

@@ -1,0 +1,185 @@
+"""Group commit: one thread writes whatever waits in one transaction, with one fsync, then answers all of it.
+
+Theory of operation. Callers on the event loop submit operations and await a future. The thread takes all that
+have gathered, runs them between BEGIN IMMEDIATE and COMMIT (WAL, synchronous=FULL: SQLite fsyncs the log before
+COMMIT returns), and hands every result back with one call into the loop. While one group is in its fsync the
+next one gathers, so the rate grows with the load instead of with the disk's fsync rate.
+
+Rules:
+1. A future resolves after COMMIT has returned, never before.
+2. A group that fails as a whole (disk full, I/O error) fails every operation in it with SpoolUnavailable.
+3. A group that fails because of one operation is run again one by one, so that only the guilty one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from sendswitch import logs, metrics
+from sendswitch.errors import SendSwitchError, SpoolUnavailable
+
+# More operations than this in one transaction would only make the first wait longer.
+MAX_GROUP = 500
+
+Rows = Sequence[tuple[int, tuple[Any, ...]]]
+"""Statement numbers with their parameters; rows of one statement are executed together, lowest number first."""
+
+Call = Callable[[sqlite3.Connection], Any]
+"""A function of the connection, run inside the group's transaction; what it raises fails it alone."""
+
+
+class _Operation:
+    __slots__ = ("call", "error", "future", "result", "rows")
+
+    def __init__(self, rows: Rows, call: Call | None, future: asyncio.Future[Any] | None) -> None:
+        self.rows, self.call, self.future = rows, call, future
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that writes durably. Raises SpoolUnavailable when there is none to be had."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        # 8 MiB of log between checkpoints: fewer fsyncs of the database file, still a quick start.
+        connection.execute("PRAGMA wal_autocheckpoint=2000")
+        return connection
+    except sqlite3.Error as error:
+        raise SpoolUnavailable(f"cannot open the spool {path}: {error}; check path, owner and free space") from error
+
+
+class Writer:
+    """The one thread that writes. Start it from the event loop it answers to."""
+
+    def __init__(self, connection: sqlite3.Connection, statements: Sequence[str]) -> None:
+        self._connection, self._statements = connection, statements
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        self.failure: Exception | None = None
+        self._thread.start()
+
+    def submit(self, rows: Rows, call: Call | None = None) -> asyncio.Future[Any]:
+        """Write durably; the future gives the call's result. Fails with SpoolUnavailable or what the call raised."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put(_Operation(rows, call, future))
+        return future
+
+    def note(self, rows: Rows) -> None:
+        """Write with the next group without waiting; a failure is logged and counted, and the rows are lost."""
+        self._queue.put(_Operation(rows, None, None))
+
+    async def close(self) -> None:
+        """Write what waits, then end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    # In the thread
+
+    def _run(self) -> None:
+        take, more = self._queue.get, self._queue.get_nowait
+        ending = False
+        while not ending:
+            first = take()
+            if first is None:
+                return
+            group = [first]
+            while len(group) < MAX_GROUP:
+                try:
+                    operation = more()
+                except queue.Empty:
+                    break
+                if operation is None:
+                    ending = True
+                    break
+                group.append(operation)
+            self._commit(group)
+            self._loop.call_soon_threadsafe(self._answer, group)
+
+    def _commit(self, group: list[_Operation]) -> None:
+        began = time.perf_counter()
+        try:
+            self._transaction(group)
+        except sqlite3.OperationalError as error:
+            self._fail(group, error)
+        except Exception as error:
+            if len(group) == 1:
+                group[0].error = error
+            else:
+                for operation in group:
+                    self._commit([operation])
+            return
+        else:
+            if self.failure is not None:
+                self.failure = None
+                logs.spool_recovered()
+        metrics.SPOOL_COMMIT.observe(time.perf_counter() - began)
+        metrics.SPOOL_GROUP.observe(len(group))
+
+    def _transaction(self, group: list[_Operation]) -> None:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            rows: dict[int, list[tuple[Any, ...]]] = {}
+            for operation in group:
+                for number, parameters in operation.rows:
+                    rows.setdefault(number, []).append(parameters)
+            for number in sorted(rows):
+                connection.executemany(self._statements[number], rows[number])
+            for operation in group:
+                if operation.call is not None:
+                    self._run_call(operation, operation.call)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _run_call(self, operation: _Operation, call: Call) -> None:
+        self._connection.execute("SAVEPOINT one")
+        try:
+            operation.result = call(self._connection)
+        except SendSwitchError as error:
+            operation.error = error
+            self._connection.execute("ROLLBACK TO one")
+        self._connection.execute("RELEASE one")
+
+    def _fail(self, group: list[_Operation], error: sqlite3.OperationalError) -> None:
+        if self.failure is None:
+            logs.spool_failed(error=error)
+        self.failure = error
+        metrics.SPOOL_FAILURES.inc()
+        for operation in group:
+            failed = SpoolUnavailable(f"the spool cannot be written: {error}")
+            failed.__cause__ = error
+            operation.error = failed
+
+    # In the loop
+
+    def _answer(self, group: list[_Operation]) -> None:
+        for operation in group:
+            future = operation.future
+            if future is None:
+                if operation.error is not None:
+                    logs.failed("a note to the spool", error=operation.error)
+            elif not future.done():
+                if operation.error is not None:
+                    future.set_exception(operation.error)
+                else:
+                    future.set_result(operation.result)
+
+
+def scalar(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Any:
+    """The one value a query gives, None when it gives no row."""
+    row = connection.execute(sql, parameters).fetchone()
+    return cast(Any, row[0]) if row else None

@@ -1,0 +1,164 @@
+"""What a verdict means for one delivery. Pure: takes values, gives an effect; whoever calls does the I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, replace
+
+from sendswitch.mail.dsn import Kind, wanted
+from sendswitch.mail.envelope import Client, Recipient
+from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.reply import Reply
+from sendswitch.routing import Route
+
+REFUSED = Reply(550, "5.7.1", "Message refused by the recipient's filter")
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand it to the next hop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Deliver to these instead, and to the recipient with `keep_copy`."""
+
+    targets: tuple[str, ...]
+    keep_copy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """Tell the sender."""
+
+    reply: Reply
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Put it into the quarantine until `until`."""
+
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep it back until `until`."""
+
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """End it without telling anybody but the journal."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Ask or try again later."""
+
+    reason: str
+
+
+Effect = Deliver | Forward | Bounce | Keep | Hold | Discard | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration says where a verdict does not. Times in seconds."""
+
+    hold: float
+    hold_then: str
+    quarantine: float
+
+
+def on_timeout(route: Route) -> Verdict:
+    """The verdict that counts when none came in time."""
+    reason = f"no verdict within {route.deadline:g} s, and on_timeout is {route.on_timeout}"
+    match route.on_timeout:
+        case "deny":
+            return Verdict.deny(reason)
+        case "hold":
+            return Verdict.pending(reason)
+        case "quarantine":
+            return Verdict.quarantine(reason)
+    return Verdict.passed(reason)
+
+
+def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
+    """The answer with everything filled in that the configuration adds, so that a restart needs only the verdict.
+
+    A DENY with a 4xx reply asks the sender to come back; after the queue that is us.
+    """
+    if isinstance(answer, Deferral):
+        return answer
+    if answer.action is Action.DENY:
+        return replace(answer, then=route.deny, reply=answer.reply or REFUSED)
+    if answer.action is Action.PENDING:
+        hold = policy.hold if answer.hold is None else min(answer.hold, policy.hold)
+        return replace(answer, hold=hold, then=answer.then or policy.hold_then)
+    return answer
+
+
+def effect(
+    verdict: Verdict, *, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float
+) -> Effect:
+    """What to do about a completed verdict."""
+    match verdict.action:
+        case Action.PASS | None:
+            return Deliver()
+        case Action.FORWARD:
+            return Forward(verdict.forward, verdict.keep_copy)
+        case Action.QUARANTINE:
+            return Keep(now + policy.quarantine, verdict.reason)
+        case Action.PENDING:
+            return Hold(now + (policy.hold if verdict.hold is None else verdict.hold), verdict.reason)
+        case Action.DENY:
+            return _denied(verdict, sender, recipient, client, policy, now)
+
+
+def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:
+    reply = verdict.reply or REFUSED
+    if reply.temporary:
+        return Retry(f"denied for now: {reply}")
+    if verdict.then == "discard":
+        return Discard(verdict.reason)
+    if verdict.then == "quarantine":
+        return Keep(now + policy.quarantine, verdict.reason)
+    if not wanted(Kind.FAILED, sender, recipient):
+        return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
+    if not is_local(client):
+        return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and a bounce could go to a forged sender")
+    return Bounce(reply, verdict.reason or "refused by the recipient's filter")
+
+
+def is_local(client: Client) -> bool:
+    """True when the mail was submitted here, so that its sender is who they say: a bounce reaches its author.
+
+    XFORWARD SOURCE says so; without it, a client on the loopback interface or a unix socket.
+    """
+    if client.source:
+        return client.source == "LOCAL"
+    if not client.address:
+        return True
+    try:
+        return ipaddress.ip_address(client.address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def after_hold(verdict: Verdict) -> Verdict:
+    """What counts when a hold expires."""
+    reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'pass'}"
+    base = replace(verdict, reason=reason, hold=None, then="", trace=())
+    match verdict.then:
+        case "deny":
+            return replace(base, action=Action.DENY, then="bounce", reply=verdict.reply or REFUSED)
+        case "quarantine":
+            return replace(base, action=Action.QUARANTINE)
+    return replace(base, action=Action.PASS)

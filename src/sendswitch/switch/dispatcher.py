@@ -1,0 +1,92 @@
+"""Offers tasks and waits for their answers: each question has a token and a deadline, and one answer counts."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from sendswitch import logs, metrics
+from sendswitch.broker.base import Broker
+from sendswitch.clock import Clock
+from sendswitch.errors import classify
+from sendswitch.mail.ids import to_text
+from sendswitch.mail.task import Task
+from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.routing import Route
+from sendswitch.spool.records import Delivery
+from sendswitch.switch.decide import Policy, completed, on_timeout
+
+
+class Dispatcher:
+    """Gets answers for deliveries. Nothing it holds needs to survive: the spool knows what is undecided."""
+
+    def __init__(self, broker: Broker, *, policy: Policy, clock: Clock) -> None:
+        self._broker, self._policy, self._clock = broker, policy, clock
+        self._waiting: dict[str, tuple[Task, asyncio.Future[Answer]]] = {}
+        broker.listen(self._answered)
+
+    @property
+    def waiting(self) -> int:
+        """Questions without an answer."""
+        return len(self._waiting)
+
+    async def ask(self, delivery: Delivery, route: Route) -> Answer:
+        """The answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
+        began = time.perf_counter()
+        message = delivery.message
+        task = Task(
+            message=message.id,
+            n=delivery.n,
+            token=secrets.token_hex(16),
+            recipient=delivery.recipient,
+            envelope=message.envelope,
+            load=message.load,
+            pipeline=route.owner,
+            version=route.version,
+            queue=route.queue,
+            expires=self._clock() + route.deadline,
+            attempt=delivery.attempts + 1,
+        )
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[task.token] = (task, future)
+        try:
+            async with asyncio.timeout(route.deadline):
+                await self._broker.offer(task)
+                answer = await future
+        except TimeoutError:
+            metrics.DEADLINES.inc()
+            answer = on_timeout(route)
+            await self._broker.withdraw(task)
+        except Exception as error:
+            logs.failed("offering a task", error=error, msg_id=to_text(message.id))
+            answer = Deferral(f"the task could not be offered: {classify(error)}")
+        finally:
+            del self._waiting[task.token]
+        answer = completed(answer, route, self._policy)
+        _tell(delivery, answer, time.perf_counter() - began)
+        return answer
+
+    def _answered(self, message: int, n: int, token: str, answer: Answer) -> None:
+        # An unknown token is an answer that came twice, too late, or from somebody who was never asked.
+        known = self._waiting.get(token)
+        if known is None:
+            return
+        task, future = known
+        if (task.message, task.n) == (message, n) and not future.done():
+            future.set_result(answer)
+
+
+def _tell(delivery: Delivery, answer: Answer, seconds: float) -> None:
+    deferral = isinstance(answer, Deferral)
+    action = "defer" if isinstance(answer, Deferral) or answer.action is None else answer.action.value
+    if not deferral:
+        metrics.VERDICTS.labels(action).inc()
+    logs.verdict(
+        delivery.message.text_id,
+        rcpt=delivery.recipient.address,
+        action=action,
+        tags=() if isinstance(answer, Deferral) else answer.tags,
+        reason=answer.reason,
+        dur_ms=seconds * 1000,
+    )

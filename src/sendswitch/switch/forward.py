@@ -1,0 +1,114 @@
+"""Carrying out FORWARD: the delivery ends as forwarded, and its targets become deliveries of the same message.
+
+Each target is routed like any recipient, so a local one has its own pipeline. A loop cannot happen: a target that
+already stands in the chain of forwards is dropped, and a message that was at this address before (Delivered-To,
+RFC 9228) is delivered here instead of going round again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sendswitch.delivery.compose import delivered_to
+from sendswitch.mail.address import key
+from sendswitch.mail.envelope import Recipient
+from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.spool.records import Change, Delivery
+from sendswitch.spool.spool import STATEMENTS, Spool
+from sendswitch.spool.states import State
+
+
+def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: Sequence[str]) -> tuple[list[str], bool]:
+    """The targets without those already in the chain, each once, and whether the recipient gets a copy.
+
+    With no target left the recipient gets the mail: forwarding never loses it.
+    """
+    seen = {key(recipient), *chain}
+    fresh: dict[str, str] = {}
+    for target in targets:
+        if key(target) not in seen:
+            fresh.setdefault(key(target), target)
+    own = key(recipient) in {key(target) for target in targets}
+    return list(fresh.values()), keep_copy or own or not fresh
+
+
+async def forward(
+    spool: Spool, delivery: Delivery, targets: Sequence[str], keep_copy: bool, *, now: float
+) -> list[Delivery]:
+    """End the delivery as forwarded and create its targets, in one transaction; gives the new deliveries."""
+    content = await delivery.message.load()
+    head = await asyncio.to_thread(content.head)
+    if delivered_to(head, key(delivery.recipient.address)):
+        targets = ()
+
+    def run(connection: sqlite3.Connection) -> list[Delivery]:
+        chain = _chain(connection, delivery)
+        fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
+        new = _children(connection, delivery, fresh, copy, now)
+        data = {"to": fresh, "copy": copy}
+        change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
+        for child in new:
+            for number, row in spool.new_delivery_rows(child):
+                connection.execute(STATEMENTS[number], row)
+        connection.execute(
+            "UPDATE message SET recipients = recipients + ? WHERE id = ?", (len(new), delivery.message.id)
+        )
+        for number, row in spool.change_rows([change]):
+            connection.execute(STATEMENTS[number], row)
+        return new
+
+    new: list[Delivery] = await spool.call(run)
+    delivery.state, delivery.due = State.FORWARDED, None
+    return new
+
+
+def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
+    rows = connection.execute(
+        "WITH RECURSIVE up(n, recipient, origin) AS ("
+        " SELECT n, recipient, origin FROM delivery WHERE message = ?1 AND n = ?2"
+        " UNION SELECT d.n, d.recipient, d.origin FROM delivery d JOIN up ON d.message = ?1 AND d.n = up.origin)"
+        " SELECT recipient FROM up",
+        (delivery.message.id, delivery.n),
+    )
+    return [key(row[0]) for row in rows]
+
+
+def _children(
+    connection: sqlite3.Connection, delivery: Delivery, fresh: Sequence[str], copy: bool, now: float
+) -> list[Delivery]:
+    query = "SELECT max(n) FROM delivery WHERE message = ?"
+    first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1
+    recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
+    # RFC 3461 5.2.7.1: reports about a forwarded message name the address the sender knew.
+    orcpt = recipient.orcpt or (f"rfc822;{recipient.address}" if recipient.address.isascii() else "")
+    mark = AddHeader("Delivered-To", recipient.address)
+    put_on = Verdict(tags=verdict.tags, edits=(*verdict.edits, mark))
+    new = [
+        Delivery(
+            delivery.message,
+            first + n,
+            Recipient(target, recipient.notify, orcpt),
+            due=now,
+            origin=delivery.n,
+            verdict=put_on,
+        )
+        for n, target in enumerate(fresh)
+    ]
+    if copy:
+        own = replace(verdict, action=Action.PASS, forward=(), keep_copy=False, trace=())
+        new.append(
+            Delivery(
+                delivery.message,
+                first + len(fresh),
+                recipient,
+                state=State.DECIDED,
+                due=now,
+                origin=delivery.n,
+                verdict=own,
+            )
+        )
+    return new

@@ -1,0 +1,34 @@
+"""What the node does now and then: forget what is final and old, and bring gauges up to date when asked."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sendswitch import logs, metrics
+from sendswitch.clock import Clock
+from sendswitch.spool.spool import Spool
+from sendswitch.spool.states import State
+
+# Seconds between clean-ups: history is kept for days, so an hour more is nothing.
+INTERVAL = 3600.0
+
+
+async def keep_house(spool: Spool, *, keep: float, clock: Clock) -> None:
+    """Purge in small steps, for ever; mail goes first between them."""
+    while True:
+        try:
+            while await spool.purge(clock() - keep):
+                await asyncio.sleep(0.1)
+        except Exception as error:
+            logs.failed("purging the spool", error=error)
+        await asyncio.sleep(INTERVAL)
+
+
+async def refresh_gauges(spool: Spool, clock: Clock) -> None:
+    """Count the spool for /metrics."""
+    states, oldest, events = await spool.figures()
+    for state in (State.ACCEPTED, State.DECIDED, State.HELD):
+        metrics.QUEUE.labels(state.value).set(states.get(state.value, 0))
+    metrics.QUARANTINED.set(states.get(State.QUARANTINED.value, 0))
+    metrics.QUEUE_OLDEST.set(max(0.0, clock() - oldest) if oldest else 0)
+    metrics.OUTBOX.set(events)

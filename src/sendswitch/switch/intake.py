@@ -1,0 +1,285 @@
+"""Taking mail in: from the end of data to the reply, after the queue (filter) and before it (proxy).
+
+250 is said when the spool has the message, or in proxy mode when the next hop has. Every doubt is a 451.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from sendswitch import logs, metrics
+from sendswitch.clock import Clock
+from sendswitch.delivery.base import Courier
+from sendswitch.delivery.compose import Composer, loops
+from sendswitch.errors import MailLoop, SpoolUnavailable
+from sendswitch.mail.content import Content, InFile
+from sendswitch.mail.envelope import Envelope
+from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.reply import Reply
+from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
+from sendswitch.smtp.protocol.server import Mail, Recipient
+from sendswitch.smtp.server import Sink
+from sendswitch.spool.body import Body
+from sendswitch.spool.records import Delivery, Message
+from sendswitch.spool.spool import Spool, new_message
+from sendswitch.spool.states import State
+from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.queue import Queue
+
+MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, please try again later")
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeOptions:
+    """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit."""
+
+    host: str
+    lifetime: float
+    max_hops: int
+
+
+class FilterIntake:
+    """After the queue: the message is safe in the spool, then 250."""
+
+    via = "filter"
+
+    def __init__(self, spool: Spool, queue: Queue, options: IntakeOptions, clock: Clock) -> None:
+        self._spool, self._queue, self._options, self._clock = spool, queue, options, clock
+
+    def mail(self, mail: Mail) -> Reply:
+        """Any sender."""
+        return SENDER_OK
+
+    def recipient(self, recipient: Recipient) -> Reply:
+        """Any recipient: Postfix has checked them."""
+        return RECIPIENT_OK
+
+    def sink(self) -> Body:
+        """A place in the spool."""
+        return self._spool.body()
+
+    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+        """Store the message. Raises SpoolUnavailable, MailLoop."""
+        message, deliveries = await self._received(envelope, sink)
+        await self._store(message, deliveries)
+        return (_queued(message),)
+
+    async def _received(self, envelope: Envelope, sink: Sink) -> tuple[Message, list[Delivery]]:
+        """The message with its deliveries, its content complete but nothing written about it yet."""
+        assert isinstance(sink, Body)
+        content: Content = sink.in_memory() or await sink.in_file()
+        head = await asyncio.to_thread(content.head) if isinstance(content, InFile) else content.head()
+        loop = loops(head, self._options.host, self._options.max_hops)
+        if loop:
+            self._remove(content)
+            metrics.REFUSED.labels("5xx").inc()
+            logs.refused(
+                sender=envelope.sender,
+                recipients=len(envelope.recipients),
+                client=envelope.client.address,
+                reply=str(MailLoop.reply),
+                cause=loop,
+            )
+            raise MailLoop(loop)
+        now = self._clock()
+        message = new_message(
+            self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=sink.id
+        )
+        return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
+
+    async def _store(
+        self,
+        message: Message,
+        deliveries: Sequence[Delivery],
+        asked: dict[int, asyncio.Task[Answer]] | None = None,
+    ) -> None:
+        """Write it and begin. Raises SpoolUnavailable: then it is not there and the client keeps it."""
+        reserved = self._queue.expect(deliveries)
+        try:
+            await self._spool.accept(message, deliveries)
+        except BaseException:
+            if reserved:
+                self._queue.forget(deliveries)
+            raise
+        _tell_accepted(message, len(deliveries))
+        if reserved:
+            self._queue.start(deliveries, asked)
+
+    def _remove(self, content: Content) -> None:
+        if isinstance(content, InFile):
+            content.path.unlink(missing_ok=True)
+
+
+class ProxyIntake(FilterIntake):
+    """Before the queue: the pipelines' answer is given in SMTP while the sender waits, within a budget.
+
+    All denied: the first refusal. All passed alike: relayed in the same session, and the next hop's answer is ours.
+    Anything else, or no time left: spooled, 250, and what is undecided goes on with the same tasks.
+    """
+
+    via = "proxy"
+
+    def __init__(
+        self,
+        spool: Spool,
+        queue: Queue,
+        options: IntakeOptions,
+        clock: Clock,
+        *,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        budget: float,
+    ) -> None:
+        super().__init__(spool, queue, options, clock)
+        self._dispatcher, self._relay, self._budget = dispatcher, relay, budget
+
+    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+        """Decide, then relay, refuse or store. Raises SpoolUnavailable, MailLoop."""
+        message, deliveries = await self._received(envelope, sink)
+        content = message.content
+        assert content is not None
+        asked = self._ask(deliveries)
+        keep_asking = False
+        try:
+            if asked:
+                await asyncio.wait(asked.values(), timeout=self._budget)
+            if all(task.done() for task in asked.values()):
+                answers = {n: task.result() for n, task in asked.items()}
+                reply = await self._answer(message, deliveries, answers)
+                if reply is not None:
+                    self._remove(content)
+                    return (reply,)
+            await self._store(message, deliveries, asked)
+            keep_asking = True
+        finally:
+            if not keep_asking:
+                for task in asked.values():
+                    task.cancel()
+        return (_queued(message),)
+
+    def _ask(self, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]]:
+        loop = asyncio.get_running_loop()
+        routes = self._queue.routes
+        asked = {}
+        for delivery in deliveries:
+            route = routes.find(delivery.recipient.address)
+            if route is not None:
+                asked[delivery.n] = loop.create_task(self._dispatcher.ask(delivery, route))
+        return asked
+
+    async def _answer(
+        self, message: Message, deliveries: Sequence[Delivery], answers: dict[int, Answer]
+    ) -> Reply | None:
+        """The reply when it can be given now; None when the message must be stored."""
+        each = [answers.get(delivery.n, _NO_PIPELINE) for delivery in deliveries]
+        refusal = _refused_by_all(each)
+        if refusal is not None:
+            await self._record(message, deliveries, each, State.REJECTED, refusal)
+            return refusal
+        if any(isinstance(answer, Deferral) for answer in each) and not any(map(_passes, each)):
+            return MIXED
+        first = each[0]
+        if isinstance(first, Deferral) or not all(_passes(a) and _alike(a, first) for a in each):
+            return None
+        reply = await self._relay(message, deliveries, first)
+        if reply is None:
+            return None
+        await self._record(message, deliveries, each, State.DELIVERED if reply.positive else State.REJECTED, reply)
+        return reply
+
+    async def _record(
+        self,
+        message: Message,
+        deliveries: Sequence[Delivery],
+        answers: Sequence[Answer],
+        state: State,
+        reply: Reply,
+    ) -> None:
+        """Write what happened. The sender was or will be told; a spool that cannot be written changes nothing.
+
+        A message refused for now is not recorded: it is not ours, and comes again.
+        """
+        if reply.temporary:
+            return
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            delivery.state, delivery.due, delivery.reply = state, None, str(reply)
+            delivery.verdict = answer if isinstance(answer, Verdict) and answer is not _NO_PIPELINE else None
+        verdicts = {str(d.n): a.to_json() for d, a in zip(deliveries, answers, strict=True) if isinstance(a, Verdict)}
+        try:
+            await self._spool.accept(message, deliveries, data={state.value: str(reply), "verdicts": verdicts})
+        except SpoolUnavailable as error:
+            logs.failed("recording a message before the queue", error=error, msg_id=message.text_id)
+        if state is State.DELIVERED:
+            _tell_accepted(message, len(deliveries))
+        for delivery in deliveries:
+            metrics.ENDED.labels(state.value).inc()
+            logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=str(reply), dur_ms=0.0)
+
+
+Relay = Callable[[Message, Sequence[Delivery], Verdict], Awaitable[Reply | None]]
+"""Hand a message to the next hop for all recipients or none; None: it must be stored and sent one by one."""
+
+_NO_PIPELINE = Verdict.passed("no pipeline")
+
+
+def make_relay(courier: Courier, composer: Composer) -> Relay:
+    """A relay over a courier."""
+
+    async def relay(message: Message, deliveries: Sequence[Delivery], verdict: Verdict) -> Reply | None:
+        content = await message.load()
+        composed = await asyncio.to_thread(
+            lambda: composer.compose(
+                content,
+                message=message.text_id,
+                client=message.envelope.client,
+                received=message.received,
+                verdict=verdict,
+            )
+        )
+        envelope = replace(message.envelope, recipients=tuple(d.recipient for d in deliveries))
+        result = await courier.deliver(envelope, composed, unanimous=True)
+        replies = [outcome.reply for outcome in result.outcomes]
+        refusals = [reply for reply in replies if reply is not None and not reply.positive]
+        if not refusals:
+            return replies[0]
+        # Nothing was sent. When all were refused the sender is told; else each recipient needs its own way.
+        return refusals[0] if len(refusals) == len(replies) else None
+
+    return relay
+
+
+def _passes(answer: Answer) -> bool:
+    return isinstance(answer, Verdict) and answer.action in (Action.PASS, None)
+
+
+def _alike(answer: Answer, other: Verdict) -> bool:
+    return isinstance(answer, Verdict) and answer.tags == other.tags and answer.edits == other.edits
+
+
+def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
+    """The reply when every answer is a DENY; a temporary one counts for all, because the sender comes back."""
+    refusals = [answer.reply for answer in answers if isinstance(answer, Verdict) and answer.action is Action.DENY]
+    if len(refusals) < len(answers):
+        return None
+    known = [reply for reply in refusals if reply is not None]
+    return next((reply for reply in known if reply.temporary), known[0])
+
+
+def _queued(message: Message) -> Reply:
+    return Reply(250, "2.0.0", f"Ok: queued as {message.text_id}")
+
+
+def _tell_accepted(message: Message, recipients: int) -> None:
+    metrics.ACCEPTED.inc()
+    envelope = message.envelope
+    logs.accepted(
+        message.text_id,
+        sender=envelope.sender,
+        recipients=recipients,
+        size=message.size,
+        client=envelope.client.address,
+        helo=envelope.client.helo,
+        via=message.via,
+    )

@@ -1,0 +1,49 @@
+"""uvicorn inside our event loop: our socket, our signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the node's to handle."""
+        yield
+
+
+class WebServer:
+    """One HTTP port."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3, server_header=False
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind and serve. Raises OSError when the address is taken."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError:
+            bound.close()
+            raise
+        self.port = bound.getsockname()[1]
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[bound]))
+
+    async def stop(self) -> None:
+        """Finish the requests in hand, then close."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task

@@ -1,0 +1,1 @@
+"""The worker: takes tasks from the broker, runs pipelines, answers. Knows no spool and no next hop."""

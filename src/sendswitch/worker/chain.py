@@ -1,0 +1,114 @@
+"""A pipeline at work: its processors in order, each with its time limit and error policy, merged into one answer.
+
+The rules of merging: tags and edits add up in order; the first verdict with an action ends the pipeline; a
+pipeline that ends without one passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sendswitch import metrics
+from sendswitch.config.pipeline import OnError, PipelineConfig
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Answer, Deferral, Step, Verdict
+from sendswitch.processors import registry
+from sendswitch.processors.base import Context, Processor
+from sendswitch.reply import Reply
+
+PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter could not examine it")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step, ready to run."""
+
+    name: str
+    processor: Processor
+    on_error: OnError
+    limit: float
+
+
+class Chain:
+    """One version of one pipeline."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = tuple(links)
+
+    async def run(self, mail: Mail, context: Context) -> Answer:
+        """One answer, whatever the processors do; only cancellation gets through."""
+        trace: list[Step] = []
+        merged = Verdict()
+        for link in self._links:
+            began = time.perf_counter()
+            opinion = await self._ask(link, mail, context)
+            seconds = time.perf_counter() - began
+            metrics.PROCESSOR_SECONDS.labels(link.name).observe(seconds)
+            trace.append(_step(link, opinion, seconds))
+            if isinstance(opinion, _Failure):
+                if link.on_error == "skip":
+                    continue
+                if link.on_error == "defer":
+                    return Deferral(f"{link.name}: {opinion.text}", tuple(trace))
+                opinion = _by_policy(link, opinion)
+            if opinion is None:
+                continue
+            merged = _merge(merged, opinion)
+            if merged.action is not None:
+                return merged.with_trace(tuple(trace))
+            context = replace(context, tags=merged.tags)
+        reason = merged.reason or "the pipeline came to its end"
+        return replace(merged, action=Action.PASS, reason=reason, trace=tuple(trace))
+
+    async def _ask(self, link: Link, mail: Mail, context: Context) -> Verdict | _Failure | None:
+        try:
+            async with asyncio.timeout(link.limit):
+                return await link.processor.process(mail, context)
+        except TimeoutError as error:
+            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
+            return _Failure("timeout", f"no answer within {link.limit:g} s" if not str(error) else str(error))
+        except Exception as error:
+            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
+            return _Failure("error", str(error) or type(error).__name__)
+
+    async def close(self) -> None:
+        """Close every processor."""
+        for link in self._links:
+            await link.processor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    kind: str
+    text: str
+
+
+def build(config: PipelineConfig, limit: float) -> Chain:
+    """The chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
+    return Chain([Link(step.use, registry.make(step), step.on_error, step.limit or limit) for step in config.step])
+
+
+def _by_policy(link: Link, failure: _Failure) -> Verdict:
+    reason = f"{link.name} failed ({failure.text}) and on_error is {link.on_error}"
+    if link.on_error == "hold":
+        return Verdict.pending(reason)
+    return Verdict(Action.DENY, reason=reason, reply=PROCESSOR_FAILED)
+
+
+def _merge(before: Verdict, opinion: Verdict) -> Verdict:
+    if before.tags or before.edits:
+        tags = tuple(dict.fromkeys(before.tags + opinion.tags))
+        return replace(opinion, tags=tags, edits=before.edits + opinion.edits)
+    return opinion
+
+
+def _step(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
+    if isinstance(opinion, _Failure):
+        return Step(link.name, link.processor.version, seconds, opinion.kind, opinion.text)
+    if opinion is None:
+        return Step(link.name, link.processor.version, seconds, "no opinion")
+    outcome = opinion.action.value if opinion.action else "tags " + ", ".join(opinion.tags)
+    return Step(link.name, link.processor.version, seconds, outcome, opinion.reason)

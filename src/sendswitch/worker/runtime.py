@@ -1,0 +1,134 @@
+"""The worker's life: lease a task, run its pipeline, answer; many at once, each in its own time.
+
+A lease is answered, given back, or left to the broker; it is never dropped silently. A pipeline that cannot be
+loaded is a deferral, so that mail waits for the mistake to be mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from sendswitch import logs
+from sendswitch.broker.base import Broker, Lease
+from sendswitch.clock import Clock
+from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.mail.ids import to_text
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.processors.base import Context
+from sendswitch.worker.chain import Chain, build
+
+Source = Callable[[str, int], Awaitable[PipelineConfig]]
+"""Gives a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""
+
+# Pipelines kept ready. Beyond this many users at once the least used is made again when needed.
+CACHE = 1000
+
+
+class Library:
+    """Chains by owner and version, made once."""
+
+    def __init__(self, source: Source, limit: float) -> None:
+        self._source, self._limit = source, limit
+        self._chains: OrderedDict[str, tuple[int, Chain]] = OrderedDict()
+        self._making = asyncio.Lock()
+
+    async def get(self, owner: str, version: int) -> Chain:
+        """The chain. Raises what loading or building it raises."""
+        known = self._chains.get(owner)
+        if known is not None and known[0] == version:
+            return known[1]
+        async with self._making:
+            known = self._chains.get(owner)
+            if known is not None and known[0] == version:
+                return known[1]
+            chain = build(await self._source(owner, version), self._limit)
+            self._chains[owner] = (version, chain)
+            if known is not None:
+                await known[1].close()
+            if len(self._chains) > CACHE:
+                _, (_, old) = self._chains.popitem(last=False)
+                await old.close()
+        return chain
+
+    async def close(self) -> None:
+        """Close every chain."""
+        while self._chains:
+            _, (_, chain) = self._chains.popitem()
+            await chain.close()
+
+
+class Worker:
+    """Runs pipelines for the tasks of some queues."""
+
+    def __init__(
+        self, broker: Broker, library: Library, *, queues: tuple[str, ...], concurrency: int, clock: Clock
+    ) -> None:
+        self._broker, self._library, self._queues = broker, library, queues
+        self._concurrency, self._clock = concurrency, clock
+        self._stopping = asyncio.Event()
+        self._idle: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until `stop` is called; then every lease in hand is answered before this returns."""
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(self._loop()) for _ in range(self._concurrency)]
+            await self._stopping.wait()
+            for loop in loops:
+                if loop in self._idle:
+                    loop.cancel()
+        await self._library.close()
+
+    def stop(self) -> None:
+        """Take no more tasks."""
+        self._stopping.set()
+
+    async def _loop(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        while not self._stopping.is_set():
+            self._idle.add(me)
+            try:
+                lease = await self._broker.lease(self._queues)
+            finally:
+                self._idle.discard(me)
+            try:
+                await self._work(lease)
+            except Exception as error:
+                # The task is offered again by whoever offered it; this loop must live on.
+                logs.failed("a lease", error=error, msg_id=to_text(lease.task.message))
+
+    async def _work(self, lease: Lease) -> None:
+        task = lease.task
+        left = task.expires - self._clock()
+        if left <= 0:
+            return
+        try:
+            async with asyncio.timeout(left):
+                answer = await self._answer(lease)
+        except TimeoutError:
+            return  # whoever offered it has counted the deadline
+        except asyncio.CancelledError:
+            await lease.give_back()
+            raise
+        await lease.answer(answer)
+
+    async def _answer(self, lease: Lease) -> Answer:
+        task = lease.task
+        try:
+            chain = await self._library.get(task.pipeline, task.version)
+            mail = Mail(await task.load())
+            context = Context(
+                message=to_text(task.message),
+                recipient=task.recipient,
+                sender=task.envelope.sender,
+                client=task.envelope.client,
+                now=self._clock(),
+                attempt=task.attempt,
+            )
+            return await chain.run(mail, context)
+        except Exception as error:
+            logs.failed(f"pipeline of {task.pipeline}", error=error, msg_id=to_text(task.message))
+            return Deferral(f"the pipeline of {task.pipeline} cannot run: {error}")
