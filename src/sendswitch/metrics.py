@@ -5,6 +5,8 @@ Labels have few values; an address is never one.
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
@@ -47,6 +49,16 @@ PROCESSOR_SECONDS = Histogram(
 PROCESSOR_ERRORS = Counter(
     "sendswitch_processor_errors", "Processors that failed or ran out of time.", ["processor"], registry=REGISTRY
 )
+
+
+@cache
+def _ended(state: str) -> Counter:
+    return ENDED.labels(state)
+
+
+def ended(state: str) -> None:
+    """Count one delivery that ended; on the path of every message, so the label is looked up once."""
+    _ended(state).inc()
 
 
 def text() -> bytes:

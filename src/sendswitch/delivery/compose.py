@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from sendswitch.mail.content import Content, Edited
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import OWN_PREFIX, AddHeader, Edit, MarkSubject, RemoveHeader, edit, fields, hops
 from sendswitch.mail.verdict import Verdict
+
+_SAFE = re.compile(r"[A-Za-z0-9.:_\[\]-]{0,255}\Z")
+_UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]-]+")
 
 TAGS = "X-SendSwitch-Tags"
 TRACE = "X-SendSwitch-Trace"
@@ -61,18 +66,23 @@ class Composer:
         helo = _plain(client.helo) or "unknown"
         name = _plain(client.name) or "unknown"
         address = f"IPv6:{client.address}" if ":" in client.address else _plain(client.address)
-        protocol = _plain(client.protocol) or "ESMTP"
         return (
             f"{TRACE}: {self.host} {message}\r\n"
             f"Received: from {helo} ({name} [{address}])\r\n"
-            f"\tby {self.host} (SendSwitch) with {protocol} id {message};\r\n"
-            f"\t{format_datetime(datetime.fromtimestamp(received, UTC))}\r\n"
+            f"\tby {self.host} (SendSwitch) with {_plain(client.protocol) or 'ESMTP'} id {message};\r\n"
+            f"\t{_date(int(received))}\r\n"
         ).encode()
+
+
+@lru_cache(maxsize=64)
+def _date(second: int) -> str:
+    """RFC 5322 3.3; messages come many to the second, so it is made once."""
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def _plain(text: str) -> str:
     """`text` for a trace field: nothing that could end a comment, a line or a field."""
-    return "".join(c for c in text if c.isascii() and (c.isalnum() or c in ".-_:[]"))[:255]
+    return text if _SAFE.match(text) else _UNSAFE.sub("", text)[:255]
 
 
 def loops(head: bytes, host: str, max_hops: int) -> str:

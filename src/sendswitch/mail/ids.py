@@ -17,9 +17,21 @@ NODES = 1 << 10
 _SEQUENCE = 1 << 11
 
 
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+
+
 def to_text(message: int) -> str:
     """The id as people and logs see it."""
-    return "".join(_ALPHABET[message >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    pairs = _PAIRS
+    return (
+        _ALPHABET[message >> 60]
+        + pairs[message >> 50 & 1023]
+        + pairs[message >> 40 & 1023]
+        + pairs[message >> 30 & 1023]
+        + pairs[message >> 20 & 1023]
+        + pairs[message >> 10 & 1023]
+        + pairs[message & 1023]
+    )
 
 
 def from_text(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _HEXCHAR = re.compile(rb"\+([0-9A-Fa-f]{2})")
+_PLAIN = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -23,6 +24,8 @@ def decode(text: str) -> str:
 
 def encode(text: str) -> str:
     """xtext of `text`; characters beyond ASCII become the xtext of their UTF-8 bytes."""
+    if _PLAIN.match(text):
+        return text
     return "".join(
         chr(byte) if 0x21 <= byte <= 0x7E and byte not in b"+=" else f"+{byte:02X}"
         for byte in text.encode("utf-8", "surrogateescape")

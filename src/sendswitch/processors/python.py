@@ -144,7 +144,8 @@ class _Child:
         future = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
             await self._send(number, mail, context)
-            return await future
+            answer: dict[str, Any] = await future
+            return answer
         except asyncio.CancelledError:
             await asyncio.shield(self._cancel(number))
             raise

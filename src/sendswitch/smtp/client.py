@@ -65,6 +65,8 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._answered = False
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.deliveries = 0
 
     # asyncio.Protocol
@@ -87,6 +89,8 @@ class Connection(asyncio.Protocol):
         event = self._machine.lost()
         if event is not None:
             self._events.append(event)
+        if self._timer is not None:
+            self._timer.cancel()
         self._transport = None
         self._writable.set()
         self._wake()
@@ -141,20 +145,18 @@ class Connection(asyncio.Protocol):
         first = self._machine.send(envelope, content.size, content.whole(), unanimous=unanimous)
         if first is None:
             self._flush()
+        self._wait_until(self._options.command)
         try:
-            async with asyncio.timeout(self._options.command) as limit:
-                event = first or await self._next()
-                if isinstance(event, SendContent):
-                    limit.reschedule(self._loop.time() + self._options.content)
-                    await self._write(content)
-                    event = await self._next()
-        except TimeoutError:
-            event = self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop"))
-            self.close()
+            event = first or await self._next()
+            if isinstance(event, SendContent):
+                self._wait_until(self._options.content)
+                await self._write(content)
+                event = await self._next()
         except OSError as error:
             # Our own copy cannot be read: cut the line, so that the server cannot take half of it for all.
             event = self._machine.lost(Reply(451, "4.3.0", printable(f"Cannot read the message: {error.strerror}")))
             self.close()
+        self._deadline = 0.0
         if not isinstance(event, Finished):
             self.close()
             return Delivered((Outcome(LOST),) * len(envelope.recipients))
@@ -182,6 +184,26 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     # Inside
+
+    def _wait_until(self, seconds: float) -> None:
+        """Set the time for what comes next. One timer a connection, moved when it fires."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._check_time)
+
+    def _check_time(self) -> None:
+        self._timer = None
+        if not self._deadline or self._transport is None:
+            return
+        left = self._deadline - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check_time)
+            return
+        event = self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop"))
+        if event is not None:
+            self._events.append(event)
+        self._transport.abort()
+        self._wake()
 
     async def _write(self, content: Content) -> None:
         encoder = DotEncoder()

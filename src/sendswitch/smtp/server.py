@@ -10,12 +10,12 @@ import asyncio
 import ipaddress
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sendswitch import logs, metrics
-from sendswitch.errors import classify
+from sendswitch.errors import SendSwitchError, classify
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
@@ -74,10 +74,11 @@ class Handler(Protocol):
         """Where the next message's content goes."""
         ...
 
-    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
         """Take the message: a positive reply promises that it is safe.
 
-        One reply, or for LMTP one for each recipient. An error it raises is classified by the session.
+        The future gives one reply, or for LMTP one for each recipient. What it or this call raises is classified by
+        the session. A future and no coroutine, because a task for each message is dear where nothing waits twice.
         """
         ...
 
@@ -112,10 +113,12 @@ class Session(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._work: asyncio.Future[Any] | None = None
+        self._storing: Sink | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._last = self._began = self._loop.time()
-        self._in_transaction = self._ending = self._blocked = self._paused = self._eof = False
+        self._last = self._loop.time()
+        self._began = 0.0  # when the transaction did, 0 outside one
+        self._ending = self._blocked = self._paused = self._eof = False
         self.address = ""
 
     # asyncio.Protocol
@@ -148,7 +151,7 @@ class Session(asyncio.Protocol):
         if self._ending:
             return
         self._machine.receive_data(data)
-        if self._task is None and not self._blocked:
+        if self._work is None and not self._blocked:
             self._advance()
         elif self._machine.buffered > MAX_AHEAD:
             self._pause()
@@ -156,13 +159,13 @@ class Session(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep a half-closed connection open until the reply it waits for is out."""
         self._eof = True
-        return self._task is not None
+        return self._work is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._listener.leave(self)
-        if self._task is None:
+        if self._work is None:
             self._discard()
         # A message whose end was received is still stored: the client will send it again, and may not need to.
         self._transport = None
@@ -174,26 +177,23 @@ class Session(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._task is None:
+        if self._work is None:
             self._advance()
             self._resume()
 
     # The session
 
     def _advance(self) -> None:
-        machine = self._machine
-        handler = self._listener.handler
-        while self._task is None and (event := machine.next_event()) is not None:
+        machine, handler = self._machine, self._listener.handler
+        while self._work is None and (event := machine.next_event()) is not None:
             if isinstance(event, ContentPiece):
                 self._take(event.data)
             elif isinstance(event, Mail):
-                if not self._in_transaction:
-                    self._in_transaction, self._began = True, self._last
                 machine.reply(handler.mail(event))
             elif isinstance(event, Recipient):
                 machine.reply(handler.recipient(event))
             elif isinstance(event, EndOfData):
-                self._start(self._finish_message(event))
+                self._finish_message(event)
             elif isinstance(event, Aborted):
                 self._discard()
             elif isinstance(event, StartTls):
@@ -202,8 +202,10 @@ class Session(asyncio.Protocol):
                 self._start(self._start_tls())
         self._flush()
         if not machine.in_transaction:
-            self._in_transaction = False
-        if machine.closed and self._task is None:
+            self._began = 0.0
+        elif not self._began:
+            self._began = self._last
+        if machine.closed and self._work is None:
             self._end(linger=True)
 
     def _take(self, data: bytes) -> None:
@@ -223,26 +225,37 @@ class Session(asyncio.Protocol):
             self._discard()
             self._machine.close(Reply(421, "4.3.0", classify(error).reply.text))
 
-    async def _finish_message(self, event: EndOfData) -> None:
+    def _finish_message(self, event: EndOfData) -> None:
         if event.refusal is not None:
             self._discard()
-            given: tuple[Reply, ...] = (event.refusal,)
-        else:
-            sink = self._sink or self._listener.handler.sink()
-            self._sink = None
-            given = await self._ask(event.envelope, sink)
-        if self._listener.options.lmtp and len(given) == 1:
-            given *= len(event.envelope.recipients)
-        self._machine.reply(*given)
-
-    async def _ask(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
+            self._answer(event.refusal)
+            return
+        sink = self._sink or self._listener.handler.sink()
+        self._sink, self._storing = None, sink
         try:
-            return await self._listener.handler.message(envelope, sink)
+            self._work = self._listener.handler.message(event.envelope, sink)
         except Exception as error:
-            known = classify(error)
-            logs.session_failed(address=self.address, error=known)
-            sink.discard()
-            return (known.reply,)
+            self._answer(*self._failed(error))
+        else:
+            self._work.add_done_callback(self._stored)
+
+    def _stored(self, future: asyncio.Future[tuple[Reply, ...]]) -> None:
+        error = future.exception() if not future.cancelled() else SendSwitchError("the node is stopping")
+        self._answer(*(self._failed(error) if error is not None else future.result()))
+        self._done(future)
+
+    def _failed(self, error: BaseException) -> tuple[Reply]:
+        known = classify(error)
+        logs.session_failed(address=self.address, error=known)
+        if self._storing is not None:
+            self._storing.discard()
+        return (known.reply,)
+
+    def _answer(self, *given: Reply) -> None:
+        self._storing = None
+        if self._listener.options.lmtp and len(given) == 1:
+            given *= self._machine.accepted
+        self._machine.reply(*given)
 
     async def _start_tls(self) -> None:
         assert self._transport is not None
@@ -258,21 +271,20 @@ class Session(asyncio.Protocol):
             return
         self._machine.tls_started()
 
-    def _start(self, work: object) -> None:
-        self._task = self._loop.create_task(work)  # type: ignore[arg-type] # a coroutine of this class
-        self._task.add_done_callback(self._done)
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._work = self._loop.create_task(work)
+        self._work.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._task = None
-        if task.cancelled() or self._transport is None:
+    def _done(self, work: asyncio.Future[Any]) -> None:
+        self._work = None
+        if work.cancelled() or self._transport is None:
             self._discard()
             return
-        task.result()
         self._last = self._loop.time()
         if not self._blocked:
             self._advance()
             self._resume()
-        if self._task is None and (self._eof or self._listener.stopping):
+        if self._work is None and (self._eof or self._listener.stopping):
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def _flush(self) -> None:
@@ -300,9 +312,9 @@ class Session(asyncio.Protocol):
         """One timer a session, moved when it fires, so that a command costs no timer work."""
         timeouts, now = self._listener.options.timeouts, self._loop.time()
         due = self._last + timeouts.idle
-        if self._in_transaction:
+        if self._began:
             due = min(due, self._began + timeouts.transaction)
-        if self._task is not None:
+        if self._work is not None:
             due = max(due, now + 1.0)  # the client waits for us, not we for it
         if now >= due:
             self._close(replies.TIMED_OUT, linger=False)
@@ -311,7 +323,7 @@ class Session(asyncio.Protocol):
 
     def stop(self) -> None:
         """Shut down: at once, or after the reply when a message is being stored."""
-        if self._task is None:
+        if self._work is None:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def abort(self) -> None:

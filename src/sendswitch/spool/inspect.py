@@ -1,7 +1,7 @@
 """The spool seen and changed from outside the node: by commands, in transactions of their own.
 
 SQLite lets several processes share the file; the node is told by its doorbell. Each change checks the state in the
-same statement that makes it, so that a person and the node, or two persons, can never both have their way.
+same transaction that makes it, so that a person and the node, or two persons, can never both have their way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.records import dumps
-from sendswitch.spool.spool import STATEMENTS
-from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.spool import CHANGE, execute
+from sendswitch.spool.states import State
 from sendswitch.spool.writer import connect, scalar
 
 
@@ -48,6 +48,7 @@ def open_files(data: Path) -> sqlite3.Connection:
     if not path.exists():
         raise NotFound(f"there is no spool in {data}; is node.data right, and was `sendswitch serve` ever run?")
     connection = connect(path)
+    connection.executescript(schema.WRITER)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != schema.VERSION:
         raise SpoolUnavailable(f"the spool has schema version {version}, this program knows {schema.VERSION}")
@@ -86,11 +87,19 @@ def rows(
 
 
 def _row(message: int, n: int, *rest: Any) -> Row:
-    *facts, verdict = rest
+    received, sender, recipient, size, state, since, due, attempts, reply, verdict = rest
     data = orjson.loads(verdict) if verdict else {}
     return Row(
-        f"{to_text(message)}.{n}",
-        *facts,
+        id=f"{to_text(message)}.{n}",
+        received=received,
+        sender=sender,
+        recipient=recipient,
+        size=size,
+        state=state,
+        since=since,
+        due=due,
+        attempts=attempts,
+        reply=reply,
         action=data.get("action", ""),
         tags=tuple(data.get("tags", ())),
         reason=data.get("reason", ""),
@@ -110,46 +119,32 @@ def flush(connection: sqlite3.Connection, now: float) -> int:
 def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> None:
     """Let a quarantined delivery go to its recipient, not filtered again. Raises NotFound, Refused."""
     message, n = parse_id(id_)
-    verdict = {"action": "pass", "reason": f"released by {by}"}
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
-    if old:
-        verdict = orjson.loads(old) | verdict
-    _leave_quarantine(connection, message, n, State.DECIDED, now, "released", {"by": by}, dumps(verdict))
+    verdict = (orjson.loads(old) if old else {}) | {"action": "pass", "reason": f"released by {by}"}
+    row = (message, n, State.DECIDED.value, now, now, dumps(verdict), 0, "", "released", dumps({"by": by}))
+    _leave_quarantine(connection, row)
 
 
 def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
     """Delete a quarantined delivery for good. Raises NotFound, Refused."""
     message, n = parse_id(id_)
-    _leave_quarantine(connection, message, n, State.DISCARDED, now, "deleted", {"by": by}, None)
+    reply = f"250 2.0.0 deleted by {by}"
+    row = (message, n, State.DISCARDED.value, now, None, None, 0, reply, "deleted", dumps({"by": by}))
+    _leave_quarantine(connection, row)
     if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
         (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)
 
 
-def _leave_quarantine(
-    connection: sqlite3.Connection,
-    message: int,
-    n: int,
-    state: State,
-    now: float,
-    event: str,
-    facts: dict[str, Any],
-    verdict: str | None,
-) -> None:
-    due = None if state in TERMINAL else now
+def _leave_quarantine(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    message, n = row[:2]
     connection.execute("BEGIN IMMEDIATE")
     try:
-        changed = connection.execute(
-            "UPDATE delivery SET state = ?, since = ?, due = ?, attempts = 0, verdict = coalesce(?, verdict)"
-            " WHERE message = ? AND n = ? AND state = 'quarantined'",
-            (state.value, now, due, verdict, message, n),
-        ).rowcount
-        if not changed:
-            found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
-            if found is None:
-                raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch quarantine list` shows all")
+        found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
+        if found is None:
+            raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch quarantine list` shows all")
+        if found != State.QUARANTINED:
             raise Refused(f"{to_text(message)}.{n} is {found}, not quarantined")
-        connection.execute(STATEMENTS[5], (message, n, now, event, dumps(facts)))
-        connection.execute(STATEMENTS[4], (message,))
+        execute(connection, [(CHANGE, row)])
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")

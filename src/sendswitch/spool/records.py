@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ Loader = Callable[[int], Awaitable[Content]]
 
 @dataclass(slots=True)
 class Message:
-    """One message in the spool. `envelope` has no recipients; the deliveries are they.
+    """One message in the spool. The deliveries are its recipients, not those `envelope` may have.
 
     `via` says how it came: filter, proxy, or 'report' for a report of our own, which is never filtered.
     `content` is kept in memory while there is room for it; `load` gives it in any case.
@@ -34,11 +34,19 @@ class Message:
     via: str
     content: Content | None = None
     loader: Loader | None = field(default=None, repr=False)
+    text_id: str = ""
 
-    @property
-    def text_id(self) -> str:
-        """The id as people see it."""
-        return to_text(self.id)
+    def __post_init__(self) -> None:
+        self.text_id = to_text(self.id)
+
+    def envelope_for(self, deliveries: Sequence[Delivery]) -> Envelope:
+        """The envelope with just these recipients."""
+        known = self.envelope.recipients
+        if len(known) == len(deliveries) and all(
+            delivery.recipient is recipient for delivery, recipient in zip(deliveries, known, strict=True)
+        ):
+            return self.envelope
+        return replace(self.envelope, recipients=tuple(delivery.recipient for delivery in deliveries))
 
     async def load(self) -> Content:
         """The content. Raises SpoolUnavailable when it cannot be read."""

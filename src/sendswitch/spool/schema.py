@@ -56,6 +56,34 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_message ON outbox (message);
 """
 
+# What the writer inserts into: one row a message, one row a change, and SQLite does the rest without the
+# interpreter lock. Temporary, so they are this program's and never part of the file.
+WRITER = """
+CREATE TEMP VIEW accepting AS SELECT
+  0 AS id, 0 AS received, 0 AS expires, '' AS sender, 0 AS size, 0 AS in_file, '' AS via, '' AS envelope,
+  x'' AS bytes, '' AS deliveries, '' AS event;
+CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON accepting BEGIN
+  INSERT INTO message VALUES (NEW.id, NEW.received, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
+    json_array_length(NEW.deliveries), NEW.via, NEW.envelope);
+  INSERT INTO content SELECT NEW.id, NEW.bytes WHERE NEW.bytes IS NOT NULL;
+  INSERT INTO delivery SELECT NEW.id, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+    NEW.received, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
+  INSERT INTO outbox (message, n, at, event, data)
+    VALUES (NEW.id, NULL, NEW.received, NEW.event, NEW.envelope);
+END;
+CREATE TEMP VIEW changing AS SELECT
+  0 AS message, 0 AS n, '' AS state, 0 AS since, 0 AS due, '' AS verdict, 0 AS attempts, '' AS reply,
+  '' AS event, '' AS data;
+CREATE TEMP TRIGGER change INSTEAD OF INSERT ON changing BEGIN
+  UPDATE delivery SET state = NEW.state, since = NEW.since, due = NEW.due,
+    verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
+    WHERE message = NEW.message AND n = NEW.n;
+  INSERT INTO outbox (message, n, at, event, data) VALUES (NEW.message, NEW.n, NEW.since, NEW.event, NEW.data);
+  DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message
+    AND NOT EXISTS (SELECT 1 FROM delivery WHERE message = NEW.message AND due IS NOT NULL);
+END;
+"""
+
 # From version N to N + 1, in order.
 _MIGRATIONS: dict[int, str] = {}
 

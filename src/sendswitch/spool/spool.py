@@ -12,9 +12,10 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from sendswitch import logs
 from sendswitch.clock import Clock
@@ -23,25 +24,47 @@ from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.ids import NODES, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
+from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
 from sendswitch.spool.records import COLUMNS, Change, Delivery, Message, delivery_from_row, dumps
-from sendswitch.spool.states import TERMINAL, State
-from sendswitch.spool.writer import Call, Rows, Writer, connect, scalar
+from sendswitch.spool.states import State
+from sendswitch.spool.writer import Call, Rows, Statement, Writer, connect, scalar
 
 STATEMENTS = (
-    "INSERT INTO message (id, received, expires, sender, size, in_file, recipients, via, envelope)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "INSERT INTO content (message, bytes) VALUES (?, ?)",
-    "INSERT INTO delivery (message, n, recipient, notify, orcpt, state, since, due, attempts, origin, verdict, reply)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "UPDATE delivery SET state = ?, since = ?, due = ?, verdict = coalesce(?, verdict), attempts = ?, reply = ?"
-    " WHERE message = ? AND n = ?",
-    "DELETE FROM content WHERE message = ?1"
-    " AND NOT EXISTS (SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL)",
-    "INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)",
+    Statement("INSERT INTO accepting VALUES ", 11),
+    Statement("INSERT INTO changing VALUES ", 10),
+    Statement("INSERT INTO delivery VALUES ", 12),
+    Statement("INSERT INTO outbox (message, n, at, event, data) VALUES ", 5),
 )
-_MESSAGE, _CONTENT, _DELIVERY, _UPDATE, _DROP, _EVENT = range(6)
+ACCEPT, CHANGE, DELIVERY, EVENT = range(4)
+
+
+def execute(connection: sqlite3.Connection, rows: Rows) -> None:
+    """Run rows one by one inside somebody's transaction."""
+    for number, row in rows:
+        STATEMENTS[number].run(connection, [row])
+
+
+def _delivery_values(delivery: Delivery) -> list[Any]:
+    recipient = delivery.recipient
+    return [
+        delivery.n,
+        recipient.address,
+        recipient.notify,
+        recipient.orcpt,
+        delivery.state.value,
+        delivery.due,
+        delivery.attempts,
+        delivery.origin,
+        _verdict_text(delivery.verdict),
+        delivery.reply,
+    ]
+
+
+def _verdict_text(verdict: Verdict | None) -> str | None:
+    """A verdict as a delivery keeps it: without the trace, which the journal has."""
+    return None if verdict is None else dumps(verdict.with_trace(()).to_json())
 
 
 class Spool:
@@ -67,97 +90,74 @@ class Spool:
         """A new message's content, to be written as it comes in."""
         return Body(self._files, self.next_id())
 
-    async def accept(
-        self,
-        message: Message,
-        deliveries: Sequence[Delivery],
-        *,
-        more: Rows = (),
-        data: dict[str, Any] | None = None,
-    ) -> None:
-        """Write a message with its deliveries; on return it is safe. Raises SpoolUnavailable: then it is not there.
+    def accept(
+        self, message: Message, deliveries: Sequence[Delivery], *, data: dict[str, Any] | None = None
+    ) -> asyncio.Future[None]:
+        """Write a message with its deliveries. When the future is done it is safe; it fails with SpoolUnavailable, and
+        then the message is not there.
 
-        `message.content` is the content, in memory or as a completed file in this spool. `more` is written in the
-        same transaction.
+        `message.content` is the content, in memory or as a completed file in this spool. `data` is told in the event.
         """
-        try:
-            await self._writer.submit([*self.rows(message, deliveries, data), *more])
-        except SpoolUnavailable:
-            if isinstance(message.content, InFile):
-                self.remove_file(message.id)
-            raise
+        return self._writer.submit(self.rows(message, deliveries, data))
 
     def rows(
         self, message: Message, deliveries: Sequence[Delivery], data: dict[str, Any] | None = None
     ) -> list[tuple[int, tuple[Any, ...]]]:
         """The rows that make a message, for a transaction that also changes something else."""
-        id_, at, content, envelope = message.id, message.received, message.content, message.envelope
-        facts = envelope.to_json()
+        content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
-        rows: list[tuple[int, tuple[Any, ...]]] = [
-            (
-                _MESSAGE,
-                (
-                    id_,
-                    at,
-                    message.expires,
-                    envelope.sender,
-                    message.size,
-                    not isinstance(content, InMemory) and alive,
-                    len(deliveries),
-                    message.via,
-                    dumps(facts),
-                ),
-            )
-        ]
-        if alive and isinstance(content, InMemory):
-            rows.append((_CONTENT, (id_, content.data)))
-        for delivery in deliveries:
-            rows.append((_DELIVERY, self._delivery_row(delivery, at)))
-        recipients = [delivery.recipient.address for delivery in deliveries]
-        told = {"from": envelope.sender, "to": recipients, "size": message.size, "via": message.via, **facts}
-        refused = all(delivery.state is State.REJECTED for delivery in deliveries)
-        event = "rejected" if refused else "accepted"
-        rows.append((_EVENT, (id_, None, at, event, dumps(told | (data or {})))))
-        return rows
-
-    @staticmethod
-    def _delivery_row(delivery: Delivery, at: float) -> tuple[Any, ...]:
-        recipient, verdict = delivery.recipient, delivery.verdict
-        return (
-            delivery.message.id,
-            delivery.n,
-            recipient.address,
-            recipient.notify,
-            recipient.orcpt,
-            delivery.state.value,
-            at,
-            delivery.due,
-            delivery.attempts,
-            delivery.origin,
-            dumps(verdict.with_trace(()).to_json()) if verdict else None,
-            delivery.reply,
+        refused = not alive and all(delivery.state is State.REJECTED for delivery in deliveries)
+        facts = {
+            "from": envelope.sender,
+            "to": [delivery.recipient.address for delivery in deliveries],
+            "size": message.size,
+            "via": message.via,
+            **envelope.to_json(),
+        }
+        row = (
+            message.id,
+            message.received,
+            message.expires,
+            envelope.sender,
+            message.size,
+            alive and not isinstance(content, InMemory),
+            message.via,
+            dumps(facts | data if data else facts),
+            content.data if alive and isinstance(content, InMemory) else None,
+            orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
+            "rejected" if refused else "accepted",
         )
+        return [(ACCEPT, row)]
 
     # Changing deliveries
 
     def change_rows(self, changes: Sequence[Change]) -> Rows:
         """Rows for new states and their events. Content goes with the last delivery that needs it."""
         now = self._clock()
-        rows: list[tuple[int, tuple[Any, ...]]] = []
-        for change in changes:
-            delivery, verdict = change.delivery, change.verdict
-            id_, n = delivery.message.id, delivery.n
-            kept = dumps(verdict.with_trace(()).to_json()) if verdict else None
-            rows.append((_UPDATE, (change.state.value, now, change.due, kept, change.attempts, change.reply, id_, n)))
-            rows.append((_EVENT, (id_, n, now, change.event, dumps(change.data))))
-            if change.state in TERMINAL:
-                rows.append((_DROP, (id_,)))
-        return rows
+        return [
+            (
+                CHANGE,
+                (
+                    change.delivery.message.id,
+                    change.delivery.n,
+                    change.state.value,
+                    now,
+                    change.due,
+                    _verdict_text(change.verdict),
+                    change.attempts,
+                    change.reply,
+                    change.event,
+                    dumps(change.data),
+                ),
+            )
+            for change in changes
+        ]
 
     def new_delivery_rows(self, delivery: Delivery) -> Rows:
         """Rows for a further delivery of a message (a forward's target)."""
-        return [(_DELIVERY, self._delivery_row(delivery, self._clock()))]
+        n, *values = _delivery_values(delivery)
+        recipient, notify, orcpt, state, *rest = values
+        return [(DELIVERY, (delivery.message.id, n, recipient, notify, orcpt, state, self._clock(), *rest))]
 
     async def change(self, changes: Sequence[Change], *, more: Rows = ()) -> None:
         """Write new states with their events, durable on return. Raises SpoolUnavailable: then nothing changed."""
@@ -178,7 +178,7 @@ class Spool:
 
     def note(self, message: int, event: str, data: dict[str, Any]) -> None:
         """Add an event that nobody waits for."""
-        self._writer.note([(_EVENT, (message, None, self._clock(), event, dumps(data)))])
+        self._writer.note([(EVENT, (message, None, self._clock(), event, dumps(data)))])
 
     # Reading
 
@@ -284,6 +284,7 @@ def open_spool(folder: Path, clock: Clock) -> Spool:
     try:
         (folder / "spool.db").chmod(0o600)
         schema.prepare(connection)
+        connection.executescript(schema.WRITER)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
     except (sqlite3.Error, OSError) as error:
         raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {error}") from error
@@ -315,7 +316,7 @@ def new_message(
         id=spool.next_id() if id_ is None else id_,
         received=now,
         expires=now + lifetime,
-        envelope=replace(envelope, recipients=()),
+        envelope=envelope,
         size=content.size,
         via=via,
         content=content,

@@ -18,7 +18,7 @@ from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.spool.records import Change, Delivery
-from sendswitch.spool.spool import STATEMENTS, Spool
+from sendswitch.spool.spool import Spool, execute
 from sendswitch.spool.states import State
 
 
@@ -52,13 +52,11 @@ async def forward(
         data = {"to": fresh, "copy": copy}
         change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
         for child in new:
-            for number, row in spool.new_delivery_rows(child):
-                connection.execute(STATEMENTS[number], row)
+            execute(connection, spool.new_delivery_rows(child))
         connection.execute(
             "UPDATE message SET recipients = recipients + ? WHERE id = ?", (len(new), delivery.message.id)
         )
-        for number, row in spool.change_rows([change]):
-            connection.execute(STATEMENTS[number], row)
+        execute(connection, spool.change_rows([change]))
         return new
 
     new: list[Delivery] = await spool.call(run)

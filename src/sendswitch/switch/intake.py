@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
@@ -60,17 +61,21 @@ class FilterIntake:
         """A place in the spool."""
         return self._spool.body()
 
-    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
-        """Store the message. Raises SpoolUnavailable, MailLoop."""
-        message, deliveries = await self._received(envelope, sink)
-        await self._store(message, deliveries)
-        return (_queued(message),)
-
-    async def _received(self, envelope: Envelope, sink: Sink) -> tuple[Message, list[Delivery]]:
-        """The message with its deliveries, its content complete but nothing written about it yet."""
+    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
+        """Store the message. Raises SpoolUnavailable, MailLoop, here or in the future."""
         assert isinstance(sink, Body)
-        content: Content = sink.in_memory() or await sink.in_file()
-        head = await asyncio.to_thread(content.head) if isinstance(content, InFile) else content.head()
+        content = sink.in_memory()
+        if content is None:
+            return asyncio.get_running_loop().create_task(self._large(envelope, sink))
+        return self._store(*self._received(envelope, content, content.head(), sink.id))
+
+    async def _large(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
+        content = await sink.in_file()
+        head = await asyncio.to_thread(content.head)
+        return await self._store(*self._received(envelope, content, head, sink.id))
+
+    def _received(self, envelope: Envelope, content: Content, head: bytes, id_: int) -> tuple[Message, list[Delivery]]:
+        """The message with its deliveries, its content complete but nothing written about it yet."""
         loop = loops(head, self._options.host, self._options.max_hops)
         if loop:
             self._remove(content)
@@ -85,29 +90,41 @@ class FilterIntake:
             raise MailLoop(loop)
         now = self._clock()
         message = new_message(
-            self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=sink.id
+            self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
         )
         return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
 
-    async def _store(
+    def _store(
         self,
         message: Message,
         deliveries: Sequence[Delivery],
         asked: dict[int, asyncio.Task[Answer]] | None = None,
-    ) -> None:
-        """Write it and begin. Raises SpoolUnavailable: then it is not there and the client keeps it."""
+    ) -> asyncio.Future[tuple[Reply, ...]]:
+        """Write it and begin. The future fails with SpoolUnavailable: then it is not there and the client keeps it."""
         reserved = self._queue.expect(deliveries)
-        try:
-            await self._spool.accept(message, deliveries)
-        except BaseException:
-            if reserved:
-                self._queue.forget(deliveries)
-            raise
-        _tell_accepted(message, len(deliveries))
-        if reserved:
-            self._queue.start(deliveries, asked)
+        stored: asyncio.Future[tuple[Reply, ...]] = asyncio.get_running_loop().create_future()
 
-    def _remove(self, content: Content) -> None:
+        def written(future: asyncio.Future[Any]) -> None:
+            # Whether or not the client still waits (a session may be gone): what is in the spool goes its way.
+            error = future.exception()
+            if error is None:
+                _tell_accepted(message, len(deliveries))
+                if reserved:
+                    self._queue.start(deliveries, asked)
+            else:
+                if reserved:
+                    self._queue.forget(deliveries)
+                self._remove(message.content)
+            if not stored.done():
+                if error is None:
+                    stored.set_result((_queued(message),))
+                else:
+                    stored.set_exception(error)
+
+        self._spool.accept(message, deliveries).add_done_callback(written)
+        return stored
+
+    def _remove(self, content: Content | None) -> None:
         if isinstance(content, InFile):
             content.path.unlink(missing_ok=True)
 
@@ -135,11 +152,15 @@ class ProxyIntake(FilterIntake):
         super().__init__(spool, queue, options, clock)
         self._dispatcher, self._relay, self._budget = dispatcher, relay, budget
 
-    async def message(self, envelope: Envelope, sink: Sink) -> tuple[Reply, ...]:
-        """Decide, then relay, refuse or store. Raises SpoolUnavailable, MailLoop."""
-        message, deliveries = await self._received(envelope, sink)
-        content = message.content
-        assert content is not None
+    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
+        """Decide, then relay, refuse or store. The future fails with SpoolUnavailable, MailLoop."""
+        assert isinstance(sink, Body)
+        return asyncio.get_running_loop().create_task(self._decide(envelope, sink))
+
+    async def _decide(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
+        content: Content = sink.in_memory() or await sink.in_file()
+        head = await asyncio.to_thread(content.head)
+        message, deliveries = self._received(envelope, content, head, sink.id)
         asked = self._ask(deliveries)
         keep_asking = False
         try:
@@ -151,13 +172,13 @@ class ProxyIntake(FilterIntake):
                 if reply is not None:
                     self._remove(content)
                     return (reply,)
-            await self._store(message, deliveries, asked)
+            stored = await self._store(message, deliveries, asked)
             keep_asking = True
+            return stored
         finally:
             if not keep_asking:
                 for task in asked.values():
                     task.cancel()
-        return (_queued(message),)
 
     def _ask(self, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]]:
         loop = asyncio.get_running_loop()
@@ -214,7 +235,7 @@ class ProxyIntake(FilterIntake):
         if state is State.DELIVERED:
             _tell_accepted(message, len(deliveries))
         for delivery in deliveries:
-            metrics.ENDED.labels(state.value).inc()
+            metrics.ended(state.value)
             logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=str(reply), dur_ms=0.0)
 
 
@@ -238,8 +259,7 @@ def make_relay(courier: Courier, composer: Composer) -> Relay:
                 verdict=verdict,
             )
         )
-        envelope = replace(message.envelope, recipients=tuple(d.recipient for d in deliveries))
-        result = await courier.deliver(envelope, composed, unanimous=True)
+        result = await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
         replies = [outcome.reply for outcome in result.outcomes]
         refusals = [reply for reply in replies if reply is not None and not reply.positive]
         if not refusals:

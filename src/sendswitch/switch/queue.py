@@ -30,7 +30,7 @@ from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.verdict import Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
-from sendswitch.routing import Routes
+from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.spool.records import Change, Delivery, Message
@@ -190,7 +190,11 @@ class Queue:
     ) -> None:
         held = message.size if message.content is not None and not isinstance(message.content, InFile) else 0
         try:
-            await self._journey(message, deliveries, asked)
+            first = deliveries[0]
+            if len(deliveries) == 1 and first.state is State.ACCEPTED and self._route(first) is None:
+                await self._deliver(message, deliveries)  # most mail: one recipient, no pipeline
+            else:
+                await self._journey(message, deliveries, asked)
         except Exception as error:
             await self._retry_all(message, deliveries, error)
         finally:
@@ -198,6 +202,10 @@ class Queue:
                 task.cancel()
             self._held -= held
             self._leave(deliveries)
+
+    def _route(self, delivery: Delivery) -> Route | None:
+        """The recipient's route; a report of ours has none, or two pipelines could report to each other for ever."""
+        return None if delivery.message.via == "report" else self.routes.find(delivery.recipient.address)
 
     async def _retry_all(self, message: Message, deliveries: Sequence[Delivery], error: Exception) -> None:
         """A program error must not become a busy loop: what is not final waits its turn like any failure."""
@@ -214,7 +222,7 @@ class Queue:
         loop = asyncio.get_running_loop()
         for delivery in deliveries:
             if delivery.state is State.ACCEPTED:
-                route = None if message.via == "report" else self.routes.find(delivery.recipient.address)
+                route = self._route(delivery)
                 answer = asked.get(delivery.n)
                 if answer is None and route is not None:
                     if len(deliveries) == 1:
@@ -357,7 +365,7 @@ class Queue:
         began = time.perf_counter()
         content = await message.load()
         verdict = deliveries[0].verdict
-        envelope = replace(message.envelope, recipients=tuple(d.recipient for d in deliveries))
+        envelope = message.envelope_for(deliveries)
 
         def compose() -> Content:
             return self._parts.composer.compose(
@@ -368,6 +376,7 @@ class Queue:
                 verdict=verdict,
             )
 
+        # A file's head is read from disk, so not here.
         composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
         result = await self._parts.courier.deliver(envelope, composed)
         await self._settle(message, deliveries, result, time.perf_counter() - began)
@@ -403,8 +412,9 @@ class Queue:
             await self._fail(message, failed)
 
     def _undelivered(self, delivery: Delivery, outcome: Outcome, reply: Reply) -> Change:
-        extra = {"reply": str(reply)} | ({"may_have_been_delivered": True} if outcome.uncertain else {})
-        return self._again(delivery, str(reply), **extra)
+        if outcome.uncertain:
+            return self._again(delivery, str(reply), may_have_been_delivered=True)
+        return self._again(delivery, str(reply))
 
     def _again(self, delivery: Delivery, why: str, *, state: State | None = None, **extra: object) -> Change:
         attempt, now = delivery.attempts + 1, self._clock()
@@ -457,7 +467,7 @@ class Queue:
                 await asyncio.sleep(1.0)  # the disk is full or gone: it is for a person to mend
 
     def _tell_end(self, delivery: Delivery, state: State, reply: str, seconds: float = 0.0) -> None:
-        metrics.ENDED.labels(state.value).inc()
+        metrics.ended(state.value)
         message = delivery.message
         logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
 

@@ -17,16 +17,17 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 
 from sendswitch.mail import xtext
 from sendswitch.mail.envelope import Client, Envelope
-from sendswitch.reply import Reply, parse_reply
+from sendswitch.reply import Reply, parse_reply, printable
 from sendswitch.smtp.protocol import parameters
-from sendswitch.smtp.protocol.content import clean, stuffed
+from sendswitch.smtp.protocol.content import stuffed
 
 # RFC 5321 4.5.3.1.5 says 512; Postfix reads 2,048. A server that sends more is not speaking SMTP.
 MAX_REPLY_LINE = 2048
-MAX_REPLY = 64 * 1024
+MAX_REPLY_LINES = 100
 MAX_XFORWARD = 500
 
 LOST = Reply(451, "4.4.2", "Lost connection with the next hop")
@@ -119,6 +120,7 @@ class _Transaction:
     accepted: list[int] = field(default_factory=list)
     refused: Reply | None = None  # MAIL was
     sent: bool = False  # the whole content is written
+    answered: int = 0  # RCPTs so far
     ends: int = 0  # LMTP: replies after the end of data so far
 
 
@@ -131,12 +133,11 @@ class ClientConnection:
         self.transactions = 0
         self._helo, self._lmtp, self._tls = helo, lmtp, tls
         self._buffer = b""
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._out: list[bytes] = []
         self._todo: deque[tuple[str, bytes]] = deque()
         self._expected: deque[str] = deque(("greeting",))
         self._now: _Transaction | None = None
-        self._failed: Event | None = None
 
     # What the shell calls
 
@@ -173,7 +174,8 @@ class ClientConnection:
         self._move("send")
         now = self._now = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
         todo = self._todo
-        todo.extend(("xforward", line) for line in self._xforward_lines(envelope.client))
+        for line in _xforward_lines(self.extensions.get("XFORWARD", ""), envelope.client):
+            todo.append(("xforward", line))
         todo.append(("mail", self._mail_line(envelope, size)))
         dsn = "DSN" in self.extensions
         for recipient in envelope.recipients:
@@ -244,22 +246,8 @@ class ClientConnection:
         assert self._now is not None
         data = self._now.data
         if data is not None and "CHUNKING" in self.extensions:
-            data = clean(data)
             return "bdat", b"BDAT %d LAST\r\n" % len(data) + data
         return "data", b"DATA\r\n"
-
-    def _xforward_lines(self, client: Client) -> list[bytes]:
-        offered = self.extensions.get("XFORWARD", "").upper().split()
-        if not offered or client == _NO_CLIENT:
-            return []
-        lines, line = [], "XFORWARD"
-        for keyword, name in parameters.XFORWARD.items():
-            if keyword in offered:
-                word = f" {keyword}={_xforward_value(keyword, getattr(client, name))}"
-                if len(line) + len(word) > MAX_XFORWARD:
-                    lines, line = [*lines, line], "XFORWARD"
-                line += word
-        return [text.encode() + b"\r\n" for text in (*lines, line)]
 
     def _pump(self) -> None:
         """Write what may be written: everything with PIPELINING, else one command at a time."""
@@ -278,43 +266,44 @@ class ClientConnection:
     # Replies
 
     def _reply(self) -> Reply | None:
-        while True:
-            end = self._buffer.find(b"\n")
-            if end < 0:
-                return self._not_smtp() if len(self._buffer) > MAX_REPLY_LINE else None
-            raw, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
-            line = raw.decode("utf-8", "replace").rstrip("\r")
-            if len(line) > MAX_REPLY_LINE or len(self._lines) > MAX_REPLY // 64 or not line[:3].isdigit():
-                return self._not_smtp()
-            self._lines.append(line)
-            if line[3:4] != "-":
-                lines, self._lines = self._lines, []
-                return self._parsed(lines)
+        """The next complete reply, None when more bytes are needed."""
+        buffer = self._buffer
+        end = buffer.find(b"\n")
+        if end < 0:
+            return self._not_smtp() if len(buffer) > MAX_REPLY_LINE else None
+        raw, self._buffer = buffer[:end], buffer[end + 1 :]
+        if raw[3:4] != b"-" and not self._lines:
+            return self._checked(_parse_line(raw))
+        self._lines.append(raw)
+        if len(raw) > MAX_REPLY_LINE or len(self._lines) > MAX_REPLY_LINES:
+            return self._not_smtp()
+        if raw[3:4] == b"-":
+            return self._reply()
+        lines, self._lines = self._lines, []
+        return self._checked(self._joined(lines))
 
-    def _parsed(self, lines: list[str]) -> Reply:
-        code = lines[0][:3]
-        if code[0] not in "2345" or not self._expected:
-            return self._unexpected(lines[0])
-        if code == "354":
-            return Reply(354, "", lines[0][4:])
-        try:
-            first = parse_reply(lines[0][:3] + " " + lines[0][4:])
-        except ValueError:
-            first = Reply(int(code), "", lines[0][4:])
-        if len(lines) == 1:
-            return first
-        if self._expected[0] in ("ehlo", "lhlo"):
-            return Reply(first.code, "", first.text, tuple(line[4:] for line in lines[1:]))
-        text = " ".join(line[4:].removeprefix(first.enhanced).strip() for line in lines[1:])
-        return Reply(first.code, first.enhanced, f"{first.text} {text}"[:MAX_REPLY_LINE])
+    def _checked(self, reply: Reply | None) -> Reply:
+        if reply is None:
+            return self._not_smtp()
+        if not self._expected:
+            # A server that closes an idle connection says 421 first; anything else out of turn is as good as that.
+            return Reply(421, "4.4.2", f"The next hop said out of turn: {reply}"[:200])
+        return reply
+
+    def _joined(self, lines: list[bytes]) -> Reply | None:
+        """A reply of several lines: EHLO's keywords as `more`, any other as one text."""
+        first = _parse_line(lines[0][:3] + b" " + lines[0][4:])
+        if first is None:
+            return None
+        texts = tuple(line[4:].decode("utf-8", "replace").strip() for line in lines[1:])
+        if self._expected and self._expected[0] in ("ehlo", "lhlo"):
+            return Reply(first.code, "", first.text, texts)
+        text = " ".join(text.removeprefix(first.enhanced).strip() for text in texts)
+        return Reply(first.code, first.enhanced, printable(f"{first.text} {text}"))
 
     def _not_smtp(self) -> Reply:
         self._buffer = b""
         return Reply(421, NOT_SMTP.enhanced, NOT_SMTP.text)
-
-    def _unexpected(self, line: str) -> Reply:
-        # A server that closes an idle connection says 421 first; anything else out of turn is as good as that.
-        return Reply(421, "4.4.2", f"The next hop said out of turn: {line[:100]}")
 
     def _handle(self, reply: Reply) -> Event | None:
         kind = self._expected.popleft() if self._expected else ""
@@ -381,7 +370,7 @@ class ClientConnection:
     def _after_rcpt(self, reply: Reply) -> None:
         now = self._now
         assert now is not None
-        n = next(n for n, known in enumerate(now.replies) if known is None and n not in now.accepted)
+        n, now.answered = now.answered, now.answered + 1
         if now.refused is not None:
             now.replies[n] = now.refused
         elif reply.positive:
@@ -394,7 +383,8 @@ class ClientConnection:
         now = self._now
         assert now is not None
         if len(now.accepted) < len(now.replies):
-            return self._reset()
+            self._reset()
+            return None
         self._todo.append(self._content_command())
         self._pump()
         return None
@@ -469,12 +459,42 @@ _STARTING = frozenset((State.GREETING, State.HELLO, State.TLS))
 _NO_CLIENT = Client()
 
 
+@lru_cache(maxsize=256)
+def _parse_line(raw: bytes) -> Reply | None:
+    """One reply line, None for what is none; a server says the same few over and over."""
+    line = raw.rstrip(b"\r").decode("utf-8", "replace")
+    if len(line) > MAX_REPLY_LINE or not line[:3].isdigit() or line[0] not in "2345" or line[3:4] not in ("", " "):
+        return None
+    try:
+        return parse_reply(line)
+    except ValueError:
+        return Reply(int(line[:3]), "", printable(line[4:]))
+
+
 def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for line in lines:
         keyword, _, argument = line.strip().partition(" ")
         found[keyword.upper()] = argument.strip()
     return found
+
+
+@lru_cache(maxsize=1024)
+def _xforward_lines(offered: str, client: Client) -> tuple[bytes, ...]:
+    """The commands that tell of a client, each short enough; the same few clients send most of the mail."""
+    keywords = offered.upper().split()
+    if not keywords or client == _NO_CLIENT:
+        return ()
+    lines: list[str] = []
+    line = "XFORWARD"
+    for keyword, name in parameters.XFORWARD.items():
+        if keyword in keywords:
+            word = f" {keyword}={_xforward_value(keyword, getattr(client, name))}"
+            if len(line) + len(word) > MAX_XFORWARD:
+                lines.append(line)
+                line = "XFORWARD"
+            line += word
+    return tuple(text.encode() + b"\r\n" for text in (*lines, line))
 
 
 def _xforward_value(keyword: str, value: str) -> str:

@@ -2,9 +2,10 @@
 
 Rules:
 1. Data ends at CRLF.CRLF, where the first CRLF may be the one before the content, and nowhere else.
-2. A bare LF becomes CRLF and a bare CR a space, coming in and going out, so no reader behind us can see an end
-   of data or a header where the pipeline saw none (SMTP smuggling: CVE-2023-51764 and its kin). These are the
-   choices of Postfix (smtpd_forbid_bare_newline = normalize, cleanup_replace_stray_cr_lf).
+2. A bare LF becomes CRLF and a bare CR a space as content comes in, before anybody reads or stores it. So content
+   is clean everywhere inside, and no reader behind us can see an end of data or a header where the pipeline saw
+   none (SMTP smuggling: CVE-2023-51764 and its kin). These are the choices of Postfix
+   (smtpd_forbid_bare_newline = normalize, cleanup_replace_stray_cr_lf).
 3. Everything else is the same, byte for byte.
 
 Danger: pieces may be cut anywhere. Each class keeps the few bytes whose meaning the next piece decides.
@@ -75,38 +76,31 @@ class ChunkDecoder:
 
 
 class DotEncoder:
-    """Content for DATA, stuffed piece by piece. `end` closes it, with a CRLF first where the last line has none."""
+    """Content for DATA, stuffed piece by piece. `end` closes it, with a CRLF first where the last line has none.
 
-    __slots__ = ("_before", "_held")
+    The content must be clean, which everything in the spool is.
+    """
+
+    __slots__ = ("_before",)
 
     def __init__(self) -> None:
         self._before = b"\r\n"
-        self._held = b""
 
     def feed(self, data: bytes) -> bytes:
         """The next piece as it goes over the wire."""
-        data = self._held + data
-        self._held = b""
-        if data.endswith(b"\r"):
-            data, self._held = data[:-1], b"\r"
-        return self._stuff(clean(data))
-
-    def end(self) -> bytes:
-        """What is held back, then the end of data."""
-        last = self._stuff(clean(self._held))
-        return last + (b".\r\n" if self._before == b"\r\n" else b"\r\n.\r\n")
-
-    def _stuff(self, data: bytes) -> bytes:
         if not data:
             return b""
         work = self._before + data
         self._before = work[-2:]
         return work.replace(b"\r\n.", b"\r\n..")[2:]
 
+    def end(self) -> bytes:
+        """The end of data."""
+        return b".\r\n" if self._before == b"\r\n" else b"\r\n.\r\n"
+
 
 def stuffed(data: bytes) -> bytes:
-    """A whole message as it goes over the wire after DATA, the end of data included."""
-    data = clean(data)
+    """A whole message, clean, as it goes over the wire after DATA, the end of data included."""
     if b"\r\n." in data:
         data = data.replace(b"\r\n.", b"\r\n..")
     if data[:1] == b".":

@@ -16,7 +16,7 @@ Danger: after STARTTLS what the client had sent in the clear is thrown away (CVE
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -180,6 +180,11 @@ class ServerConnection:
     def waiting(self) -> bool:
         """True while an event waits for its reply."""
         return bool(self._waiting)
+
+    @property
+    def accepted(self) -> int:
+        """Recipients accepted in this transaction."""
+        return len(self._recipients)
 
     @property
     def buffered(self) -> int:
@@ -505,7 +510,7 @@ class ServerConnection:
 
 _IDLE_STATES = frozenset((State.CONNECTED, State.READY, State.CLOSED))
 _SEQUENCED = frozenset(verb for _, verb in TRANSITIONS) - {"END", "BDAT"}
-_COMMANDS: dict[str, Callable[[ServerConnection, str], Event | None]] = {
+_COMMANDS: Mapping[str, Callable[[ServerConnection, str], Event | None]] = {
     "EHLO": ServerConnection._ehlo,
     "HELO": ServerConnection._helo_command,
     "LHLO": ServerConnection._lhlo,
