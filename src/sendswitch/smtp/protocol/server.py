@@ -292,6 +292,8 @@ class ServerConnection:
                 return None
             return self._error(replies.UNKNOWN)
         if verb in _SEQUENCED and (self.state, verb) not in TRANSITIONS:
+            if self.state is State.CONNECTED:
+                return self._error(replies.NO_HELLO)
             return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
         return command(self, rest.strip())
 

@@ -1,0 +1,1 @@
+"""Pipelines and a program for the demo."""

@@ -1,0 +1,79 @@
+"""`sendswitch`: the entry point. Global options may stand anywhere on the line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sendswitch.cli import audit, bench, check, demo, pipeline, postfix, quarantine, queue, serve, user
+from sendswitch.cli.output import Session, complain, exit_code
+from sendswitch.errors import SendSwitchError
+
+app = typer.Typer(
+    help="A programmable mail switch for Postfix.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("serve")(serve.serve)
+app.command("run")(serve.run)
+app.command("demo")(demo.demo)
+app.command("check")(check.check)
+app.command("audit")(audit.audit)
+app.command("bench")(bench.bench)
+app.add_typer(user.app, name="user")
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(postfix.app, name="postfix")
+app.add_typer(queue.app, name="queue")
+app.add_typer(quarantine.app, name="quarantine")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The configuration file.", envvar="SENDSWITCH_CONFIG")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; tables are not for parsing.")] = False,
+) -> None:
+    """A programmable mail switch for Postfix."""
+    context.obj = Session(config, json)
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Move --json and --config to the front, so that they may stand after the command, where people write them."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            return [*front, *rest, word, *left]
+        if word == "--json" or word.startswith("--config="):
+            front.append(word)
+        elif word == "--config" and left:
+            front += [word, left.pop(0)]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    arguments = hoist(sys.argv[1:])
+    try:
+        app(arguments, prog_name="sendswitch")
+    except SendSwitchError as error:
+        complain(error, json="--json" in arguments)
+        sys.exit(exit_code(error))
+    except ValueError as error:
+        complain(error, json="--json" in arguments)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`serve`: take mail and carry out decisions. `run`: the same with a worker, for a small site."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+
+import typer
+import uvloop
+
+from sendswitch import logs
+from sendswitch.bootstrap import Node
+from sendswitch.cli.output import Session
+from sendswitch.config.model import Config
+
+
+def serve(context: typer.Context) -> None:
+    """Take mail, have it decided by workers, carry the decisions out."""
+    _start(context.obj, worker=False)
+
+
+def run(context: typer.Context) -> None:
+    """Serve, and run the pipelines in this process."""
+    _start(context.obj, worker=True)
+
+
+def _start(session: Session, *, worker: bool) -> None:
+    config = session.config()
+    logs.setup(config.log.format, config.log.level)
+    tune_memory()
+    uvloop.run(until_signal(config, worker=worker))
+
+
+def tune_memory() -> None:
+    """Collect cycles rarely: the mail path makes none, and looking for them at every 700 objects cost 5 %."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+async def until_signal(config: Config, *, worker: bool) -> None:
+    """Run a node until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    why: list[str] = []
+
+    def told(name: str) -> None:
+        why.append(name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told, number.name)
+    node = Node(config, worker=worker)
+    await node.start()
+    await stop.wait()
+    logs.stopping(why=why[0])
+    await node.stop()
