@@ -63,13 +63,14 @@ class Composer:
         return edits
 
     def _trace(self, message: str, client: Client, received: float) -> bytes:
-        helo = _plain(client.helo) or "unknown"
-        name = _plain(client.name) or "unknown"
-        address = f"IPv6:{client.address}" if ":" in client.address else _plain(client.address)
+        protocol, came = _plain(client.protocol) or "ESMTP", ""
+        if client.address or client.helo:
+            helo, name = _plain(client.helo) or "unknown", _plain(client.name) or "unknown"
+            address = f"IPv6:{client.address}" if ":" in client.address else _plain(client.address) or "unknown"
+            came = f"from {helo} ({name} [{address}])\r\n\t"
         return (
             f"{TRACE}: {self.host} {message}\r\n"
-            f"Received: from {helo} ({name} [{address}])\r\n"
-            f"\tby {self.host} (SendSwitch) with {_plain(client.protocol) or 'ESMTP'} id {message};\r\n"
+            f"Received: {came}by {self.host} (SendSwitch) with {protocol} id {message};\r\n"
             f"\t{_date(int(received))}\r\n"
         ).encode()
 

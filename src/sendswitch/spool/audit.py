@@ -84,7 +84,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     (
         "every message has its first event",
         "SELECT id, NULL, via FROM message"
-        " WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE message = id AND event IN ('accepted', 'rejected'))",
+        " WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE message = message.id AND event IN ('accepted', 'rejected'))",
         "its history does not begin",
     ),
 )

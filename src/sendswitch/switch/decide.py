@@ -134,7 +134,8 @@ def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client,
         return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
     if not is_local(client):
         return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and a bounce could go to a forged sender")
-    return Bounce(reply, verdict.reason or "refused by the recipient's filter")
+    # The sender reads the reply only: the reason is the recipient's, and may quote their lists.
+    return Bounce(reply, "refused by the recipient's filter")
 
 
 def is_local(client: Client) -> bool:
