@@ -1,0 +1,57 @@
+# make demo   the main job, in one command      make test    everything the tests need, and the tests
+# make check  ruff, mypy, layers, docs          make bench   ratios to real peers
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+WORKERS ?= 2
+
+.PHONY: demo test unit check bench soak lock format clean packages
+
+demo: $(VENV)/.run
+	$(BIN)/sendswitch demo $(ARGS)
+
+test: $(VENV)/.dev packages
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/house
+
+# The ratios, against real peers in one run.
+bench: $(VENV)/.dev packages
+	$(BIN)/sendswitch bench $(ARGS)
+
+# A hundred kills under load, and the fuzzer for minutes.
+soak: $(VENV)/.dev packages
+	SENDSWITCH_SOAK=1 $(BIN)/python -m pytest -m soak tests $(ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+$(VENV)/.run: requirements/run.lock pyproject.toml
+	tools/setup $(PYTHON) $(VENV) requirements/run.lock
+	touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml
+	tools/setup $(PYTHON) $(VENV) requirements/dev.lock
+	touch $@ $(VENV)/.run
+
+packages:
+	tools/packages
+
+lock:
+	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \
+	  --extra build pyproject.toml -o requirements/run.lock
+	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \
+	  --extra dev pyproject.toml -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

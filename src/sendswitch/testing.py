@@ -1,0 +1,167 @@
+"""For tests, ours and yours: message builders, a clock that stands still, a courier and a listener's handler in memory,
+and dialogs as transcripts.
+
+The doubles pass the same contract suites as the real parts (tests/integration/test_courier_contract.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sendswitch.mail.content import Content, InMemory, read_all
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.message import Mail
+from sendswitch.processors.base import Context
+from sendswitch.reply import Reply
+from sendswitch.smtp.client import Delivered
+from sendswitch.smtp.protocol.client import Outcome
+from sendswitch.smtp.protocol.server import Mail as MailCommand
+from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
+from sendswitch.smtp.protocol.server import ServerConnection
+from sendswitch.smtp.server import Sink
+
+OK = Reply(250, "2.0.0", "Ok")
+
+
+class FakeClock:
+    """A clock that moves when told to."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Seconds since the epoch."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; negative for a clock that was set back."""
+        self.now += seconds
+
+
+def message(body: str = "Hello.\r\n", **headers: str) -> bytes:
+    """A message as bytes: `message("text", Subject="hi", From_="a@example.org")`; underscores become hyphens."""
+    fields = {"From": "sender@example.org", "To": "ann@example.test", "Subject": "test"}
+    for name, value in headers.items():
+        fields[name.rstrip("_").replace("_", "-")] = value
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{head}\r\n{body}".encode()
+
+
+def mail(body: str = "Hello.\r\n", **headers: str) -> Mail:
+    """A message as a processor gets it."""
+    return Mail(InMemory(message(body, **headers)))
+
+
+def envelope(sender: str = "sender@example.org", *recipients: str) -> Envelope:
+    """An envelope for these recipients, ann@example.test by default."""
+    return Envelope(sender, tuple(Recipient(to) for to in recipients or ("ann@example.test",)))
+
+
+def context(sender: str = "sender@example.org", recipient: str = "ann@example.test", now: float = 0.0) -> Context:
+    """What a processor gets beside the message."""
+    return Context("0000000000000", Recipient(recipient), sender, Client(address="192.0.2.1"), now)
+
+
+@dataclass
+class Parcel:
+    """One message that a double took."""
+
+    envelope: Envelope
+    data: bytes
+
+
+@dataclass
+class MemoryCourier:
+    """A next hop in memory. `answers` gives replies by address; what is not there is accepted."""
+
+    answers: dict[str, Reply] = field(default_factory=dict)
+    parcels: list[Parcel] = field(default_factory=list)
+    down: Reply | None = None
+
+    async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+        """Take the message for every recipient that is not refused."""
+        await asyncio.sleep(0)
+        if self.down is not None:
+            return Delivered((Outcome(self.down),) * len(envelope.recipients))
+        replies = [self.answers.get(recipient.address, OK) for recipient in envelope.recipients]
+        if unanimous and not all(reply.positive for reply in replies):
+            return Delivered(tuple(Outcome(None if reply.positive else reply) for reply in replies))
+        taken = tuple(r for r, reply in zip(envelope.recipients, replies, strict=True) if reply.positive)
+        if taken:
+            self.parcels.append(Parcel(Envelope(envelope.sender, taken, envelope.client), read_all(content)))
+        return Delivered(tuple(Outcome(reply) for reply in replies), dsn=True)
+
+    async def check(self) -> Reply | None:
+        """Whether it is down."""
+        return self.down
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class MemorySink:
+    """Takes content into memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.discarded = False
+        self.full = False
+
+    def write(self, data: bytes) -> None:
+        """Take a piece."""
+        self.data += data
+
+    async def drain(self) -> None:
+        """Nothing to move."""
+        self.full = False
+
+    def discard(self) -> None:
+        """Forget it."""
+        self.discarded = True
+        self.data.clear()
+
+
+class Inbox:
+    """A listener's handler that keeps what it gets. `refuse` maps an address to the reply RCPT gets."""
+
+    def __init__(self, refuse: dict[str, Reply] | None = None, answer: Callable[[], Sequence[Reply]] | None = None) -> None:
+        self.parcels: list[Parcel] = []
+        self._refuse, self._answer = refuse or {}, answer
+
+    def mail(self, mail: MailCommand) -> Reply:
+        """Any sender."""
+        return OK
+
+    def recipient(self, recipient: RecipientCommand) -> Reply:
+        """Any recipient that is not refused."""
+        return self._refuse.get(recipient.recipient.address, OK)
+
+    def sink(self) -> MemorySink:
+        """In memory."""
+        return MemorySink()
+
+    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
+        """Keep it and say 250, or what `answer` says."""
+        assert isinstance(sink, MemorySink)
+        future: asyncio.Future[tuple[Reply, ...]] = asyncio.get_running_loop().create_future()
+        replies = tuple(self._answer()) if self._answer else (OK,)
+        if all(reply.positive for reply in replies):
+            self.parcels.append(Parcel(envelope, bytes(sink.data)))
+        future.set_result(replies)
+        return future
+
+
+def dialog(machine: ServerConnection, *pieces: bytes) -> tuple[list[object], bytes]:
+    """Feed pieces to a server half, accepting whatever it asks; gives its events and all it said."""
+    events: list[object] = []
+    said = b""
+    for piece in pieces:
+        machine.receive_data(piece)
+        while (event := machine.next_event()) is not None:
+            events.append(event)
+            if machine.waiting:
+                machine.reply(OK)
+        said += machine.data_to_send()
+    return events, said

@@ -1,0 +1,85 @@
+"""Fixtures that every shelf may use. A server that is missing skips at home and fails where CI=true."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from sendswitch.bench.peers import Postfix, Sink, public_folder
+from sendswitch.testing import FakeClock
+
+settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("soak" if os.environ.get("SENDSWITCH_SOAK") else "default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Soak tests run only where they are asked for (make soak)."""
+    if os.environ.get("SENDSWITCH_SOAK"):
+        return
+    for item in items:
+        if "soak" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="runs with make soak"))
+
+
+def need(program: str, package: str) -> None:
+    """Skip at home, fail in CI, when a real server is missing."""
+    if shutil.which(program):
+        return
+    text = f"{program} is missing; as root: apt-get install {package}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on the loop the program uses, for at most 60 s."""
+
+    def runner(work: Coroutine[Any, Any, Any]) -> Any:
+        async def limited() -> Any:
+            async with asyncio.timeout(60):
+                return await work
+
+        return uvloop.run(limited())
+
+    return runner
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that servers which change user can search."""
+    with public_folder("test") as folder:
+        yield folder
+
+
+@pytest.fixture
+def postfix_installed() -> None:
+    """Debian's Postfix, and root, which it needs."""
+    if not Postfix.available():
+        text = "Postfix is missing or we are not root; as root: apt-get install postfix"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """A next hop that takes everything."""
+    need("smtp-sink", "postfix")
+    with Sink() as running:
+        yield running

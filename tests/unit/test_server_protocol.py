@@ -1,0 +1,329 @@
+"""The server half: whole dialogs, byte by byte and at once; sequence, parameters, limits, rubbish."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.mail.envelope import Client, Recipient
+from sendswitch.reply import Reply
+from sendswitch.smtp.protocol import replies
+from sendswitch.smtp.protocol.server import (
+    TRANSITIONS,
+    Aborted,
+    ContentPiece,
+    EndOfData,
+    Limits,
+    ServerConnection,
+    StartTls,
+    State,
+)
+from sendswitch.testing import dialog
+
+PEER = Client(address="192.0.2.9", port="4711", protocol="ESMTP")
+
+
+def server(*, lmtp: bool = False, xforward: bool = True, starttls: bool = False, **limits: int) -> ServerConnection:
+    return ServerConnection(
+        "mx.example.test", limits=Limits(**limits), client=PEER, lmtp=lmtp, xforward=xforward, starttls=starttls
+    )
+
+
+def codes(said: bytes) -> list[int]:
+    return [int(line[:3]) for line in said.decode().splitlines() if line[3:4] == " "]
+
+
+def ends(events: list[object]) -> list[EndOfData]:
+    return [event for event in events if isinstance(event, EndOfData)]
+
+
+def content(events: list[object]) -> bytes:
+    return b"".join(event.data for event in events if isinstance(event, ContentPiece))
+
+
+HELLO = b"EHLO client.example\r\n"
+ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
+MESSAGE = b"DATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\n"
+
+
+def test_a_message_whole_byte_by_byte_and_with_bytes_following() -> None:
+    wire = HELLO + ENVELOPE + MESSAGE + b"QUIT\r\n"
+    for pieces in ([wire], [bytes((byte,)) for byte in wire]):
+        machine = server()
+        machine.greet()
+        events, said = dialog(machine, *pieces)
+        assert codes(said) == [220, 250, 250, 250, 354, 250, 221]
+        (end,) = ends(events)
+        assert end.envelope.sender == "a@b.example"
+        assert end.envelope.recipients == (Recipient("c@d.example"),)
+        assert end.envelope.client == Client("192.0.2.9", "", "4711", "client.example", "ESMTP")
+        assert content(events) == b"Subject: x\r\n\r\n.dot\r\n"
+        assert machine.closed
+
+
+def test_ehlo_offers_what_we_can() -> None:
+    _, said = dialog(server(starttls=True), HELLO)
+    offered = {line[4:].split()[0] for line in said.decode().splitlines()[1:]}
+    assert offered == {
+        *(
+            "PIPELINING",
+            "SIZE",
+            "ENHANCEDSTATUSCODES",
+            "8BITMIME",
+            "DSN",
+            "SMTPUTF8",
+            "CHUNKING",
+            "STARTTLS",
+            "XFORWARD",
+        )
+    }
+    assert b"XFORWARD" not in dialog(server(xforward=False), HELLO)[1]
+    assert dialog(server(), b"HELO x\r\n")[1] == b"250 mx.example.test\r\n"
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [
+        (b"MAIL FROM:<a@b>\r\n", 503),
+        (HELLO + b"RCPT TO:<a@b>\r\n", 503),
+        (HELLO + b"DATA\r\n", 503),
+        (HELLO + b"MAIL FROM:<a@b>\r\nDATA\r\n", 503),
+        (HELLO + b"MAIL FROM:<a@b>\r\nMAIL FROM:<a@b>\r\n", 503),
+        (HELLO + b"MAIL FROM:a@b\r\n", 501),
+        (HELLO + b"MAIL TO:<a@b>\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b> NOPE=1\r\n", 555),
+        (HELLO + b"MAIL FROM:<a@b> SIZE=x\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b> SIZE=1 SIZE=2\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b> SIZE=99999999999\r\n", 552),
+        (HELLO + b"MAIL FROM:<a@b> BODY=BINARYMIME\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b> RET=SOME\r\n", 501),
+        (HELLO + "MAIL FROM:<ü@b>\r\n".encode(), 553),
+        (HELLO + "MAIL FROM:<ü@b> SMTPUTF8\r\n".encode(), 250),
+        (HELLO + b"MAIL FROM:<\xff@b>\r\n", 500),
+        (HELLO + b"MAIL FROM:<a@b> AUTH=<>\r\n", 250),
+        (HELLO + b"MAIL FROM:<>\r\n", 250),
+        (HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<>\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER,SUCCESS\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=success,FAILURE ORCPT=rfc822;c+40d\r\n", 250),
+        (HELLO + b"VRFY joe\r\n", 252),
+        (HELLO + b"EXPN list\r\n", 502),
+        (HELLO + b"HELP\r\n", 214),
+        (HELLO + b"NOOP anything\r\n", 250),
+        (HELLO + b"STARTTLS\r\n", 502),
+        (HELLO + b"WHAT\r\n", 500),
+        (HELLO + b"\r\n", 500),
+        (HELLO + b"NOOP \x07\r\n", 500),
+        (b"EHLO\r\n", 501),
+        (b"LHLO x\r\n", 500),
+        (HELLO + b"XFORWARD\r\n", 501),
+        (HELLO + b"XFORWARD WHO=x\r\n", 501),
+        (HELLO + b"XFORWARD ADDR=nonsense!\r\n", 501),
+        (HELLO + b"MAIL FROM:<a@b>\r\nXFORWARD ADDR=192.0.2.1\r\n", 503),
+    ],
+)
+def test_one_command_one_reply(wire: bytes, code: int) -> None:
+    assert codes(dialog(server(), wire)[1])[-1] == code
+
+
+def test_dsn_parameters_are_kept() -> None:
+    wire = (
+        b"EHLO x\r\nMAIL FROM:<a@b> RET=hdrs ENVID=QQ+2B1 BODY=8bitmime SMTPUTF8 SIZE=10\r\n"
+        b"RCPT TO:<c@d> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;e@f\r\nDATA\r\n.\r\n"
+    )
+    (end,) = ends(dialog(server(), wire)[0])
+    assert (end.envelope.ret, end.envelope.envid, end.envelope.body) == ("HDRS", "QQ+2B1", "8BITMIME")
+    assert end.envelope.smtputf8
+    assert end.envelope.recipients[0] == Recipient("c@d", "SUCCESS,DELAY", "rfc822;e@f")
+
+
+def test_xforward_replaces_the_connections_facts_for_one_message() -> None:
+    forward = (
+        b"XFORWARD NAME=mail.example ADDR=IPV6:2001:db8::1 PORT=25\r\nXFORWARD HELO=a+2Bb PROTO=ESMTP SOURCE=remote\r\n"
+    )
+    events, said = dialog(server(), HELLO + forward + ENVELOPE + MESSAGE + ENVELOPE + MESSAGE)
+    first, second = ends(events)
+    assert first.envelope.client == Client("2001:db8::1", "mail.example", "25", "a+b", "ESMTP", "REMOTE")
+    assert second.envelope.client == Client("192.0.2.9", "", "4711", "client.example", "ESMTP")
+    assert set(codes(said)) == {250, 354}
+
+
+def test_xforward_from_anybody_else_is_refused() -> None:
+    events, said = dialog(server(xforward=False), HELLO + b"XFORWARD ADDR=192.0.2.1\r\n" + ENVELOPE + MESSAGE)
+    assert 550 in codes(said)
+    assert ends(events)[0].envelope.client.address == "192.0.2.9"
+
+
+def test_xforward_cannot_smuggle_control_characters() -> None:
+    events, _ = dialog(server(), HELLO + b"XFORWARD HELO=a+0D+0AEvil:+20x NAME=[UNAVAILABLE]\r\n" + ENVELOPE + MESSAGE)
+    assert ends(events)[0].envelope.client.helo == "a??Evil: x"
+
+
+def test_only_accepted_recipients_count() -> None:
+    machine = server()
+    machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<no@d>\r\nRCPT TO:<yes@d>\r\nDATA\r\n.\r\n")
+    verdicts = iter((replies.OK, Reply(550, "5.1.1", "no"), replies.OK, replies.OK))
+    end = None
+    while (event := machine.next_event()) is not None:
+        end = event if isinstance(event, EndOfData) else end
+        if machine.waiting:
+            machine.reply(next(verdicts))
+    assert end is not None
+    assert end.envelope.recipients == (Recipient("yes@d"),)
+
+
+def test_no_reply_overtakes_another() -> None:
+    machine = server()
+    machine.receive_data(HELLO + ENVELOPE + MESSAGE + b"NOOP\r\nQUIT\r\n")
+    waited = 0
+    while not machine.closed:
+        if machine.next_event() is None and machine.waiting:
+            break
+        if machine.waiting:
+            said_before = machine.data_to_send()
+            assert machine.next_event() is None
+            assert machine.data_to_send() == b""
+            waited += 1
+            assert said_before is not None
+            machine.reply(replies.OK)
+    assert waited == 3
+
+
+def test_bdat() -> None:
+    wire = HELLO + ENVELOPE + b"BDAT 6\r\nab\r\n\r\nBDAT 3\r\n.\r\nBDAT 0 LAST\r\nNOOP\r\n"
+    for pieces in ([wire], [bytes((byte,)) for byte in wire]):
+        events, said = dialog(server(), *pieces)
+        assert content(events) == b"ab\r\n\r\n.\r\n"
+        assert codes(said) == [250, 250, 250, 250, 250, 250, 250]
+        assert len(ends(events)) == 1
+
+
+def test_bdat_out_of_place_is_read_to_its_end() -> None:
+    events, said = dialog(server(), HELLO + b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")
+    assert codes(said) == [250, 503, 250]
+    assert not ends(events)
+
+
+@pytest.mark.parametrize("count", [b"-1", b"x", b"", b"99999999999", b"1 FIRST", "٣".encode()])
+def test_bdat_without_a_count_ends_the_session(count: bytes) -> None:
+    machine = server()
+    _, said = dialog(machine, HELLO + ENVELOPE + b"BDAT " + count + b"\r\n")
+    assert codes(said)[-1] == 421
+    assert machine.closed
+
+
+def test_rset_amid_bdat_forgets_the_message() -> None:
+    events, _ = dialog(server(), HELLO + ENVELOPE + b"BDAT 2\r\nabRSET\r\n" + ENVELOPE + MESSAGE)
+    assert any(isinstance(event, Aborted) for event in events)
+    assert len(ends(events)) == 1
+
+
+def test_a_message_that_is_too_large_is_read_and_refused() -> None:
+    events, said = dialog(server(size=1000), HELLO + ENVELOPE + b"DATA\r\n" + b"x" * 5000 + b"\r\n.\r\nNOOP\r\n")
+    (end,) = ends(events)
+    assert end.refusal == replies.TOO_BIG
+    assert len(content(events)) <= 1000
+
+
+def test_too_many_recipients() -> None:
+    many = b"".join(b"RCPT TO:<r%d@d>\r\n" % n for n in range(120))
+    events, said = dialog(server(recipients=100), HELLO + b"MAIL FROM:<a@b>\r\n" + many + MESSAGE)
+    assert codes(said).count(452) == 20
+    assert len(ends(events)[0].envelope.recipients) == 100
+
+
+def test_too_many_errors_close() -> None:
+    machine = server(errors=3)
+    _, said = dialog(machine, b"X\r\n" * 10)
+    assert codes(said) == [500, 500, 500, 421]
+    assert machine.closed
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [
+        (b"EHLO x\n", 521),
+        (b"NOOP\nNOOP\r\n", 521),
+        (b"\n", 521),
+        (b"GET / HTTP/1.1\r\n", 421),
+        (b"x" * 5000, 421),
+    ],
+)
+def test_what_ends_a_session_at_once(wire: bytes, code: int) -> None:
+    machine = server()
+    _, said = dialog(machine, wire)
+    assert codes(said) == [code]
+    assert machine.closed
+    machine.receive_data(b"NOOP\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b""
+
+
+def test_starttls_forgets_what_came_in_the_clear() -> None:
+    machine = server(starttls=True)
+    events, said = dialog(machine, HELLO + b"STARTTLS\r\nMAIL FROM:<evil@x>\r\n")
+    assert any(isinstance(event, StartTls) for event in events)
+    machine = server(starttls=True)
+    machine.receive_data(HELLO + b"STARTTLS\r\nMAIL FROM:<evil@x>\r\n")
+    assert isinstance(machine.next_event(), StartTls)
+    machine.reply(replies.READY_FOR_TLS)
+    machine.data_to_send()
+    machine.tls_started()
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b""
+    assert codes(dialog(machine, b"MAIL FROM:<a@b>\r\n")[1]) == [503]
+    assert b"STARTTLS" not in dialog(machine, HELLO)[1]
+
+
+def test_lmtp() -> None:
+    machine = server(lmtp=True)
+    _, said = dialog(machine, b"EHLO x\r\nLHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\n")
+    assert codes(said) == [500, 250, 250, 250, 250]
+    machine.receive_data(b"DATA\r\n.\r\n")
+    assert isinstance(machine.next_event(), EndOfData)
+    machine.reply(replies.OK, Reply(450, "4.2.1", "full"))
+    assert codes(machine.data_to_send()) == [354, 250, 450]
+
+
+def test_the_table_is_complete() -> None:
+    """Every state can be left, and an end of data always leads back to where a message can begin."""
+    for state in State:
+        if state is not State.CLOSED:
+            assert any(before is state for before, _ in TRANSITIONS), state
+    assert {after for (_, event), after in TRANSITIONS.items() if event == "END"} == {State.READY}
+
+
+WORDS = st.sampled_from(
+    [
+        b"EHLO x\r\n", b"LHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b".\r\n", b"BDAT 3\r\n",
+        b"BDAT 3 LAST\r\n", b"abc", b"RSET\r\n", b"NOOP\r\n", b"XFORWARD ADDR=1.2.3.4\r\n", b"STARTTLS\r\n", b"\r\n",
+        b"\n", b"\r", b"\x00\xff", b"MAIL FROM:<", b"x" * 3000,
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(WORDS, st.binary(max_size=20)), max_size=30), st.booleans())
+def test_nothing_raises_and_memory_is_bounded(words: list[bytes], lmtp: bool) -> None:
+    machine = server(lmtp=lmtp, starttls=True, size=10_000)
+    for word in words:
+        machine.receive_data(word)
+        while (event := machine.next_event()) is not None:
+            if isinstance(event, StartTls):
+                machine.reply(replies.READY_FOR_TLS)
+                machine.tls_started()
+            elif machine.waiting:
+                machine.reply(replies.OK)
+        for line in machine.data_to_send().split(b"\r\n"):
+            assert not line or line[:3].isdigit()
+        assert machine.closed or machine.buffered <= 4096
+
+
+@given(st.lists(WORDS, max_size=20), st.lists(st.integers(0, 400), max_size=8))
+def test_cut_anywhere_the_dialog_is_the_same(words: list[bytes], cuts: list[int]) -> None:
+    wire = b"".join(words)
+    places = [0, *sorted({min(cut, len(wire)) for cut in cuts}), len(wire)]
+    whole_events, whole = dialog(server(), wire)
+    cut_events, said = dialog(server(), *[wire[a:b] for a, b in zip(places, places[1:], strict=False)])
+    assert said == whole
+    assert content(cut_events) == content(whole_events)
+    assert ends(cut_events) == ends(whole_events)
