@@ -196,7 +196,7 @@ class Postfix:
     example.test goes to Maildirs under `mail`, or to `lmtp`; or all of it to `relay`. Needs root.
     """
 
-    MAILBOXES = ("joe", "ann", "bob", "carol", "dave", "postmaster", "sender")
+    MAILBOXES = ("joe", "ann", "bob", "carol", "dave", "quar", "slow", "postmaster", "sender")
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ mydestination =
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 mynetworks = 127.0.0.0/8
-smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 alias_maps =
 alias_database =
 local_recipient_maps =

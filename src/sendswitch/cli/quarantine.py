@@ -79,6 +79,6 @@ def _readable(row: inspect.Row) -> dict[str, object]:
         "from": row.sender or "<>",
         "to": row.recipient,
         "size": row.size,
-        "why": row.reason,
+        "why": row.reply or row.reason,
         "until": moment(row.due),
     }

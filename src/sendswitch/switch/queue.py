@@ -352,7 +352,7 @@ class Queue:
                     self.start(new)
 
     async def _keep(self, delivery: Delivery, state: State, until: float, reason: str) -> None:
-        await self._record([Change(delivery, state, state.value, {"reason": reason, "until": until}, until)])
+        await self._record([Change(delivery, state, state.value, {"reason": reason, "until": until}, until, reply=reason)])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
 
     async def _end(self, delivery: Delivery, state: State, reason: str, reply: Reply) -> None:
