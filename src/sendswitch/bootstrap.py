@@ -100,7 +100,7 @@ class Node:
 
     def _intake(self, section: ListenerSection) -> FilterIntake:
         node = self.config.node
-        options = IntakeOptions(node.host, node.lifetime, node.max_hops)
+        options = IntakeOptions(node.host, node.lifetime, node.max_hops, node.min_free)
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
         return ProxyIntake(
@@ -146,7 +146,8 @@ class Node:
     def _checks(self) -> dict[str, Check]:
         async def spool() -> str:
             await self.spool.probe()
-            return ""
+            free, wanted = self.spool.free(), self.config.node.min_free
+            return "" if free >= wanted else f"{free} bytes free, less than node.min_free = {wanted}; make room"
 
         async def next_hop() -> str:
             reply = await self.courier.check()

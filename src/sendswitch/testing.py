@@ -126,7 +126,9 @@ class MemorySink:
 class Inbox:
     """A listener's handler that keeps what it gets. `refuse` maps an address to the reply RCPT gets."""
 
-    def __init__(self, refuse: dict[str, Reply] | None = None, answer: Callable[[], Sequence[Reply]] | None = None) -> None:
+    def __init__(
+        self, refuse: dict[str, Reply] | None = None, answer: Callable[[], Sequence[Reply]] | None = None
+    ) -> None:
         self.parcels: list[Parcel] = []
         self._refuse, self._answer = refuse or {}, answer
 

@@ -82,7 +82,9 @@ class Sink:
         stop(self.process)
 
 
-def source(port: int, *, messages: int, sessions: int, size: int, reuse: bool = True, to: str = "b@example.test") -> float:
+def source(
+    port: int, *, messages: int, sessions: int, size: int, reuse: bool = True, to: str = "b@example.test"
+) -> float:
     """Send with Postfix's smtp-source; gives the seconds it took. Raises Temporary when it fails."""
     command = ["smtp-source", "-s", str(sessions), "-m", str(messages), "-l", str(size)]
     command += ["-f", "a@example.org", "-t", to, *(["-d"] if reuse else []), f"127.0.0.1:{port}"]

@@ -58,6 +58,9 @@ class Node(Section):
         432000.0, description="How long delivery is tried before a bounce (Postfix maximal_queue_lifetime is 5d)."
     )
     keep: Duration = Field(604800.0, description="How long final deliveries and their events stay in the spool.")
+    min_free: Size = Field(
+        52_428_800, description="Free space below which no mail is taken (452), so that what is here can move on."
+    )
     max_hops: int = Field(50, ge=5, le=1000, description="Received fields before a message counts as looping.")
 
 

@@ -8,6 +8,7 @@ whose next hop said 250 a moment before a crash, and whose `change` had not retu
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -85,6 +86,14 @@ class Spool:
         return self._writer.failure
 
     # Taking mail
+
+    def free(self) -> int:
+        """Bytes that can still be written where the spool is; 0 when that cannot be known."""
+        try:
+            stat = os.statvfs(self._files)
+        except OSError:
+            return 0
+        return stat.f_bavail * stat.f_frsize
 
     def body(self) -> Body:
         """A new message's content, to be written as it comes in."""

@@ -29,16 +29,19 @@ from sendswitch.spool.states import State
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.queue import Queue
 
+NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
 MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, please try again later")
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeOptions:
-    """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit."""
+    """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
+    space (bytes) that is left for what is here already."""
 
     host: str
     lifetime: float
     max_hops: int
+    min_free: int
 
 
 class FilterIntake:
@@ -50,8 +53,8 @@ class FilterIntake:
         self._spool, self._queue, self._options, self._clock = spool, queue, options, clock
 
     def mail(self, mail: Mail) -> Reply:
-        """Any sender."""
-        return SENDER_OK
+        """Any sender, as long as there is room."""
+        return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def recipient(self, recipient: Recipient) -> Reply:
         """Any recipient: Postfix has checked them."""

@@ -126,8 +126,8 @@ class Queue:
         self._active.difference_update(keys)
         if self._ended is not None:
             self._ended.update(keys)
-        if self._more and len(self._active) < WINDOW // 2:
-            self._wake.set()
+        if (self._more and len(self._active) < WINDOW // 2) or any(d.due is not None for d in deliveries):
+            self._wake.set()  # there is room, or a new time to wait for
 
     async def run(self) -> None:
         """Load what is due, until `stop`."""
@@ -135,11 +135,12 @@ class Queue:
             self._wake.clear()
             wait = NAP
             try:
-                await self._load()
+                # One moment for both questions: what falls due between them would be in neither answer.
+                now = self._clock()
+                await self._load(now)
                 if not self._more:
-                    now = self._clock()
                     due = await self._parts.spool.next_due(now)
-                    wait = NAP if due is None else max(0.0, min(NAP, due - now))
+                    wait = NAP if due is None else max(0.001, min(NAP, due - self._clock()))
             except Exception as error:
                 logs.failed("loading the queue", error=error)
                 wait = 1.0
@@ -166,12 +167,12 @@ class Queue:
             if late:
                 await asyncio.wait(late)
 
-    async def _load(self) -> None:
+    async def _load(self, now: float) -> None:
         room = WINDOW - len(self._active)
         self._ended = set()
         try:
             limit = room + len(self._active)
-            found = await self._parts.spool.due(self._clock(), limit)
+            found = await self._parts.spool.due(now, limit)
             new = [d for d in found if d.key not in self._active and d.key not in self._ended]
         finally:
             self._ended = None
@@ -352,7 +353,9 @@ class Queue:
                     self.start(new)
 
     async def _keep(self, delivery: Delivery, state: State, until: float, reason: str) -> None:
-        await self._record([Change(delivery, state, state.value, {"reason": reason, "until": until}, until, reply=reason)])
+        await self._record(
+            [Change(delivery, state, state.value, {"reason": reason, "until": until}, until, reply=reason)]
+        )
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
 
     async def _end(self, delivery: Delivery, state: State, reason: str, reply: Reply) -> None:
@@ -424,7 +427,6 @@ class Queue:
         logs.deferred(
             delivery.message.text_id, rcpt=delivery.recipient.address, why=why, attempt=attempt, retry_in=due - now
         )
-        self._wake.set()
         data = {"why": why, "attempt": attempt, "due": due, **extra}
         return Change(delivery, state or delivery.state, "deferred", data, due, attempts=attempt, reply=printable(why))
 

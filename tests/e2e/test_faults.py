@@ -1,0 +1,326 @@
+"""Next hops that are down, slow, choosy or rude; disks that are full or read-only. Never a 250 without a safe message."""
+
+from __future__ import annotations
+
+import json
+import os
+import smtplib
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sendswitch.bench.peers import Node, free_port
+from sendswitch.reply import Reply
+from tests.e2e.next_hop import NextHop, Rude
+
+QUICK = {"next_hop": {"first_retry": "0.2s", "last_retry": "1s", "command_timeout": "2s", "content_timeout": "2s"}}
+
+
+def send(
+    port: int, *to: str, subject: str = "x", body: bytes = b"text\r\n", sender: str = "sender@example.org"
+) -> bytes:
+    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        client.ehlo("client.example")
+        client.mail(sender)
+        for address in to or ("joe@example.test",):
+            client.rcpt(address)
+        code, text = client.data(f"Subject: {subject}\r\n\r\n".encode() + body)
+        if code != 250:
+            raise smtplib.SMTPDataError(code, text)
+        return text
+
+
+def ready(node: Node) -> tuple[int, dict[str, str]]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/readyz", timeout=10) as answer:
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    return status, {check["name"]: check["cause"] for check in json.loads(body)["checks"]}
+
+
+def until(true: Callable[[], object], limit: float = 30.0, node: Node | None = None) -> None:
+    end = time.monotonic() + limit
+    while not true():
+        assert time.monotonic() < end, node.log.read_text()[-4000:] if node else "not in time"
+        time.sleep(0.05)
+
+
+def queue(node: Node) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads(node.run("queue", "list", "--json").stdout)
+    return rows
+
+
+def clean(node: Node) -> None:
+    done = node.run("audit", check=False)
+    assert done.returncode == 0, done.stdout
+    log = node.log.read_text()
+    assert "Traceback" not in log
+    assert '"event":"failed"' not in log
+
+
+def test_a_next_hop_that_is_down_then_up(tmp_path: Path) -> None:
+    port = free_port()
+    with Node(tmp_path, f"127.0.0.1:{port}", settings=QUICK) as node:
+        send(node.port, subject="patience")
+        until(lambda: "Cannot connect" in str(queue(node)), node=node)
+        status, causes = ready(node)
+        assert status == 503
+        assert f"127.0.0.1:{port}" in causes["next_hop"]
+        with NextHop(port) as hop:
+            until(lambda: hop.parcels, node=node)
+            assert ready(node)[0] == 200
+            assert b"Subject: patience" in hop.parcels[0].data
+        until(lambda: not queue(node))
+        clean(node)
+
+
+def test_flush_does_not_wait_for_the_backoff(tmp_path: Path) -> None:
+    port = free_port()
+    with Node(tmp_path, f"127.0.0.1:{port}", settings={"next_hop": {"first_retry": "1h"}}) as node:
+        send(node.port)
+        until(lambda: any(row["attempts"] for row in queue(node)), node=node)
+        with NextHop(port) as hop:
+            assert json.loads(node.run("queue", "flush", "--json").stdout) == {"flushed": 1, "node_told": True}
+            until(lambda: hop.parcels, 5, node)
+        clean(node)
+
+
+def test_a_next_hop_that_refuses_some(tmp_path: Path) -> None:
+    """Each recipient has their own outcome; what fails for good is reported to the sender once."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        hop.refuse = {
+            "no@example.test": Reply(550, "5.1.1", "unknown"),
+            "later@example.test": Reply(450, "4.2.1", "busy"),
+        }
+        send(node.port, "joe@example.test", "no@example.test", "later@example.test")
+        until(lambda: len(hop.parcels) >= 2, node=node)
+        report = next(p for p in hop.parcels if p.envelope.sender == "")
+        assert report.envelope.recipients[0].address == "sender@example.org"
+        assert b"Final-Recipient: rfc822; no@example.test" in report.data
+        assert b"joe@example.test" not in report.data
+        assert [row["recipient"] for row in queue(node)] == ["later@example.test"]
+        hop.refuse = {}
+        until(lambda: any(p.envelope.recipients[0].address == "later@example.test" for p in hop.parcels), node=node)
+        first = [p for p in hop.parcels if p.envelope.recipients[0].address == "joe@example.test"]
+        assert len(first) == 1
+        until(lambda: not queue(node))
+        clean(node)
+
+
+def test_nobody_hears_of_a_null_senders_mail(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        hop.refuse = {"no@example.test": Reply(550, "5.1.1", "unknown")}
+        send(node.port, "no@example.test", sender="")
+        until(lambda: '"state":"failed"' in node.log.read_text(), node=node)
+        assert not hop.parcels
+        clean(node)
+
+
+def test_what_cannot_be_delivered_in_time_is_bounced(tmp_path: Path) -> None:
+    settings = QUICK | {"node": {"lifetime": "1s"}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        hop.refuse = {"later@example.test": Reply(450, "4.2.1", "busy")}
+        send(node.port, "later@example.test")
+        until(lambda: hop.parcels, node=node)
+        assert b"Status: 5.4.7" in hop.parcels[0].data
+        clean(node)
+
+
+def _greet(connection: socket.socket) -> None:
+    connection.sendall(b"220 rude\r\n")
+    connection.recv(1000)
+    connection.sendall(b"250-rude\r\n250 PIPELINING\r\n")
+
+
+def _hang_up_in_data(connection: socket.socket) -> None:
+    _greet(connection)
+    connection.recv(65536)
+    connection.sendall(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    connection.recv(10)
+
+
+def _lose_the_last_reply(connection: socket.socket) -> None:
+    _greet(connection)
+    connection.recv(65536)
+    connection.sendall(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    data = b""
+    while not data.endswith(b"\r\n.\r\n"):
+        data += connection.recv(65536)
+
+
+def _say_nothing(connection: socket.socket) -> None:
+    connection.recv(1000)
+    time.sleep(5)
+
+
+def _junk(connection: socket.socket) -> None:
+    connection.sendall(b"\x00\xff" * 5000)
+
+
+@pytest.mark.parametrize("script", [_hang_up_in_data, _lose_the_last_reply, _say_nothing, _junk])
+def test_a_rude_next_hop_loses_nothing(tmp_path: Path, script: Callable[[socket.socket], None]) -> None:
+    with Rude(script) as rude, Node(tmp_path, f"127.0.0.1:{rude.port}", settings=QUICK) as node:
+        # Too large for the buffers between us: who hangs up early has not seen the end of it.
+        send(node.port, body=(b"x" * 70 + b"\r\n") * (300_000 if script is _hang_up_in_data else 1))
+        until(lambda: rude.connections >= 2, node=node)  # it is tried again
+        (row,) = queue(node)
+        assert row["state"] == "accepted"
+        told = "may have been delivered" in str(row["reply"])
+        assert told == (script is _lose_the_last_reply)
+        clean(node)
+
+
+def test_a_slow_next_hop_does_not_stop_intake(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}") as node:
+        hop.delay = 0.5
+        began = time.monotonic()
+        for _ in range(20):
+            send(node.port)
+        assert time.monotonic() - began < 5
+        until(lambda: len(hop.parcels) == 20, node=node)
+        clean(node)
+
+
+def test_idle_connections_are_given_back(tmp_path: Path) -> None:
+    """Postfix's re-injection service has few processes; an idle pool would starve it."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings={"next_hop": {"idle": "1s"}}) as node:
+        for _ in range(5):
+            send(node.port)
+        until(lambda: len(hop.parcels) == 5, node=node)
+        until(lambda: not _connections(hop.port), 4, node)
+
+
+def _connections(port: int) -> list[str]:
+    wanted = f"0100007F:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return [line for line in lines if line.split()[2] == wanted and line.split()[3] == "01"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", folder], check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_a_451_and_everything_promised_arrives(tmp_path: Path, small_disk: Path) -> None:
+    with NextHop() as hop:
+        hop.delay = 0.1
+        settings = QUICK | {"node": {"data": str(small_disk), "min_free": 0}}
+        with Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+            node.data = small_disk
+            filler = small_disk / "filler"
+            filler.write_bytes(b"x" * (small_disk_free(small_disk) - 1_000_000))
+            promised, refused = 0, []
+            for size in [100_000] * 15 + [3_000_000] * 2:
+                try:
+                    send(
+                        node.port,
+                        subject=f"n{promised}",
+                        body=b"z" * 70 + b"\r\n" + (b"z" * 70 + b"\r\n") * (size // 72),
+                    )
+                    promised += 1
+                except smtplib.SMTPDataError as error:
+                    refused.append(error.smtp_code)
+                except smtplib.SMTPServerDisconnected:
+                    refused.append(421)
+            assert refused
+            assert set(refused) <= {421, 451, 452}
+            filler.unlink()
+            until(lambda: len({p.data for p in hop.parcels}) == promised, node=node)
+            assert ready(node)[0] == 200
+            send(node.port, subject="after")
+            until(lambda: any(b"Subject: after" in p.data for p in hop.parcels), node=node)
+            done = node.run("audit", check=False)
+            assert done.returncode == 0, done.stdout
+
+
+def test_room_is_kept_for_what_is_here(tmp_path: Path, small_disk: Path) -> None:
+    with NextHop() as hop:
+        settings = {"node": {"data": str(small_disk), "min_free": 2_000_000}}
+        with Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+            send(node.port)
+            filler = small_disk / "filler"
+            filler.write_bytes(b"x" * (small_disk_free(small_disk) - 1_000_000))
+            with smtplib.SMTP("127.0.0.1", node.port) as client:
+                client.ehlo()
+                assert client.mail("a@example.org")[0] == 452
+            status, causes = ready(node)
+            assert status == 503
+            assert "node.min_free" in causes["spool"]
+            filler.unlink()
+            send(node.port)
+            assert ready(node)[0] == 200
+
+
+def small_disk_free(folder: Path) -> int:
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_bsize
+
+
+def test_a_read_only_spool_says_so(tmp_path: Path, small_disk: Path) -> None:
+    with NextHop() as hop:
+        with Node(
+            tmp_path, f"127.0.0.1:{hop.port}", settings={"node": {"data": str(small_disk), "min_free": 0}}
+        ) as node:
+            send(node.port, subject="before")
+            until(lambda: hop.parcels, node=node)
+            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
+            os.chmod(tmp_path, 0o755)
+            if subprocess.run(["touch", small_disk / "x"], capture_output=True, check=False).returncode == 0:
+                pytest.skip("this kernel does not remount a file system that is in use")
+            with pytest.raises(smtplib.SMTPDataError) as refused:
+                send(node.port)
+            assert refused.value.smtp_code in (451, 452)
+            assert ready(node)[0] == 503
+            subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+            send(node.port, subject="again")
+            until(lambda: len(hop.parcels) == 2, node=node)
+
+
+def test_a_data_folder_that_cannot_be_written_is_told_at_start(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    node = Node(tmp_path / "node", "127.0.0.1:1", settings={"node": {"data": str(blocked / "data")}})
+    done = node.run("serve", check=False)
+    assert done.returncode == 75
+    assert "node.data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_nodes_cannot_share_a_spool(tmp_path: Path) -> None:
+    with Node(tmp_path, "127.0.0.1:1") as node:
+        done = node.run("serve", check=False)
+        assert done.returncode == 75
+        assert "in use by another node" in done.stderr
+
+
+def test_a_busy_port_names_its_key(tmp_path: Path) -> None:
+    with Node(tmp_path / "one", "127.0.0.1:1") as node:
+        other = Node(tmp_path / "two", "127.0.0.1:1", listener={"bind": f"127.0.0.1:{node.port}"})
+        done = other.run("serve", check=False)
+        assert done.returncode == 75
+        assert "listener.0.bind" in done.stderr
+        assert "choose another address" in done.stderr
+
+
+def test_a_loop_is_ended(tmp_path: Path) -> None:
+    """The next hop is our own listener, behind another name: the mail must not go round for ever."""
+    node = Node(tmp_path, "127.0.0.1:1")
+    node.config.write_text(node.config.read_text().replace('127.0.0.1:1"', f'localhost:{node.port}"'))
+    with node:
+        send(node.port)
+        until(lambda: '"event":"refused"' in node.log.read_text(), node=node)
+        until(lambda: not queue(node), node=node)
+        assert node.log.read_text().count('"event":"accepted"') < 20
