@@ -1,0 +1,374 @@
+"""The measurements: each gives figures, ratios are made of figures of one run only.
+
+Absolute numbers are printed to be looked at and mean nothing elsewhere. Where two peers are compared they take turns,
+several rounds each, and the medians are compared, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import smtplib
+import socket
+import statistics
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from typing import Any
+from urllib.request import urlopen
+
+from sendswitch.bench.peers import Node, Postfix, Sink, free_port, public_folder, source, stop, wait_for_port
+from sendswitch.errors import Temporary
+
+SESSIONS = 50
+SIZE = 4000
+Settings = dict[str, dict[str, Any]]
+QUIET: Settings = {"log": {"level": "warning"}}
+CONNECTIONS: Settings = {"next_hop": {"connections": 20}}
+LISTS = textwrap.dedent(
+    """
+    [[step]]
+    use = "lists"
+    allow = ["friend@example.net", "*@*.example.net"]
+    deny = ["spam.example", "*@*.spam.example"]
+    [[step]]
+    use = "pass"
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table: what was measured, what it must reach, and whether it did."""
+
+    name: str
+    value: float
+    must: str
+    reached: bool
+    detail: str
+
+
+def rate(port: int, messages: int, sessions: int = SESSIONS) -> float:
+    """Messages a second through a port, sent by smtp-source over reused connections."""
+    return messages / source(port, messages=messages, sessions=sessions, size=SIZE)
+
+
+def drained(node: Node) -> None:
+    """Wait until the node has nothing on its way. Raises Temporary when that takes a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if not any(figure(node, f'sendswitch_queue_depth{{state="{state}"}}') for state in ("accepted", "decided")):
+            return
+        time.sleep(0.02)
+    raise Temporary("the node did not get through its queue in a minute")
+
+
+def figure(node: Node, name: str) -> float:
+    """One of the node's metrics."""
+    with urlopen(f"http://127.0.0.1:{node.web}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def through(node: Node, messages: int) -> float:
+    """Messages a second from the first byte in to the last one out."""
+    began = time.perf_counter()
+    source(node.port, messages=messages, sessions=SESSIONS, size=SIZE)
+    drained(node)
+    return messages / (time.perf_counter() - began)
+
+
+def in_turns(rounds: int, *measures: Callable[[], float]) -> list[float]:
+    """The median of each measure, taken in turns."""
+    taken: list[list[float]] = [[] for _ in measures]
+    for _ in range(rounds):
+        for values, measure in zip(taken, measures, strict=True):
+            values.append(measure())
+    return [statistics.median(values) for values in taken]
+
+
+def relay(folder: Path, rounds: int) -> list[Result]:
+    """Durable relay, with and without pipelines, beside the sink itself, a Postfix relay, and the seeds' way."""
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(Sink())
+        node = stack.enter_context(Node(folder / "relay", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS))
+        piped = stack.enter_context(Node(folder / "piped", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS))
+        piped.add_pipeline("b@example.test", LISTS)
+        postfix = stack.enter_context(Postfix(folder / "postfix", relay=sink.port))
+        seed = stack.enter_context(_seed(folder, sink.port))
+        for warm in (node, piped):
+            through(warm, 500)
+        direct, ours, pipeline, theirs, old = in_turns(
+            rounds,
+            lambda: rate(sink.port, 20_000),
+            lambda: through(node, 8_000),
+            lambda: through(piped, 5_000),
+            lambda: _postfix_relay(postfix, 1_000),
+            lambda: rate(seed, 600, 20),
+        )
+    return [
+        _at_least("relay / direct to smtp-sink", ours / direct, 0.25, f"{ours:.0f} and {direct:.0f} msg/s"),
+        _at_least("relay / Postfix relaying", ours / theirs, 5, f"{ours:.0f} and {theirs:.0f} msg/s"),
+        _at_least("lists + pass / relay", pipeline / ours, 0.6, f"{pipeline:.0f} and {ours:.0f} msg/s"),
+        _at_least("relay / aiosmtpd with smtplib", ours / old, 2, f"{ours:.0f} and {old:.0f} msg/s; not durable there"),
+    ]
+
+
+def _postfix_relay(postfix: Postfix, messages: int) -> float:
+    began = time.perf_counter()
+    source(postfix.plain, messages=messages, sessions=SESSIONS, size=SIZE)
+    end = time.monotonic() + 120
+    while postfix.queue().strip():
+        if time.monotonic() > end:
+            raise Temporary(f"Postfix did not get through its queue\n{postfix.maillog[-2000:]}")
+        time.sleep(0.05)
+    return messages / (time.perf_counter() - began)
+
+
+_SEED = """
+import asyncio, smtplib, sys
+from aiosmtpd.controller import Controller
+class Handler:
+    async def handle_DATA(self, server, session, envelope):
+        def send():
+            with smtplib.SMTP("127.0.0.1", int(sys.argv[2])) as client:
+                client.sendmail(envelope.mail_from, envelope.rcpt_tos, envelope.content)
+        await asyncio.get_running_loop().run_in_executor(None, send)
+        return "250 OK"
+controller = Controller(Handler(), hostname="127.0.0.1", port=int(sys.argv[1]))
+controller.start()
+import time
+time.sleep(3600)
+"""
+
+
+@contextlib.contextmanager
+def _seed(folder: Path, sink: int) -> Iterator[int]:
+    """aiosmtpd handing on with smtplib in a thread: how the older system did it."""
+    port = free_port()
+    script = folder / "seed.py"
+    script.write_text(_SEED)
+    process = Popen([sys.executable, str(script), str(port), str(sink)], stderr=DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        stop(process)
+
+
+def chain(folder: Path, rounds: int) -> list[Result]:
+    """Postfix → SendSwitch → Postfix beside Postfix filtered through nothing but its own re-injection port."""
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(Sink())
+        node = Node(folder / "chain", "127.0.0.1:1", settings=QUIET | CONNECTIONS)
+        ours = Postfix(folder / "with", content_filter=node.port, relay=sink.port)
+        bare = Postfix(folder / "without", relay=sink.port)
+        node.config.write_text(node.config.read_text().replace('"127.0.0.1:1"', f'"127.0.0.1:{ours.reinject}"'))
+        for part in (ours, bare, node):
+            stack.enter_context(part)
+        with_us, without = in_turns(rounds, lambda: _through_postfix(ours, 600), lambda: _through_postfix(bare, 600))
+    detail = f"{with_us:.0f} and {without:.0f} msg/s"
+    return [_at_least("Postfix with us / with its own re-injection", with_us / without, 0.9, detail)]
+
+
+def _through_postfix(postfix: Postfix, messages: int) -> float:
+    began = time.perf_counter()
+    source(postfix.smtp, messages=messages, sessions=20, size=SIZE)
+    end = time.monotonic() + 180
+    while postfix.queue().strip():
+        if time.monotonic() > end:
+            raise Temporary(f"Postfix did not get through its queue\n{postfix.maillog[-2000:]}")
+        time.sleep(0.05)
+    return messages / (time.perf_counter() - began)
+
+
+def latency(folder: Path) -> list[Result]:
+    """What an idle node adds: from the end of data to the message at the next hop, one message at a time."""
+    arrivals: list[float] = []
+    with _stamping_hop(arrivals) as hop, Node(folder / "latency", f"127.0.0.1:{hop}", settings=QUIET) as node:
+        added = _latencies(node.port, arrivals)
+        direct = _latencies(hop, arrivals)
+    value = (statistics.median(added) - statistics.median(direct)) * 1000
+    return [Result("idle latency added, p50, ms", value, "< 10", value < 10, f"{len(added)} messages")]
+
+
+def _latencies(port: int, arrivals: list[float]) -> list[float]:
+    taken = []
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo("bench.example")
+        for _ in range(100):
+            arrivals.clear()
+            client.mail("a@example.org")
+            client.rcpt("b@example.test")
+            began = time.perf_counter()
+            client.data(b"Subject: x\r\n\r\n" + b"y" * 70 + b"\r\n")
+            end = time.monotonic() + 5
+            while not arrivals:
+                if time.monotonic() > end:
+                    raise Temporary("a message did not arrive in 5 s")
+                time.sleep(0.0002)
+            taken.append(arrivals[0] - began)
+    return taken
+
+
+@contextlib.contextmanager
+def _stamping_hop(arrivals: list[float]) -> Iterator[int]:
+    """A next hop in a thread that notes when it has a whole message."""
+    server = socket.create_server(("127.0.0.1", free_port()))
+
+    def one(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"220 stamp\r\n")
+            data = b""
+            in_data = False
+            while piece := connection.recv(65536):
+                data += piece
+                while b"\r\n" in data:
+                    if in_data:
+                        if not data.endswith(b"\r\n.\r\n"):
+                            break
+                        arrivals.append(time.perf_counter())
+                        data, in_data = b"", False
+                        connection.sendall(b"250 ok\r\n")
+                        continue
+                    line, _, data = data.partition(b"\r\n")
+                    in_data = line.upper() == b"DATA"
+                    said = b"221 bye\r\n" if line.upper() == b"QUIT" else b"250 ok\r\n"
+                    connection.sendall(b"354 go\r\n" if in_data else said)
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(server.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        server.close()
+
+
+def memory(folder: Path) -> list[Result]:
+    """2,000 idle connections, and 50 messages of 25 MB at once."""
+    with Sink() as sink, Node(folder / "memory", f"127.0.0.1:{sink.port}", settings=QUIET) as node:
+        assert node.process is not None
+        idle = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(2000)]
+        for connection in idle:
+            connection.recv(200)
+        resting = _memory(node.process.pid, "VmRSS")
+        for connection in idle:
+            connection.close()
+        _send_large(node.port, 50, 25_000_000)
+        drained(node)
+        peak = _memory(node.process.pid, "VmHWM")
+    return [
+        Result("2,000 idle connections, MiB", resting, "< 100", resting < 100, "resident, the whole node"),
+        Result("50 messages of 25 MB at once, MiB", peak, "< 300", peak < 300, "peak resident"),
+    ]
+
+
+def _memory(pid: int, key: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise Temporary(f"/proc/{pid}/status has no {key}")
+
+
+def _send_large(port: int, count: int, size: int) -> None:
+    failures: list[str] = []
+    piece = (b"x" * 74 + b"\r\n") * 1000
+
+    def one() -> None:
+        try:
+            with smtplib.SMTP("127.0.0.1", port, timeout=300) as client:
+                client.ehlo("bench.example")
+                client.mail("a@example.org")
+                client.rcpt("b@example.test")
+                client.docmd("DATA")
+                assert client.sock is not None
+                for _ in range(size // len(piece)):
+                    client.sock.sendall(piece)
+                client.sock.sendall(b".\r\n")
+                code, text = client.getreply()
+                if code != 250:
+                    failures.append(text.decode())
+        except (OSError, smtplib.SMTPException) as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise Temporary(f"{len(failures)} of {count} large messages failed: {failures[0]}")
+
+
+def backlog(folder: Path, messages: int) -> list[Result]:
+    """100,000 messages in the spool: the rate while it fills, and how soon a restart takes mail."""
+    dead = free_port()
+    settings: Settings = QUIET | {"next_hop": {"first_retry": "1h"}}
+    node = Node(folder / "backlog", f"127.0.0.1:{dead}", settings=settings)
+    with node:
+        tenth = messages // 10
+        rates = [rate(node.port, tenth) for _ in range(10)]
+        drained_attempts(node)
+    began = time.perf_counter()
+    with node:
+        start = time.perf_counter() - began
+        full = rate(node.port, tenth)
+    first, last = statistics.median(rates[:3]), statistics.median(rates[-3:])
+    return [
+        Result(f"start with {messages:,} spooled, s", start, "< 5", start < 5, "until mail is taken"),
+        _at_least("intake with a full backlog / empty", last / first, 0.8, f"{last:.0f} and {first:.0f} msg/s"),
+        _at_least("intake after that restart / empty", full / first, 0.8, f"{full:.0f} and {first:.0f} msg/s"),
+    ]
+
+
+def drained_attempts(node: Node) -> None:
+    """Wait until the first attempts are over, so that the restart is measured and not they."""
+    end = time.monotonic() + 120
+    before = -1.0
+    while time.monotonic() < end:
+        now = figure(node, "sendswitch_reinject_connect_failures_total")
+        if now == before:
+            return
+        before = now
+        time.sleep(1.0)
+
+
+def _at_least(name: str, value: float, wanted: float, detail: str) -> Result:
+    return Result(name, value, f"≥ {wanted:g}", value >= wanted, detail)
+
+
+MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
+    "relay": lambda folder, quick: relay(folder, 1 if quick else 5),
+    "chain": lambda folder, quick: chain(folder, 1 if quick else 5),
+    "latency": lambda folder, quick: latency(folder),
+    "memory": lambda folder, quick: memory(folder),
+    "backlog": lambda folder, quick: backlog(folder, 10_000 if quick else 100_000),
+}
+
+
+def run(names: Sequence[str], *, quick: bool, tell: Callable[[str], None]) -> list[Result]:
+    """Measure. Raises Temporary when a peer is missing or fails."""
+    if not Postfix.available():
+        raise Temporary("bench needs Postfix and root; as root: apt-get install postfix")
+    results = []
+    for name in names:
+        tell(f"measuring {name} …")
+        with public_folder("bench") as folder:
+            results += MEASURES[name](folder, quick)
+    return results
+
+
+def machine() -> dict[str, object]:
+    """What the figures were taken on, without names."""
+    return {"cores": os.cpu_count(), "python": sys.version.split()[0], "sessions": SESSIONS, "size": SIZE}
