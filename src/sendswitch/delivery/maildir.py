@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import re
 import socket
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from sendswitch.mail.address import key
 from sendswitch.mail.content import Content
@@ -22,12 +22,12 @@ from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
 
 _STORED = Reply(250, "2.0.0", "Ok: stored in Maildir")
-_UNSAFE = re.compile(r"[^A-Za-z0-9@._+-]")
 
 
 def folder_name(address: str) -> str:
-    """The folder of an address: its key, with every character that could leave the folder replaced."""
-    return _UNSAFE.sub("_", key(address)).lstrip(".") or "_"
+    """The folder of an address: its key, percent-encoded where it could leave the root; no two addresses share one."""
+    name = quote(key(address), safe="@+")
+    return "%2E" + name[1:] if name.startswith(".") else name
 
 
 class MaildirCourier:

@@ -1,0 +1,297 @@
+"""The client half against scripted servers: grouping, outcomes, losses, LMTP, limits of EHLO."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.reply import Reply
+from sendswitch.smtp.protocol.client import (
+    UNCERTAIN,
+    ClientConnection,
+    Failed,
+    Finished,
+    Ready,
+    SendContent,
+    StartTls,
+    State,
+)
+
+ONE = Envelope("a@b", (Recipient("c@d"),))
+TWO = Envelope("a@b", (Recipient("c@d"), Recipient("e@f")))
+DATA = b"Subject: x\r\n\r\n.y\r\n"
+
+
+def ready(*extensions: str, lmtp: bool = False) -> ClientConnection:
+    machine = ClientConnection("me.example", lmtp=lmtp)
+    machine.receive_data(b"220 hi\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == (b"LHLO" if lmtp else b"EHLO") + b" me.example\r\n"
+    lines = ("next.example", *extensions)
+    for n, line in enumerate(lines):
+        machine.receive_data(f"250{' ' if n == len(lines) - 1 else '-'}{line}\r\n".encode())
+    assert isinstance(machine.next_event(), Ready)
+    return machine
+
+
+def codes(event: object) -> list[int | None]:
+    assert isinstance(event, Finished)
+    return [outcome.reply.code if outcome.reply else None for outcome in event.outcomes]
+
+
+def test_with_pipelining_the_envelope_is_one_group() -> None:
+    machine = ready("PIPELINING", "SIZE 1000", "8BITMIME")
+    assert machine.send(Envelope("a@b", (Recipient("c@d"),), body="8BITMIME"), len(DATA), DATA) is None
+    assert machine.data_to_send() == b"MAIL FROM:<a@b> SIZE=18 BODY=8BITMIME\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b"Subject: x\r\n\r\n..y\r\n.\r\n"
+    machine.receive_data(b"250 2.0.0 queued\r\n")
+    assert codes(machine.next_event()) == [250]
+    assert machine.state is State.READY
+
+
+def test_without_pipelining_each_command_waits() -> None:
+    machine = ready()
+    machine.send(TWO, len(DATA), DATA)
+    for said, answer in (
+        (b"MAIL FROM:<a@b>\r\n", b"250 ok\r\n"),
+        (b"RCPT TO:<c@d>\r\n", b"550 no\r\n"),
+        (b"RCPT TO:<e@f>\r\n", b"250 ok\r\n"),
+        (b"DATA\r\n", b"354 go\r\n"),
+        (b"Subject: x\r\n\r\n..y\r\n.\r\n", b"250 ok\r\n"),
+    ):
+        assert machine.data_to_send() == said
+        machine.receive_data(answer)
+        event = machine.next_event()
+    assert codes(event) == [550, 250]
+
+
+def test_with_chunking_a_message_is_one_round_trip() -> None:
+    machine = ready("PIPELINING", "CHUNKING")
+    machine.send(ONE, len(DATA), DATA)
+    assert machine.data_to_send() == b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 18 LAST\r\n" + DATA
+    machine.receive_data(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+    assert codes(machine.next_event()) == [250]
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        (b"550 sender\r\n503 no\r\n503 no\r\n503 no\r\n250 reset\r\n", [550, 550]),
+        (b"250 ok\r\n450 a\r\n550 b\r\n554 no valid\r\n250 reset\r\n", [450, 550]),
+        (b"250 ok\r\n250 ok\r\n550 b\r\n451 not now\r\n250 reset\r\n", [451, 550]),
+        (b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n552 too big\r\n", [552, 552]),
+        (b"250 ok\r\n550 a\r\n550 b\r\n354 go\r\n554 nobody\r\n", [550, 550]),
+    ],
+)
+def test_one_outcome_for_each_recipient_and_the_connection_stays_usable(answers: bytes, outcome: list[int]) -> None:
+    machine = ready("PIPELINING")
+    machine.send(TWO, len(DATA), DATA)
+    event = None
+    for line in answers.splitlines(keepends=True):
+        machine.receive_data(line)
+        event = machine.next_event() or event
+    assert codes(event) == outcome
+    assert machine.state is State.READY
+    machine.data_to_send()
+    machine.send(ONE, len(DATA), DATA)
+    assert machine.data_to_send().startswith(b"MAIL FROM")
+
+
+def test_354_for_nobody_is_answered_with_an_empty_message() -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.data_to_send()
+    machine.receive_data(b"250 ok\r\n550 no\r\n354 go\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b".\r\n"
+
+
+def test_a_large_message_is_asked_for() -> None:
+    machine = ready("PIPELINING", "CHUNKING")
+    machine.send(ONE, 10**6, None)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    assert isinstance(machine.next_event(), SendContent)
+    machine.content_sent()
+    machine.receive_data(b"250 ok\r\n")
+    assert codes(machine.next_event()) == [250]
+
+
+def test_unanimous_sends_nothing_when_one_is_refused() -> None:
+    machine = ready("PIPELINING", "CHUNKING")
+    machine.send(TWO, len(DATA), DATA, unanimous=True)
+    assert machine.data_to_send() == b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\n"
+    machine.receive_data(b"250 ok\r\n250 ok\r\n550 no\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b"RSET\r\n"
+    machine.receive_data(b"250 ok\r\n")
+    assert codes(machine.next_event()) == [None, 550]
+
+
+def test_unanimous_sends_when_all_are_accepted() -> None:
+    machine = ready("PIPELINING")
+    machine.send(TWO, len(DATA), DATA, unanimous=True)
+    machine.data_to_send()
+    machine.receive_data(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b"DATA\r\n"
+    machine.receive_data(b"354 go\r\n")
+    machine.next_event()
+    machine.data_to_send()
+    machine.receive_data(b"250 ok\r\n")
+    assert codes(machine.next_event()) == [250, 250]
+
+
+def test_lmtp_has_a_reply_for_each() -> None:
+    machine = ready("PIPELINING", lmtp=True)
+    three = Envelope("a@b", (Recipient("c@d"), Recipient("no@f"), Recipient("e@f")))
+    machine.send(three, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
+    assert machine.next_event() is None
+    machine.receive_data(b"250 first\r\n")
+    assert machine.next_event() is None
+    machine.receive_data(b"452 third is full\r\n")
+    assert codes(machine.next_event()) == [250, 550, 452]
+
+
+def test_lmtp_with_chunking() -> None:
+    machine = ready("PIPELINING", "CHUNKING", lmtp=True)
+    machine.send(TWO, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n250 ok\r\n250 first\r\n450 second\r\n")
+    assert codes(machine.next_event()) == [250, 450]
+
+
+def test_lmtp_where_nobody_was_accepted() -> None:
+    machine = ready("PIPELINING", lmtp=True)
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n550 no\r\n354 go\r\n")
+    assert machine.next_event() is None
+    machine.receive_data(b"250 reset\r\n")
+    assert codes(machine.next_event()) == [550]
+
+
+def test_xforward_is_passed_on_where_offered() -> None:
+    client = Client("2001:db8::1", "mail.example", "25", "helo+x", "ESMTP", "REMOTE", "")
+    machine = ready("PIPELINING", "XFORWARD NAME ADDR HELO SOURCE")
+    machine.send(Envelope("a@b", (Recipient("c@d"),), client), 1, b"x")
+    first = machine.data_to_send().splitlines()[0]
+    assert first == b"XFORWARD NAME=mail.example ADDR=IPV6:2001:db8::1 HELO=helo+2Bx SOURCE=REMOTE"
+
+
+def test_dsn_is_passed_on_where_offered() -> None:
+    envelope = Envelope("a@b", (Recipient("c@d", "NEVER", "rfc822;x@y"),), ret="HDRS", envid="id")
+    machine = ready("PIPELINING", "DSN")
+    machine.send(envelope, 1, b"x")
+    assert machine.data_to_send().startswith(
+        b"MAIL FROM:<a@b> RET=HDRS ENVID=id\r\nRCPT TO:<c@d> NOTIFY=NEVER ORCPT=rfc822;x@y\r\n"
+    )
+    machine = ready("PIPELINING")
+    machine.send(envelope, 1, b"x")
+    assert machine.data_to_send().startswith(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")
+
+
+def test_what_the_server_cannot_take_is_not_tried() -> None:
+    machine = ready("SIZE 10")
+    assert codes(machine.send(ONE, 100, DATA)) == [552]
+    machine = ready()
+    assert codes(machine.send(Envelope("ü@b", (Recipient("c@d"),), smtputf8=True), 1, b"x")) == [550]
+    assert machine.send(Envelope("u@b", (Recipient("c@d"),), smtputf8=True), 1, b"x") is None
+
+
+def test_losing_the_connection_before_the_content_is_certain() -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    event = machine.lost()
+    assert codes(event) == [451]
+    assert isinstance(event, Finished)
+    assert not event.outcomes[0].uncertain
+
+
+def test_losing_it_after_the_content_is_not() -> None:
+    machine = ready("PIPELINING")
+    machine.send(TWO, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n")
+    machine.next_event()
+    event = machine.lost()
+    assert isinstance(event, Finished)
+    assert [outcome.uncertain for outcome in event.outcomes] == [True, False]
+    assert event.outcomes[0].reply == UNCERTAIN
+
+
+def test_421_as_the_last_answer_is_certain() -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n421 4.3.2 going down\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Finished)
+    assert codes(event) == [421]
+    assert not event.outcomes[0].uncertain
+    assert machine.state is State.CLOSED
+
+
+def test_helo_where_ehlo_is_unknown() -> None:
+    machine = ClientConnection("me")
+    machine.receive_data(b"220 old\r\n502 what\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b"EHLO me\r\nHELO me\r\n"
+    machine.receive_data(b"250 old\r\n")
+    assert isinstance(machine.next_event(), Ready)
+
+
+@pytest.mark.parametrize("greeting", [b"554 no\r\n", b"421 busy\r\n", b"hello\r\n", b"\xff\xff\r\n", b"x" * 5000])
+def test_a_bad_greeting_fails(greeting: bytes) -> None:
+    machine = ClientConnection("me")
+    machine.receive_data(greeting)
+    assert isinstance(machine.next_event(), Failed)
+    assert machine.state is State.CLOSED
+
+
+def test_starttls() -> None:
+    machine = ClientConnection("me", tls="require")
+    machine.receive_data(b"220 x\r\n")
+    machine.next_event()
+    machine.receive_data(b"250-x\r\n250 STARTTLS\r\n")
+    assert machine.next_event() is None
+    assert machine.data_to_send() == b"EHLO me\r\nSTARTTLS\r\n"
+    machine.receive_data(b"220 go\r\n250 injected\r\n")
+    assert isinstance(machine.next_event(), StartTls)
+    machine.tls_started()
+    assert machine.data_to_send() == b"EHLO me\r\n"
+    assert machine.next_event() is None  # what came in the clear is gone
+    machine.receive_data(b"250 x\r\n")
+    assert isinstance(machine.next_event(), Ready)
+
+
+def test_tls_that_is_required_and_not_offered() -> None:
+    machine = ClientConnection("me", tls="require")
+    machine.receive_data(b"220 x\r\n250 x\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Failed)
+    assert event.reply.enhanced == "4.7.4"
+
+
+def test_a_server_that_speaks_out_of_turn_is_left() -> None:
+    machine = ready("PIPELINING")
+    machine.receive_data(b"250 surprise\r\n")
+    assert machine.next_event() is None
+    assert machine.state is State.CLOSED
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"250 ok\r\n", b"354 go\r\n", b"550-a\r\n", b"550 b\r\n", b"421 x\r\n", b"2", b"\n", b"\xff"])
+    )
+)
+def test_no_answer_raises(answers: list[bytes]) -> None:
+    machine = ready("PIPELINING")
+    machine.send(TWO, len(DATA), DATA)
+    finished = 0
+    for answer in answers:
+        machine.receive_data(answer)
+        while (event := machine.next_event()) is not None:
+            finished += isinstance(event, Finished)
+    finished += machine.lost(Reply(451, "", "gone")) is not None
+    assert finished == 1

@@ -1,0 +1,155 @@
+"""Lists, the fixed processors, and the chain that runs them: order, merging, limits, error policies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+import pytest
+
+from sendswitch.config.pipeline import OnError
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.processors import registry
+from sendswitch.processors.base import Context, Options
+from sendswitch.processors.lists import Entries, Lists, ListsOptions
+from sendswitch.testing import context, mail
+from sendswitch.worker.chain import Chain, Link, build
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    ("entry", "matches", "misses"),
+    [
+        ("joe@a.example", ["joe@a.example"], ["xjoe@a.example", "joe@b.example"]),
+        ("A.Example", ["x@a.example"], ["x@sub.a.example", "x@ba.example", "a.example@b"]),
+        ("@a.example", ["x@a.example"], ["x@sub.a.example"]),
+        (".a.example", ["x@sub.a.example", "x@s.s.a.example"], ["x@a.example", "x@sub-a.example"]),
+        ("*@*.a.example", ["x@sub.a.example"], ["x@a.example", "x@sub.a.example.evil"]),
+        ("news-??@a.example", ["news-01@a.example"], ["news-1@a.example"]),
+        ("*.a.example", ["x@y.a.example"], ["x@a.example"]),
+        ("<>", [""], ["x@a.example"]),
+    ],
+)
+def test_entries(entry: str, matches: list[str], misses: list[str]) -> None:
+    entries = Entries([entry])
+    assert all(entries.match(address) for address in matches)
+    assert not any(entries.match(address) for address in misses)
+
+
+@pytest.mark.parametrize(
+    ("sender", "author", "action"),
+    [
+        ("x@good.example", "y@neutral.example", Action.PASS),
+        ("x@neutral.example", "Someone <y@good.example>", Action.PASS),
+        ("x@bad.example", "y@neutral.example", Action.DENY),
+        ("x@neutral.example", '"Nice <y@good.example>" <z@bad.example>', Action.DENY),
+        ("x@neutral.example", "y@good.example, z@bad.example", Action.DENY),
+        ("x@neutral.example", "y@neutral.example", None),
+        ("x@good.example", "z@bad.example", Action.PASS),
+        ("", "", None),
+    ],
+)
+def test_lists(run: Run, sender: str, author: str, action: Action | None) -> None:
+    lists = Lists(ListsOptions(allow=("good.example",), deny=("bad.example",)))
+    verdict = run(lists.process(mail(From=author), context(sender)))
+    assert (verdict.action if verdict else None) is action
+    if verdict:
+        assert "list" in verdict.reason
+
+
+def test_two_from_headers_do_not_slip_round_a_deny_list(run: Run) -> None:
+    lists = Lists(ListsOptions(allow=("good.example",), deny=("bad.example",)))
+    two = Mail(InMemory(b"From: a@good.example\r\nFrom: b@bad.example\r\n\r\nx\r\n"))
+    verdict = run(lists.process(two, context("x@neutral.example")))
+    assert verdict.action is Action.DENY
+
+
+class Scripted:
+    """A processor that does as told."""
+
+    Options: ClassVar[type[Options]] = Options
+    version = "7"
+
+    def __init__(self, act: Callable[[Mail, Context], Any]) -> None:
+        self.act, self.seen = act, 0
+        self.tags: tuple[str, ...] = ()
+
+    async def process(self, mail: Mail, context: Context) -> Verdict | None:
+        self.seen += 1
+        self.tags = context.tags
+        result = self.act(mail, context)
+        if asyncio.iscoroutine(result):
+            result = await result
+        answer: Verdict | None = result
+        return answer
+
+    async def close(self) -> None:
+        return
+
+
+def link(act: Callable[[Mail, Context], Any], on_error: OnError = "defer", limit: float = 0.2) -> Link:
+    return Link("scripted", Scripted(act), on_error, limit)
+
+
+def seen(link: Link) -> Scripted:
+    assert isinstance(link.processor, Scripted)
+    return link.processor
+
+
+def test_an_empty_pipeline_passes(run: Run) -> None:
+    verdict = run(Chain([]).run(mail(), context()))
+    assert verdict.action is Action.PASS
+
+
+def test_tags_add_up_and_the_first_action_ends_it(run: Run) -> None:
+    links = [
+        link(lambda m, c: Verdict.tagged("A")),
+        link(lambda m, c: None),
+        link(lambda m, c: Verdict.tagged("B", "A")),
+        link(lambda m, c: Verdict.quarantine("enough")),
+        link(lambda m, c: Verdict.passed()),
+    ]
+    verdict = run(Chain(links).run(mail(), context()))
+    assert (verdict.action, verdict.tags, verdict.reason) == (Action.QUARANTINE, ("A", "B"), "enough")
+    assert [step.outcome for step in verdict.trace] == ["tags A", "no opinion", "tags B, A", "quarantine"]
+    assert {step.version for step in verdict.trace} == {"7"}
+    assert seen(links[3]).tags == ("A", "B")
+    assert seen(links[4]).seen == 0
+
+
+def boom(mail: Mail, context: Context) -> Verdict:
+    raise KeyError("what the author did wrong")
+
+
+async def hang() -> Verdict:
+    await asyncio.sleep(60)
+    return Verdict.passed()
+
+
+@pytest.mark.parametrize("fault", [boom, lambda m, c: hang()])
+def test_error_policies(run: Run, fault: Callable[[Mail, Context], Any]) -> None:
+    answer = run(Chain([link(fault, "defer")]).run(mail(), context()))
+    assert isinstance(answer, Deferral)
+    assert "scripted" in answer.reason
+    assert answer.trace[0].outcome in ("error", "timeout")
+    assert run(Chain([link(fault, "skip")]).run(mail(), context())).action is Action.PASS
+    denied = run(Chain([link(fault, "deny")]).run(mail(), context()))
+    assert denied.action is Action.DENY
+    assert denied.reply.code == 550
+    assert run(Chain([link(fault, "hold")]).run(mail(), context())).action is Action.PENDING
+
+
+def test_the_fixed_processors_come_in_through_the_same_door(run: Run) -> None:
+    assert {"pass", "deny", "tag", "forward", "hold", "quarantine", "lists", "python"} <= set(registry.names())
+    text = '[[step]]\nuse = "tag"\ntags = ["NEWS"]\n[[step]]\nuse = "forward"\nto = ["dave@example.test"]\nkeep_copy = true\n'
+    verdict = run(build(registry.check(text, "p"), 10).run(mail(), context()))
+    assert (verdict.action, verdict.forward, verdict.keep_copy) == (Action.FORWARD, ("dave@example.test",), True)
+    assert verdict.tags == ("NEWS",)
+    hold = run(
+        build(registry.check('[[step]]\nuse = "hold"\ntime = "1h"\nthen = "deny"\n', "p"), 10).run(mail(), context())
+    )
+    assert (hold.action, hold.hold, hold.then) == (Action.PENDING, 3600, "deny")

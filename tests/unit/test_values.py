@@ -1,0 +1,474 @@
+"""Small pure things: ids, xtext, units, routes, backoff, lists, headers, verdicts, reports, decisions."""
+
+from __future__ import annotations
+
+import email
+from dataclasses import replace
+from email import policy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.config.units import duration, size
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.delivery.compose import Composer, delivered_to, loops
+from sendswitch.delivery.maildir import folder_name
+from sendswitch.mail import dsn, ids, xtext
+from sendswitch.mail.content import Edited, InMemory, read_all
+from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
+from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader, SetHeader, edit, field_bytes, fields
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, verdict_from_json
+from sendswitch.reply import Reply
+from sendswitch.routing import Route, Routes
+from sendswitch.spool.states import TERMINAL, TRANSITIONS, State
+from sendswitch.switch import decide
+from sendswitch.switch.forward import targets_of
+from sendswitch.testing import FakeClock, message
+
+# ids
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_ids_are_read_as_they_are_written(number: int) -> None:
+    assert ids.from_text(ids.to_text(number)) == number
+    assert ids.from_text(ids.to_text(number).upper()) == number
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 14, "38fvqqgvckj0u", "38fvqqgvckj0!"])
+def test_what_is_no_id(text: str) -> None:
+    with pytest.raises(ValueError, match="no message id"):
+        ids.from_text(text)
+
+
+def test_ids_rise_whatever_the_clock_does(clock: FakeClock) -> None:
+    sequence = ids.Sequence(7, clock)
+    taken = [sequence() for _ in range(5000)]
+    clock.advance(-3600)
+    taken += [sequence() for _ in range(10)]
+    assert taken == sorted(set(taken))
+    assert abs(ids.received(taken[0]) - 1_700_000_000) < 1
+    again = ids.Sequence(7, clock, taken[-1])
+    assert again() > taken[-1]
+
+
+# xtext
+
+
+@given(st.text(st.characters(min_codepoint=0x20, exclude_characters="\x7f", exclude_categories=("Cs", "Cc"))))
+def test_xtext_and_back(text: str) -> None:
+    encoded = xtext.encode(text)
+    assert encoded.isascii()
+    assert " " not in encoded
+    assert xtext.decode(encoded) == text
+
+
+@pytest.mark.parametrize(("given_", "expected"), [("a+2Bb", "a+b"), ("+0D+0A", "??"), ("+GG", "+GG"), ("+2", "+2")])
+def test_xtext_oddities(given_: str, expected: str) -> None:
+    assert xtext.decode(given_) == expected
+
+
+# units
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1.5h", 5400), ("7d", 604800), ("250ms", 0.25), (5, 5)])
+def test_durations(text: object, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "count"), [("25MB", 25_000_000), ("256KiB", 262_144), ("1", 1), (7, 7)])
+def test_sizes(text: object, count: int) -> None:
+    assert size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5x", "-5s", True, None, "1e9d"])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="a duration like"):
+        duration(text)
+
+
+# routes
+
+
+def test_routes() -> None:
+    def route(owner: str) -> Route:
+        return Route(owner, 1, 60, "pass", "bounce")
+
+    routes = Routes([route("joe@a.example"), route("joe+x@a.example"), route("@b.example")])
+
+    def owner(address: str) -> str | None:
+        found = routes.find(address)
+        return found.owner if found else None
+
+    assert owner("JOE@A.example") == "joe@a.example"
+    assert owner("joe+x@a.example") == "joe+x@a.example"
+    assert owner("joe+other@a.example") == "joe@a.example"
+    assert owner("anybody@b.example") == "@b.example"
+    assert owner("ann@a.example") is None
+    assert owner("postmaster") is None
+    assert Routes().find("joe@a.example") is None
+
+
+# backoff
+
+
+def test_backoff_doubles_to_a_limit_and_is_spread() -> None:
+    backoff = Backoff(10, 100, 0.2)
+    assert [backoff.next(n, 0, 0.5) for n in (1, 2, 3, 4, 5, 6, 1000)] == [10, 20, 40, 80, 100, 100, 100]
+    assert backoff.next(1, 1000, 0.0) == 1008
+    assert backoff.next(1, 1000, 0.999999) == pytest.approx(1012)
+
+
+# headers and content
+
+
+def test_fields_keep_their_bytes() -> None:
+    head = b"From x Fri\r\nA: 1\r\nB:  two\r\n\tfolded\r\nC : 3\r\nD: \xff\r\n\r\n"
+    assert [field.name for field in fields(head)] == ["", "A", "B", "C", "D"]
+    assert b"".join(field.raw for field in fields(head)) == head[:-2]
+    assert fields(head)[2].value == "two\tfolded"
+    assert fields(head)[4].value == "ÿ"
+
+
+def test_a_line_that_is_no_field_ends_the_header() -> None:
+    assert [field.name for field in fields(b"A: 1\r\nnot a field\r\nB: 2\r\n\r\n")] == ["A"]
+
+
+def test_edits_change_what_they_name_and_nothing_else() -> None:
+    head = b"A:  odd   spacing\r\nSubject: x\r\n y\r\nB: 1\r\nb: 2\r\n\r\n"
+    assert edit(head, (AddHeader("N", "1"),)) == b"N: 1\r\n" + head
+    assert edit(head, (RemoveHeader("B"),)) == b"A:  odd   spacing\r\nSubject: x\r\n y\r\n\r\n"
+    assert edit(head, (SetHeader("b", "3"),)) == b"A:  odd   spacing\r\nSubject: x\r\n y\r\nb: 3\r\n\r\n"
+    marked = b"A:  odd   spacing\r\nSubject: *S* x\r\n y\r\nB: 1\r\nb: 2\r\n\r\n"
+    assert edit(head, (MarkSubject("*S* "),)) == marked
+    assert edit(marked, (MarkSubject("*S* "),)) == marked
+    assert edit(b"\r\n", (MarkSubject("*S* "),)) == b"Subject: *S*\r\n\r\n"
+
+
+@given(st.text(max_size=50))
+def test_a_value_cannot_start_another_field(value: str) -> None:
+    raw = field_bytes("X", value.encode("utf-8", "ignore").decode())
+    assert raw.count(b"\n") == 1
+    assert raw.count(b"\r") == 1
+
+
+def test_a_bad_field_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="field name"):
+        field_bytes("X: evil\r\nY", "1")
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50), st.integers(0, 60), st.integers(0, 120))
+def test_edited_content_reads_the_same_everywhere(data: bytes, front: bytes, cut: int, start: int) -> None:
+    cut = min(cut, len(data))
+    edited = Edited(InMemory(data), front, cut)
+    whole = front + data[cut:]
+    assert edited.whole() == whole == read_all(edited)
+    assert edited.size == len(whole)
+    assert b"".join(edited.chunks(start)) == whole[start:]
+
+
+# compose
+
+
+def test_what_others_claim_under_our_names_is_removed() -> None:
+    composer = Composer("us.example", {"SPAM": "*S* "})
+    content = InMemory(
+        b"X-SendSwitch-Tags: CLEAN\r\nx-sendswitch-evil: 1\r\nSubject: a\r\n\r\nX-SendSwitch-Tags: body\r\n"
+    )
+    out = composer.compose(
+        content,
+        message="id",
+        client=Client("192.0.2.1", "n", helo="h (x)\r\n"),
+        received=0,
+        verdict=Verdict(Action.PASS, tags=("SPAM",)),
+    ).whole()
+    assert out is not None
+    head, _, body = out.partition(b"\r\n\r\n")
+    assert head.count(b"X-SendSwitch-Tags: SPAM") == 1
+    assert b"CLEAN" not in head
+    assert b"evil" not in head
+    assert b"Subject: *S* a" in head
+    assert b"Received: from hx (n [192.0.2.1])" in head
+    assert body == b"X-SendSwitch-Tags: body\r\n"
+
+
+def test_without_a_verdict_only_a_trace_is_put_on_top() -> None:
+    data = b"Subject: a\r\n\r\nbody\r\n"
+    out = Composer("us.example", {}).compose(InMemory(data), message="id", client=Client(), received=0).whole()
+    assert out is not None
+    assert out.endswith(data)
+    assert out[: -len(data)].startswith(b"X-SendSwitch-Trace: us.example id\r\nReceived: by us.example")
+
+
+def test_loops_are_seen() -> None:
+    assert loops(b"Received: x\r\n" * 51 + b"\r\n", "us", 50)
+    assert not loops(b"Received: x\r\n" * 50 + b"\r\n", "us", 50)
+    assert loops(b"X-SendSwitch-Trace: us a\r\n" * 5 + b"\r\n", "us", 50)
+    assert not loops(b"X-SendSwitch-Trace: other a\r\n" * 9 + b"\r\n", "us", 50)
+    assert delivered_to(b"Delivered-To: Joe@a.example\r\n\r\n", "joe@a.example")
+    assert not delivered_to(b"X: 1\r\n\r\nDelivered-To: joe@a.example\r\n", "ann@a.example")
+
+
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        ("Joe@A.example", "joe@a.example"),
+        ("../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd"),
+        ("..", "%2E."),
+        ('"a/b"@c', "a%2Fb@c"),
+    ],
+)
+def test_no_address_leaves_the_maildir(address: str, folder: str) -> None:
+    assert folder_name(address) == folder
+    assert "/" not in folder_name(address)
+
+
+# mail as processors read it
+
+
+BROKEN = [
+    b"",
+    b"\r\n",
+    b"no headers at all\r\n",
+    b"\xff\xfe\xfd\r\n\r\n\xff",
+    b"Subject: =?utf-8?q?=FF=FE?= =?nope?x?y?=\r\n\r\n",
+    b"Content-Type: text/plain; charset=no-such\r\n\r\n\xe4\xf6\r\n",
+    b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
+    b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!\r\n',
+    b"From: \xff <a@b>\r\nFrom: second\r\n\r\n",
+    b"Content-Type: text/plain; name*=utf-8''%FF%\r\nContent-Disposition: attachment; filename*0*=x''%\r\n\r\nx",
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN)
+def test_broken_mail_never_raises(raw: bytes) -> None:
+    mail = Mail(InMemory(raw))
+    assert isinstance(mail.text + mail.html + mail.subject, str)
+    assert isinstance(mail.attachments, list)
+    assert isinstance(mail.defects, list)
+    assert mail.raw == raw
+
+
+@given(st.binary(max_size=300))
+def test_no_mail_raises(raw: bytes) -> None:
+    mail = Mail(InMemory(raw))
+    assert isinstance([mail.text, mail.html, mail.attachments, mail.defects, mail.headers("from")], list)
+
+
+def test_deep_nesting_is_seen_and_not_followed() -> None:
+    head = "".join(f'Content-Type: multipart/mixed; boundary="b{n}"\r\n\r\n--b{n}\r\n' for n in range(3000)).encode()
+    mail = Mail(InMemory(head + b"Content-Type: text/plain\r\n\r\ndeep\r\n"))
+    assert mail.attachments == []
+    assert any("nested deeper" in defect for defect in mail.defects)
+
+
+def test_reading_a_message() -> None:
+    parsed = email.message.EmailMessage()
+    parsed["Subject"] = "Grüße"
+    parsed.set_content("hello\n")
+    parsed.add_attachment(b"\x00\x01", maintype="application", subtype="zip", filename="ä.zip")
+    mail = Mail(InMemory(parsed.as_bytes(policy=policy.SMTP)))
+    assert mail.subject == "Grüße"
+    assert mail.text.strip() == "hello"
+    assert [(a.name, a.type, a.data) for a in mail.attachments] == [("ä.zip", "application/zip", b"\x00\x01")]
+    assert mail.defects == []
+
+
+# envelopes and verdicts
+
+
+def test_an_envelope_comes_back_from_json() -> None:
+    envelope = Envelope("a@b", (), Client("1.2.3.4", "n", "25", "h", "ESMTP", "LOCAL"), "8BITMIME", True, "FULL", "id")
+    assert from_json("a@b", (), envelope.to_json()) == envelope
+    assert from_json("", (), {}) == Envelope("", ())
+
+
+EDITS = st.one_of(
+    st.builds(AddHeader, st.just("X"), st.text(max_size=5)),
+    st.builds(SetHeader, st.just("X"), st.text(max_size=5)),
+    st.builds(RemoveHeader, st.just("X")),
+    st.builds(MarkSubject, st.text(max_size=5)),
+)
+VERDICTS = st.builds(
+    Verdict,
+    action=st.one_of(st.none(), st.sampled_from(Action)),
+    tags=st.lists(st.sampled_from(["SPAM", "VIRUS", "x-1"]), unique=True).map(tuple),
+    edits=st.lists(EDITS, max_size=3).map(tuple),
+    forward=st.lists(st.just("a@b"), max_size=1).map(tuple),
+    keep_copy=st.booleans(),
+    reply=st.one_of(st.none(), st.just(Reply(550, "5.7.1", "no"))),
+    reason=st.text(max_size=20),
+    hold=st.one_of(st.none(), st.floats(1, 1e6)),
+    then=st.sampled_from(["", "pass", "deny"]),
+    trace=st.lists(st.builds(Step, st.just("p"), st.just("1"), st.just(0.5), st.just("x")), max_size=2).map(tuple),
+)
+
+
+@given(VERDICTS)
+def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
+    assert verdict_from_json(verdict.to_json()) == verdict
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"acton": "pass"},
+        {"action": "nope"},
+        {"tags": "SPAM"},
+        {"tags": ["a b"]},
+        {"reply": "no"},
+        {"edits": [{"x": 1}]},
+    ],
+)
+def test_a_bad_verdict_says_what_is_wrong(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        verdict_from_json(data)
+
+
+# decisions
+
+POLICY = decide.Policy(hold=100.0, hold_then="pass", quarantine=1000.0)
+LOCAL = Client(source="LOCAL")
+REMOTE = Client(source="REMOTE", address="127.0.0.1")
+
+
+def effect(verdict: Verdict, *, sender: str = "s@x", client: Client = LOCAL, notify: str = "") -> decide.Effect:
+    return decide.effect(
+        verdict, sender=sender, recipient=Recipient("r@x", notify), client=client, policy=POLICY, now=10.0
+    )
+
+
+def denied(then: str, reply: str = "550 5.7.1 no") -> Verdict:
+    return replace(Verdict.deny("why", reply=reply), then=then)
+
+
+def test_effects() -> None:
+    assert effect(Verdict.passed()) == decide.Deliver()
+    assert effect(Verdict.forwarded("a@b", keep_copy=True)) == decide.Forward(("a@b",), True)
+    assert effect(Verdict.quarantine("q")) == decide.Keep(1010.0, "q")
+    assert effect(Verdict.pending("p", hold=5)) == decide.Hold(15.0, "p")
+    assert effect(denied("discard")) == decide.Discard("why")
+    assert effect(denied("quarantine")) == decide.Keep(1010.0, "why")
+    assert effect(denied("bounce")) == decide.Bounce(Reply(550, "5.7.1", "no"), "refused by the recipient's filter")
+    assert isinstance(effect(denied("bounce", "450 4.7.1 later")), decide.Retry)
+
+
+def test_a_bounce_goes_only_where_it_is_safe() -> None:
+    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.Keep)
+    assert isinstance(effect(denied("bounce"), sender=""), decide.Keep)
+    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.Keep)
+    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.Keep)
+    assert isinstance(effect(denied("bounce"), notify="FAILURE"), decide.Bounce)
+
+
+@pytest.mark.parametrize(
+    ("client", "local"),
+    [
+        (Client(), True),
+        (Client(address="127.0.0.1"), True),
+        (Client(address="::1"), True),
+        (Client(address="192.0.2.1"), False),
+        (Client(address="nonsense"), False),
+        (REMOTE, False),
+    ],
+)
+def test_who_is_local(client: Client, local: bool) -> None:
+    assert decide.is_local(client) is local
+
+
+def test_a_route_completes_a_verdict() -> None:
+    route = Route("o", 1, 60, "quarantine", "discard")
+    done = decide.completed(Verdict.deny("x"), route, POLICY)
+    assert isinstance(done, Verdict)
+    assert (done.then, done.reply) == ("discard", decide.REFUSED)
+    held = decide.completed(Verdict.pending("x", hold=10**9), route, POLICY)
+    assert isinstance(held, Verdict)
+    assert (held.hold, held.then) == (100.0, "pass")
+    assert decide.completed(Deferral("x"), route, POLICY) == Deferral("x")
+
+
+@pytest.mark.parametrize(
+    ("policy", "action"),
+    [("pass", Action.PASS), ("deny", Action.DENY), ("hold", Action.PENDING), ("quarantine", Action.QUARANTINE)],
+)
+def test_deadlines(policy: str, action: Action) -> None:
+    verdict = decide.on_timeout(Route("o", 1, 60, policy, "bounce"))
+    assert verdict.action is action
+    assert "60 s" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("then", "action"), [("", Action.PASS), ("deny", Action.DENY), ("quarantine", Action.QUARANTINE)]
+)
+def test_after_a_hold(then: str, action: Action) -> None:
+    assert decide.after_hold(Verdict.pending("x", then=then)).action is action
+
+
+@pytest.mark.parametrize(
+    ("targets", "copy", "chain", "expected"),
+    [
+        (["b@x"], False, [], (["b@x"], False)),
+        (["b@x", "B@X"], False, [], (["b@x"], False)),
+        (["a@x", "b@x"], False, [], (["b@x"], True)),
+        (["b@x"], False, ["b@x"], ([], True)),
+        ([], False, [], ([], True)),
+        (["b@x"], True, [], (["b@x"], True)),
+    ],
+)
+def test_forwarding_never_loops_and_never_loses(
+    targets: list[str], copy: bool, chain: list[str], expected: tuple[list[str], bool]
+) -> None:
+    assert targets_of("a@x", targets, copy, chain) == expected
+
+
+def test_states() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert all(not TRANSITIONS[state] for state in TERMINAL)
+    assert all(TRANSITIONS[state] for state in set(State) - TERMINAL)
+
+
+# reports
+
+
+@pytest.mark.parametrize(
+    ("kind", "sender", "notify", "expected"),
+    [
+        (dsn.Kind.FAILED, "a@b", "", True),
+        (dsn.Kind.FAILED, "", "", False),
+        (dsn.Kind.FAILED, "a@b", "NEVER", False),
+        (dsn.Kind.FAILED, "a@b", "success,failure", True),
+        (dsn.Kind.RELAYED, "a@b", "", False),
+        (dsn.Kind.RELAYED, "a@b", "SUCCESS", True),
+        (dsn.Kind.RELAYED, "", "SUCCESS", False),
+    ],
+)
+def test_who_wants_a_report(kind: dsn.Kind, sender: str, notify: str, expected: bool) -> None:
+    assert dsn.wanted(kind, sender, Recipient("x", notify)) is expected
+
+
+@pytest.mark.parametrize(("ret", "utf8"), [("", False), ("FULL", False), ("HDRS", True)])
+def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None:
+    to = "jö@example.test" if utf8 else "joe@example.test"
+    raw = dsn.report(
+        dsn.Kind.FAILED,
+        [dsn.Outcome(Recipient(to, orcpt="rfc822;first+40example.test"), Reply(550, "5.1.1", "no such"), "unknown")],
+        envelope=Envelope("a@b", (), ret=ret, envid="x+2By"),
+        content=InMemory(message("secret body\r\n")),
+        message="id",
+        host="us.example",
+        now=0.0,
+    )
+    assert raw.count(b"\n") == raw.count(b"\r\n")
+    parsed = email.message_from_bytes(raw)
+    assert parsed.get_content_type() == "multipart/report"
+    assert parsed.get_param("report-type") == "delivery-status"
+    kinds = [part.get_content_type() for part in parsed.walk()]
+    status = "message/global-delivery-status" if utf8 else "message/delivery-status"
+    assert status in kinds
+    text = raw.decode()
+    assert ("secret body" in text) == (ret == "FULL")
+    assert f"Final-Recipient: {'utf-8' if utf8 else 'rfc822'}; {to}" in text
+    assert "Original-Recipient: rfc822; first@example.test" in text
+    assert "Original-Envelope-Id: x+y" in text
+    assert not parsed.defects
