@@ -1,0 +1,246 @@
+"""The listener's shell: timeouts, limits, half-open and slow clients, TLS, replies that must not be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import smtplib
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.bench.peers import free_port
+from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.protocol.server import Limits
+from sendswitch.smtp.server import Listener, Options, Timeouts
+from sendswitch.testing import Inbox
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+OPTIONS = Options(host="mx.example.test", limits=Limits(size=100_000))
+ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    options: Options = OPTIONS, inbox: Inbox | None = None
+) -> AsyncIterator[tuple[Listener, Inbox, int]]:
+    inbox = inbox or Inbox()
+    listener = Listener(inbox, options)
+    port = free_port()
+    await listener.start(Endpoint("127.0.0.1", port))
+    try:
+        yield listener, inbox, port
+    finally:
+        await listener.stop(1)
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(10):
+        return await reader.read()
+
+
+def test_quit_behind_the_dot_is_answered_in_order(run: Run) -> None:
+    async def inside() -> None:
+        async with listening() as (_, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(ENVELOPE + b"hi\r\n.\r\nQUIT\r\n")
+            said = await everything(reader)
+            assert [line[:3] for line in said.splitlines() if line[3:4] == b" "][-3:] == [b"354", b"250", b"221"]
+            assert inbox.parcels[0].data == b"hi\r\n"
+            writer.close()
+
+    run(inside())
+
+
+def test_a_client_that_closed_its_half_still_gets_the_reply(run: Run) -> None:
+    async def inside() -> None:
+        async with listening() as (_, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(ENVELOPE + b"hi\r\n.\r\n")
+            writer.write_eof()
+            assert b"\r\n250 2.0.0 Ok\r\n" in await everything(reader)
+            assert len(inbox.parcels) == 1
+            writer.close()
+
+    run(inside())
+
+
+def test_timeouts(run: Run) -> None:
+    async def inside() -> None:
+        options = replace(OPTIONS, timeouts=Timeouts(idle=0.3, transaction=1.0))
+        async with listening(options) as (listener, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert (await everything(reader)).endswith(b"421 4.4.2 Error: timeout exceeded\r\n")
+            writer.close()
+            # A slow-loris: never idle, never done.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(ENVELOPE)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with contextlib.suppress(ConnectionError):
+                while loop.time() - began < 5 and not reader.at_eof():
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.1)
+                    if b"421" in reader._buffer:  # type: ignore[attr-defined]
+                        break
+            assert loop.time() - began < 3
+            assert not inbox.parcels
+            writer.close()
+            async with asyncio.timeout(8):
+                while listener.connections:
+                    await asyncio.sleep(0.05)
+
+    run(inside())
+
+
+def test_connection_limits(run: Run) -> None:
+    async def inside() -> None:
+        async with listening(replace(OPTIONS, connections=3)) as (listener, _, port):
+            open_ = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            for reader, _ in open_:
+                assert (await reader.readline()).startswith(b"220")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert (await reader.readline()).startswith(b"421 4.7.0")
+            writer.close()
+            for _, writer in open_:
+                writer.close()
+        async with listening(replace(OPTIONS, connections_per_address=1)) as (listener, _, port):
+            first, keep = await asyncio.open_connection("127.0.0.1", port)
+            assert (await first.readline()).startswith(b"220")
+            second, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert (await second.readline()).startswith(b"421")
+            writer.close()
+            keep.close()
+            async with asyncio.timeout(10):
+                while listener.connections:
+                    await asyncio.sleep(0.02)
+
+    run(inside())
+
+
+def test_a_client_that_reads_nothing_is_not_buffered_for(run: Run) -> None:
+    async def inside() -> None:
+        async with listening() as (_, _, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            sent = 0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while sent < 200_000_000:
+                        writer.write(b"HELP\r\n" * 10_000)
+                        await writer.drain()
+                        sent += 60_000
+            assert sent < 200_000_000  # we stopped reading, so the client could not go on
+            writer.transport.abort()
+
+    run(inside())
+
+
+def test_xforward_is_for_trusted_networks(run: Run) -> None:
+    async def inside() -> None:
+        for networks, offered in ((("127.0.0.0/8",), True), (("10.0.0.0/8",), False), ((), False)):
+            options = replace(OPTIONS, xforward_from=tuple(ip_network(net) for net in networks))
+            async with listening(options) as (_, _, port):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"EHLO x\r\nQUIT\r\n")
+                assert (b"XFORWARD" in await everything(reader)) is offered
+                writer.close()
+
+    run(inside())
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    line += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(line, check=True, capture_output=True)
+    return cert, key
+
+
+def test_starttls(run: Run, certificate: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+
+    def send(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+            client.starttls(context=trusting)
+            client.sendmail("a@b", ["c@d"], b"Subject: tls\r\n\r\nx\r\n")
+            assert not client.has_extn("starttls")
+
+    async def inside() -> None:
+        async with listening(replace(OPTIONS, tls=context)) as (_, inbox, port):
+            await asyncio.to_thread(send, port)
+            assert b"Subject: tls" in inbox.parcels[0].data
+            # What is sent in the clear behind STARTTLS is never executed.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"EHLO x\r\nSTARTTLS\r\nMAIL FROM:<evil@x>\r\n")
+            await reader.readuntil(b"220 2.0.0 Ready to start TLS\r\n")
+            await asyncio.sleep(0.2)
+            assert b"2.1.0" not in reader._buffer  # type: ignore[attr-defined]
+            writer.close()
+
+    run(inside())
+
+
+def test_stopping_lets_mail_in_hand_get_its_reply(run: Run) -> None:
+    class Slow(Inbox):
+        def message(self, envelope: Any, sink: Any) -> asyncio.Future[Any]:
+            async def later() -> Any:
+                await asyncio.sleep(0.5)
+                return await Inbox.message(self, envelope, sink)
+
+            return asyncio.get_running_loop().create_task(later())
+
+    async def inside() -> None:
+        async with listening(inbox=Slow()) as (listener, inbox, port):
+            idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+            await idle_reader.readline()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(ENVELOPE + b"hi\r\n.\r\n")
+            await reader.readuntil(b"354 ")
+            await asyncio.sleep(0.1)
+            stopping = asyncio.create_task(listener.stop(5))
+            assert (await everything(idle_reader)).startswith(b"421 4.3.2")
+            said = await everything(reader)
+            assert b"250 2.0.0 Ok\r\n421 4.3.2" in said
+            assert len(inbox.parcels) == 1
+            await stopping
+            idle_writer.close()
+            writer.close()
+
+    run(inside())
+
+
+def test_rubbish_leaves_nothing_behind(run: Run) -> None:
+    async def inside() -> None:
+        async with listening() as (listener, _, port):
+            for junk in (
+                b"\x00" * 10_000,
+                b"\xff\xfe\r\n" * 1000,
+                b"A" * 1_000_000,
+                b"\n" * 100,
+                b"BDAT 9999999999\r\n",
+            ):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                with contextlib.suppress(ConnectionError):
+                    writer.write(junk)
+                    await writer.drain()
+                    writer.write_eof()
+                    said = await everything(reader)
+                    assert said.startswith(b"220")
+                writer.close()
+            async with asyncio.timeout(10):
+                while listener.connections:
+                    await asyncio.sleep(0.05)
+
+    run(inside())

@@ -1,0 +1,244 @@
+"""The spool: durable, exact, recoverable; and each rule of the audit broken once to see it noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.errors import NotFound, Refused, Temporary
+from sendswitch.mail.content import InFile, InMemory, read_all
+from sendswitch.mail.ids import to_text
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.spool import inspect
+from sendswitch.spool.audit import audit
+from sendswitch.spool.body import LARGE
+from sendswitch.spool.records import Change, Delivery, Message
+from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.states import State
+from sendswitch.testing import FakeClock, envelope
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+async def stored(spool: Spool, clock: FakeClock, *to: str, size: int = 100) -> tuple[Message, list[Delivery]]:
+    body = spool.body()
+    for _ in range(0, size, 50_000):
+        body.write(b"x" * min(size, 50_000))
+        if body.full:
+            await body.drain()
+    content = body.in_memory() or await body.in_file()
+    to = to or ("ann@example.test",)
+    message = new_message(spool, envelope("s@x", *to), content, now=clock(), lifetime=1000, via="filter", id_=body.id)
+    deliveries = [Delivery(message, n, r, due=clock()) for n, r in enumerate(message.envelope.recipients)]
+    await spool.accept(message, deliveries)
+    return message, deliveries
+
+
+def done(delivery: Delivery, state: State = State.DELIVERED) -> Change:
+    return Change(delivery, state, state.value, {"reply": "250 ok"}, reply="250 ok")
+
+
+def test_what_was_accepted_is_there_after_a_restart(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def before() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        await stored(spool, clock, "ann@example.test", "bob@example.test")
+        await stored(spool, clock, size=LARGE + 1)
+        # No close: as after a crash.
+
+    async def after() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        found = await spool.due(clock(), 10)
+        assert [d.recipient.address for d in found] == ["ann@example.test", "bob@example.test", "ann@example.test"]
+        assert found[0].message is found[1].message
+        assert read_all(await found[0].message.load()) == b"x" * 100
+        large = await found[2].message.load()
+        assert isinstance(large, InFile)
+        assert read_all(large) == b"x" * 300_000
+        await spool.close()
+
+    run(before())
+    run(after())
+
+
+def test_content_goes_with_the_last_delivery(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        for size in (100, LARGE + 1):
+            message, (one, two) = await stored(spool, clock, "a@x", "b@x", size=size)
+            await spool.change([done(one)])
+            await spool.content(message.id)
+            await spool.change([done(two)])
+            with pytest.raises(Temporary):
+                await spool.content(message.id)
+            assert not spool.file(message.id).exists()
+        await spool.close()
+
+    run(inside())
+
+
+def test_many_at_once_are_few_commits_and_one_bad_one_fails_alone(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        await asyncio.gather(*(stored(spool, clock) for _ in range(200)))
+        message, (delivery,) = await stored(spool, clock)
+        twice = spool.accept(message, [delivery])  # the same id again
+        others = [stored(spool, clock) for _ in range(20)]
+        results = await asyncio.gather(twice, *others, return_exceptions=True)
+        assert isinstance(results[0], sqlite3.IntegrityError)
+        assert not any(isinstance(result, BaseException) for result in results[1:])
+        assert len(await spool.due(clock(), 1000)) == 221
+        await spool.close()
+
+    run(inside())
+
+
+def test_files_of_messages_nobody_was_promised_go_at_start(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock, size=LARGE + 1)
+        half = spool.body()
+        half.write(b"x" * (LARGE + 1))
+        await half.drain()
+        whole = spool.body()
+        whole.write(b"x" * (LARGE + 1))
+        await whole.in_file()
+        files = tmp_path / "spool" / "content"
+        assert len(list(files.iterdir())) == 3
+        await spool.close()
+        again = open_spool(tmp_path / "spool", clock)
+        assert [path.stem for path in files.iterdir()] == [to_text(message.id)]
+        await again.close()
+
+    run(inside())
+
+
+def test_ids_go_on_rising_over_a_restart(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def once() -> int:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock)
+        await spool.close()
+        return message.id
+
+    first = run(once())
+    clock.advance(-1000)
+    assert run(once()) > first
+
+
+def test_purging_takes_only_what_is_final_and_old(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        _, (old,) = await stored(spool, clock)
+        _, (waiting,) = await stored(spool, clock)
+        clock.advance(1000)
+        _, (new,) = await stored(spool, clock)
+        await spool.change([done(old), done(new)])
+        assert await spool.purge(clock() - 500) == 1
+        assert await spool.purge(clock() - 500) == 0
+        states, _, events = await spool.figures()
+        assert states == {"accepted": 1}
+        assert events == 3
+        assert waiting.state is State.ACCEPTED
+        await spool.close()
+
+    run(inside())
+
+
+def test_a_spool_of_a_newer_program_is_refused(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        await open_spool(tmp_path / "spool", clock).close()
+        with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+            connection.execute("PRAGMA user_version = 99")
+        with pytest.raises(Temporary, match="schema version 99"):
+            open_spool(tmp_path / "spool", clock)
+
+    run(inside())
+
+
+def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, (one, two) = await stored(spool, clock, "a@x", "b@x")
+        for delivery in (one, two):
+            verdict = Verdict(Action.QUARANTINE, tags=("SPAM",), reason="why")
+            kept = Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 100, verdict)
+            await spool.change([kept])
+        connection = inspect.open_files(tmp_path)
+        first, second = (f"{message.text_id}.{n}" for n in (0, 1))
+        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,))] == [first, second]
+        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,), recipient="B@x")] == [second]
+        inspect.release(connection, first, clock(), by="me")
+        with pytest.raises(Refused, match="not quarantined"):
+            inspect.release(connection, first, clock(), by="me")
+        with pytest.raises(Refused, match="not quarantined"):
+            inspect.delete(connection, tmp_path, first, clock(), by="me")
+        with pytest.raises(NotFound):
+            inspect.release(connection, "0000000000000.7", clock(), by="me")
+        with pytest.raises(NotFound, match="add the recipient's number"):
+            inspect.release(connection, message.text_id, clock(), by="me")
+        (due,) = await spool.due(clock(), 10)
+        assert due.verdict is not None
+        assert (due.state, due.verdict.action, due.verdict.tags) == (State.DECIDED, Action.PASS, ("SPAM",))
+        inspect.delete(connection, tmp_path, second, clock(), by="me")
+        assert audit(connection, tmp_path).findings == ()
+        await spool.close()
+
+    run(inside())
+
+
+DAMAGE = {
+    "every accepted recipient has a delivery": "DELETE FROM delivery WHERE n = 1",
+    "every delivery belongs to a message": "DELETE FROM message WHERE id = (SELECT min(id) FROM message)",
+    "every state is one of the known": "UPDATE delivery SET state = 'lost' WHERE n = 1",
+    "what is not final has a time to be looked at again": "UPDATE delivery SET due = NULL WHERE state = 'accepted'",
+    "what is final is not looked at again": "UPDATE delivery SET due = 1 WHERE state = 'delivered'",
+    "what is not final has its content": "DELETE FROM content",
+    "content goes with the last delivery that needs it": "INSERT INTO content VALUES (1, x'00')",
+    "every message has its first event": "DELETE FROM outbox WHERE event = 'accepted'",
+    "a final delivery has one end": "DELETE FROM outbox WHERE event = 'delivered'",
+}
+
+
+@pytest.mark.parametrize("rule", DAMAGE)
+def test_the_audit_notices(run: Run, tmp_path: Path, clock: FakeClock, rule: str) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        _, (first, _) = await stored(spool, clock, "a@x", "b@x")
+        await spool.change([done(first)])
+        await stored(spool, clock)
+        await spool.close()
+
+    run(inside())
+    connection = inspect.open_files(tmp_path)
+    assert audit(connection, tmp_path).findings == ()
+    connection.execute(DAMAGE[rule])
+    assert rule in {finding.rule for finding in audit(connection, tmp_path).findings}
+
+
+def test_the_audit_notices_a_missing_file(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock, size=LARGE + 1)
+        spool.file(message.id).write_bytes(b"short")
+        await spool.close()
+
+    run(inside())
+    (finding,) = audit(inspect.open_files(tmp_path), tmp_path).findings
+    assert "has 5 bytes" in finding.text
+
+
+def test_content_in_memory_is_one_piece(tmp_path: Path, run: Run, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        body = spool.body()
+        body.write(b"a")
+        body.write(b"b")
+        assert body.in_memory() == InMemory(b"ab")
+        body.discard()
+        await spool.close()
+
+    run(inside())
