@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import os
 import ssl
+from collections.abc import Coroutine
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -39,7 +40,9 @@ from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.doorbell import Doorbell
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
-from sendswitch.switch.queue import Parts, Queue
+from sendswitch.switch.journey import Journeys
+from sendswitch.switch.outcomes import Outcomes
+from sendswitch.switch.queue import Queue
 from sendswitch.switch.reports import Reporter
 from sendswitch.web.health import Check, make_app
 from sendswitch.web.server import WebServer
@@ -68,9 +71,9 @@ class Node:
         self.spool = open_spool(config.node.data / "spool", system_clock)
         broker = EmbeddedBroker()
         self.courier = make_courier(config)
-        self.queue = _make_queue(config, self.spool, broker, self.courier)
-        self._dispatcher = self.queue.dispatcher
-        self.queue.routes = await asyncio.to_thread(load_routes, self._engine, config)
+        self.journeys = _make_journeys(config, self.spool, broker, self.courier)
+        self.queue = Queue(self.spool, self.journeys, clock=system_clock)
+        self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
         self._spawn(self.queue.run())
         if self._with_worker:
             self._worker = make_worker(config, broker, self._engine)
@@ -108,8 +111,8 @@ class Node:
             self.queue,
             options,
             system_clock,
-            dispatcher=self._dispatcher,
-            relay=make_relay(self.courier, self.queue.composer),
+            journeys=self.journeys,
+            relay=make_relay(self.courier, self.journeys.composer),
             budget=section.budget,
         )
 
@@ -123,8 +126,9 @@ class Node:
             out[name] = str(endpoint if endpoint.path else Endpoint(endpoint.host, listener.port))
         return out
 
-    def _spawn(self, work: object) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_tell_if_failed)
         self._tasks.append(task)
         return task
 
@@ -138,8 +142,8 @@ class Node:
             await self._reloading.wait()
             self._reloading.clear()
             try:
-                self.queue.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
-                logs.reloaded(users=len(self.queue.routes))
+                self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
+                logs.reloaded(users=len(self.journeys.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
 
@@ -175,6 +179,12 @@ class Node:
         logs.stopped()
 
 
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        logs.failed("a part of the node, which has stopped; restart it", error=error)
+
+
 def _lock(data: Path) -> int:
     """Two nodes on one spool would deliver everything twice."""
     try:
@@ -190,19 +200,20 @@ def _lock(data: Path) -> int:
     return handle
 
 
-def _make_queue(config: Config, spool: Spool, broker: Broker, courier: Courier) -> Queue:
+def _make_journeys(config: Config, spool: Spool, broker: Broker, courier: Courier) -> Journeys:
     policy = Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
-    composer = Composer(config.node.host, dict(config.tags.subject))
-    parts = Parts(
-        spool=spool,
-        dispatcher=Dispatcher(broker, policy=policy, clock=system_clock),
-        courier=courier,
-        composer=composer,
-        reporter=Reporter(spool, config.node.host, config.node.lifetime, system_clock),
-        backoff=Backoff(config.next_hop.first_retry, config.next_hop.last_retry),
+    reporter = Reporter(spool, config.node.host, config.node.lifetime, system_clock)
+    backoff = Backoff(config.next_hop.first_retry, config.next_hop.last_retry)
+    return Journeys(
+        Outcomes(spool, reporter, backoff, system_clock),
+        Dispatcher(broker, policy=policy, clock=system_clock),
+        courier,
+        Composer(config.node.host, dict(config.tags.subject)),
+        policy=policy,
+        clock=system_clock,
         recipients=config.next_hop.recipients,
+        sending=config.next_hop.connections,
     )
-    return Queue(parts, policy=policy, clock=system_clock)
 
 
 def make_courier(config: Config) -> Courier:

@@ -44,6 +44,12 @@ class TooLarge(Permanent):
     reply = Reply(552, "5.3.4", "Error: message size exceeds the limit")
 
 
+class HeaderTooLarge(Permanent):
+    """The message has over 1 MiB before its first empty line; nobody's filter could see all of it."""
+
+    reply = Reply(552, "5.3.4", "Error: header section is too large")
+
+
 class MailLoop(Permanent):
     """The message has passed too many hosts, or this one too often; look for a forwarding loop."""
 

@@ -123,6 +123,11 @@ def session_failed(*, address: str, error: Exception) -> None:
     _emit("error", "session_failed", client=address, error=str(error), cause=repr(error.__cause__ or error))
 
 
+def tls_failed(*, address: str, error: Exception) -> None:
+    """A client broke off its TLS handshake, or spoke no TLS."""
+    _emit("info", "tls_failed", client=address, error=str(error))
+
+
 def failed(what: str, *, error: Exception, msg_id: str = "") -> None:
     """A part of the switch met an error it could not classify; mail it concerns is tried again."""
     _emit("error", "failed", msg_id=msg_id, what=what, error=repr(error))

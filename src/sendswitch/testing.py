@@ -161,8 +161,9 @@ def dialog(machine: ServerConnection, *pieces: bytes) -> tuple[list[object], byt
     said = b""
     for piece in pieces:
         machine.receive_data(piece)
-        while (event := machine.next_event()) is not None:
-            events.append(event)
+        while (event := machine.next_event()) is not None or machine.more:
+            if event is not None:
+                events.append(event)
             if machine.waiting:
                 machine.reply(OK)
         said += machine.data_to_send()

@@ -119,6 +119,8 @@ def test_ehlo_offers_what_we_can() -> None:
         (HELLO + b"XFORWARD\r\n", 501),
         (HELLO + b"XFORWARD WHO=x\r\n", 501),
         (HELLO + b"XFORWARD ADDR=nonsense!\r\n", 501),
+        (HELLO + b"XFORWARD ADDR=:::::::\r\n", 501),
+        (HELLO + "XFORWARD PORT=²\r\n".encode(), 501),
         (HELLO + b"MAIL FROM:<a@b>\r\nXFORWARD ADDR=192.0.2.1\r\n", 503),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import time
 from dataclasses import replace
 from email import policy
 
@@ -15,11 +16,12 @@ from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.compose import Composer, delivered_to, loops
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.mail import dsn, ids, xtext
+from sendswitch.mail.address import in_header
 from sendswitch.mail.content import Edited, InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
 from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader, SetHeader, edit, field_bytes, fields
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, verdict_from_json
+from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.spool.states import TERMINAL, TRANSITIONS, State
@@ -201,6 +203,42 @@ def test_without_a_verdict_only_a_trace_is_put_on_top() -> None:
     assert out[: -len(data)].startswith(b"X-SendSwitch-Trace: us.example id\r\nReceived: by us.example")
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b" x\r\nFrom: evil\r\n\r\nb\r\n", b"\r\n x\r\nFrom: evil\r\n\r\nb\r\n"),
+        (b"no field\r\nFrom: evil\r\n\r\n", b"\r\nno field\r\nFrom: evil\r\n\r\n"),
+        (b"A: 1\r\nno field\r\nFrom: evil\r\n\r\n", b"A: 1\r\n\r\nno field\r\nFrom: evil\r\n\r\n"),
+        (b"A: 1\r\n folded\r\n\r\nbody", b"A: 1\r\n folded\r\n\r\nbody"),
+        (b"\r\nbody", b"\r\nbody"),
+        (b"From x Fri\r\nA: 1\r\n\r\n", b"From x Fri\r\nA: 1\r\n\r\n"),
+    ],
+)
+def test_readers_behind_us_see_the_header_that_pipelines_saw(content: bytes, expected: bytes) -> None:
+    out = Composer("us", {}).compose(InMemory(content), message="id", client=Client(), received=0).whole()
+    assert out is not None
+    assert out.endswith(b"+0000\r\n" + expected)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"From: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"From: <" + b"a@" * 100_000 + b"\r\n\r\n",
+        b"".join(b"x-sendswitch-%d:\r\n" % n for n in range(12_000)) + b"\r\n",
+        b"X-SendSwitch-a:\r\n" + b" \r\n" * 80_000 + b"\r\n",
+    ],
+)
+def test_no_header_takes_long(head: bytes) -> None:
+    """Time must grow with the length only: these took seconds to minutes when it grew with its square."""
+    began = time.perf_counter()
+    mail = Mail(InMemory(head))
+    in_header(mail.raw_headers("from"))
+    verdict = Verdict(tags=("SPAM",))
+    Composer("us", {}).compose(InMemory(head), message="i", client=Client(), received=0, verdict=verdict).whole()
+    assert time.perf_counter() - began < 1
+
+
 def test_loops_are_seen() -> None:
     assert loops(b"Received: x\r\n" * 51 + b"\r\n", "us", 50)
     assert not loops(b"Received: x\r\n" * 50 + b"\r\n", "us", 50)
@@ -313,6 +351,14 @@ def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     "data",
     [
+        {"forward": "bob@x"},
+        {"forward": ["a@x>\r\nRSET"]},
+        {"action": "forward"},
+        {"reply": "250 ok"},
+        {"reply": "421 4.3.2 bye"},
+        {"edits": [{"add": "X Bad", "value": "1"}]},
+        {"edits": [{"mark_subject": 5}]},
+        {"then": "explode"},
         {"acton": "pass"},
         {"action": "nope"},
         {"tags": "SPAM"},
@@ -323,7 +369,7 @@ def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
 )
 def test_a_bad_verdict_says_what_is_wrong(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        verdict_from_json(data)
+        checked(verdict_from_json(data))
 
 
 # decisions
@@ -351,7 +397,9 @@ def test_effects() -> None:
     assert effect(denied("discard")) == decide.Discard("why")
     assert effect(denied("quarantine")) == decide.Keep(1010.0, "why")
     assert effect(denied("bounce")) == decide.Bounce(Reply(550, "5.7.1", "no"), "refused by the recipient's filter")
-    assert isinstance(effect(denied("bounce", "450 4.7.1 later")), decide.Retry)
+    assert decide.undecided(denied("bounce", "450 4.7.1 later")) == "denied for now: 450 4.7.1 later"
+    assert decide.undecided(denied("bounce")) == ""
+    assert decide.undecided(Deferral("x")) == "x"
 
 
 def test_a_bounce_goes_only_where_it_is_safe() -> None:

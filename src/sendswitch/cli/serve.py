@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 
 import typer
@@ -28,8 +29,15 @@ def run(context: typer.Context) -> None:
 def _start(session: Session, *, worker: bool) -> None:
     config = session.config()
     logs.setup(config.log.format, config.log.level)
+    raise_file_limit()
     tune_memory()
     uvloop.run(until_signal(config, worker=worker))
+
+
+def raise_file_limit() -> None:
+    """As many open files as we are allowed: each connection is one, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def tune_memory() -> None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from sendswitch.mail.content import Content, Edited
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import OWN_PREFIX, AddHeader, Edit, MarkSubject, RemoveHeader, edit, fields, hops
+from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, closed, edit, fields, hops, without_own
 from sendswitch.mail.verdict import Verdict
 
 _SAFE = re.compile(r"[A-Za-z0-9.:_\[\]-]{0,255}\Z")
@@ -42,14 +42,14 @@ class Composer:
     ) -> Content:
         """The content with our fields. What others claim under our names is removed, so that it can be trusted."""
         head = content.head()
+        changed = without_own(closed(head), TRACE)
         edits = self._edits(verdict, forwarded_for)
-        if OWN_PREFIX in head.lower():
-            forged = {field.name for field in fields(head) if field.name.lower().encode().startswith(OWN_PREFIX)}
-            edits = (*(RemoveHeader(name) for name in forged - {TRACE}), *edits)
         trace = self._trace(message, client, received)
-        if not edits:
+        if edits:
+            changed = edit(changed, edits)
+        elif changed is head:
             return Edited(content, trace)
-        return Edited(content, trace + edit(head, edits), len(head))
+        return Edited(content, trace + changed, len(head))
 
     def _edits(self, verdict: Verdict | None, forwarded_for: str) -> tuple[Edit, ...]:
         edits: tuple[Edit, ...] = ()

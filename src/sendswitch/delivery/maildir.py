@@ -7,6 +7,7 @@ rename leaves nothing in new/; after it the message is there once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -40,11 +41,7 @@ class MaildirCourier:
 
     async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
         """Store one file for each recipient; a folder that cannot be written is a 451."""
-        outcomes = [
-            Outcome(await asyncio.to_thread(self._store, envelope, recipient.address, content))
-            for recipient in envelope.recipients
-        ]
-        return Delivered(tuple(outcomes))
+        return await asyncio.to_thread(self._deliver, envelope, content, unanimous)
 
     async def check(self) -> Reply | None:
         """Can folders be made here?"""
@@ -57,10 +54,19 @@ class MaildirCourier:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _store(self, envelope: Envelope, address: str, content: Content) -> Reply:
+    def _deliver(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
+        written = [self._write(envelope, recipient.address, content) for recipient in envelope.recipients]
+        if unanimous and any(isinstance(path, Reply) for path in written):
+            for path in written:
+                if isinstance(path, Path):
+                    path.unlink(missing_ok=True)
+            return Delivered(tuple(Outcome(path if isinstance(path, Reply) else None) for path in written))
+        return Delivered(tuple(Outcome(path if isinstance(path, Reply) else _show(path)) for path in written))
+
+    def _write(self, envelope: Envelope, address: str, content: Content) -> Path | Reply:
+        """A complete, durable file under tmp/."""
         folder = self._root / folder_name(address)
-        name = f"{time.time():.6f}.P{os.getpid()}Q{next(self._count)}.{self._host}"
-        temporary = folder / "tmp" / name
+        temporary = folder / "tmp" / f"{time.time():.6f}.P{os.getpid()}Q{next(self._count)}.{self._host}"
         try:
             for part in ("tmp", "new", "cur"):
                 (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -70,12 +76,27 @@ class MaildirCourier:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.rename(folder / "new" / name)
-            handle = os.open(folder / "new", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
         except OSError as error:
-            return Reply(451, "4.3.0", printable(f"Cannot store in {folder}: {error.strerror}"))
-        return _STORED
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            return _failed(folder, error)
+        return temporary
+
+
+def _show(temporary: Path) -> Reply:
+    """Move a complete file into new/, where readers see it."""
+    new = temporary.parent.parent / "new"
+    try:
+        temporary.rename(new / temporary.name)
+        handle = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return _failed(new, error)
+    return _STORED
+
+
+def _failed(folder: Path, error: OSError) -> Reply:
+    return Reply(451, "4.3.0", printable(f"Cannot store in {folder}: {error.strerror}"))

@@ -17,8 +17,10 @@ _PATH = re.compile(r'<(?:@[^<>:]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>')
 _ATOM = re.compile(r"[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f]+")
 _LOCAL = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^\s<>()\[\],;:"\\@\x00-\x1f\x7f]+)\Z')
 _DOMAIN = re.compile(r"(?:\[[0-9A-Za-z.:\-]+\]|[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f]+)\Z")
-_BRACKETED = re.compile(r"<\s*([^<>\s]+@[^<>\s]+?)\s*>")
-_BARE = re.compile(r"[^\s<>()\[\],;:\"\\@\x00-\x1f]+@[^\s<>()\[\],;:\"\\@\x00-\x1f]+")
+# What stands between the separators of a header's value, in one pass: an address is such a word with an '@' in it.
+_WORD = re.compile(r"[^\s<>()\[\],;:\"\\\x00-\x1f]+")
+# Characters of a field given to the standard parser, whose time may grow faster than its input.
+MAX_PARSED = 8000
 
 # RFC 5321 4.5.3.1: 64 for the local part, 255 for the domain, 256 for the path. Real mail exceeds the first
 # (VERP, SRS), so only the whole is limited.
@@ -84,16 +86,17 @@ def in_header(values: list[str]) -> list[str]:
     """Every address key a reader could take for the author in these header values, in order, each once.
 
     Deliberately wide: mail clients disagree on malformed fields, so an address counts when any reading finds
-    it: the standard parser's, one in angle brackets, or a bare one. Encoded words are decoded for names only
+    it: the standard parser's, or any word with an '@'. Encoded words are decoded for names only
     after addresses were found, so that an encoded name cannot add one to the strict reading.
     """
     found: dict[str, None] = {}
-    for _, address in getaddresses(values):
+    for _, address in getaddresses([value[:MAX_PARSED] for value in values]):
         if "@" in address:
             found[key(address)] = None
     for value in values:
-        for address in (*_BRACKETED.findall(value), *_BARE.findall(value)):
-            found[key(address)] = None
+        for word in _WORD.findall(value):
+            if "@" in word.strip("@"):
+                found[key(word)] = None
     return list(found)
 
 
@@ -102,7 +105,7 @@ def only_in_header(values: list[str]) -> str | None:
 
     Letting mail through because of its author asks for this; keeping mail out uses `in_header`.
     """
-    if len(values) != 1:
+    if len(values) != 1 or len(values[0]) > MAX_PARSED:
         return None
     addresses = in_header(values)
     return addresses[0] if len(addresses) == 1 else None

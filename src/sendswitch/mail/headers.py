@@ -38,25 +38,51 @@ def fields(head: bytes) -> list[Field]:
     That is how Postfix and most readers see it: what follows such a line is body. Only a mailbox's separator
     line (`From sender date`) at the very top is passed over, as a field without a name.
     """
-    out: list[Field] = []
+    block: list[tuple[str, list[bytes]]] = []
     for line in _lines(head):
         name, colon, _ = line.partition(b":")
         name = name.rstrip(b" \t")
-        if line[:1] in (b" ", b"\t") and out:
-            out[-1] = Field(out[-1].name, out[-1].raw + line)
-        elif not out and line.startswith((b"From ", b">From ")):
-            out.append(Field("", line))
+        if line[:1] in (b" ", b"\t") and block:
+            block[-1][1].append(line)
+        elif not block and line.startswith((b"From ", b">From ")):
+            block.append(("", [line]))
         elif colon and name and not re.search(rb"[\s]", name):
-            out.append(Field(name.decode("latin-1"), line))
+            block.append((name.decode("latin-1"), [line]))
         else:
             break
-    return out
+    return [Field(name, b"".join(lines)) for name, lines in block]
 
 
 def _lines(head: bytes) -> list[bytes]:
     lines = head.split(b"\r\n")
     last = lines.pop()
     return [line + b"\r\n" for line in lines] + ([last] if last else [])
+
+
+# A line that is no field, continues none and does not end the header.
+_NO_FIELD = re.compile(rb"(?:\A|(?<=\r\n))(?!\r\n|\Z|[\x21-\x39\x3b-\x7e]+[ \t]*:)(?![ \t])|\A[ \t]")
+
+
+def closed(head: bytes) -> bytes:
+    """The header block with an empty line before the first line that is no field, as Postfix puts one.
+
+    What we prepend would otherwise be continued by it, or a reader that passes over such lines would see fields
+    below it that no pipeline saw.
+    """
+    if not _NO_FIELD.search(head):
+        return head
+    end = sum(len(field.raw) for field in fields(head))
+    return head if head[end : end + 2] == b"\r\n" or end == len(head) else head[:end] + b"\r\n" + head[end:]
+
+
+def without_own(head: bytes, keep: str) -> bytes:
+    """The header block without fields under our own names, except `keep`: others must not speak for us."""
+    if OWN_PREFIX not in head.lower():
+        return head
+    block = fields(head)
+    rest = head[sum(len(field.raw) for field in block) :]
+    prefix, kept = OWN_PREFIX.decode(), keep.lower()
+    return b"".join(f.raw for f in block if not f.name.lower().startswith(prefix) or f.name.lower() == kept) + rest
 
 
 def hops(head: bytes) -> int:
@@ -103,15 +129,24 @@ class MarkSubject:
 Edit = AddHeader | SetHeader | RemoveHeader | MarkSubject
 
 
+def valid_name(name: str) -> bool:
+    """True for a header field name (RFC 5322 3.6.8)."""
+    return bool(_FIELD_NAME.match(name))
+
+
+def _one_line(value: str) -> bytes:
+    """A value that cannot start another field or end the header: line breaks and controls become spaces."""
+    return re.sub(r"[\x00-\x08\x0a-\x1f\x7f]+", " ", value).encode("utf-8", "replace")
+
+
 def field_bytes(name: str, value: str) -> bytes:
     """One field as bytes. Raises ValueError for a name that is no field name.
 
     Line breaks in the value become spaces: a value can never start another field.
     """
-    if not _FIELD_NAME.match(name):
+    if not valid_name(name):
         raise ValueError(f"not a header field name: {name!r}")
-    safe = re.sub(r"[\x00-\x08\x0a-\x1f\x7f]+", " ", value).strip()
-    return f"{name}: {safe}\r\n".encode("utf-8", "surrogateescape")
+    return name.encode() + b": " + _one_line(value).strip() + b"\r\n"
 
 
 def edit(head: bytes, edits: tuple[Edit, ...]) -> bytes:
@@ -148,6 +183,6 @@ def _mark(block: list[Field], mark: str) -> list[Field]:
             if field.value.startswith(mark.strip()):
                 return block
             name, _, body = field.raw.partition(b":")
-            raw = name + b": " + mark.encode() + body.lstrip(b" \t")
+            raw = name + b": " + _one_line(mark) + body.lstrip(b" \t")
             return [*block[:n], Field(field.name, raw), *block[n + 1 :]]
     return [Field("Subject", field_bytes("Subject", mark)), *block]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader
+from sendswitch.mail.address import valid
+from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
 from sendswitch.reply import Reply, parse_reply
 
 
@@ -31,6 +32,9 @@ VIRUS = "VIRUS"
 # Tags become a header and metrics labels in people's rules; these limits keep both readable.
 MAX_TAGS = 32
 MAX_TAG = 64
+MAX_FORWARD = 50
+MAX_EDITS = 100
+MAX_VALUE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class Verdict:
 
     @staticmethod
     def deny(reason: str = "", *, reply: str = "") -> Verdict:
-        """Refuse it. `reply` is like '550 5.7.1 Not wanted here'; raises ValueError when it is not."""
-        return Verdict(Action.DENY, reason=reason, reply=parse_reply(reply) if reply else None)
+        """Refuse it. `reply` is like '550 5.7.1 Not wanted here'; raises ValueError when it is no refusal."""
+        return Verdict(Action.DENY, reason=reason, reply=parse_refusal(reply) if reply else None)
 
     @staticmethod
     def forwarded(*addresses: str, keep_copy: bool = False, reason: str = "") -> Verdict:
@@ -135,10 +139,10 @@ Answer = Verdict | Deferral
 
 
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    """The inverse of `Verdict.to_json`, for data that may come from somebody's program.
+    """The inverse of `Verdict.to_json`.
 
     Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
-    would silently lose what was meant.
+    would silently lose what was meant. What comes from somebody's program goes through `checked` as well.
     """
     unknown = set(data) - _VERDICT_FIELDS
     if unknown:
@@ -150,9 +154,9 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     hold = data.get("hold")
     return Verdict(
         action=action,
-        tags=checked_tags(data.get("tags", ())),
+        tags=_list(data, "tags"),
         edits=tuple(_edit_from_json(edit) for edit in data.get("edits", ())),
-        forward=tuple(str(address) for address in data.get("forward", ())),
+        forward=_list(data, "forward"),
         keep_copy=bool(data.get("keep_copy", False)),
         reply=parse_reply(str(data["reply"])) if data.get("reply") else None,
         reason=str(data.get("reason", ""))[:1000],
@@ -162,9 +166,61 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     )
 
 
+def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    value = data.get(name, ())
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be a list")
+    return tuple(value)
+
+
 _VERDICT_FIELDS = frozenset(
     ("action", "tags", "edits", "forward", "keep_copy", "reply", "reason", "hold", "then", "trace")
 )
+
+
+def checked(verdict: Verdict) -> Verdict:
+    """The verdict itself, when everything in it can be carried out. Raises ValueError that says what cannot.
+
+    Everything a processor gives goes through here, because it ends up in SMTP commands and header fields.
+    """
+    checked_tags(verdict.tags)
+    if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
+        raise ValueError(f"forward must be a list of at most {MAX_FORWARD} addresses")
+    for address in verdict.forward:
+        if not isinstance(address, str) or "@" not in address or not valid(address):
+            raise ValueError(f"forward: {address!r} is no mail address")
+    if verdict.action is Action.FORWARD and not verdict.forward:
+        raise ValueError("action forward needs an address in forward")
+    if verdict.reply is not None:
+        _check_refusal(verdict.reply)
+    if verdict.then not in ("", "pass", "deny", "quarantine", "bounce", "discard"):
+        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine")
+    if len(verdict.edits) > MAX_EDITS:
+        raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
+    for edit in verdict.edits:
+        _check_edit(edit)
+    return verdict
+
+
+def _check_edit(edit: Edit) -> None:
+    values = (edit.mark,) if isinstance(edit, MarkSubject) else (edit.name, getattr(edit, "value", ""))
+    for value in values:
+        if not isinstance(value, str) or len(value) > MAX_VALUE:
+            raise ValueError(f"header edit {edit!r}: names and values are texts of at most {MAX_VALUE} characters")
+    if not isinstance(edit, MarkSubject) and not valid_name(edit.name):
+        raise ValueError(f"header edit: {edit.name!r} is no header field name")
+
+
+def parse_refusal(text: str) -> Reply:
+    """A reply that refuses: 4xx or 5xx, but not 421, which would end the whole session. Raises ValueError."""
+    reply = parse_reply(text)
+    _check_refusal(reply)
+    return reply
+
+
+def _check_refusal(reply: Reply) -> None:
+    if reply.positive or reply.code == 421:
+        raise ValueError(f"{str(reply)!r} is no refusal; begin it with 4xx or 5xx, and not with 421")
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 
 _HEXCHAR = re.compile(rb"\+([0-9A-Fa-f]{2})")
 _PLAIN = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]*\Z")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def decode(text: str) -> str:

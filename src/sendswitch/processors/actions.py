@@ -9,9 +9,8 @@ from pydantic import Field, field_validator
 from sendswitch.config.units import Duration
 from sendswitch.mail.address import valid
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked_tags
+from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal
 from sendswitch.processors import base
-from sendswitch.reply import parse_reply
 
 
 class _Fixed:
@@ -45,8 +44,7 @@ class DenyOptions(base.Options):
     @field_validator("reply")
     @classmethod
     def _refusal(cls, value: str) -> str:
-        if parse_reply(value).positive:
-            raise ValueError(f"{value!r} is no refusal; begin it with 4xx or 5xx")
+        parse_refusal(value)
         return value
 
 

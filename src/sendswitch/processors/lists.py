@@ -19,9 +19,8 @@ from pydantic import Field, field_validator
 
 from sendswitch.mail.address import in_header, key, only_in_header
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict import Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.reply import parse_reply
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -44,7 +43,7 @@ class ListsOptions(base.Options):
     @field_validator("reply")
     @classmethod
     def _refusal(cls, value: str) -> str:
-        parse_reply(value)
+        parse_refusal(value)
         return value
 
 
@@ -95,7 +94,7 @@ class Lists:
     def __init__(self, options: ListsOptions) -> None:
         self._allow, self._deny = Entries(options.allow), Entries(options.deny)
         self._any_allow, self._any_deny = bool(options.allow), bool(options.deny)
-        self._reply = parse_reply(options.reply)
+        self._reply = parse_refusal(options.reply)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """PASS for an allowed sender, DENY for a denied one."""

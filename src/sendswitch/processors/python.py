@@ -72,6 +72,7 @@ class Python:
         self.version = ""
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
+        self._closed = False
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """What the program answers. Raises UserCodeError with the line that failed."""
@@ -81,6 +82,9 @@ class Python:
                 answer = await child.ask(mail, context)
             except _Died:
                 continue
+            finally:
+                if self._closed:
+                    child.retire()  # the pipeline was replaced while this message was in it
             if "error" in answer:
                 raise UserCodeError(str(answer["error"])[:2000])
             verdict = answer.get("verdict")
@@ -88,10 +92,10 @@ class Python:
         raise UserCodeError(f"{self._file.name}: the process ended {ATTEMPTS} times; its last words are in the log")
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process once the messages it has are done."""
+        self._closed = True
         if self._child is not None:
-            await self._child.kill()
-            self._child = None
+            self._child.retire()
 
     async def _running(self) -> _Child:
         async with self._starting:

@@ -18,7 +18,7 @@ import orjson
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict import Verdict, checked
 from sendswitch.processors.base import Context
 
 
@@ -106,7 +106,7 @@ def _checked(verdict: object) -> dict[str, Any] | None:
         return None
     if not isinstance(verdict, Verdict):
         raise TypeError(f"process() returned {type(verdict).__name__}; return a Verdict or None")
-    return verdict.to_json()
+    return checked(verdict).to_json()
 
 
 async def _main(file: Path) -> None:

@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._answered = False
+        self._whole = True
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.deliveries = 0
@@ -106,6 +107,13 @@ class Connection(asyncio.Protocol):
     async def connect(self, endpoint: Endpoint) -> Failed | None:
         """Connect and say EHLO. Gives what failed, or None when messages can be delivered."""
         try:
+            return await self._connect(endpoint)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    async def _connect(self, endpoint: Endpoint) -> Failed | None:
+        try:
             async with asyncio.timeout(self._options.connect):
                 if endpoint.path:
                     await self._loop.create_unix_connection(lambda: self, endpoint.path)
@@ -142,6 +150,13 @@ class Connection(asyncio.Protocol):
         """One transaction. Never raises for what the server does: every recipient gets an outcome."""
         self._answered = False
         self.deliveries += 1
+        try:
+            return await self._deliver(envelope, content, unanimous)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    async def _deliver(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
         first = self._machine.send(envelope, content.size, content.whole(), unanimous=unanimous)
         if first is None:
             self._flush()
@@ -152,6 +167,8 @@ class Connection(asyncio.Protocol):
                 self._wait_until(self._options.content)
                 await self._write(content)
                 event = await self._next()
+                if not self._whole:
+                    self.close()  # the answer came early, and half a message is under way
         except OSError as error:
             # Our own copy cannot be read: cut the line, so that the server cannot take half of it for all.
             event = self._machine.lost(Reply(451, "4.3.0", printable(f"Cannot read the message: {error.strerror}")))
@@ -177,6 +194,11 @@ class Connection(asyncio.Protocol):
         self._machine.quit()
         self._flush()
         self.close()
+
+    def abort(self) -> None:
+        """Cut the connection: the server must not take what it has for all."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Close; what was written still goes out."""
@@ -208,13 +230,16 @@ class Connection(asyncio.Protocol):
     async def _write(self, content: Content) -> None:
         encoder = DotEncoder()
         pieces = content.chunks()
-        while self._transport is not None:
+        self._whole = False
+        while self._transport is not None and not self._events:
             piece = await asyncio.to_thread(next, pieces, None)
-            if piece is None or self._transport is None:
+            if piece is None:
+                self._whole = True
                 break
-            self._transport.write(encoder.feed(piece))
-            await self._writable.wait()
-        if self._transport is not None:
+            if self._transport is not None:
+                self._transport.write(encoder.feed(piece))
+                await self._writable.wait()
+        if self._whole and self._transport is not None:
             self._machine.content_sent()
             self._transport.write(encoder.end())
 
@@ -256,7 +281,12 @@ class Pool:
         while self._open >= self._size:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake_one()  # it was our turn: it is somebody else's now
+                raise
         self._open += 1
         try:
             while True:
@@ -270,11 +300,14 @@ class Pool:
                 return result
         finally:
             self._open -= 1
-            while self._waiters:
-                waiter = self._waiters.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
-                    break
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def _deliver_new(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
         connection = Connection(self._options)

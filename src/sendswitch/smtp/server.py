@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sendswitch import logs, metrics
-from sendswitch.errors import SendSwitchError, classify
+from sendswitch.errors import Permanent, SendSwitchError, classify
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
@@ -33,6 +33,8 @@ from sendswitch.smtp.protocol.server import (
 
 # Bytes a client may pipeline while its message is being stored: a few hundred commands.
 MAX_AHEAD = 64 * 1024
+# Seconds for a TLS handshake, as the idle timeout where that is less.
+TLS_LIMIT = 60.0
 # Seconds in which a client may still read our last reply. Closing at once with unread input would make the
 # kernel send RST, and that can overtake the reply.
 LINGER = 5.0
@@ -201,6 +203,10 @@ class Session(asyncio.Protocol):
                 self._flush()
                 self._start(self._start_tls())
         self._flush()
+        if machine.more:
+            # Many commands at once: others have their turn first.
+            self._pause()
+            self._start(self._take_turns())
         if not machine.in_transaction:
             self._began = 0.0
         elif not self._began:
@@ -216,6 +222,9 @@ class Session(asyncio.Protocol):
         if sink.full:
             self._pause()
             self._start(self._drain(sink))
+
+    async def _take_turns(self) -> None:
+        await asyncio.sleep(0)
 
     async def _drain(self, sink: Sink) -> None:
         try:
@@ -246,13 +255,15 @@ class Session(asyncio.Protocol):
 
     def _failed(self, error: BaseException) -> tuple[Reply]:
         known = classify(error)
-        logs.session_failed(address=self.address, error=known)
+        if not isinstance(known, Permanent):  # what the message is at fault for was told where it was refused
+            logs.session_failed(address=self.address, error=known)
         if self._storing is not None:
             self._storing.discard()
         return (known.reply,)
 
     def _answer(self, *given: Reply) -> None:
         self._storing = None
+        self._began = 0.0  # the next transaction has its own time
         if self._listener.options.lmtp and len(given) == 1:
             given *= self._machine.accepted
         self._machine.reply(*given)
@@ -261,13 +272,17 @@ class Session(asyncio.Protocol):
         assert self._transport is not None
         context = self._listener.options.tls
         assert context is not None
+        limit = min(self._listener.options.timeouts.idle, TLS_LIMIT)
         try:
-            self._transport = await self._loop.start_tls(self._transport, self, context, server_side=True)
-        except (OSError, ConnectionError) as error:
-            logs.session_failed(address=self.address, error=classify(error))
-            self._machine.close(replies.TIMED_OUT)
+            self._transport = await self._loop.start_tls(
+                self._transport, self, context, server_side=True, ssl_handshake_timeout=limit
+            )
+        except (OSError, ConnectionError, RuntimeError) as error:
+            # The transport under a failed handshake is gone, and nobody calls connection_lost for it.
+            logs.tls_failed(address=self.address, error=error)
             if self._transport is not None:
                 self._transport.abort()
+            self.connection_lost(None)
             return
         self._machine.tls_started()
 
@@ -284,7 +299,9 @@ class Session(asyncio.Protocol):
         if not self._blocked:
             self._advance()
             self._resume()
-        if self._work is None and (self._eof or self._listener.stopping):
+        if self._work is None and self._eof:
+            self._end(linger=False)
+        elif self._work is None and self._listener.stopping:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def _flush(self) -> None:

@@ -19,6 +19,8 @@ from sendswitch.mail.ids import to_text
 # measured up to 100 kB) and memory for one message starts to matter with hundreds of them at once.
 # Content up to this size is in the database, beyond it in a file, always.
 LARGE = 256 * 1024
+# Pieces kept as they come; a client that sends two bytes at a time must not cost fifty for them.
+MANY = 16
 
 
 class Body:
@@ -28,7 +30,7 @@ class Body:
 
     def __init__(self, folder: Path, id_: int) -> None:
         self._folder, self.id = folder, id_
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._waiting = self._size = 0
         self._file: int | None = None
 
@@ -44,7 +46,13 @@ class Body:
 
     def write(self, data: bytes) -> None:
         """Take a piece; must not block."""
-        self._pieces.append(data)
+        pieces = self._pieces
+        if len(pieces) < MANY:
+            pieces.append(data)
+        else:  # tiny pieces: one object for all of them
+            if len(pieces) == MANY:
+                pieces.append(bytearray())
+            pieces[-1] += data
         self._waiting += len(data)
         self._size += len(data)
 
@@ -57,7 +65,8 @@ class Body:
         """The content when it is small, else None."""
         if self._file is not None or self._waiting > LARGE:
             return None
-        return InMemory(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        pieces = self._pieces
+        return InMemory(pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces))
 
     async def in_file(self) -> Content:
         """The content as a complete file, durable under its final name. Raises SpoolUnavailable."""
@@ -81,7 +90,7 @@ class Body:
     def _final(self) -> Path:
         return self._folder / f"{to_text(self.id)}.eml"
 
-    def _append(self, pieces: list[bytes]) -> None:
+    def _append(self, pieces: list[bytes | bytearray]) -> None:
         try:
             if self._file is None:
                 self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -121,7 +121,19 @@ def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) ->
     message, n = parse_id(id_)
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
     verdict = (orjson.loads(old) if old else {}) | {"action": "pass", "reason": f"released by {by}"}
-    row = (message, n, State.DECIDED.value, now, now, dumps(verdict), 0, "", "released", dumps({"by": by}))
+    row = (
+        message,
+        n,
+        State.QUARANTINED.value,
+        State.DECIDED.value,
+        now,
+        now,
+        dumps(verdict),
+        0,
+        "",
+        "released",
+        dumps({"by": by}),
+    )
     _leave_quarantine(connection, row)
 
 
@@ -129,7 +141,19 @@ def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, 
     """Delete a quarantined delivery for good. Raises NotFound, Refused."""
     message, n = parse_id(id_)
     reply = f"250 2.0.0 deleted by {by}"
-    row = (message, n, State.DISCARDED.value, now, None, None, 0, reply, "deleted", dumps({"by": by}))
+    row = (
+        message,
+        n,
+        State.QUARANTINED.value,
+        State.DISCARDED.value,
+        now,
+        None,
+        None,
+        0,
+        reply,
+        "deleted",
+        dumps({"by": by}),
+    )
     _leave_quarantine(connection, row)
     if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
         (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)

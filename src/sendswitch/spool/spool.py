@@ -33,8 +33,8 @@ from sendswitch.spool.states import State
 from sendswitch.spool.writer import Call, Rows, Statement, Writer, connect, scalar
 
 STATEMENTS = (
-    Statement("INSERT INTO accepting VALUES ", 11),
-    Statement("INSERT INTO changing VALUES ", 10),
+    Statement("INSERT INTO accepting VALUES ", 12),
+    Statement("INSERT INTO changing VALUES ", 11),
     Statement("INSERT INTO delivery VALUES ", 12),
     Statement("INSERT INTO outbox (message, n, at, event, data) VALUES ", 5),
 )
@@ -116,12 +116,13 @@ class Spool:
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
         refused = not alive and all(delivery.state is State.REJECTED for delivery in deliveries)
+        told = envelope.to_json()
         facts = {
             "from": envelope.sender,
             "to": [delivery.recipient.address for delivery in deliveries],
             "size": message.size,
             "via": message.via,
-            **envelope.to_json(),
+            **told,
         }
         row = (
             message.id,
@@ -131,10 +132,11 @@ class Spool:
             message.size,
             alive and not isinstance(content, InMemory),
             message.via,
-            dumps(facts | data if data else facts),
+            dumps(told),
             content.data if alive and isinstance(content, InMemory) else None,
             orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
             "rejected" if refused else "accepted",
+            dumps(facts | data if data else facts),
         )
         return [(ACCEPT, row)]
 
@@ -149,6 +151,7 @@ class Spool:
                 (
                     change.delivery.message.id,
                     change.delivery.n,
+                    change.delivery.state.value,
                     change.state.value,
                     now,
                     change.due,
@@ -178,8 +181,16 @@ class Spool:
             if change.verdict is not None:
                 delivery.verdict = change.verdict
         for message in {change.delivery.message.id: change.delivery.message for change in changes}.values():
-            if message.size > LARGE and not await self._alive(message.id):
-                self.remove_file(message.id)
+            if message.size > LARGE:
+                await self._remove_unneeded(message.id)
+
+    async def _remove_unneeded(self, message: int) -> None:
+        """Remove a file no delivery needs; what is left behind by an error goes at the next start."""
+        try:
+            if not await self._alive(message):
+                self.remove_file(message)
+        except SpoolUnavailable as error:
+            logs.failed("removing a file", error=error, msg_id=to_text(message))
 
     async def call(self, call: Call) -> Any:
         """Run a function on the connection inside the next group's transaction. Raises what it raises."""
@@ -220,7 +231,19 @@ class Spool:
             limit,
         )
         messages: dict[int, Message] = {}
-        return [delivery_from_row(row, messages, self.content) for row in rows]
+        found: list[Delivery] = []
+        for row in rows:
+            try:
+                found.append(delivery_from_row(row, messages, self.content))
+            except (ValueError, TypeError, KeyError) as error:
+                await self._put_aside(row[0], row[7], error)
+        return found
+
+    async def _put_aside(self, message: int, n: int, error: Exception) -> None:
+        """A row that cannot be read must not stop the others: look at it again in an hour, and say so."""
+        logs.failed(f"reading delivery {n}", error=error, msg_id=to_text(message))
+        row = (self._clock() + 3600, message, n)
+        await self.call(lambda c: c.execute("UPDATE delivery SET due = ? WHERE message = ? AND n = ?", row))
 
     async def next_due(self, now: float) -> float | None:
         """When the next delivery's time comes, after `now`."""

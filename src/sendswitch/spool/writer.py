@@ -139,14 +139,13 @@ class Writer:
         began = time.perf_counter()
         try:
             self._transaction(group)
-        except sqlite3.OperationalError as error:
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError) as error:
+            self._one_by_one(group, error)
+            return
+        except sqlite3.Error as error:
             self._fail(group, error)
         except Exception as error:
-            if len(group) == 1:
-                group[0].error = error
-            else:
-                for operation in group:
-                    self._commit([operation])
+            self._one_by_one(group, error)
             return
         else:
             if self.failure is not None:
@@ -154,6 +153,14 @@ class Writer:
                 logs.spool_recovered()
         metrics.SPOOL_COMMIT.observe(time.perf_counter() - began)
         metrics.SPOOL_GROUP.observe(len(group))
+
+    def _one_by_one(self, group: list[_Operation], error: Exception) -> None:
+        """Rule 3: one operation is at fault; find out which."""
+        if len(group) == 1:
+            group[0].error = error
+            return
+        for operation in group:
+            self._commit([operation])
 
     def _transaction(self, group: list[_Operation]) -> None:
         connection = self._connection
@@ -183,7 +190,7 @@ class Writer:
             self._connection.execute("ROLLBACK TO one")
         self._connection.execute("RELEASE one")
 
-    def _fail(self, group: list[_Operation], error: sqlite3.OperationalError) -> None:
+    def _fail(self, group: list[_Operation], error: sqlite3.Error) -> None:
         if self.failure is None:
             logs.spool_failed(error=error)
         self.failure = error

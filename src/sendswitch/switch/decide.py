@@ -58,14 +58,7 @@ class Discard:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Ask or try again later."""
-
-    reason: str
-
-
-Effect = Deliver | Forward | Bounce | Keep | Hold | Discard | Retry
+Effect = Deliver | Forward | Bounce | Keep | Hold | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +84,7 @@ def on_timeout(route: Route) -> Verdict:
 
 
 def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
-    """The answer with everything filled in that the configuration adds, so that a restart needs only the verdict.
-
-    A DENY with a 4xx reply asks the sender to come back; after the queue that is us.
-    """
+    """The answer with everything filled in that the configuration adds, so that a restart needs only the verdict."""
     if isinstance(answer, Deferral):
         return answer
     if answer.action is Action.DENY:
@@ -103,6 +93,18 @@ def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
         hold = policy.hold if answer.hold is None else min(answer.hold, policy.hold)
         return replace(answer, hold=hold, then=answer.then or policy.hold_then)
     return answer
+
+
+def undecided(answer: Answer) -> str:
+    """Why the answer decides nothing yet, '' when it does.
+
+    A DENY with a 4xx reply asks the sender to come back; after the queue that is us.
+    """
+    if isinstance(answer, Deferral):
+        return answer.reason
+    if answer.action is Action.DENY and answer.reply is not None and answer.reply.temporary:
+        return f"denied for now: {answer.reply}"
+    return ""
 
 
 def effect(
@@ -123,9 +125,7 @@ def effect(
 
 
 def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:
-    reply = verdict.reply or REFUSED
-    if reply.temporary:
-        return Retry(f"denied for now: {reply}")
+    reply = verdict.reply if verdict.reply is not None and verdict.reply.permanent else REFUSED
     if verdict.then == "discard":
         return Discard(verdict.reason)
     if verdict.then == "quarantine":

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sendswitch.delivery.compose import delivered_to
-from sendswitch.mail.address import key
+from sendswitch.mail import xtext
+from sendswitch.mail.address import key, valid
 from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Verdict
@@ -30,7 +31,7 @@ def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: S
     seen = {key(recipient), *chain}
     fresh: dict[str, str] = {}
     for target in targets:
-        if key(target) not in seen:
+        if key(target) not in seen and valid(target):
             fresh.setdefault(key(target), target)
     own = key(recipient) in {key(target) for target in targets}
     return list(fresh.values()), keep_copy or own or not fresh
@@ -82,7 +83,7 @@ def _children(
     first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1
     recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
     # RFC 3461 5.2.7.1: reports about a forwarded message name the address the sender knew.
-    orcpt = recipient.orcpt or (f"rfc822;{recipient.address}" if recipient.address.isascii() else "")
+    orcpt = recipient.orcpt or (f"rfc822;{xtext.encode(recipient.address)}" if recipient.address.isascii() else "")
     mark = AddHeader("Delivered-To", recipient.address)
     put_on = Verdict(tags=verdict.tags, edits=(*verdict.edits, mark))
     new = [

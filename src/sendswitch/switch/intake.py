@@ -14,8 +14,8 @@ from sendswitch import logs, metrics
 from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
-from sendswitch.errors import MailLoop, SpoolUnavailable
-from sendswitch.mail.content import Content, InFile
+from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
+from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
@@ -26,10 +26,14 @@ from sendswitch.spool.body import Body
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
-from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.journey import Journeys
 from sendswitch.switch.queue import Queue
 
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
+TOO_SLOW = Reply(451, "4.4.2", "Error: the next hop is too slow, please try again later")
+# Seconds to relay while the sender waits. Postfix gives up after smtpd_proxy_timeout (100 s) and its client comes
+# again: a relay that went through after that would be a second copy.
+RELAY_LIMIT = 60.0
 MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, please try again later")
 
 
@@ -80,17 +84,18 @@ class FilterIntake:
     def _received(self, envelope: Envelope, content: Content, head: bytes, id_: int) -> tuple[Message, list[Delivery]]:
         """The message with its deliveries, its content complete but nothing written about it yet."""
         loop = loops(head, self._options.host, self._options.max_hops)
-        if loop:
+        if loop or len(head) >= MAX_HEAD:
             self._remove(content)
+            error = MailLoop(loop) if loop else HeaderTooLarge()
             metrics.REFUSED.labels("5xx").inc()
             logs.refused(
                 sender=envelope.sender,
                 recipients=len(envelope.recipients),
                 client=envelope.client.address,
-                reply=str(MailLoop.reply),
-                cause=loop,
+                reply=str(error.reply),
+                cause=str(error),
             )
-            raise MailLoop(loop)
+            raise error
         now = self._clock()
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
@@ -114,6 +119,8 @@ class FilterIntake:
                 _tell_accepted(message, len(deliveries))
                 if reserved:
                     self._queue.start(deliveries, asked)
+                else:
+                    self._queue.look()
             else:
                 if reserved:
                     self._queue.forget(deliveries)
@@ -148,12 +155,12 @@ class ProxyIntake(FilterIntake):
         options: IntakeOptions,
         clock: Clock,
         *,
-        dispatcher: Dispatcher,
+        journeys: Journeys,
         relay: Relay,
         budget: float,
     ) -> None:
         super().__init__(spool, queue, options, clock)
-        self._dispatcher, self._relay, self._budget = dispatcher, relay, budget
+        self._journeys, self._relay, self._budget = journeys, relay, budget
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
         """Decide, then relay, refuse or store. The future fails with SpoolUnavailable, MailLoop."""
@@ -165,7 +172,7 @@ class ProxyIntake(FilterIntake):
         head = await asyncio.to_thread(content.head)
         message, deliveries = self._received(envelope, content, head, sink.id)
         asked = self._ask(deliveries)
-        keep_asking = False
+        stored = False
         try:
             if asked:
                 await asyncio.wait(asked.values(), timeout=self._budget)
@@ -173,24 +180,23 @@ class ProxyIntake(FilterIntake):
                 answers = {n: task.result() for n, task in asked.items()}
                 reply = await self._answer(message, deliveries, answers)
                 if reply is not None:
-                    self._remove(content)
                     return (reply,)
-            stored = await self._store(message, deliveries, asked)
-            keep_asking = True
-            return stored
+            replies = await self._store(message, deliveries, asked)
+            stored = True
+            return replies
         finally:
-            if not keep_asking:
+            if not stored:
+                self._remove(content)
                 for task in asked.values():
                     task.cancel()
 
     def _ask(self, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]]:
         loop = asyncio.get_running_loop()
-        routes = self._queue.routes
         asked = {}
         for delivery in deliveries:
-            route = routes.find(delivery.recipient.address)
+            route = self._journeys.routes.find(delivery.recipient.address)
             if route is not None:
-                asked[delivery.n] = loop.create_task(self._dispatcher.ask(delivery, route))
+                asked[delivery.n] = loop.create_task(self._journeys.dispatcher.ask(delivery, route))
         return asked
 
     async def _answer(
@@ -262,7 +268,11 @@ def make_relay(courier: Courier, composer: Composer) -> Relay:
                 verdict=verdict,
             )
         )
-        result = await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
+        try:
+            async with asyncio.timeout(RELAY_LIMIT):
+                result = await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
+        except TimeoutError:
+            return TOO_SLOW
         replies = [outcome.reply for outcome in result.outcomes]
         refusals = [reply for reply in replies if reply is not None and not reply.positive]
         if not refusals:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sendswitch.clock import Clock
+from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail import dsn
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Envelope, Recipient
@@ -24,8 +25,12 @@ class Reporter:
     clock: Clock
 
     async def make(self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome]) -> tuple[Message, Delivery]:
-        """The report and its one delivery, not written yet. Raises SpoolUnavailable when the mail cannot be read."""
-        content, now = await message.load(), self.clock()
+        """The report and its one delivery, not written yet. When the mail cannot be read, it is told without it."""
+        now = self.clock()
+        try:
+            content = await message.load()
+        except SpoolUnavailable:
+            content = InMemory(b"\r\n")
 
         def build() -> bytes:
             return dsn.report(

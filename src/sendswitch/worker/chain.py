@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from sendswitch import metrics
 from sendswitch.config.pipeline import OnError, PipelineConfig
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Answer, Deferral, Step, Verdict
+from sendswitch.mail.verdict import MAX_TAGS, Action, Answer, Deferral, Step, Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor
 from sendswitch.reply import Reply
@@ -66,7 +66,14 @@ class Chain:
     async def _ask(self, link: Link, mail: Mail, context: Context) -> Verdict | _Failure | None:
         try:
             async with asyncio.timeout(link.limit):
-                return await link.processor.process(mail, context)
+                opinion = await link.processor.process(mail, context)
+            return None if opinion is None else checked(opinion)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
+            return _Failure("error", "the processor cancelled itself")
         except TimeoutError as error:
             metrics.PROCESSOR_ERRORS.labels(link.name).inc()
             return _Failure("timeout", f"no answer within {link.limit:g} s" if not str(error) else str(error))
@@ -100,7 +107,7 @@ def _by_policy(link: Link, failure: _Failure) -> Verdict:
 
 def _merge(before: Verdict, opinion: Verdict) -> Verdict:
     if before.tags or before.edits:
-        tags = tuple(dict.fromkeys(before.tags + opinion.tags))
+        tags = tuple(dict.fromkeys(before.tags + opinion.tags))[:MAX_TAGS]
         return replace(opinion, tags=tags, edits=before.edits + opinion.edits)
     return opinion
 

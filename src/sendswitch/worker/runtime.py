@@ -39,6 +39,7 @@ class Library:
         """The chain. Raises what loading or building it raises."""
         known = self._chains.get(owner)
         if known is not None and known[0] == version:
+            self._chains.move_to_end(owner)
             return known[1]
         async with self._making:
             known = self._chains.get(owner)

@@ -20,6 +20,7 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from sendswitch.mail import xtext
+from sendswitch.mail.address import valid
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply, parse_reply, printable
 from sendswitch.smtp.protocol import parameters
@@ -34,6 +35,7 @@ LOST = Reply(451, "4.4.2", "Lost connection with the next hop")
 UNCERTAIN = Reply(451, "4.4.2", "Lost connection after end of data; the message may have been delivered")
 NOT_SMTP = Reply(451, "4.5.0", "The next hop does not speak SMTP")
 NO_SMTPUTF8 = Reply(550, "5.6.7", "The next hop does not support SMTPUTF8, which an address needs")
+BAD_ADDRESS = Reply(553, "5.1.3", "An address is not one that can be sent")
 NO_TLS = Reply(451, "4.7.4", "The next hop does not offer STARTTLS, which the configuration requires")
 
 
@@ -189,8 +191,8 @@ class ClientConnection:
 
     def content_sent(self) -> None:
         """All content and its end are written."""
-        assert self._now is not None
-        self._now.sent = True
+        if self._now is not None:
+            self._now.sent = True
 
     def lost(self, reply: Reply = LOST) -> Event | None:
         """The connection is gone or given up. The last event of the session, if one is still due."""
@@ -221,8 +223,13 @@ class ClientConnection:
         self._expected.append(verb.lower())
 
     def _impossible(self, envelope: Envelope, size: int) -> Reply | None:
+        # What would break out of its brackets would be a command of its own.
+        if not all(valid(recipient.address) for recipient in envelope.recipients):
+            return BAD_ADDRESS
+        if envelope.sender and not valid(envelope.sender):
+            return BAD_ADDRESS
         limit = self.extensions.get("SIZE", "")
-        if limit.isdigit() and 0 < int(limit) < size:
+        if limit.isascii() and limit.isdigit() and 0 < int(limit) < size:
             return Reply(552, "5.3.4", f"Message size {size} exceeds the next hop's limit of {limit}")
         if envelope.smtputf8 and "SMTPUTF8" not in self.extensions:
             addresses = envelope.sender + "".join(recipient.address for recipient in envelope.recipients)
@@ -245,7 +252,8 @@ class ClientConnection:
     def _content_command(self) -> tuple[str, bytes]:
         assert self._now is not None
         data = self._now.data
-        if data is not None and "CHUNKING" in self.extensions:
+        # Not over LMTP: RFC 3030 does not say what its replies for each recipient mean for a chunk.
+        if data is not None and "CHUNKING" in self.extensions and not self._lmtp:
             return "bdat", b"BDAT %d LAST\r\n" % len(data) + data
         return "data", b"DATA\r\n"
 
@@ -311,6 +319,10 @@ class ClientConnection:
             if self._now is not None and kind in ("end", "bdat"):
                 self._now.sent = False  # an answer to the message, so nothing is uncertain
             return self._closing(reply)
+        if (kind == "data" and 200 <= reply.code < 300) or (
+            reply.code < 400 and reply.code // 100 != 2 and kind != "data"
+        ):
+            return self._closing(Reply(421, "4.5.0", f"The next hop answered {kind} with {reply}"[:200]))
         match kind:
             case "greeting" | "ehlo" | "lhlo" | "helo" | "starttls":
                 return self._handshake(kind, reply)
@@ -346,7 +358,8 @@ class ClientConnection:
             return Ready(self.extensions)
         if kind == "greeting" or kind == "starttls" or not reply.positive:
             self.state = State.CLOSED
-            return Failed(reply)
+            # Whoever refuses the session has not judged the mail (Postfix smtp_skip_5xx_greeting): try again later.
+            return Failed(reply if reply.temporary else Reply(451, "4.4.0", printable(f"Session refused: {reply}")))
         self.extensions = _extensions(reply.more) if kind != "helo" else {}
         if self._tls in ("may", "require") and "STARTTLS" in self.extensions:
             self._move("starttls")
@@ -406,19 +419,10 @@ class ClientConnection:
         if kind != "rset":
             for n in now.accepted:
                 now.replies[n] = reply
-        if kind == "bdat" and self._lmtp and now.accepted and reply.positive:
-            # RFC 2033 4.2 with RFC 3030: this was the first recipient's reply, the others follow.
-            return self._more_ends(now)
         if kind == "data" or (kind == "bdat" and not reply.positive):
             self._reset()
             return None
         return self._finish()
-
-    def _more_ends(self, now: _Transaction) -> Event | None:
-        now.ends = 1
-        more = len(now.accepted) - 1
-        self._expected.extend(("end",) * more)
-        return None if more else self._finish()
 
     def _go_ahead(self, now: _Transaction) -> Event | None:
         self._move("content")
@@ -463,7 +467,13 @@ _NO_CLIENT = Client()
 def _parse_line(raw: bytes) -> Reply | None:
     """One reply line, None for what is none; a server says the same few over and over."""
     line = raw.rstrip(b"\r").decode("utf-8", "replace")
-    if len(line) > MAX_REPLY_LINE or not line[:3].isdigit() or line[0] not in "2345" or line[3:4] not in ("", " "):
+    if (
+        len(line) > MAX_REPLY_LINE
+        or not line[:3].isdigit()
+        or not line[:3].isascii()
+        or line[0] not in "2345"
+        or line[3:4] not in ("", " ")
+    ):
         return None
     try:
         return parse_reply(line)
@@ -502,4 +512,4 @@ def _xforward_value(keyword: str, value: str) -> str:
         return "[UNAVAILABLE]"
     if keyword == "ADDR" and ":" in value:
         value = f"IPV6:{value}"
-    return xtext.encode(value)[:255]
+    return xtext.encode(value[:80])  # at most 240 octets, whole characters

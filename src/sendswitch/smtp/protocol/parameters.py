@@ -6,6 +6,7 @@ A parameter that is not in the table is refused with 555 (RFC 5321 4.1.1.11), a 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
@@ -35,6 +36,14 @@ def _absent(value: str) -> bool:
 
 
 def _anything(value: str) -> bool:
+    return True
+
+
+def _ip_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value[5:] if value[:5].upper() == "IPV6:" else value)
+    except ValueError:
+        return False
     return True
 
 
@@ -84,10 +93,9 @@ XFORWARD = {
     "SOURCE": "source",
 }
 _UNKNOWN = frozenset(("[UNAVAILABLE]", "[TEMPUNAVAIL]"))
-_ADDRESS = re.compile(r"(?:IPV6:)?[0-9A-Fa-f.:]{2,45}\Z", re.I)
 _CHECKS: Mapping[str, Callable[[str], bool]] = {
-    "ADDR": lambda value: bool(_ADDRESS.match(value)),
-    "PORT": lambda value: value.isdigit() and len(value) <= 5,
+    "ADDR": _ip_address,
+    "PORT": lambda value: value.isascii() and value.isdigit() and len(value) <= 5,
     "SOURCE": _one_of("LOCAL", "REMOTE"),
 }
 

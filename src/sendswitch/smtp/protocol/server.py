@@ -124,6 +124,9 @@ class StartTls:
 
 Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls
 
+# Commands worked through before others have a turn: some milliseconds.
+TURN = 500
+
 # Words of other protocols that browsers and worms can be made to send here (Postfix smtpd_forbidden_commands).
 _NOT_SMTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"))
 
@@ -147,6 +150,8 @@ class ServerConnection:
         self._peer, self._helo = client, ""
         self._forwarded: dict[str, str] | None = None
         self._buffer = b""
+        self._at = 0  # how much of the buffer is worked through
+        self.more = False
         self._out: list[bytes] = []
         self._errors = 0
         self._waiting = ""  # the command whose reply the caller owes
@@ -174,7 +179,11 @@ class ServerConnection:
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the client; b'' at the end of its stream is not needed, just stop calling."""
         if self.state is not State.CLOSED:
-            self._buffer = self._buffer + data if self._buffer else data
+            rest = self._rest()
+            self._buffer, self._at = (rest + data if rest else data), 0
+
+    def _rest(self) -> bytes:
+        return self._buffer[self._at :] if self._at < len(self._buffer) else b""
 
     @property
     def waiting(self) -> bool:
@@ -189,7 +198,7 @@ class ServerConnection:
     @property
     def buffered(self) -> int:
         """Bytes received and not worked through."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
     @property
     def in_transaction(self) -> bool:
@@ -212,13 +221,18 @@ class ServerConnection:
         return self.state is State.CLOSED
 
     def next_event(self) -> Event | None:
-        """The next event, or None when more bytes or a reply are needed first, or the session is over."""
+        """The next event, or None when more bytes or a reply are needed first, or the session is over.
+
+        Also None, with `more` true, after a turn of many commands: call again once others had theirs.
+        """
+        turn = 0
+        self.more = False
         while not self._waiting and self.state is not State.CLOSED:
             if self._ended:
                 self._ended, self._waiting = False, "END"
                 return EndOfData(self._envelope(), self._refusal)
             if self.state is State.DATA or self._chunk:
-                if not self._buffer:
+                if self._at >= len(self._buffer):
                     return None
                 event = self._data_content() if self.state is State.DATA else self._chunk_content()
             else:
@@ -226,6 +240,10 @@ class ServerConnection:
                 if line is None:
                     return None
                 event = self._command(line)
+            turn += 1
+            if turn >= TURN and event is None:
+                self.more = True
+                return None
             if event is not None:
                 return event
         return None
@@ -245,34 +263,34 @@ class ServerConnection:
             self.state = TRANSITIONS[self.state, verb]
         self._pending = None
         if reply.code == 421:
-            self.state, self._buffer = State.CLOSED, b""
+            self.state, self._buffer, self._at = State.CLOSED, b"", 0
 
     def tls_started(self) -> None:
         """TLS is up: forget everything the client said before (RFC 3207 4.2)."""
-        self._tls, self._buffer, self._helo = True, b"", ""
+        self._tls, self._buffer, self._at, self._helo = True, b"", 0, ""
         self._forwarded = None
 
     def close(self, reply: Reply) -> None:
         """End the session from this side with `reply` (421 of some kind), whatever state it is in."""
         if self.state is not State.CLOSED:
             self._out.append(reply.encode())
-            self.state, self._buffer = State.CLOSED, b""
+            self.state, self._buffer, self._at = State.CLOSED, b"", 0
 
     # Lines
 
     def _line(self) -> bytes | None:
-        buffer = self._buffer
-        end = buffer.find(b"\r\n")
-        lf = buffer.find(b"\n")
-        if lf >= 0 and (end < 0 or lf < end):
+        buffer, at = self._buffer, self._at
+        end = buffer.find(b"\r\n", at)
+        lf = buffer.find(b"\n", at, end + 1 if end >= 0 else len(buffer))
+        if lf >= 0:
             self.close(replies.BARE_LF)
             return None
         if end < 0:
-            if len(buffer) >= self._limits.line:
+            if len(buffer) - at >= self._limits.line:
                 self.close(replace(replies.TOO_LONG, code=421, enhanced="4.5.2"))
             return None
-        self._buffer = buffer[end + 2 :]
-        return buffer[:end]
+        self._at = end + 2
+        return buffer[at:end]
 
     def _command(self, line: bytes) -> Event | None:
         if len(line) > self._limits.line - 2:
@@ -454,7 +472,7 @@ class ServerConnection:
     # Content
 
     def _data_content(self) -> Event | None:
-        data, self._buffer = self._buffer, b""
+        data, self._buffer, self._at = self._rest(), b"", 0
         decoder = self._decoder
         assert isinstance(decoder, DotDecoder)
         piece = decoder.feed(data)
@@ -463,7 +481,8 @@ class ServerConnection:
         return self._piece(piece)
 
     def _chunk_content(self) -> Event | None:
-        taken, self._buffer = self._buffer[: self._chunk], self._buffer[self._chunk :]
+        taken = self._buffer[self._at : self._at + self._chunk]
+        self._at += len(taken)
         self._chunk -= len(taken)
         if not self._chunk:
             return self._chunk_done(taken)

@@ -1,0 +1,207 @@
+"""A message's journey: each delivery is decided, and what was decided is carried out.
+
+Rules:
+1. A decision is durable before it is carried out: a second run of a pipeline can never undo a first one's effect.
+2. One recipient's trouble never touches another's: each group of recipients is carried out on its own, and an SMTP
+   transaction under way is never cut because something else failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+
+from sendswitch.clock import Clock
+from sendswitch.delivery.base import Courier
+from sendswitch.delivery.compose import Composer
+from sendswitch.mail import dsn
+from sendswitch.mail.content import Content, InFile
+from sendswitch.mail.verdict import MAX_TAGS, Answer, Deferral, Verdict
+from sendswitch.routing import Route, Routes
+from sendswitch.spool.records import Change, Delivery, Message
+from sendswitch.spool.states import State
+from sendswitch.switch import decide
+from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.forward import forward
+from sendswitch.switch.outcomes import Outcomes, Window
+
+# Seconds in which recipients of one message that are decided one after the other may still share a transaction.
+GATHER = 0.05
+
+
+class Journeys:
+    """Runs journeys. `sending` messages are composed and sent at once, so that no more wait in memory."""
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        dispatcher: Dispatcher,
+        courier: Courier,
+        composer: Composer,
+        *,
+        policy: decide.Policy,
+        clock: Clock,
+        recipients: int,
+        sending: int,
+    ) -> None:
+        self.outcomes, self.dispatcher, self.composer = outcomes, dispatcher, composer
+        self._courier, self._policy, self._clock, self._recipients = courier, policy, clock, recipients
+        self._sending = asyncio.Semaphore(sending)
+        self.routes = Routes()
+
+    def enter(self, window: Window) -> None:
+        """New deliveries that come of a journey enter this window."""
+        self.outcomes.window = self._window = window
+
+    async def run(
+        self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
+    ) -> None:
+        """The whole journey; never raises but when cancelled. `asked` are answers already on order."""
+        first = deliveries[0]
+        if len(deliveries) == 1 and first.state is State.ACCEPTED and self._route(first) is None:
+            await self._safely(deliveries, self._deliver(message, deliveries))  # most mail
+        else:
+            await self._safely(deliveries, self._journey(message, deliveries, asked))
+
+    async def _safely(self, deliveries: Sequence[Delivery], work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            await self.outcomes.after_error(deliveries, error)
+
+    def _route(self, delivery: Delivery) -> Route | None:
+        """The recipient's route; a report of ours has none, or two pipelines could report to each other for ever."""
+        return None if delivery.message.via == "report" else self.routes.find(delivery.recipient.address)
+
+    async def _journey(
+        self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
+    ) -> None:
+        ready: list[Delivery] = []
+        waiting: dict[asyncio.Task[None], Delivery] = {}
+        async with asyncio.TaskGroup() as group:  # its tasks never raise, so none cancels another
+            for delivery in deliveries:
+                route = self._route(delivery) if delivery.state is State.ACCEPTED else None
+                answer = asked.get(delivery.n)
+                if answer is None and route is None:
+                    ready.append(delivery)
+                else:
+                    waiting[group.create_task(self._safely([delivery], self._decide(delivery, route, answer)))] = (
+                        delivery
+                    )
+            if ready:
+                group.create_task(self._carry_out(message, ready))
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if len(done) < len(waiting):
+                    done, _ = await asyncio.wait(waiting, timeout=GATHER)
+                group.create_task(self._carry_out(message, [waiting.pop(task) for task in done]))
+
+    # Deciding
+
+    async def _decide(self, delivery: Delivery, route: Route | None, answer: asyncio.Task[Answer] | None) -> None:
+        if answer is None:
+            assert route is not None
+            await self._decided(delivery, await self.dispatcher.ask(delivery, route))
+        else:
+            await self._decided(delivery, await answer)
+
+    async def _decided(self, delivery: Delivery, answer: Answer) -> None:
+        reason = decide.undecided(answer)
+        if isinstance(answer, Deferral) or reason:
+            await self.outcomes.put_off(delivery, reason, trace=[step.to_json() for step in answer.trace])
+            return
+        before, verdict = delivery.verdict, answer
+        if before is not None:  # what an earlier forward put on the message
+            tags = tuple(dict.fromkeys(before.tags + answer.tags))[:MAX_TAGS]
+            verdict = replace(answer, tags=tags, edits=before.edits + answer.edits)
+        await self.outcomes.record(
+            [Change(delivery, State.DECIDED, "verdict", verdict.to_json(), delivery.due, verdict, delivery.attempts)]
+        )
+
+    async def _hold_expired(self, delivery: Delivery) -> None:
+        verdict, now, message = (
+            decide.after_hold(delivery.verdict or Verdict.pending()),
+            self._clock(),
+            delivery.message,
+        )
+        data = {"then": verdict.to_json()}
+        await self.outcomes.record([Change(delivery, State.DECIDED, "hold expired", data, now, verdict)])
+        message.expires = max(message.expires, now + message.expires - message.received)
+
+    # Carrying out
+
+    async def _carry_out(self, message: Message, deliveries: Sequence[Delivery]) -> None:
+        """The effect of each delivery that is decided or needs no decision; equal ones share a transaction."""
+        groups: dict[object, list[Delivery]] = {}
+        for delivery in deliveries:
+            await self._safely([delivery], self._act(message, delivery, groups))
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups.values():
+                for n in range(0, len(group), self._recipients):
+                    batch = group[n : n + self._recipients]
+                    tasks.create_task(self._safely(batch, self._deliver(message, batch)))
+
+    async def _act(self, message: Message, delivery: Delivery, groups: dict[object, list[Delivery]]) -> None:
+        """Carry out what is not a delivery; put what is one into its group."""
+        if delivery.state is State.HELD:
+            await self._hold_expired(delivery)
+        if delivery.due is None or delivery.due > self._clock():
+            return  # deferred meanwhile
+        if delivery.state is State.QUARANTINED:
+            await self.outcomes.end(delivery, State.DISCARDED, "expired in quarantine")
+            return
+        verdict = delivery.verdict
+        effect: decide.Effect = decide.Deliver()
+        if delivery.state is State.DECIDED and verdict is not None:
+            effect = decide.effect(
+                verdict,
+                sender=message.envelope.sender,
+                recipient=delivery.recipient,
+                client=message.envelope.client,
+                policy=self._policy,
+                now=self._clock(),
+            )
+        if isinstance(effect, decide.Deliver):
+            groups.setdefault((verdict.tags, verdict.edits) if verdict else None, []).append(delivery)
+        else:
+            await self._other(message, delivery, effect)
+
+    async def _other(self, message: Message, delivery: Delivery, effect: decide.Effect) -> None:
+        match effect:
+            case decide.Keep(until, reason):
+                await self.outcomes.keep(delivery, State.QUARANTINED, until, reason)
+            case decide.Hold(until, reason):
+                await self.outcomes.keep(delivery, State.HELD, until, reason)
+            case decide.Discard(reason):
+                await self.outcomes.end(delivery, State.DISCARDED, reason)
+            case decide.Bounce(reply, explanation):
+                await self.outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
+            case decide.Forward(targets, keep_copy):
+                new = await forward(self.outcomes.spool, delivery, targets, keep_copy, now=self._clock())
+                self.outcomes.tell_end(delivery, State.FORWARDED, f"to {', '.join(targets)}")
+                if new and self._window.expect(new):
+                    self._window.start(new)
+                else:
+                    self._window.look()
+
+    async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
+        began = time.perf_counter()
+        async with self._sending:
+            content = await message.load()
+            envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
+
+            def compose() -> Content:
+                return self.composer.compose(
+                    content,
+                    message=message.text_id,
+                    client=envelope.client,
+                    received=message.received,
+                    verdict=verdict,
+                )
+
+            # A file's head is read from disk, so not here.
+            composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
+            result = await self._courier.deliver(envelope, composed)
+        await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)

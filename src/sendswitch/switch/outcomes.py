@@ -1,0 +1,187 @@
+"""What became of a delivery: recorded, tried again, reported, told.
+
+Rules:
+1. What the next hop took is recorded before anything else happens to it; if the spool cannot be written then, the
+   record is tried until it can, and the delivery is not repeated meanwhile.
+2. A program error is never a busy loop and never for ever: the delivery waits its turn like after any failure, and
+   ends when the message's time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from sendswitch import logs, metrics
+from sendswitch.clock import Clock
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.errors import SpoolUnavailable, classify
+from sendswitch.mail import dsn
+from sendswitch.reply import Reply, printable
+from sendswitch.smtp.client import Delivered
+from sendswitch.spool.records import Change, Delivery, Message
+from sendswitch.spool.spool import Spool
+from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.writer import Rows
+from sendswitch.switch.reports import Reporter
+
+# Seconds between tries to write to a spool that cannot be written; it is for a person to mend.
+RETRY_SPOOL = 1.0
+# Seconds a delivery is held back when not even its failure could be recorded, because of an error of ours.
+HOLD_BACK = 60.0
+
+
+class Window(Protocol):
+    """Where new deliveries enter (the active queue)."""
+
+    def expect(self, deliveries: Sequence[Delivery]) -> bool:
+        """Reserve places; False when there is no room, then they are loaded later."""
+        ...
+
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """Give reserved places back."""
+        ...
+
+    def start(self, deliveries: Sequence[Delivery]) -> None:
+        """Begin with deliveries of one message whose places were reserved."""
+        ...
+
+    def look(self) -> None:
+        """Look at the spool: there is something that had no place."""
+        ...
+
+
+class Outcomes:
+    """Records what became of deliveries."""
+
+    def __init__(self, spool: Spool, reporter: Reporter, backoff: Backoff, clock: Clock) -> None:
+        self.spool, self._reporter, self._backoff, self._clock = spool, reporter, backoff, clock
+        self.window: Window
+
+    async def record(self, changes: Sequence[Change], more: Rows = ()) -> None:
+        """Make changes durable, however long it takes (rule 1)."""
+        while True:
+            try:
+                await self.spool.change(changes, more=more)
+                return
+            except SpoolUnavailable:
+                await asyncio.sleep(RETRY_SPOOL)
+
+    async def settle(self, message: Message, deliveries: Sequence[Delivery], result: Delivered, seconds: float) -> None:
+        """Record what the next hop said: delivered, tried again, or failed."""
+        changes: list[Change] = []
+        failed: list[tuple[Delivery, dsn.Outcome]] = []
+        relayed: list[dsn.Outcome] = []
+        for delivery, outcome in zip(deliveries, result.outcomes, strict=True):
+            reply = outcome.reply or Reply(451, "4.3.0", "not sent")
+            if reply.positive:
+                text = str(reply)
+                data = {"reply": text, "seconds": round(seconds, 6)}
+                changes.append(Change(delivery, State.DELIVERED, "delivered", data, reply=text))
+                if not result.dsn and dsn.wanted(dsn.Kind.RELAYED, message.envelope.sender, delivery.recipient):
+                    relayed.append(dsn.Outcome(delivery.recipient, reply, "handed on; no further reports"))
+            elif reply.permanent:
+                failed.append((delivery, dsn.Outcome(delivery.recipient, reply, "the next hop refused it")))
+            elif self._clock() >= message.expires:
+                failed.append((delivery, _expired(delivery, str(reply))))
+            else:
+                told = {"may_have_been_delivered": True} if outcome.uncertain else {}
+                changes.append(self._again(delivery, str(reply), **told))
+        if relayed:
+            await self._report(dsn.Kind.RELAYED, message, relayed, changes)
+        elif changes:
+            await self.record(changes)
+        for change in changes:
+            if change.state is State.DELIVERED:
+                self.tell_end(change.delivery, change.state, change.reply, seconds)
+        if failed:
+            await self.fail(message, failed)
+
+    async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
+        """Undecided or undone for now: try again later, or give up when the message's time is over."""
+        if self._clock() >= delivery.message.expires:
+            await self.fail(delivery.message, [(delivery, _expired(delivery, why))])
+        else:
+            await self.record([self._again(delivery, why, **extra)])
+
+    async def after_error(self, deliveries: Sequence[Delivery], error: Exception) -> None:
+        """An error of ours, or a spool that cannot be read (rule 2)."""
+        logs.failed("a delivery", error=error, msg_id=deliveries[0].message.text_id)
+        for delivery in deliveries:
+            if delivery.state in TERMINAL or delivery.due is None or delivery.due > self._clock():
+                continue
+            try:
+                await self.put_off(delivery, f"error: {classify(error)}")
+            except Exception as second:
+                logs.failed("putting a delivery off", error=second, msg_id=delivery.message.text_id)
+                await asyncio.sleep(HOLD_BACK)
+
+    def _again(self, delivery: Delivery, why: str, **extra: object) -> Change:
+        attempt, now, message = delivery.attempts + 1, self._clock(), delivery.message
+        due = self._backoff.next(attempt, now, random.random())  # noqa: S311 - jitter, not a secret
+        if message.expires > now:
+            due = min(due, message.expires)  # the last attempt is made when the time is over
+        metrics.DEFERRALS.labels("pipeline" if "trace" in extra else "delivery").inc()
+        logs.deferred(message.text_id, rcpt=delivery.recipient.address, why=why, attempt=attempt, retry_in=due - now)
+        data = {"why": why, "attempt": attempt, "due": due, **extra}
+        return Change(delivery, delivery.state, "deferred", data, due, attempts=attempt, reply=printable(why))
+
+    async def keep(self, delivery: Delivery, state: State, until: float, reason: str) -> None:
+        """Hold or quarantine."""
+        data = {"reason": reason, "until": until}
+        await self.record([Change(delivery, state, state.value, data, until, reply=reason)])
+        logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
+
+    async def end(self, delivery: Delivery, state: State, reason: str) -> None:
+        """End without the next hop and without a report."""
+        data = {"reason": reason}
+        await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
+        self.tell_end(delivery, state, reason)
+
+    async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.Outcome]]) -> None:
+        """End deliveries for good: with a report where one is wanted, else as failed."""
+        told: list[dsn.Outcome] = []
+        changes: list[Change] = []
+        for delivery, outcome in failed:
+            state = State.FAILED
+            if dsn.wanted(dsn.Kind.FAILED, message.envelope.sender, delivery.recipient):
+                state = State.BOUNCED
+                told.append(outcome)
+            data = {"reply": str(outcome.reply), "reason": outcome.explanation}
+            changes.append(Change(delivery, state, state.value, data, reply=str(outcome.reply)))
+        if told:
+            await self._report(dsn.Kind.FAILED, message, told, changes)
+        else:
+            await self.record(changes)
+        for change in changes:
+            self.tell_end(change.delivery, change.state, change.reply)
+
+    async def _report(
+        self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome], changes: Sequence[Change]
+    ) -> None:
+        """Write a report and the changes it tells of in one transaction, then send it like any mail."""
+        report, delivery = await self._reporter.make(kind, message, outcomes)
+        reserved = self.window.expect([delivery])
+        try:
+            await self.record(changes, self.spool.rows(report, [delivery], {"about": message.text_id}))
+        except BaseException:
+            if reserved:
+                self.window.forget([delivery])
+            raise
+        if reserved:
+            self.window.start([delivery])
+        else:
+            self.window.look()
+
+    def tell_end(self, delivery: Delivery, state: State, reply: str, seconds: float = 0.0) -> None:
+        """Count and log an end."""
+        metrics.ended(state.value)
+        message = delivery.message
+        logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
+
+
+def _expired(delivery: Delivery, last: str) -> dsn.Outcome:
+    gone = Reply(554, "5.4.7", printable(f"Delivery time expired; last answer: {last}"))
+    return dsn.Outcome(delivery.recipient, gone, "it could not be delivered in time")
