@@ -96,6 +96,8 @@ class Python:
         self._closed = True
         if self._child is not None:
             self._child.retire()
+            if self._child.idle:
+                await self._child.gone()
 
     async def _running(self) -> _Child:
         async with self._starting:
@@ -197,6 +199,21 @@ class _Child:
         self._retired = True
         if not self._calls:
             self._signal(signal.SIGTERM)
+
+    @property
+    def idle(self) -> bool:
+        """True when no call waits."""
+        return not self._calls
+
+    async def gone(self) -> None:
+        """Wait until the process has ended; one that does not heed SIGTERM is killed."""
+        try:
+            async with asyncio.timeout(MERCY):
+                await self._process.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+        await asyncio.gather(*self._readers, return_exceptions=True)
 
     async def kill(self) -> None:
         """End it now, with every process it started."""

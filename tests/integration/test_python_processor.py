@@ -1,0 +1,131 @@
+"""A user's own program: answers, errors with the line, loops, deaths, prints, changes; others are not touched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.mail.content import InFile
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.processors import registry
+from sendswitch.testing import context, mail
+from sendswitch.worker.chain import Chain, build
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+HEAD = "import asyncio, os, time\nfrom sendswitch.mail.verdict import Verdict\n"
+
+
+async def ask(chain: Chain, **headers: str) -> Verdict:
+    answer = await chain.run(mail(**headers), context())
+    assert isinstance(answer, Verdict)
+    return answer
+
+
+def chain(folder: Path, body: str, **options: str) -> Chain:
+    file = folder / "filter.py"
+    file.write_text(
+        f"{HEAD}async def process(mail, context):\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    )
+    extra = "".join(f"{key} = {value}\n" for key, value in options.items())
+    return build(registry.check(f'[[step]]\nuse = "python"\nfile = "{file}"\n{extra}', "p"), 5)
+
+
+async def once(chain: Chain, **headers: str) -> Any:
+    try:
+        return await chain.run(mail(**headers), context())
+    finally:
+        await chain.close()
+
+
+def test_it_sees_the_mail_and_answers(run: Run, tmp_path: Path) -> None:
+    body = "print('to stdout')\nreturn Verdict.deny(f'{mail.subject} for {context.recipient.address}', reply='550 5.7.1 go')"
+    verdict = run(once(chain(tmp_path, body), Subject="hi"))
+    assert (verdict.action, verdict.reason, verdict.reply.code) == (Action.DENY, "hi for ann@example.test", 550)
+    assert len(verdict.trace[0].version) == 12
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return 1 / 0", "ZeroDivisionError: division by zero at filter.py:4: return 1 / 0"),
+        ("return 'pass'", "process() returned str; return a Verdict or None"),
+        ("return Verdict.forwarded('x>y')", "is no mail address"),
+        ("return Verdict.deny('x', reply='250 ok')", "is no refusal"),
+        ("raise SystemExit(3)", "the process ended 3 times"),
+        ("os._exit(1)", "the process ended 3 times"),
+        ("os.kill(os.getpid(), 9)", "the process ended 3 times"),
+    ],
+)
+def test_its_faults_are_told_in_its_authors_words(run: Run, tmp_path: Path, body: str, told: str) -> None:
+    answer = run(once(chain(tmp_path, body)))
+    assert isinstance(answer, Deferral)
+    assert told in answer.reason
+
+
+def test_a_file_that_does_not_load(run: Run, tmp_path: Path) -> None:
+    pipeline = chain(tmp_path, "return None")
+    (tmp_path / "filter.py").write_text("import nothing_of_that_name\n")
+    answer = run(once(pipeline))
+    assert "nothing_of_that_name" in answer.reason
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(60)", "await asyncio.sleep(60)"])
+def test_the_time_limit_holds_whatever_it_does(run: Run, tmp_path: Path, body: str) -> None:
+    async def inside() -> None:
+        guilty = f"if mail.subject == 'bad':\n    {body}\nreturn Verdict.passed()"
+        pipeline = chain(tmp_path, guilty, limit='"1s"', on_error='"hold"')
+        assert (await ask(pipeline, Subject="good")).action is Action.PASS
+        began = time.monotonic()
+        bad = asyncio.create_task(ask(pipeline, Subject="bad"))
+        ticks = 0
+        while not bad.done():
+            await asyncio.sleep(0.05)
+            ticks += 1
+        assert ticks >= 15  # this loop was never blocked
+        assert time.monotonic() - began < 3
+        assert bad.result().action is Action.PENDING
+        assert "no answer within 1 s" in bad.result().reason
+        after = await asyncio.gather(*(ask(pipeline, Subject="good") for _ in range(5)))
+        assert {verdict.action for verdict in after} == {Action.PASS}
+        await pipeline.close()
+
+    run(inside())
+
+
+def test_an_edited_file_is_used_for_the_next_mail(run: Run, tmp_path: Path) -> None:
+    async def inside() -> None:
+        pipeline = chain(tmp_path, "return Verdict.passed('one')")
+        first = await ask(pipeline)
+        file = tmp_path / "filter.py"
+        file.write_text(file.read_text().replace("one", "two"))
+        second = await ask(pipeline)
+        assert (first.reason, second.reason) == ("one", "two")
+        assert first.trace[0].version != second.trace[0].version
+        await pipeline.close()
+
+    run(inside())
+
+
+def test_it_has_none_of_our_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENDSWITCH_SECRET", "hush")
+    verdict = run(once(chain(tmp_path, "return Verdict.passed(' '.join(sorted(os.environ)))")))
+    assert "SECRET" not in verdict.reason
+
+
+def test_a_large_message_goes_by_its_file(run: Run, tmp_path: Path) -> None:
+    large = tmp_path / "large.eml"
+    large.write_bytes(b"Subject: large\r\n\r\n" + b"x" * 3_000_000)
+
+    async def inside() -> None:
+        pipeline = chain(tmp_path, "return Verdict.passed(f'{mail.subject} {mail.size} {len(mail.raw)}')")
+        verdict = await pipeline.run(Mail(InFile(large, large.stat().st_size)), context())
+        assert verdict.reason == "large 3000018 3000018"
+        await pipeline.close()
+
+    run(inside())

@@ -1,0 +1,357 @@
+"""The switch with a real spool and broker, a courier in memory and a clock that we move."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.delivery.compose import Composer
+from sendswitch.errors import SpoolUnavailable
+from sendswitch.mail.content import Content, InMemory
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.task import Task
+from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.reply import Reply
+from sendswitch.routing import Route, Routes
+from sendswitch.smtp.client import Delivered
+from sendswitch.spool import inspect
+from sendswitch.spool.audit import audit
+from sendswitch.spool.records import Delivery
+from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.states import State
+from sendswitch.switch import queue as queue_module
+from sendswitch.switch.decide import Policy
+from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.journey import Journeys
+from sendswitch.switch.outcomes import Outcomes
+from sendswitch.switch.queue import Queue
+from sendswitch.switch.reports import Reporter
+from sendswitch.testing import FakeClock, MemoryCourier, message
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+LOCAL = Client(source="LOCAL")
+BUSY = Reply(450, "4.2.1", "busy")
+
+
+@dataclass
+class Switch:
+    """The parts, and the answers that stand in for pipelines."""
+
+    folder: Path
+    clock: FakeClock
+    spool: Spool
+    queue: Queue
+    courier: MemoryCourier
+    broker: EmbeddedBroker
+    answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def accept(
+        self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = ""
+    ) -> list[Delivery]:
+        recipients = tuple(Recipient(address, notify) for address in to)
+        envelope = Envelope(sender, recipients, LOCAL)
+        content = InMemory(data or message())
+        mail = new_message(self.spool, envelope, content, now=self.clock(), lifetime=1000, via="filter")
+        deliveries = [Delivery(mail, n, r, due=self.clock()) for n, r in enumerate(recipients)]
+        reserved = self.queue.expect(deliveries)
+        await self.spool.accept(mail, deliveries)
+        if reserved:
+            self.queue.start(deliveries)
+        else:
+            self.queue.look()
+        return deliveries
+
+    def states(self) -> dict[str, str]:
+        return {row.recipient: row.state for row in inspect.rows(inspect.open_files(self.folder), tuple(State))}
+
+    async def until(self, true: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                self.queue.look()
+                await asyncio.sleep(0.01)
+
+    def got(self, address: str) -> list[bytes]:
+        return [p.data for p in self.courier.parcels if address in [r.address for r in p.envelope.recipients]]
+
+    async def work(self) -> None:
+        while True:
+            lease = await self.broker.lease(("tasks.pool",))
+            address = lease.task.recipient.address
+            self.asked.append(address)
+            if address in self.answers:
+                await lease.answer(self.answers[address]())
+
+
+@contextlib.asynccontextmanager
+async def switch(
+    folder: Path, clock: FakeClock, courier: MemoryCourier | None = None, **routes: str
+) -> AsyncIterator[Switch]:
+    spool = open_spool(folder / "spool", clock)
+    broker, courier = EmbeddedBroker(), courier or MemoryCourier()
+    policy = Policy(hold=100, hold_then="pass", quarantine=10_000)
+    journeys = Journeys(
+        Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
+        Dispatcher(broker, policy=policy, clock=clock),
+        courier,
+        Composer("us.example", {}),
+        policy=policy,
+        clock=clock,
+        recipients=50,
+        sending=10,
+    )
+    queue = Queue(spool, journeys, clock=clock)
+    names = {"ann": "pass", "bob": "pass"} | routes
+    journeys.routes = Routes(
+        Route(f"{name}@example.test", 1, 0.5 if policy_ != "pass" else 5, policy_, "bounce")
+        for name, policy_ in names.items()
+    )
+    made = Switch(folder, clock, spool, queue, courier, broker)
+    tasks = [asyncio.create_task(queue.run()), asyncio.create_task(made.work())]
+    try:
+        yield made
+        report = audit(inspect.open_files(folder), folder)
+        assert report.findings == ()
+    finally:
+        await queue.stop(1)
+        for task in tasks:
+            task.cancel()
+        await spool.close()
+
+
+def test_equal_recipients_share_a_transaction_and_others_do_not(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock, carol="hold") as s:
+            s.answers = {
+                "ann@example.test": lambda: Verdict(Action.PASS, tags=("SPAM",)),
+                "bob@example.test": lambda: Verdict(Action.PASS, tags=("SPAM",)),
+                "carol@example.test": lambda: Verdict(Action.PASS),
+            }
+            await s.accept(
+                "joe@example.test", "ann@example.test", "bob@example.test", "dave@example.test", "carol@example.test"
+            )
+            await s.until(lambda: set(s.states().values()) == {"delivered"})
+            groups = sorted(
+                sorted(r.address.partition("@")[0] for r in p.envelope.recipients) for p in s.courier.parcels
+            )
+            assert ["dave", "joe"] in groups
+            assert ["ann", "bob"] in groups
+
+    run(inside())
+
+
+def test_a_verdict_that_cannot_be_read_stops_nobody_else(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.courier.down = BUSY
+            s.answers["ann@example.test"] = lambda: Verdict(Action.PASS)
+            await s.accept("ann@example.test")
+            await s.accept("joe@example.test")
+            await s.until(lambda: s.states() == {"ann@example.test": "decided", "joe@example.test": "accepted"})
+            connection = inspect.open_files(tmp_path)
+            connection.execute("UPDATE delivery SET verdict = '{\"acton\": 1}' WHERE verdict IS NOT NULL")
+            s.courier.down = None
+            clock.advance(50)
+            await s.until(lambda: s.states()["joe@example.test"] == "delivered")
+            assert s.states()["ann@example.test"] == "decided"
+
+    run(inside())
+
+
+def test_one_recipients_trouble_does_not_touch_another(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    class Picky(MemoryCourier):
+        async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+            if envelope.recipients[0].address == "ann@example.test":
+                raise KeyError("a bug of ours")
+            await asyncio.sleep(0.2)
+            return await super().deliver(envelope, content, unanimous=unanimous)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, Picky()) as s:
+            s.answers["ann@example.test"] = lambda: Verdict(Action.PASS, tags=("X",))
+            await s.accept("joe@example.test", "ann@example.test", "dave@example.test")
+            await s.until(lambda: s.states()["joe@example.test"] == "delivered")
+            assert len(s.got("joe@example.test")) == len(s.got("dave@example.test")) == 1
+            # A bug is tried again like any failure, and ends when the message's time is over.
+            for _ in range(100):
+                clock.advance(100)
+                s.queue.look()
+                await asyncio.sleep(0.01)
+            await s.until(lambda: s.states()["ann@example.test"] == "bounced")
+            assert len(s.got("joe@example.test")) == 1
+
+    run(inside())
+
+
+def test_mail_that_was_kept_gets_its_whole_time_again(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """Released after its lifetime, it must survive a next hop that is busy for a moment."""
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.quarantine("q")
+            (delivery,) = await s.accept("ann@example.test")
+            await s.until(lambda: s.states() == {"ann@example.test": "quarantined"})
+            clock.advance(5000)
+            s.courier.down = BUSY
+            inspect.release(inspect.open_files(tmp_path), f"{delivery.message.text_id}.0", clock(), by="me")
+            await s.until(lambda: inspect.rows(inspect.open_files(tmp_path), (State.DECIDED,))[0].attempts)
+            s.courier.down = None
+            clock.advance(50)
+            await s.until(lambda: s.states() == {"ann@example.test": "delivered"})
+            assert s.asked == ["ann@example.test"]  # not filtered again
+
+    run(inside())
+
+
+def test_holds_and_quarantine_expire(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.pending("wait", hold=50)
+            s.answers["bob@example.test"] = lambda: Verdict.pending("wait", hold=50, then="quarantine")
+            await s.accept("ann@example.test")
+            await s.accept("bob@example.test")
+            await s.until(lambda: set(s.states().values()) == {"held"})
+            clock.advance(51)
+            await s.until(lambda: s.states() == {"ann@example.test": "delivered", "bob@example.test": "quarantined"})
+            clock.advance(10_001)
+            await s.until(lambda: s.states()["bob@example.test"] == "discarded")
+            assert len(s.courier.parcels) == 1
+
+    run(inside())
+
+
+@pytest.mark.parametrize(("policy", "state"), [("hold", "held"), ("quarantine", "quarantined"), ("deny", "bounced")])
+def test_a_deadline_counts_when_no_worker_answers(
+    run: Run, tmp_path: Path, clock: FakeClock, policy: str, state: str
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock, silent=policy) as s:
+            await s.accept("silent@example.test")
+            await s.until(lambda: s.states()["silent@example.test"] == state)
+
+    run(inside())
+
+
+def test_one_answer_counts_and_only_with_its_token(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock, slow="hold") as s:
+            (delivery,) = await s.accept("slow@example.test")
+            await s.until(lambda: s.asked)
+            s.broker.answered(replace(_task(delivery), token="guessed"), Verdict.passed("forged"))
+            await s.until(lambda: s.states()["slow@example.test"] == "held")
+            assert not s.courier.parcels
+
+    run(inside())
+
+
+def _task(delivery: Delivery) -> Any:
+    return Task(
+        delivery.message.id, delivery.n, "", delivery.recipient, delivery.message.envelope, delivery.message.load,
+        "slow@example.test", 1, "tasks.pool", 0.0,
+    )  # fmt: skip
+
+
+def test_deferrals_and_temporary_denials_ask_again_without_piling_up(
+    run: Run, tmp_path: Path, clock: FakeClock
+) -> None:
+    async def inside() -> None:
+        later = Verdict(
+            Action.DENY, reply=Reply(450, "4.7.1", "greylisted"), edits=(AddHeader("X-Seen", "1"),), tags=("T",)
+        )
+        script: list[Answer] = [Deferral("scanner down"), later, later, replace(later, action=Action.PASS, reply=None)]
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: script.pop(0)
+            await s.accept("ann@example.test")
+            for attempt in (1, 2, 3):
+                await s.until(partial(lambda wanted: _attempts(tmp_path) == wanted, attempt))
+                clock.advance(150)
+            await s.until(lambda: s.states() == {"ann@example.test": "delivered"})
+            assert s.got("ann@example.test")[0].count(b"X-Seen") == 1
+
+    run(inside())
+
+
+def _attempts(folder: Path) -> int:
+    rows = inspect.rows(inspect.open_files(folder), (State.ACCEPTED,))
+    return rows[0].attempts if rows else 0
+
+
+def test_a_forward_goes_through_the_targets_pipeline_and_never_round(
+    run: Run, tmp_path: Path, clock: FakeClock
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.forwarded("bob@example.test")
+            s.answers["bob@example.test"] = lambda: Verdict.forwarded("ann@example.test")
+            await s.accept("ann@example.test")
+            await s.until(
+                lambda: "delivered" in {r.state for r in inspect.rows(inspect.open_files(tmp_path), tuple(State))}
+            )
+            assert s.asked == ["ann@example.test", "bob@example.test"]
+            assert len(s.got("bob@example.test")) == 1
+            assert b"Delivered-To: ann@example.test" in s.got("bob@example.test")[0]
+
+    run(inside())
+
+
+def test_success_is_reported_where_the_next_hop_does_not(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    class NoDsn(MemoryCourier):
+        async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+            return replace(await super().deliver(envelope, content), dsn=False)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, NoDsn()) as s:
+            await s.accept("joe@example.test", notify="SUCCESS", data=message(Subject="mine"))
+            await s.until(lambda: s.got("s@example.org"))
+            assert b"Action: relayed" in s.got("s@example.org")[0]
+            assert b"Subject: mine" in s.got("s@example.org")[0]
+
+    run(inside())
+
+
+def test_what_has_no_place_in_the_window_is_loaded_at_once(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "WINDOW", 5)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            to = [f"u{n}@example.test" for n in range(23)]
+            await s.accept(*to)
+            async with asyncio.timeout(5):
+                while set(s.states().values()) != {"delivered"}:
+                    await asyncio.sleep(0.02)
+            assert sorted(r.address for p in s.courier.parcels for r in p.envelope.recipients) == sorted(to)
+
+    run(inside())
+
+
+def test_a_spool_that_fails_after_the_next_hop_took_it_repeats_nothing(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            real = s.spool.change
+            failures = iter([True, True, False])
+
+            async def failing(*args: Any, **kwargs: Any) -> None:
+                if next(failures, False):
+                    raise SpoolUnavailable
+                await real(*args, **kwargs)
+
+            monkeypatch.setattr(s.spool, "change", failing)
+            await s.accept("joe@example.test")
+            await s.until(lambda: s.states() == {"joe@example.test": "delivered"})
+            assert len(s.got("joe@example.test")) == 1
+
+    run(inside())
