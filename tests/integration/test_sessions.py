@@ -192,6 +192,31 @@ def test_starttls(run: Run, certificate: tuple[Path, Path]) -> None:
     run(inside())
 
 
+def test_a_broken_handshake_leaves_no_session(run: Run, certificate: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+
+    async def inside() -> None:
+        options = replace(OPTIONS, tls=context, timeouts=Timeouts(idle=1.0))
+        async with listening(options) as (listener, _, port):
+            hanging = []
+            for n in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"EHLO x\r\nSTARTTLS\r\n")
+                await reader.readuntil(b"220 2.0.0 Ready to start TLS\r\n")
+                if n % 2:
+                    writer.transport.abort()
+                else:
+                    hanging.append(writer)
+            async with asyncio.timeout(10):
+                while listener.connections:
+                    await asyncio.sleep(0.05)
+            for writer in hanging:
+                writer.close()
+
+    run(inside())
+
+
 def test_stopping_lets_mail_in_hand_get_its_reply(run: Run) -> None:
     class Slow(Inbox):
         def message(self, envelope: Any, sink: Any) -> asyncio.Future[Any]:

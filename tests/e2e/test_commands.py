@@ -1,0 +1,162 @@
+"""The commands as people and programs use them: what they print, how they end, what they change."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from sendswitch.bench.peers import Node, free_port
+
+
+def sendswitch(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+    extra = ["--config", str(config)] if config else []
+    line = [sys.executable, "-m", "sendswitch.cli.main", *arguments, *extra]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_demo_once() -> None:
+    done = sendswitch("demo", "--once")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("delivered", "bounced", "quarantined", "forwarded", "[NEWS]", "invoice.exe is a program"):
+        assert word in done.stdout
+    rows = json.loads(sendswitch("demo", "--once", "--json").stdout)
+    assert len({row["sample"] for row in rows}) == 6
+
+
+def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "sendswitch.cli.main", "demo", "--data", str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        seen = ""
+        while "Stop:" not in seen:
+            piece = process.stdout.readline()
+            assert piece, seen
+            seen += piece
+        web = re.search(r"http://\S+", seen)
+        assert web
+        with urllib.request.urlopen(f"{web[0]}/readyz", timeout=5) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert (tmp_path / "mail" / "joe@example.test" / "new").is_dir()
+
+
+def test_users_and_pipelines(tmp_path: Path) -> None:
+    node = Node(tmp_path, "127.0.0.1:1")
+    assert node.run("user", "list").stdout.startswith("no users")
+    assert node.run("user", "add", "Joe@Example.test").returncode == 0
+    assert node.run("user", "add", "joe@example.test", check=False).returncode == 4
+    assert node.run("user", "add", "nonsense", check=False).returncode == 2
+    assert node.run("pipeline", "show", "joe@example.test", check=False).returncode == 3
+    file = tmp_path / "p.toml"
+    file.write_text('[[step]]\nuse = "pas"\n')
+    wrong = node.run("pipeline", "set", "joe@example.test", str(file), check=False)
+    assert wrong.returncode == 2
+    assert f"{file}:2: no processor 'pas'; did you mean 'pass'?" in wrong.stderr
+    assert node.run("pipeline", "check", str(file), check=False).returncode == 2
+    file.write_text('[[step]]\nuse = "pass"\n')
+    assert node.run("pipeline", "check", str(file)).returncode == 0
+    assert json.loads(node.run("pipeline", "set", "joe@example.test", str(file), "--json").stdout)["version"] == 1
+    assert 'use = "pass"' in node.run("pipeline", "show", "joe@example.test").stdout
+    (row,) = json.loads(node.run("user", "list", "--json").stdout)
+    assert (row["address"], row["pipeline"]) == ("Joe@Example.test", 1)
+    assert node.run("user", "rm", "joe@example.test").returncode == 0
+    assert node.run("user", "rm", "joe@example.test", check=False).returncode == 3
+
+
+def test_check(tmp_path: Path) -> None:
+    good = tmp_path / "good.toml"
+    good.write_text("")
+    assert json.loads(sendswitch("check", "--json", config=good).stdout)["ok"] is True
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[next_hop]\nadress = "x"\nidle = "soon"\n[web]\nbnd = 1\n')
+    done = sendswitch("check", config=bad)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert f"{bad}:2: unknown key 'next_hop.adress'; did you mean 'address'?" in done.stderr
+    assert len(json.loads(sendswitch("--json", "check", config=bad).stdout)["errors"]) == 3
+    certificate = tmp_path / "tls.toml"
+    certificate.write_text('[[listener]]\ntls_certificate = "/none"\ntls_key = "/none"\n')
+    assert sendswitch("check", config=certificate).returncode == 2
+
+
+def test_commands_without_a_spool_say_what_to_do(tmp_path: Path) -> None:
+    node = Node(tmp_path, "127.0.0.1:1")
+    for command in (("queue", "list"), ("quarantine", "list"), ("audit",)):
+        done = node.run(*command, check=False)
+        assert done.returncode == 3
+        assert "was `sendswitch serve` ever run?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nope",), ("queue", "nope"), ("user", "add"), ("postfix", "print", "--mode", "x")]
+)
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    done = sendswitch(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_without_a_worker_passes_after_the_deadline(tmp_path: Path) -> None:
+    """Fail-open, as configured by default: mail is late, never lost."""
+    mail = tmp_path / "mail"
+    node = Node(tmp_path, f"maildir:{mail}", command="serve", settings={"pipelines": {"deadline": "1s"}})
+    with node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "deny"\n')
+        with smtplib.SMTP("127.0.0.1", node.port) as client:
+            client.sendmail("s@example.org", ["ann@example.test"], b"Subject: x\r\n\r\nx\r\n")
+        deadline = time.monotonic() + 10
+        while not list((mail / "ann@example.test" / "new").glob("*")):
+            assert time.monotonic() < deadline, node.log.read_text()
+            time.sleep(0.05)
+        assert "no verdict within 1 s, and on_timeout is pass" in node.log.read_text()
+
+
+def test_metrics_and_health(tmp_path: Path) -> None:
+    with Node(tmp_path, f"maildir:{tmp_path / 'mail'}") as node:
+        base = f"http://127.0.0.1:{node.web}"
+        assert fetch(f"{base}/livez") == "ok\n"
+        ready = json.loads(fetch(f"{base}/readyz"))
+        assert {check["name"]: check["status"] for check in ready["checks"]} == {
+            "spool": "healthy",
+            "next_hop": "healthy",
+        }
+        text = fetch(f"{base}/metrics")
+        for name in ("sendswitch_messages_accepted_total", "sendswitch_queue_depth", "sendswitch_quarantine_messages"):
+            assert name in text
+
+
+def test_stopping_is_orderly(tmp_path: Path) -> None:
+    node = Node(tmp_path, f"127.0.0.1:{free_port()}")
+    with node:
+        pass
+    assert node.process is not None
+    assert node.process.returncode == 0
+    assert node.log.read_text().splitlines()[-1].endswith('"event":"stopped"}')
+
+
+def test_every_line_of_the_log_is_json_with_its_keys(tmp_path: Path) -> None:
+    with Node(tmp_path, f"maildir:{tmp_path / 'mail'}") as node:
+        with smtplib.SMTP("127.0.0.1", node.port) as client:
+            client.sendmail("s@example.org", ["ann@example.test"], b"Subject: private\r\n\r\nsecret\r\n")
+        time.sleep(0.3)
+    lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+    assert [line["event"] for line in lines if "msg_id" in line] == ["accepted", "ended"]
+    assert all({"ts", "level", "event"} <= set(line) for line in lines)
+    assert "private" not in node.log.read_text()
+    assert "secret" not in node.log.read_text()

@@ -1,0 +1,107 @@
+"""Dovecot's LMTP as the next hop: one reply for each recipient, one of them over quota or unknown."""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sendswitch.bench.peers import Node, free_port, stop, wait_for_port
+from tests.conftest import need
+
+
+class Dovecot:
+    """A private Dovecot that takes mail for joe, ann and bob over LMTP."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+
+    def start(self) -> None:
+        folder = self.folder
+        for part in ("run", "state", "mail", "home"):
+            (folder / part).mkdir(parents=True)
+        root = os.getuid() == 0
+        user = "nobody" if root else str(os.getuid())
+        if root:
+            subprocess.run(["chown", "nobody", folder / "mail"], check=True)
+        users = "".join(f"{name}@example.test:{{PLAIN}}x::::::\n" for name in ("joe", "ann", "bob"))
+        (folder / "passwd").write_text(users)
+        (folder / "passwd").chmod(0o644)
+        (folder / "dovecot.conf").write_text(f"""
+protocols = lmtp
+listen = 127.0.0.1
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/dovecot.log
+ssl = no
+default_internal_user = {"dovecot" if root else user}
+default_login_user = {"dovenull" if root else user}
+first_valid_uid = 1
+first_valid_gid = 1
+mail_location = maildir:{folder}/mail/%n/Maildir
+mail_uid = {user}
+mail_gid = {"nogroup" if root else user}
+postmaster_address = postmaster@example.test
+lmtp_rcpt_check_quota = no
+passdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/passwd
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/passwd
+  override_fields = uid={user} gid={"nogroup" if root else user} home={folder}/mail/%n
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {self.port}
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+service stats {{
+  chroot =
+}}
+""")
+        with (folder / "stdout").open("wb") as out:
+            line = ["dovecot", "-F", "-c", str(folder / "dovecot.conf")]
+            self.process = subprocess.Popen(line, stdout=out, stderr=out)
+        wait_for_port(self.port, self.process)
+
+    def messages(self, user: str) -> list[bytes]:
+        new = self.folder / "mail" / user / "Maildir" / "new"
+        return [path.read_bytes() for path in new.iterdir()] if new.exists() else []
+
+
+@pytest.fixture
+def dovecot(public: Path) -> Iterator[Dovecot]:
+    need("dovecot", "dovecot-lmtpd")
+    server = Dovecot(public / "dovecot")
+    server.start()
+    yield server
+    stop(server.process)
+
+
+def test_lmtp_next_hop(dovecot: Dovecot, tmp_path: Path) -> None:
+    settings = {"next_hop": {"protocol": "lmtp", "first_retry": "1s"}}
+    with Node(tmp_path, f"127.0.0.1:{dovecot.port}", settings=settings) as node:
+        node.add_pipeline("bob@example.test", '[[step]]\nuse = "tag"\ntags = ["SEEN"]\n')
+        with smtplib.SMTP("127.0.0.1", node.port) as client:
+            to = ["joe@example.test", "bob@example.test", "ann@example.test", "nobody@example.test"]
+            client.sendmail("joe@example.test", to, b"Subject: lmtp\r\n\r\n.dot\r\nline\r\n")
+        deadline = time.monotonic() + 20
+        while not (dovecot.messages("ann") and dovecot.messages("bob") and len(dovecot.messages("joe")) == 2):
+            assert time.monotonic() < deadline, node.log.read_text() + (dovecot.folder / "dovecot.log").read_text()
+            time.sleep(0.1)
+        assert all(raw.replace(b"\r\n", b"\n").endswith(b"\n\n.dot\nline\n") for raw in dovecot.messages("ann"))
+        assert b"X-SendSwitch-Tags: SEEN" in dovecot.messages("bob")[0]
+        report = next(raw for raw in dovecot.messages("joe") if b"Undelivered" in raw)
+        assert b"Final-Recipient: rfc822; nobody@example.test" in report
+        assert node.run("audit", check=False).returncode == 0
