@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test unit check bench soak lock format clean packages
+.PHONY: demo test unit check bench soak lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -46,6 +46,10 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml
 
 packages:
 	tools/packages
+
+# docs/reference, made from the code.
+reference: $(VENV)/.dev
+	$(BIN)/python tools/reference.py
 
 lock:
 	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \

@@ -1,8 +1,8 @@
 """One function per event, one line per event: JSON with fixed keys, the message's id first.
 
-Made here and not by a logging library, because two lines a message are written on the path every message takes;
-a library's line cost as much as the whole envelope. Keys: ts level event msg_id rcpt, then what the event adds. Addresses are logged (a mail administrator needs
-them, Postfix does too); subjects and content never are.
+Made here and not by a logging library, because two lines a message are written on the path every message takes; a
+library's line cost as much as the whole envelope. Keys: ts level event msg_id rcpt, then what the event adds.
+Addresses are logged (a mail administrator needs them, Postfix does too); subjects and content never are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -80,13 +80,30 @@ def _now() -> str:
 def accepted(msg_id: str, *, sender: str, recipients: int, size: int, client: str, helo: str, via: str) -> None:
     """A message is safe and the client was told so."""
     _emit(
-        "info", "accepted", msg_id=msg_id, sender=sender, rcpts=recipients, size=size, client=client, helo=helo, via=via
+        "info",
+        "accepted",
+        msg_id=msg_id,
+        sender=sender,
+        recipients=recipients,
+        size=size,
+        client=client,
+        helo=helo,
+        via=via,
     )
 
 
 def refused(*, sender: str, recipients: int, client: str, reply: str, cause: str, msg_id: str = "") -> None:
     """A message was not taken; the client was told `reply`."""
-    _emit("warning", "refused", msg_id=msg_id, sender=sender, rcpts=recipients, client=client, reply=reply, cause=cause)
+    _emit(
+        "warning",
+        "refused",
+        msg_id=msg_id,
+        sender=sender,
+        recipients=recipients,
+        client=client,
+        reply=reply,
+        cause=cause,
+    )
 
 
 def verdict(msg_id: str, *, rcpt: str, action: str, tags: tuple[str, ...], reason: str, dur_ms: float) -> None:
@@ -96,7 +113,7 @@ def verdict(msg_id: str, *, rcpt: str, action: str, tags: tuple[str, ...], reaso
         "verdict",
         msg_id=msg_id,
         rcpt=rcpt,
-        verdict=action,
+        action=action,
         tags=list(tags),
         reason=reason,
         dur_ms=round(dur_ms, 2),
@@ -115,17 +132,17 @@ def kept(msg_id: str, *, rcpt: str, state: str, reason: str, until: float | None
 
 def deferred(msg_id: str, *, rcpt: str, why: str, attempt: int, retry_in: float) -> None:
     """Something failed for now and will be tried again."""
-    _emit("warning", "deferred", msg_id=msg_id, rcpt=rcpt, why=why, attempt=attempt, retry_s=round(retry_in, 1))
+    _emit("warning", "deferred", msg_id=msg_id, rcpt=rcpt, why=why, attempt=attempt, retry_in=round(retry_in, 1))
 
 
-def session_failed(*, address: str, error: Exception) -> None:
+def session_failed(*, client: str, error: Exception) -> None:
     """An SMTP session met an error of ours; the client read a generic reply."""
-    _emit("error", "session_failed", client=address, error=str(error), cause=repr(error.__cause__ or error))
+    _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))
 
 
-def tls_failed(*, address: str, error: Exception) -> None:
+def tls_failed(*, client: str, error: Exception) -> None:
     """A client broke off its TLS handshake, or spoke no TLS."""
-    _emit("info", "tls_failed", client=address, error=str(error))
+    _emit("info", "tls_failed", client=client, error=str(error))
 
 
 def failed(what: str, *, error: Exception, msg_id: str = "") -> None:

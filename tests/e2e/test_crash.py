@@ -43,12 +43,14 @@ class Load:
     def _send(self, number: int) -> None:
         count = 0
         while not self._stop.is_set():
-            with contextlib.suppress(OSError, smtplib.SMTPException):
-                with smtplib.SMTP("127.0.0.1", self.port, timeout=10) as client:
-                    client.ehlo("load.example")
-                    while not self._stop.is_set():
-                        count += 1
-                        self._one(client, f"{number}.{count}", random.Random(count * 31 + number))
+            with (
+                contextlib.suppress(OSError, smtplib.SMTPException),
+                smtplib.SMTP("127.0.0.1", self.port, timeout=10) as client,
+            ):
+                client.ehlo("load.example")
+                while not self._stop.is_set():
+                    count += 1
+                    self._one(client, f"{number}.{count}", random.Random(count * 31 + number))
             time.sleep(0.02)
 
     def _one(self, client: smtplib.SMTP, name: str, dice: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""Next hops that are down, slow, choosy or rude; disks that are full or read-only. Never a 250 without a safe message."""
+"""Next hops that are down, slow, choosy or rude; full or read-only disks. Never a 250 without a safe message."""
 
 from __future__ import annotations
 
@@ -270,23 +270,23 @@ def small_disk_free(folder: Path) -> int:
 
 
 def test_a_read_only_spool_says_so(tmp_path: Path, small_disk: Path) -> None:
-    with NextHop() as hop:
-        with Node(
-            tmp_path, f"127.0.0.1:{hop.port}", settings={"node": {"data": str(small_disk), "min_free": 0}}
-        ) as node:
-            send(node.port, subject="before")
-            until(lambda: hop.parcels, node=node)
-            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
-            os.chmod(tmp_path, 0o755)
-            if subprocess.run(["touch", small_disk / "x"], capture_output=True, check=False).returncode == 0:
-                pytest.skip("this kernel does not remount a file system that is in use")
-            with pytest.raises(smtplib.SMTPDataError) as refused:
-                send(node.port)
-            assert refused.value.smtp_code in (451, 452)
-            assert ready(node)[0] == 503
-            subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-            send(node.port, subject="again")
-            until(lambda: len(hop.parcels) == 2, node=node)
+    with (
+        NextHop() as hop,
+        Node(tmp_path, f"127.0.0.1:{hop.port}", settings={"node": {"data": str(small_disk), "min_free": 0}}) as node,
+    ):
+        send(node.port, subject="before")
+        until(lambda: hop.parcels, node=node)
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
+        os.chmod(tmp_path, 0o755)
+        if subprocess.run(["touch", small_disk / "x"], capture_output=True, check=False).returncode == 0:
+            pytest.skip("this kernel does not remount a file system that is in use")
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            send(node.port)
+        assert refused.value.smtp_code in (451, 452)
+        assert ready(node)[0] == 503
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+        send(node.port, subject="again")
+        until(lambda: len(hop.parcels) == 2, node=node)
 
 
 def test_a_data_folder_that_cannot_be_written_is_told_at_start(tmp_path: Path) -> None:

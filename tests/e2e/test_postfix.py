@@ -40,7 +40,6 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    from sendswitch.bench.peers import public_folder
 
     with public_folder("chain") as folder:
         chain = Chain(folder)
@@ -208,7 +207,7 @@ def test_before_the_queue_a_slow_pipeline_goes_on_after_it(chain: Chain) -> None
     while '"SLOW"' not in chain.proxy.log.read_text():
         assert time.monotonic() < deadline, chain.proxy.log.read_text()
         time.sleep(0.1)
-    assert chain.proxy.log.read_text().count('"verdict":"pass","tags":["SLOW"]') == 1  # no second scan
+    assert chain.proxy.log.read_text().count('"action":"pass","tags":["SLOW"]') == 1  # no second scan
 
 
 def test_swaks(chain: Chain) -> None:

@@ -44,7 +44,8 @@ async def once(chain: Chain, **headers: str) -> Any:
 
 
 def test_it_sees_the_mail_and_answers(run: Run, tmp_path: Path) -> None:
-    body = "print('to stdout')\nreturn Verdict.deny(f'{mail.subject} for {context.recipient.address}', reply='550 5.7.1 go')"
+    reason = "f'{mail.subject} for {context.recipient.address}'"
+    body = f"print('to stdout')\nreturn Verdict.deny({reason}, reply='550 5.7.1 go')"
     verdict = run(once(chain(tmp_path, body), Subject="hi"))
     assert (verdict.action, verdict.reason, verdict.reply.code) == (Action.DENY, "hi for ann@example.test", 550)
     assert len(verdict.trace[0].version) == 12

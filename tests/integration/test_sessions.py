@@ -128,7 +128,7 @@ def test_connection_limits(run: Run) -> None:
 def test_a_client_that_reads_nothing_is_not_buffered_for(run: Run) -> None:
     async def inside() -> None:
         async with listening() as (_, _, port):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            _reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             sent = 0
             with contextlib.suppress(TimeoutError):

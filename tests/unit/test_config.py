@@ -28,7 +28,8 @@ def test_an_empty_file_works(tmp_path: Path) -> None:
 def test_units_and_lists(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text(
-        '[node]\nlifetime = "2d"\n[[listener]]\nmessage_size = "25MB"\n[[listener]]\nmode = "proxy"\nbind = "unix:/run/x"\n'
+        '[node]\nlifetime = "2d"\n[[listener]]\nmessage_size = "25MB"\n'
+        '[[listener]]\nmode = "proxy"\nbind = "unix:/run/x"\n'
     )
     config = load(file)
     assert config.node.lifetime == 172800

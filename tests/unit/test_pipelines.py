@@ -145,7 +145,8 @@ def test_error_policies(run: Run, fault: Callable[[Mail, Context], Any]) -> None
 
 def test_the_fixed_processors_come_in_through_the_same_door(run: Run) -> None:
     assert {"pass", "deny", "tag", "forward", "hold", "quarantine", "lists", "python"} <= set(registry.names())
-    text = '[[step]]\nuse = "tag"\ntags = ["NEWS"]\n[[step]]\nuse = "forward"\nto = ["dave@example.test"]\nkeep_copy = true\n'
+    text = '[[step]]\nuse = "tag"\ntags = ["NEWS"]\n[[step]]\nuse = "forward"\nto = ["dave@example.test"]\n'
+    text += "keep_copy = true\n"
     verdict = run(build(registry.check(text, "p"), 10).run(mail(), context()))
     assert (verdict.action, verdict.forward, verdict.keep_copy) == (Action.FORWARD, ("dave@example.test",), True)
     assert verdict.tags == ("NEWS",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,7 +223,7 @@ def test_rset_amid_bdat_forgets_the_message() -> None:
 
 
 def test_a_message_that_is_too_large_is_read_and_refused() -> None:
-    events, said = dialog(server(size=1000), HELLO + ENVELOPE + b"DATA\r\n" + b"x" * 5000 + b"\r\n.\r\nNOOP\r\n")
+    events, _said = dialog(server(size=1000), HELLO + ENVELOPE + b"DATA\r\n" + b"x" * 5000 + b"\r\n.\r\nNOOP\r\n")
     (end,) = ends(events)
     assert end.refusal == replies.TOO_BIG
     assert len(content(events)) <= 1000
@@ -263,7 +265,7 @@ def test_what_ends_a_session_at_once(wire: bytes, code: int) -> None:
 
 def test_starttls_forgets_what_came_in_the_clear() -> None:
     machine = server(starttls=True)
-    events, said = dialog(machine, HELLO + b"STARTTLS\r\nMAIL FROM:<evil@x>\r\n")
+    events, _said = dialog(machine, HELLO + b"STARTTLS\r\nMAIL FROM:<evil@x>\r\n")
     assert any(isinstance(event, StartTls) for event in events)
     machine = server(starttls=True)
     machine.receive_data(HELLO + b"STARTTLS\r\nMAIL FROM:<evil@x>\r\n")
@@ -297,7 +299,8 @@ def test_the_table_is_complete() -> None:
 
 WORDS = st.sampled_from(
     [
-        b"EHLO x\r\n", b"LHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b".\r\n", b"BDAT 3\r\n",
+        b"EHLO x\r\n", b"LHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b".\r\n",
+        b"BDAT 3\r\n",
         b"BDAT 3 LAST\r\n", b"abc", b"RSET\r\n", b"NOOP\r\n", b"XFORWARD ADDR=1.2.3.4\r\n", b"STARTTLS\r\n", b"\r\n",
         b"\n", b"\r", b"\x00\xff", b"MAIL FROM:<", b"x" * 3000,
     ]
@@ -325,7 +328,7 @@ def test_cut_anywhere_the_dialog_is_the_same(words: list[bytes], cuts: list[int]
     wire = b"".join(words)
     places = [0, *sorted({min(cut, len(wire)) for cut in cuts}), len(wire)]
     whole_events, whole = dialog(server(), wire)
-    cut_events, said = dialog(server(), *[wire[a:b] for a, b in zip(places, places[1:], strict=False)])
+    cut_events, said = dialog(server(), *[wire[a:b] for a, b in itertools.pairwise(places)])
     assert said == whole
     assert content(cut_events) == content(whole_events)
     assert ends(cut_events) == ends(whole_events)

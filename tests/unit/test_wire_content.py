@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,7 +80,7 @@ def test_cut_anywhere_it_is_the_same(data: bytes, cuts: list[int]) -> None:
     wire = data + b"\r\n.\r\nNOOP\r\n"
     whole = decode([wire])
     places = [0, *sorted({min(cut, len(wire)) for cut in cuts}), len(wire)]
-    assert decode([wire[a:b] for a, b in zip(places, places[1:], strict=False)]) == whole
+    assert decode([wire[a:b] for a, b in itertools.pairwise(places)]) == whole
 
 
 @given(NASTY)
@@ -93,7 +95,7 @@ def test_piece_by_piece_is_as_at_once(data: bytes, cuts: list[int]) -> None:
     content = clean(data)
     places = [0, *sorted({min(cut, len(content)) for cut in cuts}), len(content)]
     encoder = DotEncoder()
-    wire = b"".join(encoder.feed(content[a:b]) for a, b in zip(places, places[1:], strict=False)) + encoder.end()
+    wire = b"".join(encoder.feed(content[a:b]) for a, b in itertools.pairwise(places)) + encoder.end()
     assert wire == stuffed(content)
 
 
@@ -101,6 +103,6 @@ def test_piece_by_piece_is_as_at_once(data: bytes, cuts: list[int]) -> None:
 def test_chunks_are_clean_wherever_they_are_cut(data: bytes, cuts: list[int]) -> None:
     places = [0, *sorted({min(cut, len(data)) for cut in cuts}), len(data)]
     decoder = ChunkDecoder()
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(places)]
     out = b"".join(decoder.feed(piece) for piece in pieces) + decoder.feed(b"", last=True)
     assert out == clean(data)

@@ -278,7 +278,7 @@ class Postfix:
         past = time.time() - 60
         for path in etc.iterdir():
             os.utime(path, (past, past))
-        for name in ("active bounce corrupt defer deferred flush hold incoming private saved trace").split():
+        for name in _QUEUES:
             (spool / name).mkdir(mode=0o700)
             os.chown(spool / name, postfix.pw_uid, 0)
         for name, mode in (("maildrop", 0o730), ("public", 0o710)):
@@ -366,6 +366,10 @@ smtpd_client_connection_count_limit = 0
         ) + _SERVICES
 
 
+_QUEUES = (
+    *("active", "bounce", "corrupt", "defer", "deferred", "flush"),
+    *("hold", "incoming", "private", "saved", "trace"),
+)
 _SERVICES = """\
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup

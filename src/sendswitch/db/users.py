@@ -33,7 +33,7 @@ class StoredPipeline:
 
 
 def add_user(engine: Engine, address: str) -> None:
-    """Add a user, or `@domain` for everybody in a domain. Raises Refused when there is one, ValueError for no address."""
+    """Add a user, or `@domain` for everybody in a domain. Raises Refused if there is one, ValueError for no address."""
     if not (valid(address) and "@" in address) and not (address.startswith("@") and valid("x" + address)):
         raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
     with engine.begin() as connection:

@@ -14,8 +14,9 @@ class Task:
     """What a worker needs to come to a verdict.
 
     `token` is random and must be repeated by the answer, so nobody can answer a task they were not given. `load`
-    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `pipeline` names the owner of the pipeline and `version` the revision that must run; `queue` is the broker's
-    queue. `expires` is when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1.
+    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `pipeline` names
+    the owner of the pipeline and `version` the revision that must run; `queue` is the broker's queue. `expires` is
+    when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1.
     """
 
     message: int

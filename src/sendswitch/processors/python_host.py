@@ -62,7 +62,7 @@ class Host:
             content: Content
             if call["path"]:
                 path = Path(call["path"])
-                content = InFile(path, path.stat().st_size)
+                content = InFile(path, path.stat().st_size)  # noqa: ASYNC240 - this process has nothing else to do
             else:
                 content = InMemory(await reader.readexactly(call["size"]))
             self._running[call["id"]] = asyncio.create_task(self._run(call, content))

@@ -11,7 +11,7 @@ import ipaddress
 import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sendswitch import logs, metrics
@@ -98,8 +98,8 @@ class Options:
     """A listener's settings, as the configuration gives them."""
 
     host: str
-    limits: Limits = Limits()
-    timeouts: Timeouts = Timeouts()
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     connections: int = 5000
     connections_per_address: int = 5000
     lmtp: bool = False
@@ -230,7 +230,7 @@ class Session(asyncio.Protocol):
         try:
             await sink.drain()
         except Exception as error:
-            logs.session_failed(address=self.address, error=classify(error))
+            logs.session_failed(client=self.address, error=classify(error))
             self._discard()
             self._machine.close(Reply(421, "4.3.0", classify(error).reply.text))
 
@@ -256,7 +256,7 @@ class Session(asyncio.Protocol):
     def _failed(self, error: BaseException) -> tuple[Reply]:
         known = classify(error)
         if not isinstance(known, Permanent):  # what the message is at fault for was told where it was refused
-            logs.session_failed(address=self.address, error=known)
+            logs.session_failed(client=self.address, error=known)
         if self._storing is not None:
             self._storing.discard()
         return (known.reply,)
@@ -279,7 +279,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ConnectionError, RuntimeError) as error:
             # The transport under a failed handshake is gone, and nobody calls connection_lost for it.
-            logs.tls_failed(address=self.address, error=error)
+            logs.tls_failed(client=self.address, error=error)
             if self._transport is not None:
                 self._transport.abort()
             self.connection_lost(None)

@@ -225,7 +225,7 @@ class Spool:
     async def due(self, now: float, limit: int) -> list[Delivery]:
         """Deliveries whose time has come, the longest waiting first."""
         rows = await self._read(
-            f"SELECT {COLUMNS} FROM delivery d JOIN message m ON m.id = d.message"  # noqa: S608 - constant
+            f"SELECT {COLUMNS} FROM delivery d JOIN message m ON m.id = d.message"
             " WHERE d.due <= ? ORDER BY d.due LIMIT ?",
             now,
             limit,
@@ -291,7 +291,7 @@ class Spool:
                 (int(before * 1000) << 21, limit),
             ).fetchall()
             for table, column in (("delivery", "message"), ("outbox", "message"), ("message", "id")):
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)  # noqa: S608 - constants
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
             return len(ids)
 
         return int(await self.call(run))

@@ -17,7 +17,7 @@ async def keep_house(spool: Spool, *, keep: float, clock: Clock) -> None:
     """Purge in small steps, for ever; mail goes first between them."""
     while True:
         try:
-            while await spool.purge(clock() - keep):
+            while await spool.purge(clock() - keep):  # noqa: ASYNC110 - steps, not polling
                 await asyncio.sleep(0.1)
         except Exception as error:
             logs.failed("purging the spool", error=error)

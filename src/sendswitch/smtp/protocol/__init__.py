@@ -1,1 +1,1 @@
-"""SMTP and LMTP as functions of bytes: takes bytes, gives events. Imports no asyncio, socket, ssl, time, os, logging."""
+"""SMTP and LMTP as functions of bytes: bytes in, events out. Imports no asyncio, socket, ssl, time, os, logging."""

@@ -139,7 +139,7 @@ class ServerConnection:
         host: str,
         *,
         limits: Limits,
-        client: Client = Client(),
+        client: Client,
         lmtp: bool = False,
         xforward: bool = False,
         starttls: bool = False,
@@ -208,10 +208,7 @@ class ServerConnection:
     def data_to_send(self) -> bytes:
         """Take what is to be written now."""
         out = self._out
-        if len(out) == 1:
-            data = out[0]
-        else:
-            data = b"".join(out)
+        data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         return data
 

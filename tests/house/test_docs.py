@@ -1,0 +1,100 @@
+"""Docs against code: generated pages are up to date, links lead somewhere, examples work, nothing names a machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.config.load import load
+from sendswitch.config.model import Config
+from sendswitch.db.connect import HEAD
+from sendswitch.processors import registry
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+
+
+def _reference() -> Any:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_what_the_code_gives() -> None:
+    for name, make in _reference().PAGES.items():
+        assert (ROOT / "docs" / "reference" / name).read_text() == make(), f"{name}: run `make reference`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_configuration_is_the_default(tmp_path: Path) -> None:
+    block = re.findall(r"```toml\n(\[node\].*?)```", (ROOT / "README.md").read_text(), re.S)[0]
+    file = tmp_path / "readme.toml"
+    file.write_text(block)
+    assert load(file) == Config()
+
+
+def test_the_readmes_pipeline_and_program_are_valid(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    program = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    (tmp_path / "filter.py").write_text(program)
+    pipeline = re.findall(r"```toml\n(# joe.toml.*?)```", text, re.S)[0]
+    checked = registry.check(pipeline.replace("/home/joe/filter.py", str(tmp_path / "filter.py")), "joe.toml")
+    assert [step.use for step in checked.step] == ["lists", "python"]
+
+
+def test_make_targets_that_docs_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for target in re.findall(r"`make ([a-z]+)", page.read_text()):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+def test_every_processor_is_described() -> None:
+    text = (ROOT / "docs" / "reference" / "processors.md").read_text()
+    assert all(f"## `{name}`" in text for name in registry.names())
+
+
+def test_the_newest_migration_is_the_one_the_code_asks_for() -> None:
+    versions = sorted((ROOT / "src/sendswitch/db/migrations/versions").glob("[0-9]*.py"))
+    assert versions[-1].name.startswith(HEAD)
+
+
+def test_locks_name_no_index_and_pin_everything() -> None:
+    for lock in (ROOT / "requirements").glob("*.lock"):
+        text = lock.read_text()
+        assert "://" not in text
+        for line in text.splitlines():
+            if line and not line.startswith((" ", "#")):
+                assert "==" in line
+        assert text.count("--hash=sha256:") >= text.count("==")
+
+
+def test_no_path_of_a_machine_and_no_secret_in_what_is_tracked() -> None:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    for name in done.stdout.split():
+        path = ROOT / name
+        if path.is_file() and path.suffix in (".py", ".md", ".toml", ".lock", ""):
+            assert str(ROOT) + "/" not in path.read_text(errors="replace"), name
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
