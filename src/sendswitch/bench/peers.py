@@ -260,7 +260,7 @@ class Postfix:
     def queue(self) -> str:
         """`postqueue -j`: what is still queued."""
         line = ["postqueue", "-c", str(self.folder / "etc"), "-j"]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=30).stdout
 
     def _write(self) -> None:
         folder = self.folder
@@ -287,6 +287,7 @@ class Postfix:
             shutil.chown(spool / name, "postfix", "postdrop")
         (spool / "pid").mkdir(mode=0o755)
 
+    # Nothing is set twice: each program would log a warning at its start, postlogd too, to itself, and wait for ever.
     def _main(self, nobody: pwd.struct_passwd) -> str:
         folder = self.folder
         boxes = "static:all" if self._lmtp else f"texthash:{folder}/etc/mailboxes"
@@ -317,7 +318,7 @@ biff = no
 smtp_host_lookup = native
 smtp_dns_support_level = disabled
 default_database_type = texthash
-virtual_mailbox_domains = example.test
+virtual_mailbox_domains = {"" if self._relay else "example.test"}
 virtual_mailbox_base = {folder}/mail
 virtual_mailbox_maps = {boxes}
 recipient_delimiter = +
@@ -333,7 +334,6 @@ smtpd_client_connection_count_limit = 0
             lines += f"virtual_transport = lmtp:inet:{self._lmtp}\n"
         if self._relay:
             lines += f"default_transport = smtp:[127.0.0.1]:{self._relay}\nrelayhost = [127.0.0.1]:{self._relay}\n"
-            lines += "virtual_mailbox_domains =\n"
         return lines + self._extra
 
     def _master(self) -> str:
