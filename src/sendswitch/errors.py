@@ -45,7 +45,7 @@ class TooLarge(Permanent):
 
 
 class HeaderTooLarge(Permanent):
-    """The message has over 1 MiB before its first empty line; nobody's filter could see all of it."""
+    """The header section is larger than 1 MiB, so that no filter could see all of it; send less."""
 
     reply = Reply(552, "5.3.4", "Error: header section is too large")
 

@@ -253,15 +253,20 @@ def test_room_is_kept_for_what_is_here(tmp_path: Path, small_disk: Path) -> None
             send(node.port)
             filler = small_disk / "filler"
             filler.write_bytes(b"x" * (small_disk_free(small_disk) - 1_000_000))
-            with smtplib.SMTP("127.0.0.1", node.port) as client:
-                client.ehlo()
-                assert client.mail("a@example.org")[0] == 452
+            until(lambda: _mail(node.port) == 452, 5, node)
             status, causes = ready(node)
             assert status == 503
             assert "node.min_free" in causes["spool"]
             filler.unlink()
+            until(lambda: _mail(node.port) == 250, 5, node)
             send(node.port)
             assert ready(node)[0] == 200
+
+
+def _mail(port: int) -> int:
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo()
+        return client.mail("a@example.org")[0]
 
 
 def small_disk_free(folder: Path) -> int:

@@ -19,7 +19,16 @@ from sendswitch.mail import dsn, ids, xtext
 from sendswitch.mail.address import in_header
 from sendswitch.mail.content import Edited, InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
-from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader, SetHeader, edit, field_bytes, fields
+from sendswitch.mail.headers import (
+    AddHeader,
+    MarkSubject,
+    RemoveHeader,
+    SetHeader,
+    edit,
+    field_bytes,
+    fields,
+    unfinished,
+)
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
@@ -131,6 +140,13 @@ def test_fields_keep_their_bytes() -> None:
     assert b"".join(field.raw for field in fields(head)) == head[:-2]
     assert fields(head)[2].value == "two\tfolded"
     assert fields(head)[4].value == "ÿ"
+
+
+def test_a_header_that_goes_on_behind_the_cut_is_noticed() -> None:
+    assert unfinished(b"A: 1\r\nB: 2\r\nC: 3")
+    assert unfinished(b"A: 1\r\nB: 2\r\n")
+    assert not unfinished(b"A: 1\r\nthis is text\r\nso is this")
+    assert not unfinished(b"A: 1\r\n\r\nbody\r\n")
 
 
 def test_a_line_that_is_no_field_ends_the_header() -> None:

@@ -75,6 +75,12 @@ def closed(head: bytes) -> bytes:
     return head if head[end : end + 2] == b"\r\n" or end == len(head) else head[:end] + b"\r\n" + head[end:]
 
 
+def unfinished(head: bytes) -> bool:
+    """True when the fields go on to the very end: what was cut off may hold more of them."""
+    read = sum(len(field.raw) for field in fields(head))
+    return read >= len(head) - len(head.rpartition(b"\r\n")[2])
+
+
 def without_own(head: bytes, keep: str) -> bytes:
     """The header block without fields under our own names, except `keep`: others must not speak for us."""
     if OWN_PREFIX not in head.lower():

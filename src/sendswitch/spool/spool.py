@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,10 @@ STATEMENTS = (
     Statement("INSERT INTO outbox (message, n, at, event, data) VALUES ", 5),
 )
 ACCEPT, CHANGE, DELIVERY, EVENT = range(4)
+
+
+# Seconds that a look at the free space counts.
+FREE_FOR = 1.0
 
 
 def execute(connection: sqlite3.Connection, rows: Rows) -> None:
@@ -77,6 +82,7 @@ class Spool:
         self._writer = Writer(connection, STATEMENTS)
         self._reader = connect(folder / "spool.db")
         self._reading = asyncio.Lock()
+        self._free, self._free_at = 0, -FREE_FOR - 1.0
         node = int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
         self.next_id = IdSequence(node, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
 
@@ -88,12 +94,19 @@ class Spool:
     # Taking mail
 
     def free(self) -> int:
-        """Bytes that can still be written where the spool is; 0 when that cannot be known."""
-        try:
-            stat = os.statvfs(self._files)
-        except OSError:
-            return 0
-        return stat.f_bavail * stat.f_frsize
+        """Bytes that can still be written where the spool is; 0 when that cannot be known.
+
+        Asked for each message, looked up once a second.
+        """
+        now = time.monotonic()
+        if now - self._free_at > FREE_FOR:
+            self._free_at = now
+            try:
+                stat = os.statvfs(self._files)
+                self._free = stat.f_bavail * stat.f_frsize
+            except OSError:
+                self._free = 0
+        return self._free
 
     def body(self) -> Body:
         """A new message's content, to be written as it comes in."""

@@ -17,6 +17,7 @@ from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
+from sendswitch.mail.headers import unfinished
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
@@ -84,7 +85,7 @@ class FilterIntake:
     def _received(self, envelope: Envelope, content: Content, head: bytes, id_: int) -> tuple[Message, list[Delivery]]:
         """The message with its deliveries, its content complete but nothing written about it yet."""
         loop = loops(head, self._options.host, self._options.max_hops)
-        if loop or len(head) >= MAX_HEAD:
+        if loop or (len(head) >= MAX_HEAD and unfinished(head)):
             self._remove(content)
             error = MailLoop(loop) if loop else HeaderTooLarge()
             metrics.REFUSED.labels("5xx").inc()
