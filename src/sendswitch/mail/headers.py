@@ -59,8 +59,10 @@ def _lines(head: bytes) -> list[bytes]:
     return [line + b"\r\n" for line in lines] + ([last] if last else [])
 
 
-# A line that is no field, continues none and does not end the header.
-_NO_FIELD = re.compile(rb"(?:\A|(?<=\r\n))(?!\r\n|\Z|[\x21-\x39\x3b-\x7e]+[ \t]*:)(?![ \t])|\A[ \t]")
+_FIELD = rb"[\x21-\x39\x3b-\x7e]+[ \t]*:"
+_BEGINS_WELL = re.compile(rb"\r\n|" + _FIELD)
+# A line, not the first, that is no field, continues none and does not end the header.
+_NO_FIELD = re.compile(rb"\r\n(?!\r\n|[ \t]|\Z|" + _FIELD + rb")")
 
 
 def closed(head: bytes) -> bytes:
@@ -69,7 +71,7 @@ def closed(head: bytes) -> bytes:
     What we prepend would otherwise be continued by it, or a reader that passes over such lines would see fields
     below it that no pipeline saw.
     """
-    if not _NO_FIELD.search(head):
+    if _BEGINS_WELL.match(head) and not _NO_FIELD.search(head):
         return head
     end = sum(len(field.raw) for field in fields(head))
     return head if head[end : end + 2] == b"\r\n" or end == len(head) else head[:end] + b"\r\n" + head[end:]

@@ -10,7 +10,10 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a delivery stands. Every accepted recipient is in exactly one."""
+    """Where a delivery stands. Every accepted recipient is in exactly one.
+
+    A member is its own text: SQLite and orjson take it as it is, and `.value`, a Python call, is not needed.
+    """
 
     ACCEPTED = "accepted"
     DECIDED = "decided"

@@ -177,7 +177,7 @@ class Outcomes:
 
     def tell_end(self, delivery: Delivery, state: State, reply: str, seconds: float = 0.0) -> None:
         """Count and log an end."""
-        metrics.ended(state.value)
+        metrics.ended(state)
         message = delivery.message
         logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
 
