@@ -48,6 +48,10 @@ from sendswitch.web.health import Check, make_app
 from sendswitch.web.server import WebServer
 from sendswitch.worker.runtime import Library, Worker
 
+# Transactions that may be under way or unrecorded, for each connection to the next hop. With one, a connection would
+# stand idle during each group commit, and the relay lost a third of its rate by that.
+UNRECORDED = 5
+
 # Seconds for mail in hand when we are told to stop; systemd kills after 90.
 GRACE = 30.0
 
@@ -212,7 +216,7 @@ def _make_journeys(config: Config, spool: Spool, broker: Broker, courier: Courie
         policy=policy,
         clock=system_clock,
         recipients=config.next_hop.recipients,
-        sending=config.next_hop.connections,
+        sending=UNRECORDED * config.next_hop.connections,
     )
 
 

@@ -61,6 +61,12 @@ def ended(state: str) -> None:
     _ended(state).inc()
 
 
+@cache
+def processor_seconds(name: str) -> Histogram:
+    """The histogram of one processor; looked up once."""
+    return PROCESSOR_SECONDS.labels(name)
+
+
 def text() -> bytes:
     """All metrics in Prometheus' text format."""
     return generate_latest(REGISTRY)

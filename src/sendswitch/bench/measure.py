@@ -7,6 +7,7 @@ several rounds each, and the medians are compared, so that a machine that slows 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import smtplib
 import socket
@@ -152,6 +153,8 @@ time.sleep(3600)
 @contextlib.contextmanager
 def _seed(folder: Path, sink: int) -> Iterator[int]:
     """aiosmtpd handing on with smtplib in a thread: how the older system did it."""
+    if importlib.util.find_spec("aiosmtpd") is None:
+        raise Temporary("bench compares with aiosmtpd, which is not installed: pip install 'sendswitch[bench]'")
     port = free_port()
     script = folder / "seed.py"
     script.write_text(_SEED)

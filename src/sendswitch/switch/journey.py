@@ -32,7 +32,8 @@ GATHER = 0.05
 
 
 class Journeys:
-    """Runs journeys. `sending` messages are composed and sent at once, so that no more wait in memory."""
+    """Runs journeys. `sending` messages are composed, sent and recorded at once: no more are in memory, and no more
+    can be repeated by a crash."""
 
     def __init__(
         self,
@@ -204,4 +205,6 @@ class Journeys:
             # A file's head is read from disk, so not here.
             composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
             result = await self._courier.deliver(envelope, composed)
-        await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)
+            # Within the same place: what a crash can repeat is never more than the places there are, and a spool that
+            # cannot be written stops deliveries, not only their record.
+            await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)

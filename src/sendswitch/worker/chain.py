@@ -46,7 +46,7 @@ class Chain:
             began = time.perf_counter()
             opinion = await self._ask(link, mail, context)
             seconds = time.perf_counter() - began
-            metrics.PROCESSOR_SECONDS.labels(link.name).observe(seconds)
+            metrics.processor_seconds(link.name).observe(seconds)
             trace.append(_step(link, opinion, seconds))
             if isinstance(opinion, _Failure):
                 if link.on_error == "skip":
