@@ -28,9 +28,11 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev packages
 	$(BIN)/sendswitch bench $(ARGS)
 
-# A hundred kills under load, and the fuzzer for minutes.
+# A hundred kills under load, and 20,000 examples for each property of the protocol.
 soak: $(VENV)/.dev packages
 	SENDSWITCH_SOAK=1 $(BIN)/python -m pytest -m soak tests $(ARGS)
+	SENDSWITCH_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/unit/test_server_protocol.py \
+	  tests/unit/test_client_protocol.py tests/unit/test_wire_content.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests
