@@ -29,7 +29,7 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, Temporary
-from sendswitch.routing import Route, Routes
+from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import Limits
@@ -302,4 +302,4 @@ def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
         return _pipeline(stored.text, owner)
 
     library = Library(source, config.pipelines.limit)
-    return Worker(broker, library, queues=("tasks.pool",), concurrency=config.worker.concurrency, clock=system_clock)
+    return Worker(broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock)

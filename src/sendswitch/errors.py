@@ -38,12 +38,6 @@ class SpoolUnavailable(Temporary):
     reply = Reply(451, "4.3.1", "Error: insufficient system storage, please try again later")
 
 
-class TooLarge(Permanent):
-    """The message is larger than the listener's message_size; raise that limit or send less."""
-
-    reply = Reply(552, "5.3.4", "Error: message size exceeds the limit")
-
-
 class HeaderTooLarge(Permanent):
     """The header section is larger than 1 MiB, so that no filter could see all of it; send less."""
 

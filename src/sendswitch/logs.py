@@ -1,8 +1,8 @@
 """One function per event, one line per event: JSON with fixed keys, the message's id first.
 
-Made here and not by a logging library, because two lines a message are written on the path every message takes; a
-library's line cost as much as the whole envelope. Keys: ts level event msg_id rcpt, then what the event adds.
-Addresses are logged (a mail administrator needs them, Postfix does too); subjects and content never are.
+Made here and not by a logging library, because two lines a message are written on the path every message takes.
+Keys: ts level event msg_id rcpt, then what the event adds. Addresses are logged (a mail administrator needs them,
+Postfix does too); subjects and content never are.
 """
 
 from __future__ import annotations

@@ -114,6 +114,29 @@ def test_a_next_hop_that_refuses_some(tmp_path: Path) -> None:
         clean(node)
 
 
+def test_before_the_queue_the_next_hops_refusal_is_the_answer(tmp_path: Path) -> None:
+    """All refused: the client reads the next hop's words. Some: stored, and the sender hears of those by a report."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", mode="proxy", settings=QUICK) as node:
+        hop.refuse = {"no@example.test": Reply(550, "5.1.1", "unknown here")}
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            send(node.port, "no@example.test")
+        assert refused.value.smtp_code == 550
+        assert b"5.1.1 unknown here" in refused.value.smtp_error
+        assert not hop.parcels
+        send(node.port, "joe@example.test", "no@example.test", subject="both")
+        until(lambda: len(hop.parcels) == 2, node=node)
+        assert sorted(p.envelope.recipients[0].address for p in hop.parcels) == [
+            "joe@example.test",
+            "sender@example.org",
+        ]
+        hop.answer = lambda data: Reply(451, "4.3.0", "full")
+        with pytest.raises(smtplib.SMTPDataError) as later:
+            send(node.port, "joe@example.test")
+        assert later.value.smtp_code == 451
+        assert queue(node) == []
+        clean(node)
+
+
 def test_nobody_hears_of_a_null_senders_mail(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         hop.refuse = {"no@example.test": Reply(550, "5.1.1", "unknown")}

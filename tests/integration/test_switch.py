@@ -217,6 +217,27 @@ def test_mail_that_was_kept_gets_its_whole_time_again(run: Run, tmp_path: Path, 
     run(inside())
 
 
+def test_an_error_about_kept_mail_never_reaches_its_sender(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.quarantine("q")
+            await s.accept("ann@example.test")
+            await s.until(lambda: s.states() == {"ann@example.test": "quarantined"})
+
+            async def broken(*args: Any, **kwargs: Any) -> None:
+                raise KeyError("a bug of ours")
+
+            monkeypatch.setattr(Outcomes, "end", broken)
+            clock.advance(20_000)
+            await s.until(lambda: inspect.rows(inspect.open_files(tmp_path), (State.QUARANTINED,))[0].attempts)
+            assert s.states() == {"ann@example.test": "quarantined"}
+            assert not s.courier.parcels
+
+    run(inside())
+
+
 def test_holds_and_quarantine_expire(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock) as s:

@@ -33,7 +33,6 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
-from sendswitch.spool.states import TERMINAL, TRANSITIONS, State
 from sendswitch.switch import decide
 from sendswitch.switch.forward import targets_of
 from sendswitch.testing import FakeClock, message
@@ -484,12 +483,6 @@ def test_forwarding_never_loops_and_never_loses(
     targets: list[str], copy: bool, chain: list[str], expected: tuple[list[str], bool]
 ) -> None:
     assert targets_of("a@x", targets, copy, chain) == expected
-
-
-def test_states() -> None:
-    assert set(TRANSITIONS) == set(State)
-    assert all(not TRANSITIONS[state] for state in TERMINAL)
-    assert all(TRANSITIONS[state] for state in set(State) - TERMINAL)
 
 
 # reports

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -224,8 +224,3 @@ class Config(BaseSettings):
     def database_url(self) -> str:
         """The embedded database."""
         return f"sqlite:///{self.node.data / 'sendswitch.db'}"
-
-
-def help_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Help lines by key, for messages and the reference."""
-    return {name: field.description for name, field in model.model_fields.items()}

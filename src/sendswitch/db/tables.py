@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 
@@ -14,7 +14,6 @@ users = Table(
     Column("address", String(320), nullable=False),
     Column("key", String(320), nullable=False, unique=True),
     Column("created", Float, nullable=False),
-    Column("active", Boolean, nullable=False, server_default="1"),
 )
 
 # Every version stays: a message on its way is judged by the version it was offered to, and history has diffs.

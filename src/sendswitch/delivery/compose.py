@@ -38,12 +38,11 @@ class Composer:
         client: Client,
         received: float,
         verdict: Verdict | None = None,
-        forwarded_for: str = "",
     ) -> Content:
         """The content with our fields. What others claim under our names is removed, so that it can be trusted."""
         head = content.head()
         changed = without_own(closed(head), TRACE)
-        edits = self._edits(verdict, forwarded_for)
+        edits = self._edits(verdict)
         trace = self._trace(message, client, received)
         if edits:
             changed = edit(changed, edits)
@@ -51,15 +50,13 @@ class Composer:
             return Edited(content, trace)
         return Edited(content, trace + changed, len(head))
 
-    def _edits(self, verdict: Verdict | None, forwarded_for: str) -> tuple[Edit, ...]:
+    def _edits(self, verdict: Verdict | None) -> tuple[Edit, ...]:
         edits: tuple[Edit, ...] = ()
         if verdict is not None:
             edits = verdict.edits
             if verdict.tags:
                 edits += (AddHeader(TAGS, ", ".join(verdict.tags)),)
                 edits += tuple(MarkSubject(self.marks[tag]) for tag in verdict.tags if tag in self.marks)
-        if forwarded_for:
-            edits += (AddHeader("Delivered-To", forwarded_for),)
         return edits
 
     def _trace(self, message: str, client: Client, received: float) -> bytes:

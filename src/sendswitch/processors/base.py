@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -33,7 +33,6 @@ class Context:
     now: float
     attempt: int = 1
     tags: tuple[str, ...] = ()
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Processor(Protocol):

@@ -186,7 +186,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """True when the last transaction met a connection that the server had closed while it was idle."""
+        """True when the last transaction met a connection that the server had closed while it was idle.
+
+        Nothing at all was answered, not even to MAIL, so the transaction is made again on a new connection.
+        """
         return self.deliveries > 1 and not self._answered and self._transport is None
 
     def quit(self) -> None:

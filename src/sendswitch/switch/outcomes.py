@@ -100,8 +100,12 @@ class Outcomes:
             await self.fail(message, failed)
 
     async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
-        """Undecided or undone for now: try again later, or give up when the message's time is over."""
-        if self._clock() >= delivery.message.expires:
+        """Undecided or undone for now: try again later, or give up when the message's time is over.
+
+        What is kept has a longer time of its own, and its sender must not hear of it.
+        """
+        kept = delivery.state in (State.HELD, State.QUARANTINED)
+        if not kept and self._clock() >= delivery.message.expires:
             await self.fail(delivery.message, [(delivery, _expired(delivery, why))])
         else:
             await self.record([self._again(delivery, why, **extra)])

@@ -132,7 +132,6 @@ class ClientConnection:
     def __init__(self, helo: str, *, lmtp: bool = False, tls: str = "off") -> None:
         self.state = State.GREETING
         self.extensions: dict[str, str] = {}
-        self.transactions = 0
         self._helo, self._lmtp, self._tls = helo, lmtp, tls
         self._buffer = b""
         self._lines: list[bytes] = []
@@ -447,7 +446,6 @@ class ClientConnection:
         now, self._now = self._now, None
         assert now is not None
         self._move("end")
-        self.transactions += 1
         return Finished(tuple(Outcome(reply) for reply in now.replies))
 
     def _finish_lost(self, reply: Reply) -> Finished:

@@ -19,7 +19,6 @@ def upgrade() -> None:
         sa.Column("address", sa.String(320), nullable=False),
         sa.Column("key", sa.String(320), nullable=False, unique=True),
         sa.Column("created", sa.Float, nullable=False),
-        sa.Column("active", sa.Boolean, nullable=False, server_default="1"),
     )
     op.create_table(
         "pipelines",
