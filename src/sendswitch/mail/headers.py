@@ -98,12 +98,6 @@ def hops(head: bytes) -> int:
     return len(_RECEIVED.findall(head))
 
 
-def count(head: bytes, name: bytes) -> int:
-    """How many fields are called `name` (given in lower case)."""
-    lower = head.lower()
-    return lower.count(b"\n" + name + b":") + lower.startswith(name + b":")
-
-
 @dataclass(frozen=True, slots=True)
 class AddHeader:
     """Put a field at the top."""

@@ -37,9 +37,8 @@ STATEMENTS = (
     Statement("INSERT INTO accepting VALUES ", 12),
     Statement("INSERT INTO changing VALUES ", 11),
     Statement("INSERT INTO delivery VALUES ", 12),
-    Statement("INSERT INTO outbox (message, n, at, event, data) VALUES ", 5),
 )
-ACCEPT, CHANGE, DELIVERY, EVENT = range(4)
+ACCEPT, CHANGE, DELIVERY = range(3)
 
 
 # Seconds that a look at the free space counts.
@@ -208,10 +207,6 @@ class Spool:
     async def call(self, call: Call) -> Any:
         """Run a function on the connection inside the next group's transaction. Raises what it raises."""
         return await self._writer.submit((), call)
-
-    def note(self, message: int, event: str, data: dict[str, Any]) -> None:
-        """Add an event that nobody waits for."""
-        self._writer.note([(EVENT, (message, None, self._clock(), event, dumps(data)))])
 
     # Reading
 

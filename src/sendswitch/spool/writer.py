@@ -59,7 +59,7 @@ class Statement:
 class _Operation:
     __slots__ = ("call", "error", "future", "result", "rows")
 
-    def __init__(self, rows: Rows, call: Call | None, future: asyncio.Future[Any] | None) -> None:
+    def __init__(self, rows: Rows, call: Call | None, future: asyncio.Future[Any]) -> None:
         self.rows, self.call, self.future = rows, call, future
         self.result: Any = None
         self.error: Exception | None = None
@@ -104,10 +104,6 @@ class Writer:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._gather(_Operation(rows, call, future))
         return future
-
-    def note(self, rows: Rows) -> None:
-        """Write with the next group without waiting; a failure is logged and counted, and the rows are lost."""
-        self._gather(_Operation(rows, None, None))
 
     async def close(self) -> None:
         """Write what waits, then end the thread."""
@@ -210,14 +206,12 @@ class Writer:
             self._idle.set()
         for operation in group:
             future = operation.future
-            if future is None:
-                if operation.error is not None:
-                    logs.failed("a note to the spool", error=operation.error)
-            elif not future.done():
-                if operation.error is not None:
-                    future.set_exception(operation.error)
-                else:
-                    future.set_result(operation.result)
+            if future.done():
+                continue
+            if operation.error is not None:
+                future.set_exception(operation.error)
+            else:
+                future.set_result(operation.result)
 
 
 def scalar(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Any:
