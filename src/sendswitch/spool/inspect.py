@@ -17,10 +17,9 @@ import orjson
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
-from sendswitch.spool.records import dumps
-from sendswitch.spool.spool import CHANGE, execute
+from sendswitch.spool.records import Record, change_row, dumps
 from sendswitch.spool.states import State
-from sendswitch.spool.writer import connect, scalar
+from sendswitch.spool.writer import connect, scalar, write_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,46 +120,39 @@ def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) ->
     message, n = parse_id(id_)
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
     verdict = (orjson.loads(old) if old else {}) | {"action": "pass", "reason": f"released by {by}"}
-    row = (
+    row = change_row(
         message,
-        n,
-        State.QUARANTINED.value,
-        State.DECIDED.value,
         now,
-        now,
-        dumps(verdict),
-        0,
-        "",
         "released",
-        dumps({"by": by}),
+        {"by": by},
+        n=n,
+        was=State.QUARANTINED,
+        state=State.DECIDED,
+        due=now,
+        verdict=dumps(verdict),
     )
-    _leave_quarantine(connection, row)
+    _leave_quarantine(connection, message, n, row)
 
 
 def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
     """Delete a quarantined delivery for good. Raises NotFound, Refused."""
     message, n = parse_id(id_)
-    reply = f"250 2.0.0 deleted by {by}"
-    row = (
+    row = change_row(
         message,
-        n,
-        State.QUARANTINED.value,
-        State.DISCARDED.value,
         now,
-        None,
-        None,
-        0,
-        reply,
         "deleted",
-        dumps({"by": by}),
+        {"by": by},
+        n=n,
+        was=State.QUARANTINED,
+        state=State.DISCARDED,
+        reply=f"250 2.0.0 deleted by {by}",
     )
-    _leave_quarantine(connection, row)
+    _leave_quarantine(connection, message, n, row)
     if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
         (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)
 
 
-def _leave_quarantine(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    message, n = row[:2]
+def _leave_quarantine(connection: sqlite3.Connection, message: int, n: int, row: Record) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
@@ -168,7 +160,7 @@ def _leave_quarantine(connection: sqlite3.Connection, row: tuple[Any, ...]) -> N
             raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch quarantine list` shows all")
         if found != State.QUARANTINED:
             raise Refused(f"{to_text(message)}.{n} is {found}, not quarantined")
-        execute(connection, [(CHANGE, row)])
+        write_rows(connection, [row])
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")

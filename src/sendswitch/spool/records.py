@@ -17,6 +17,9 @@ from sendswitch.spool.states import State
 
 Loader = Callable[[int], Awaitable[Content]]
 
+Record = tuple[Any, ...]
+"""A message or a change, in the columns of `schema.COLUMNS_WRITTEN`."""
+
 
 @dataclass(slots=True)
 class Message:
@@ -88,6 +91,45 @@ class Change:
     verdict: Verdict | None = None
     attempts: int = 0
     reply: str = ""
+
+
+def message_row(
+    message: int,
+    at: float,
+    event: str,
+    data: dict[str, Any],
+    *,
+    expires: float,
+    sender: str,
+    size: int,
+    in_file: bool,
+    via: str,
+    envelope: str,
+    content: bytes | None,
+    deliveries: str,
+) -> Record:
+    """A new message as the writer takes it. `envelope` and `deliveries` are JSON."""
+    new = (expires, sender, size, in_file, via, envelope, content, deliveries)
+    return (message, at, event, dumps(data), None, None, None, None, None, None, None, *new)
+
+
+def change_row(
+    message: int,
+    at: float,
+    event: str,
+    data: dict[str, Any],
+    *,
+    n: int,
+    was: State,
+    state: State,
+    due: float | None = None,
+    verdict: str | None = None,
+    attempts: int = 0,
+    reply: str = "",
+) -> Record:
+    """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
+    new = (n, was, state, due, verdict, attempts, reply)
+    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None)
 
 
 COLUMNS = (

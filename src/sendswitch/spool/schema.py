@@ -57,32 +57,31 @@ CREATE INDEX outbox_message ON outbox (message);
 """
 
 # What the writer inserts into: one row a message, one row a change, and SQLite does the rest without the
-# interpreter lock. Temporary, so they are this program's and never part of the file. A change counts only when
-# the delivery still is in the state it was made for: a person's release and the node's expiry cannot both win.
-# Mail that was kept gets its whole delivery time again.
-WRITER = """
-CREATE TEMP VIEW accepting AS SELECT
-  0 AS id, 0 AS received, 0 AS expires, '' AS sender, 0 AS size, 0 AS in_file, '' AS via, '' AS envelope,
-  x'' AS bytes, '' AS deliveries, '' AS event, '' AS data;
-CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON accepting BEGIN
-  INSERT INTO message VALUES (NEW.id, NEW.received, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
+# interpreter lock. One view for both, so that a whole group is one statement. Temporary, so it is this program's and
+# never part of the file. A change counts only when the delivery still is in the state it was made for (`was`): a
+# person's release and the node's expiry cannot both win. Mail that was kept gets its whole delivery time again.
+COLUMNS_WRITTEN = (
+    *("message", "at", "event", "data"),
+    *("n", "was", "state", "due", "verdict", "attempts", "reply"),  # a change
+    *("expires", "sender", "size", "in_file", "via", "envelope", "bytes", "deliveries"),  # a message
+)
+WRITER = f"""
+CREATE TEMP VIEW writing AS SELECT {", ".join(f"NULL AS {name}" for name in COLUMNS_WRITTEN)};
+CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing WHEN NEW.was IS NULL BEGIN
+  INSERT INTO message VALUES (NEW.message, NEW.at, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
     json_array_length(NEW.deliveries), NEW.via, NEW.envelope);
-  INSERT INTO content SELECT NEW.id, NEW.bytes WHERE NEW.bytes IS NOT NULL;
-  INSERT INTO delivery SELECT NEW.id, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-    NEW.received, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
-  INSERT INTO outbox (message, n, at, event, data)
-    VALUES (NEW.id, NULL, NEW.received, NEW.event, NEW.data);
+  INSERT INTO content SELECT NEW.message, NEW.bytes WHERE NEW.bytes IS NOT NULL;
+  INSERT INTO delivery SELECT NEW.message, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+    NEW.at, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
+  INSERT INTO outbox (message, n, at, event, data) VALUES (NEW.message, NULL, NEW.at, NEW.event, NEW.data);
 END;
-CREATE TEMP VIEW changing AS SELECT
-  0 AS message, 0 AS n, '' AS was, '' AS state, 0 AS since, 0 AS due, '' AS verdict, 0 AS attempts, '' AS reply,
-  '' AS event, '' AS data;
-CREATE TEMP TRIGGER change INSTEAD OF INSERT ON changing BEGIN
+CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL BEGIN
   INSERT INTO outbox (message, n, at, event, data)
-    SELECT NEW.message, NEW.n, NEW.since, NEW.event, NEW.data FROM delivery
+    SELECT NEW.message, NEW.n, NEW.at, NEW.event, NEW.data FROM delivery
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
-  UPDATE message SET expires = max(expires, NEW.since + expires - received)
+  UPDATE message SET expires = max(expires, NEW.at + expires - received)
     WHERE id = NEW.message AND NEW.event IN ('released', 'hold expired');
-  UPDATE delivery SET state = NEW.state, since = NEW.since, due = NEW.due,
+  UPDATE delivery SET state = NEW.state, since = NEW.at, due = NEW.due,
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
   DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message

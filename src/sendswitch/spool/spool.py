@@ -29,26 +29,22 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
-from sendswitch.spool.records import COLUMNS, Change, Delivery, Message, delivery_from_row, dumps
-from sendswitch.spool.states import State
-from sendswitch.spool.writer import Call, Rows, Statement, Writer, connect, scalar
-
-STATEMENTS = (
-    Statement("INSERT INTO accepting VALUES ", 12),
-    Statement("INSERT INTO changing VALUES ", 11),
-    Statement("INSERT INTO delivery VALUES ", 12),
+from sendswitch.spool.records import (
+    COLUMNS,
+    Change,
+    Delivery,
+    Message,
+    Record,
+    change_row,
+    delivery_from_row,
+    dumps,
+    message_row,
 )
-ACCEPT, CHANGE, DELIVERY = range(3)
-
+from sendswitch.spool.states import State
+from sendswitch.spool.writer import Call, Writer, connect, scalar
 
 # Seconds that a look at the free space counts.
 FREE_FOR = 1.0
-
-
-def execute(connection: sqlite3.Connection, rows: Rows) -> None:
-    """Run rows one by one inside somebody's transaction."""
-    for number, row in rows:
-        STATEMENTS[number].run(connection, [row])
 
 
 def _delivery_values(delivery: Delivery) -> list[Any]:
@@ -67,6 +63,13 @@ def _delivery_values(delivery: Delivery) -> list[Any]:
     ]
 
 
+def insert_delivery(connection: sqlite3.Connection, delivery: Delivery, now: float) -> None:
+    """Add a further delivery of a message (a forward's target), inside somebody's transaction."""
+    n, recipient, notify, orcpt, state, *rest = _delivery_values(delivery)
+    row = (delivery.message.id, n, recipient, notify, orcpt, state, now, *rest)
+    connection.execute(f"INSERT INTO delivery VALUES ({', '.join('?' * len(row))})", row)
+
+
 def _verdict_text(verdict: Verdict | None) -> str | None:
     """A verdict as a delivery keeps it: without the trace, which the journal has."""
     return None if verdict is None else dumps(verdict.with_trace(()).to_json())
@@ -78,7 +81,7 @@ class Spool:
     def __init__(self, folder: Path, connection: sqlite3.Connection, clock: Clock) -> None:
         self._folder, self._clock = folder, clock
         self._files = folder / "content"
-        self._writer = Writer(connection, STATEMENTS)
+        self._writer = Writer(connection)
         self._reader = connect(folder / "spool.db")
         self._reading = asyncio.Lock()
         self._free, self._free_at = 0, -FREE_FOR - 1.0
@@ -119,12 +122,10 @@ class Spool:
 
         `message.content` is the content, in memory or as a completed file in this spool. `data` is told in the event.
         """
-        return self._writer.submit(self.rows(message, deliveries, data))
+        return self._writer.submit([self.row(message, deliveries, data)])
 
-    def rows(
-        self, message: Message, deliveries: Sequence[Delivery], data: dict[str, Any] | None = None
-    ) -> list[tuple[int, tuple[Any, ...]]]:
-        """The rows that make a message, for a transaction that also changes something else."""
+    def row(self, message: Message, deliveries: Sequence[Delivery], data: dict[str, Any] | None = None) -> Record:
+        """The row that makes a message, for a transaction that also changes something else."""
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
         refused = not alive and all(delivery.state is State.REJECTED for delivery in deliveries)
@@ -136,56 +137,43 @@ class Spool:
             "via": message.via,
             **told,
         }
-        row = (
+        return message_row(
             message.id,
             message.received,
-            message.expires,
-            envelope.sender,
-            message.size,
-            alive and not isinstance(content, InMemory),
-            message.via,
-            dumps(told),
-            content.data if alive and isinstance(content, InMemory) else None,
-            orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
             "rejected" if refused else "accepted",
-            dumps(facts | data if data else facts),
+            facts | data if data else facts,
+            expires=message.expires,
+            sender=envelope.sender,
+            size=message.size,
+            in_file=alive and not isinstance(content, InMemory),
+            via=message.via,
+            envelope=dumps(told),
+            content=content.data if alive and isinstance(content, InMemory) else None,
+            deliveries=orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
         )
-        return [(ACCEPT, row)]
 
     # Changing deliveries
 
-    def change_rows(self, changes: Sequence[Change]) -> Rows:
-        """Rows for new states and their events. Content goes with the last delivery that needs it."""
-        now = self._clock()
-        return [
-            (
-                CHANGE,
-                (
-                    change.delivery.message.id,
-                    change.delivery.n,
-                    change.delivery.state,
-                    change.state,
-                    now,
-                    change.due,
-                    _verdict_text(change.verdict),
-                    change.attempts,
-                    change.reply,
-                    change.event,
-                    dumps(change.data),
-                ),
-            )
-            for change in changes
-        ]
+    def change_row(self, change: Change) -> Record:
+        """The row for a new state and its event. Content goes with the last delivery that needs it."""
+        delivery = change.delivery
+        return change_row(
+            delivery.message.id,
+            self._clock(),
+            change.event,
+            change.data,
+            n=delivery.n,
+            was=delivery.state,
+            state=change.state,
+            due=change.due,
+            verdict=_verdict_text(change.verdict),
+            attempts=change.attempts,
+            reply=change.reply,
+        )
 
-    def new_delivery_rows(self, delivery: Delivery) -> Rows:
-        """Rows for a further delivery of a message (a forward's target)."""
-        n, *values = _delivery_values(delivery)
-        recipient, notify, orcpt, state, *rest = values
-        return [(DELIVERY, (delivery.message.id, n, recipient, notify, orcpt, state, self._clock(), *rest))]
-
-    async def change(self, changes: Sequence[Change], *, more: Rows = ()) -> None:
+    async def change(self, changes: Sequence[Change], *, more: Sequence[Record] = ()) -> None:
         """Write new states with their events, durable on return. Raises SpoolUnavailable: then nothing changed."""
-        await self._writer.submit([*self.change_rows(changes), *more])
+        await self._writer.submit([*map(self.change_row, changes), *more])
         for change in changes:
             delivery = change.delivery
             delivery.state, delivery.due, delivery.attempts = change.state, change.due, change.attempts

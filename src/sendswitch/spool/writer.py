@@ -6,7 +6,7 @@ COMMIT returns), and hands every result back with one call into the loop. While 
 next one gathers, so the rate grows with the load instead of with the disk's fsync rate.
 
 Rules:
-1. A future resolves after COMMIT has returned, never before.
+1. A future resolves after the commit has returned, never before.
 2. A group that fails as a whole (disk full, I/O error) fails every operation in it with SpoolUnavailable.
 3. A group that fails because of one operation is run again one by one, so that only the guilty one fails.
 """
@@ -25,41 +25,32 @@ from typing import Any, cast
 
 from sendswitch import logs, metrics
 from sendswitch.errors import SendSwitchError, SpoolUnavailable
+from sendswitch.spool.records import Record
+from sendswitch.spool.schema import COLUMNS_WRITTEN
 
 # More operations than this in one transaction would only make the first wait longer.
 MAX_GROUP = 500
 
-Rows = Sequence[tuple[int, tuple[Any, ...]]]
-"""Statement numbers with their parameters; rows of one statement are executed together, lowest number first."""
-
 Call = Callable[[sqlite3.Connection], Any]
 """A function of the connection, run inside the group's transaction; what it raises fails it alone."""
 
+# Rows in one statement. Every number of rows up to it is a text of its own, which SQLite keeps prepared.
+MOST_ROWS = 64
+_ROW = f"({', '.join('?' * len(COLUMNS_WRITTEN))})"
+_TEXTS = [f"INSERT INTO writing VALUES {', '.join([_ROW] * rows)}" for rows in range(MOST_ROWS + 1)]
 
-class Statement:
-    """A statement that takes many rows at once: one step of SQLite, so one hand-over of the interpreter lock.
 
-    While the event loop is busy every way back to the lock can cost a switch interval (5 ms), and a step per row
-    made that the largest part of a commit.
-    """
-
-    _MOST = 32  # rows in one text; every number up to it stays prepared
-
-    def __init__(self, before: str, columns: int) -> None:
-        row = f"({', '.join('?' * columns)})"
-        self._texts = [before + ", ".join([row] * size) for size in range(self._MOST + 1)]
-
-    def run(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-        """Execute it for all rows."""
-        for start in range(0, len(rows), self._MOST):
-            part = rows[start : start + self._MOST]
-            connection.execute(self._texts[len(part)], list(chain.from_iterable(part)))
+def write_rows(connection: sqlite3.Connection, rows: Sequence[Record]) -> None:
+    """Insert rows, in their order, inside somebody's transaction or (up to MOST_ROWS) as one of their own."""
+    for start in range(0, len(rows), MOST_ROWS):
+        part = rows[start : start + MOST_ROWS]
+        connection.execute(_TEXTS[len(part)], list(chain.from_iterable(part)))
 
 
 class _Operation:
     __slots__ = ("call", "error", "future", "result", "rows")
 
-    def __init__(self, rows: Rows, call: Call | None, future: asyncio.Future[Any]) -> None:
+    def __init__(self, rows: Sequence[Record], call: Call | None, future: asyncio.Future[Any]) -> None:
         self.rows, self.call, self.future = rows, call, future
         self.result: Any = None
         self.error: Exception | None = None
@@ -87,8 +78,8 @@ class Writer:
     a group, however many are in it.
     """
 
-    def __init__(self, connection: sqlite3.Connection, statements: Sequence[Statement]) -> None:
-        self._connection, self._statements = connection, statements
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Operation] = []
         self._busy = False
@@ -99,7 +90,7 @@ class Writer:
         self.failure: Exception | None = None
         self._thread.start()
 
-    def submit(self, rows: Rows, call: Call | None = None) -> asyncio.Future[Any]:
+    def submit(self, rows: Sequence[Record], call: Call | None = None) -> asyncio.Future[Any]:
         """Write durably; the future gives the call's result. Fails with SpoolUnavailable or what the call raised."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._gather(_Operation(rows, call, future))
@@ -159,28 +150,34 @@ class Writer:
             self._commit([operation])
 
     def _transaction(self, group: list[_Operation]) -> None:
+        """All of the group or nothing of it, durably.
+
+        A group that fits is one statement, which is its own transaction: each way back to the interpreter lock can
+        cost a switch interval (5 ms) while the event loop is busy, and with BEGIN, a step a row and COMMIT they were
+        the largest part of a commit.
+        """
         connection = self._connection
+        rows = [row for operation in group for row in operation.rows]
+        calls = [operation for operation in group if operation.call is not None]
+        if len(rows) <= MOST_ROWS and not calls:
+            write_rows(connection, rows)
+            return
         connection.execute("BEGIN IMMEDIATE")
         try:
-            rows: dict[int, list[tuple[Any, ...]]] = {}
-            for operation in group:
-                for number, parameters in operation.rows:
-                    rows.setdefault(number, []).append(parameters)
-            for number in sorted(rows):
-                self._statements[number].run(connection, rows[number])
-            for operation in group:
-                if operation.call is not None:
-                    self._run_call(operation, operation.call)
+            write_rows(connection, rows)
+            for operation in calls:
+                self._run_call(operation)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
 
-    def _run_call(self, operation: _Operation, call: Call) -> None:
+    def _run_call(self, operation: _Operation) -> None:
+        assert operation.call is not None
         self._connection.execute("SAVEPOINT one")
         try:
-            operation.result = call(self._connection)
+            operation.result = operation.call(self._connection)
         except SendSwitchError as error:
             operation.error = error
             self._connection.execute("ROLLBACK TO one")

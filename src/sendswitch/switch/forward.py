@@ -19,8 +19,9 @@ from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.spool.records import Change, Delivery
-from sendswitch.spool.spool import Spool, execute
+from sendswitch.spool.spool import Spool, insert_delivery
 from sendswitch.spool.states import State
+from sendswitch.spool.writer import write_rows
 
 
 def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: Sequence[str]) -> tuple[list[str], bool]:
@@ -53,11 +54,11 @@ async def forward(
         data = {"to": fresh, "copy": copy}
         change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
         for child in new:
-            execute(connection, spool.new_delivery_rows(child))
+            insert_delivery(connection, child, now)
         connection.execute(
             "UPDATE message SET recipients = recipients + ? WHERE id = ?", (len(new), delivery.message.id)
         )
-        execute(connection, spool.change_rows([change]))
+        write_rows(connection, [spool.change_row(change)])
         return new
 
     new: list[Delivery] = await spool.call(run)

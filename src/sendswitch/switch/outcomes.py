@@ -21,10 +21,9 @@ from sendswitch.errors import SpoolUnavailable, classify
 from sendswitch.mail import dsn
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool.records import Change, Delivery, Message
+from sendswitch.spool.records import Change, Delivery, Message, Record
 from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import TERMINAL, State
-from sendswitch.spool.writer import Rows
 from sendswitch.switch.reports import Reporter
 
 # Seconds between tries to write to a spool that cannot be written; it is for a person to mend.
@@ -60,7 +59,7 @@ class Outcomes:
         self.spool, self._reporter, self._backoff, self._clock = spool, reporter, backoff, clock
         self.window: Window
 
-    async def record(self, changes: Sequence[Change], more: Rows = ()) -> None:
+    async def record(self, changes: Sequence[Change], more: Sequence[Record] = ()) -> None:
         """Make changes durable, however long it takes (rule 1)."""
         while True:
             try:
@@ -169,7 +168,7 @@ class Outcomes:
         report, delivery = await self._reporter.make(kind, message, outcomes)
         reserved = self.window.expect([delivery])
         try:
-            await self.record(changes, self.spool.rows(report, [delivery], {"about": message.text_id}))
+            await self.record(changes, [self.spool.row(report, [delivery], {"about": message.text_id})])
         except BaseException:
             if reserved:
                 self.window.forget([delivery])
