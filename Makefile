@@ -1,6 +1,6 @@
 # make demo   the main job, in one command      make test    everything the tests need, and the tests
 # make check  ruff, mypy, layers, docs          make bench   ratios to real peers
-PYTHON ?= python3
+PYTHON ?= $(shell tools/python)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
