@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.protocol.server import ServerConnection
 from sendswitch.smtp.server import Listener, Options
 from sendswitch.testing import Inbox, MemoryCourier, envelope
 
@@ -56,6 +57,16 @@ async def maildir(folder: Path) -> AsyncIterator[Place]:
 
 
 @contextlib.asynccontextmanager
+async def without_chunking(folder: Path) -> AsyncIterator[Place]:
+    """DATA, and the next envelope behind the end of the content."""
+    with pytest.MonkeyPatch.context() as patch:
+        offers = ServerConnection._offers
+        patch.setattr(ServerConnection, "_offers", lambda self: tuple(o for o in offers(self) if o != "CHUNKING"))
+        async with over_the_wire(folder, lmtp=False) as place:
+            yield place
+
+
+@contextlib.asynccontextmanager
 async def over_the_wire(folder: Path, *, lmtp: bool) -> AsyncIterator[Place]:
     inbox = Inbox({"no@example.test": NO})
     listener = Listener(inbox, Options(host="next.example", lmtp=lmtp))
@@ -77,6 +88,7 @@ PLACES: dict[str, Callable[[Path], contextlib.AbstractAsyncContextManager[Place]
     "memory": memory,
     "maildir": maildir,
     "smtp": lambda folder: over_the_wire(folder, lmtp=False),
+    "smtp without chunking": without_chunking,
     "lmtp": lambda folder: over_the_wire(folder, lmtp=True),
 }
 
@@ -200,5 +212,137 @@ def test_a_connection_the_server_closed_while_idle_is_replaced_unseen(run: Run) 
             assert result.outcomes[0].reply.positive
             await listener.stop(0.1)
         assert len(inbox.parcels) == 3
+
+    run(inside())
+
+
+class Scripted:
+    """A next hop without CHUNKING that answers each message's end as told, and remembers what it was sent."""
+
+    def __init__(self, at_end: Callable[[int], bytes | None]) -> None:
+        self._at_end = at_end
+        self.port = free_port()
+        self.messages: list[bytes] = []
+        self.ahead = 0
+        self.connections = 0
+        self.go = asyncio.Event()
+
+    async def __aenter__(self) -> Scripted:
+        self._server = await asyncio.start_server(self._one, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            writer.write(b"220 hi\r\n")
+            while True:
+                line = await reader.readuntil(b"\r\n")
+                if line.startswith(b"EHLO"):
+                    writer.write(b"250-hi\r\n250 PIPELINING\r\n")
+                elif line != b"DATA\r\n":
+                    writer.write(b"250 ok\r\n")
+                else:
+                    writer.write(b"354 go\r\n")
+                    self.messages.append(await reader.readuntil(b"\r\n.\r\n"))
+                    await self.go.wait()
+                    self.ahead += bool(reader._buffer)  # type: ignore[attr-defined]
+                    answer = self._at_end(len(self.messages))
+                    if answer is None:
+                        return
+                    writer.write(answer)
+
+
+def subjects(messages: Sequence[bytes]) -> list[str]:
+    return [message.split(b"\r\n")[0].decode() for message in messages]
+
+
+def test_a_busy_connection_takes_the_next_envelope_along(run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: b"250 ok\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            messages = [InMemory(f"Subject: {n}\r\n\r\n".encode()) for n in range(50)]
+            results = await asyncio.gather(*(pool.deliver(envelope(), message) for message in messages))
+            assert all(r.outcomes[0].reply and r.outcomes[0].reply.positive for r in results)
+            assert subjects(hop.messages) == [f"Subject: {n}" for n in range(50)]
+            assert hop.ahead > 25
+            assert hop.connections == 1
+            pool.close()
+
+    run(inside())
+
+
+def test_what_was_sent_ahead_is_done_elsewhere_when_the_connection_goes(run: Run) -> None:
+    async def inside() -> None:
+        # Each connection is closed behind its second message's reply; what was sent ahead on it was never begun.
+        async with Scripted(lambda n: b"250 ok\r\n" if n % 2 else b"250 ok\r\n421 enough\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            messages = [InMemory(f"Subject: {n}\r\n\r\n".encode()) for n in range(20)]
+            results = await asyncio.gather(*(pool.deliver(envelope(), message) for message in messages))
+            assert all(r.outcomes[0].reply and r.outcomes[0].reply.positive for r in results)
+            assert sorted(subjects(hop.messages)) == sorted(f"Subject: {n}" for n in range(20))
+            assert hop.connections > 5
+            pool.close()
+
+    run(inside())
+
+
+def test_a_lost_last_reply_is_that_message_s_alone(run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: None if n == 1 else b"250 ok\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            messages = [InMemory(f"Subject: {n}\r\n\r\n".encode()) for n in range(2)]
+            first, second = await asyncio.gather(*(pool.deliver(envelope(), message) for message in messages))
+            assert first.outcomes[0].uncertain
+            assert second.outcomes[0].reply is not None
+            assert second.outcomes[0].reply.positive
+            assert subjects(hop.messages) == ["Subject: 0", "Subject: 1"]
+            pool.close()
+
+    run(inside())
+
+
+def test_what_was_sent_ahead_and_is_cancelled_is_not_sent(run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: b"250 ok\r\n") as hop:
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            tasks = [
+                asyncio.create_task(pool.deliver(envelope(), InMemory(f"Subject: {n}\r\n\r\n".encode())))
+                for n in range(3)
+            ]
+            async with asyncio.timeout(5):
+                while not hop.messages:
+                    await asyncio.sleep(0.01)
+            tasks[1].cancel()
+            hop.go.set()
+            first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(second, asyncio.CancelledError)
+            for result in (first, third):
+                assert not isinstance(result, BaseException)
+                assert result.outcomes[0].reply is not None
+                assert result.outcomes[0].reply.positive
+            assert subjects(hop.messages) == ["Subject: 0", "Subject: 2"]
+            pool.close()
+
+    run(inside())
+
+
+def test_out_of_turn_replies_are_nobody_s(run: Run) -> None:
+    async def inside() -> None:
+        # The extra reply must not be taken for the next transaction's.
+        async with Scripted(lambda n: b"250 ok\r\n250 2.0.0 surplus\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            for n in range(3):
+                result = await pool.deliver(envelope(), InMemory(f"Subject: {n}\r\n\r\n".encode()))
+                assert result.outcomes[0].reply is not None
+                assert result.outcomes[0].reply.positive
+            assert hop.connections == 3
+            pool.close()
 
     run(inside())

@@ -2,6 +2,17 @@
 
 The pool gives idle connections back within seconds: the re-injection service of Postfix has few processes
 (maxproc), each connection holds one, and an idle pool can starve the very mail it is kept for.
+
+Theory of operation. A `Job` is one message for the next hop. The pool gives it to an idle connection, or opens one, or
+lets it wait; a connection that is free takes the next that waits. While all are in use, a connection that has just
+written a message's content sends the next job's commands along with it, so that a transaction costs one write and one
+read. Everything happens in the callbacks of the sockets; only large content needs a task, which writes it.
+
+Rules:
+1. A job ends with one result, or stays with the pool: one the server said nothing to, on a connection that was used
+   before, is taken back and done on another.
+2. A cancelled job's connection is cut, so that the server cannot take what it has for all; a job that was sent ahead
+   is cut off when its turn comes, not while another's reply is due.
 """
 
 from __future__ import annotations
@@ -29,6 +40,10 @@ from sendswitch.smtp.protocol.client import (
     State,
 )
 from sendswitch.smtp.protocol.content import DotEncoder
+from sendswitch.smtp.turn import Turn
+
+# Seconds in which QUIT must be out; a server that reads nothing would keep the socket for ever.
+QUIT_LIMIT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +67,36 @@ class Delivered:
     dsn: bool = False
 
 
-class Connection(asyncio.Protocol):
-    """One connection. Use `connect`, then `deliver` one message at a time, then `close`."""
+@dataclass(slots=True, eq=False)
+class Job:
+    """One message for the next hop: it waits, or is under way on `connection`."""
 
-    def __init__(self, options: ClientOptions) -> None:
-        self._options = options
+    envelope: Envelope
+    content: Content
+    data: bytes | None  # the content, when it is in memory
+    unanimous: bool
+    result: asyncio.Future[Delivered]
+    connection: Connection | None = None
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `connect`, then `start` a job; `owner` is told when it is free, or gone, or gives a job back."""
+
+    def __init__(self, options: ClientOptions, owner: Pool | None = None) -> None:
+        self._options, self._owner = options, owner
         self._loop = asyncio.get_running_loop()
         self._machine = ClientConnection(options.helo, lmtp=options.lmtp, tls=options.tls)
         self._transport: asyncio.Transport | None = None
-        self._events: deque[Event | None] = deque()
+        self._job: Job | None = None
+        self._ahead: Job | None = None
+        self._used = False  # a transaction ended on it
+        self._greeting: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._answered = False
-        self._whole = True
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.deliveries = 0
 
     # asyncio.Protocol
 
@@ -76,25 +104,33 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # uvloop's transports are not asyncio's classes
 
     def data_received(self, data: bytes) -> None:
-        self._answered = True
-        self._machine.receive_data(data)
-        while (event := self._machine.next_event()) is not None:
-            self._events.append(event)
-        self._flush()
-        if self._events or self._machine.state is State.CLOSED:
-            self._wake()
-        if self._machine.state is State.CLOSED:
+        machine, ready = self._machine, False
+        machine.receive_data(data)
+        while (event := machine.next_event()) is not None:
+            self._take(event)
+            ready = True
+        if machine.can_send_ahead and self._owner is not None and (job := self._owner.next_ahead()) is not None:
+            self._send_ahead(job)
+        self._flush_soon()
+        if machine.state is State.CONTENT:
+            self._deadline = self._loop.time() + self._options.content
+        elif machine.state is State.CLOSED:
             self.close()
+        elif ready and self._owner is not None and self.usable:
+            self._owner.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        event = self._machine.lost()
-        if event is not None:
-            self._events.append(event)
+        self._transport = None
+        self._take(self._machine.lost())
         if self._timer is not None:
             self._timer.cancel()
-        self._transport = None
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._give_back(ahead)
         self._writable.set()
         self._wake()
+        if self._owner is not None:
+            self._owner.gone(self)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -102,7 +138,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    # What the pool calls
+    # The greeting
 
     async def connect(self, endpoint: Endpoint) -> Failed | None:
         """Connect and say EHLO. Gives what failed, or None when messages can be delivered."""
@@ -124,7 +160,7 @@ class Connection(asyncio.Protocol):
             return Failed(Reply(451, "4.4.1", printable(f"Cannot connect to {endpoint}: {what}")))
         try:
             async with asyncio.timeout(self._options.command):
-                event = await self._next()
+                event = await self._greeted()
                 if isinstance(event, StartTls):
                     event = await self._start_tls()
         except TimeoutError:
@@ -143,72 +179,108 @@ class Connection(asyncio.Protocol):
             return self._machine.lost(Reply(451, "4.7.5", printable(f"TLS with the next hop failed: {error}")))
         self._transport = transport
         self._machine.tls_started()
-        self._flush()
-        return await self._next()
+        self.flush()
+        return await self._greeted()
 
-    async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
-        """One transaction. Never raises for what the server does: every recipient gets an outcome."""
-        self._answered = False
-        self.deliveries += 1
-        try:
-            return await self._deliver(envelope, content, unanimous)
-        except asyncio.CancelledError:
-            self.abort()
-            raise
+    async def _greeted(self) -> Event | None:
+        while not self._greeting and self._machine.state is not State.CLOSED:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._greeting.popleft() if self._greeting else None
 
-    async def _deliver(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
-        first = self._machine.send(envelope, content.size, content.whole(), unanimous=unanimous)
-        if first is None:
-            self._flush()
-        self._wait_until(self._options.command)
-        try:
-            event = first or await self._next()
-            if isinstance(event, SendContent):
-                self._wait_until(self._options.content)
-                await self._write(content)
-                event = await self._next()
-                if not self._whole:
-                    self.close()  # the answer came early, and half a message is under way
-        except OSError as error:
-            # Our own copy cannot be read: cut the line, so that the server cannot take half of it for all.
-            event = self._machine.lost(Reply(451, "4.3.0", printable(f"Cannot read the message: {error.strerror}")))
-            self.close()
-        self._deadline = 0.0
-        if not isinstance(event, Finished):
-            self.close()
-            return Delivered((Outcome(LOST),) * len(envelope.recipients))
-        return Delivered(event.outcomes, "DSN" in self._machine.extensions)
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Jobs
 
     @property
     def usable(self) -> bool:
-        """True when another message can be delivered."""
-        return self._transport is not None and self._machine.state is State.READY
+        """True when a job can be started."""
+        return self._transport is not None and self._job is None and self._machine.state is State.READY
 
-    @property
-    def stale(self) -> bool:
-        """True when the last transaction met a connection that the server had closed while it was idle.
+    def start(self, job: Job) -> None:
+        """Begin a job on a usable connection. Its result comes, or `owner` gets it back."""
+        job.connection, self._job = self, job
+        event = self._machine.send(job.envelope, job.content.size, job.data, unanimous=job.unanimous)
+        self._wait_until(self._options.command)
+        self._take(event)
+        self._flush_soon()
 
-        Nothing at all was answered, not even to MAIL, so the transaction is made again on a new connection.
-        """
-        return self.deliveries > 1 and not self._answered and self._transport is None
+    def cancel(self, job: Job) -> None:
+        """The job's result is no longer wanted (rule 2)."""
+        if self._job is job:
+            self.abort()
 
-    def quit(self) -> None:
-        """Say QUIT and close."""
-        self._machine.quit()
-        self._flush()
-        self.close()
+    def _send_ahead(self, job: Job) -> None:
+        assert job.data is not None
+        event = self._machine.send_ahead(job.envelope, job.content.size, job.data)
+        if event is None:
+            job.connection, self._ahead = self, job
+        elif isinstance(event, Finished):
+            self._end(job, event)
 
-    def abort(self) -> None:
-        """Cut the connection: the server must not take what it has for all."""
-        if self._transport is not None:
-            self._transport.abort()
+    def _take(self, event: Event | None) -> None:
+        """Something happened on the connection."""
+        if isinstance(event, Finished):
+            job, self._job = self._job, None
+            assert job is not None
+            if self._machine.state is not State.CLOSED:
+                self._job, self._ahead = self._ahead, None
+            if self._writer is not None:
+                self.abort()  # the answer came early, and half a message is under way
+            if event.answered or not self._used:
+                self._end(job, event)
+            else:
+                self._give_back(job)
+            self._used = True
+            if self._job is None:
+                self._deadline = 0.0
+            elif self._job.result.cancelled():
+                self.abort()
+            else:
+                self._wait_until(self._options.command)
+        elif isinstance(event, SendContent):
+            self._writer = self._loop.create_task(self._write(self._job))
+        elif event is not None:
+            self._greeting.append(event)
+            self._wake()
 
-    def close(self) -> None:
-        """Close; what was written still goes out."""
-        if self._transport is not None:
-            self._transport.close()
+    def _end(self, job: Job, event: Finished) -> None:
+        if not job.result.done():
+            job.result.set_result(Delivered(event.outcomes, "DSN" in self._machine.extensions))
 
-    # Inside
+    def _give_back(self, job: Job) -> None:
+        job.connection = None
+        if self._owner is not None:
+            self._owner.submit(job)
+
+    async def _write(self, job: Job | None) -> None:
+        """Write large content, piece by piece. The task ends with the job, and never raises."""
+        assert job is not None
+        try:
+            encoder, pieces = DotEncoder(), job.content.chunks()
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                if self._transport is None or self._job is not job:
+                    return
+                self._transport.write(encoder.feed(piece))
+                await self._writable.wait()
+        except OSError as error:
+            # Our own copy cannot be read: cut the line, so that the server cannot take half of it for all.
+            self._take(self._machine.lost(Reply(451, "4.3.0", printable(f"Cannot read the message: {error.strerror}"))))
+            self.abort()
+        else:
+            if self._transport is not None and self._job is job:
+                self._machine.content_sent()
+                self._transport.write(encoder.end())
+                self._wait_until(self._options.content)
+        finally:
+            self._writer = None
+
+    # Time and ends
 
     def _wait_until(self, seconds: float) -> None:
         """Set the time for what comes next. One timer a connection, moved when it fires."""
@@ -224,44 +296,41 @@ class Connection(asyncio.Protocol):
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_time)
             return
-        event = self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop"))
-        if event is not None:
-            self._events.append(event)
-        self._transport.abort()
-        self._wake()
+        self._take(self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop")))
+        self.abort()
 
-    async def _write(self, content: Content) -> None:
-        encoder = DotEncoder()
-        pieces = content.chunks()
-        self._whole = False
-        while self._transport is not None and not self._events:
-            piece = await asyncio.to_thread(next, pieces, None)
-            if piece is None:
-                self._whole = True
-                break
-            if self._transport is not None:
-                self._transport.write(encoder.feed(piece))
-                await self._writable.wait()
-        if self._whole and self._transport is not None:
-            self._machine.content_sent()
-            self._transport.write(encoder.end())
+    def quit(self) -> None:
+        """Say QUIT and close."""
+        self._machine.quit()
+        self.flush()
+        if self._transport is not None:
+            self._wait_until(QUIT_LIMIT)
+            self._transport.close()
 
-    def _flush(self) -> None:
+    def close(self) -> None:
+        """Close; what could not be written by now is not written."""
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection: the server must not take what it has for all."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush_soon(self) -> None:
+        if self._owner is not None:
+            self._owner.turn.add(self)
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is to say."""
         if self._transport is not None and (data := self._machine.data_to_send()):
             self._transport.write(data)
-
-    async def _next(self) -> Event | None:
-        while not self._events and self._machine.state is not State.CLOSED:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._events.popleft() if self._events else None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Pool:
@@ -269,84 +338,29 @@ class Pool:
 
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, size: int, idle: float) -> None:
         self.endpoint, self._options, self._size, self._keep = endpoint, options, size, idle
+        self._connections: set[Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
         self._idle: list[tuple[Connection, float]] = []
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._open = 0
+        self._waiting: deque[Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self.turn = Turn()
 
     @property
     def open(self) -> int:
         """Connections open or being opened."""
-        return self._open + len(self._idle)
+        return len(self._connections)
 
     async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
         """One transaction over some connection; waits while all are in use."""
-        while self._open >= self._size:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake_one()  # it was our turn: it is somebody else's now
-                raise
-        self._open += 1
+        result: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        job = Job(envelope, content, content.whole(), unanimous, result)
+        self.submit(job)
         try:
-            while True:
-                connection = self._reuse()
-                if connection is None:
-                    return await self._deliver_new(envelope, content, unanimous)
-                result = await connection.deliver(envelope, content, unanimous=unanimous)
-                if connection.stale:
-                    continue
-                self._give_back(connection)
-                return result
-        finally:
-            self._open -= 1
-            self._wake_one()
-
-    def _wake_one(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
-    async def _deliver_new(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
-        connection = Connection(self._options)
-        failed = await connection.connect(self.endpoint)
-        if failed is not None:
-            metrics.NEXT_HOP_CONNECT_FAILURES.inc()
-            return Delivered((Outcome(failed.reply),) * len(envelope.recipients))
-        result = await connection.deliver(envelope, content, unanimous=unanimous)
-        self._give_back(connection)
-        return result
-
-    def _reuse(self) -> Connection | None:
-        # The one used last, so that those not needed grow old and go.
-        while self._idle:
-            connection, _ = self._idle.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    def _give_back(self, connection: Connection) -> None:
-        if not connection.usable:
-            connection.close()
-            return
-        loop = asyncio.get_running_loop()
-        self._idle.append((connection, loop.time()))
-        if self._timer is None:
-            self._timer = loop.call_later(self._keep, self._expire)
-
-    def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._timer = None
-        while self._idle and self._idle[0][1] + self._keep <= now + 0.01:
-            self._idle.pop(0)[0].quit()
-        if self._idle:
-            due = self._idle[0][1] + self._keep - now
-            self._timer = asyncio.get_running_loop().call_later(due, self._expire)
+            return await result
+        except asyncio.CancelledError:
+            if job.connection is not None:
+                job.connection.cancel(job)
+            raise
 
     async def check(self) -> Reply | None:
         """Connect and greet once. Gives what failed, or None when the next hop answers."""
@@ -361,3 +375,83 @@ class Pool:
             self._timer.cancel()
         while self._idle:
             self._idle.pop()[0].quit()
+
+    # What the connections call
+
+    def submit(self, job: Job) -> None:
+        """Begin a job now, or when there is a connection for it."""
+        # The connection used last, so that those not needed grow old and go.
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if connection.usable:
+                self._employ(connection, job)
+                return
+        self._waiting.append(job)
+        self._open_more()
+
+    def next_ahead(self) -> Job | None:
+        """A job that can be sent ahead on a busy connection, when the next that waits is one."""
+        job = self._next()
+        if job is not None and (job.data is None or job.unanimous):
+            self._waiting.appendleft(job)
+            return None
+        return job
+
+    def free(self, connection: Connection) -> None:
+        """A connection can take a job."""
+        self._employ(connection, self._next())
+
+    def gone(self, connection: Connection) -> None:
+        """A connection is closed: there is room for another."""
+        self._connections.discard(connection)
+        self._open_more()
+
+    # Inside
+
+    def _next(self) -> Job | None:
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not job.result.done():  # nor cancelled
+                return job
+        return None
+
+    def _employ(self, connection: Connection, job: Job | None) -> None:
+        while job is not None:
+            connection.start(job)
+            if not connection.usable:
+                return
+            job = self._next()
+        loop = asyncio.get_running_loop()
+        self._idle.append((connection, loop.time()))
+        if self._timer is None:
+            self._timer = loop.call_later(self._keep, self._expire)
+
+    def _open_more(self) -> None:
+        """Open a connection, when a job waits that none is being opened for and there is room."""
+        if len(self._waiting) > len(self._opening) and len(self._connections) < self._size:
+            connection = Connection(self._options, self)
+            self._connections.add(connection)
+            task = asyncio.get_running_loop().create_task(self._connect(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    async def _connect(self, connection: Connection) -> None:
+        failed = await connection.connect(self.endpoint)
+        if failed is not None:
+            self._connections.discard(connection)
+            metrics.NEXT_HOP_CONNECT_FAILURES.inc()
+            if (job := self._next()) is not None:
+                job.result.set_result(Delivered((Outcome(failed.reply),) * len(job.envelope.recipients)))
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        self._open_more()
+
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._timer = None
+        while self._idle and self._idle[0][1] + self._keep <= now + 0.01:
+            self._idle.pop(0)[0].quit()
+        if self._idle:
+            due = self._idle[0][1] + self._keep - now
+            self._timer = asyncio.get_running_loop().call_later(due, self._expire)

@@ -30,6 +30,7 @@ from sendswitch.smtp.protocol.server import (
     ServerConnection,
     StartTls,
 )
+from sendswitch.smtp.turn import Turn
 
 # Bytes a client may pipeline while its message is being stored: a few hundred commands.
 MAX_AHEAD = 64 * 1024
@@ -146,7 +147,7 @@ class Session(asyncio.Protocol):
             return
         self._machine.greet()
         self._timer = self._loop.call_later(options.timeouts.idle, self._check_time)
-        self._flush()
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         self._last = self._loop.time()
@@ -161,6 +162,7 @@ class Session(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep a half-closed connection open until the reply it waits for is out."""
         self._eof = True
+        self.flush()
         return self._work is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -200,9 +202,8 @@ class Session(asyncio.Protocol):
                 self._discard()
             elif isinstance(event, StartTls):
                 machine.reply(replies.READY_FOR_TLS)
-                self._flush()
                 self._start(self._start_tls())
-        self._flush()
+        self._listener.turn.add(self)
         if machine.more:
             # Many commands at once: others have their turn first.
             self._pause()
@@ -272,6 +273,7 @@ class Session(asyncio.Protocol):
         assert self._transport is not None
         context = self._listener.options.tls
         assert context is not None
+        self.flush()
         limit = min(self._listener.options.timeouts.idle, TLS_LIMIT)
         try:
             self._transport = await self._loop.start_tls(
@@ -304,7 +306,8 @@ class Session(asyncio.Protocol):
         elif self._work is None and self._listener.stopping:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what there is to say."""
         if self._transport is not None and (data := self._machine.data_to_send()):
             self._transport.write(data)
 
@@ -351,7 +354,6 @@ class Session(asyncio.Protocol):
     def _close(self, reply: Reply, *, linger: bool = True) -> None:
         self._machine.close(reply)
         self._discard()
-        self._flush()
         self._end(linger=linger)
 
     def _end(self, *, linger: bool) -> None:
@@ -359,6 +361,7 @@ class Session(asyncio.Protocol):
         transport = self._transport
         if self._ending or transport is None:
             return
+        self.flush()
         self._ending = True
         if self._timer is not None:
             self._timer.cancel()
@@ -378,6 +381,7 @@ class Listener:
     def __init__(self, handler: Handler, options: Options) -> None:
         self.handler, self.options = handler, options
         self._sessions: set[Session] = set()
+        self.turn = Turn()
         self._per_address: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._gone = asyncio.Event()

@@ -2,14 +2,18 @@
 
 Theory of operation. `start` waits for the greeting and says EHLO (HELO where that is refused, LHLO for LMTP).
 `send` queues the commands of one transaction; with PIPELINING (RFC 2920) they go out as one group, and with
-CHUNKING (RFC 3030) a message in memory goes with them, so that a transaction is one round trip. `next_event`
-reads replies and matches each with the oldest command that waits for one.
+CHUNKING (RFC 3030) a message in memory goes with them, so that a transaction is one round trip. Without CHUNKING
+`send_ahead` gives the same: the next transaction's commands go out right behind the end of this one's content
+(RFC 2920 3.1 allows MAIL anywhere in a group). `next_event` reads replies and matches each with the oldest command
+that waits for one.
 
 Rules:
 1. A transaction ends with exactly one `Finished`, which has one `Outcome` for each recipient, in order.
 2. A connection lost after the whole content was written leaves the outcome `uncertain`: the server may have
    the message (RFC 5321 4.5.3.2.6 calls it the synchronization problem; RFC 1047). That is the only case.
 3. DATA's 354 although every recipient was refused is answered with an empty message (RFC 2920 3.1).
+4. A transaction sent ahead begins when the one before has ended; if the connection is lost before, it never began and
+   has no `Finished`.
 """
 
 from __future__ import annotations
@@ -63,6 +67,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.ENVELOPE, "reset"): State.RESETTING,
     (State.ENVELOPE, "end"): State.READY,
     (State.CONTENT, "end"): State.READY,
+    (State.CONTENT, "next"): State.ENVELOPE,
     (State.RESETTING, "end"): State.READY,
     (State.READY, "quit"): State.QUIT,
 }
@@ -98,9 +103,13 @@ class SendContent:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The transaction is over. The connection can be used again when the state is READY."""
+    """The transaction is over. The connection can be used again when the state is READY.
+
+    `answered` is False when the server said nothing to it, or just that it closes (421): it took nothing.
+    """
 
     outcomes: tuple[Outcome, ...]
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,7 @@ class _Transaction:
     accepted: list[int] = field(default_factory=list)
     refused: Reply | None = None  # MAIL was
     sent: bool = False  # the whole content is written
+    heard: bool = False  # the server answered anything
     answered: int = 0  # RCPTs so far
     ends: int = 0  # LMTP: replies after the end of data so far
 
@@ -139,6 +149,7 @@ class ClientConnection:
         self._todo: deque[tuple[str, bytes]] = deque()
         self._expected: deque[str] = deque(("greeting",))
         self._now: _Transaction | None = None
+        self._next: _Transaction | None = None  # sent ahead
 
     # What the shell calls
 
@@ -173,8 +184,38 @@ class ClientConnection:
         if impossible is not None:
             return Finished((Outcome(impossible),) * len(envelope.recipients))
         self._move("send")
-        now = self._now = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
-        todo = self._todo
+        self._now = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
+        self._send_envelope(self._now, size)
+        return None
+
+    @property
+    def can_send_ahead(self) -> bool:
+        """True when the next transaction's commands may go out behind the content that was just written."""
+        now, offered = self._now, self.extensions
+        return (
+            self.state is State.CONTENT
+            and now is not None
+            and now.sent
+            and self._next is None
+            and not self._lmtp
+            and "PIPELINING" in offered
+            and "CHUNKING" not in offered
+        )
+
+    def send_ahead(self, envelope: Envelope, size: int, data: bytes) -> Event | None:
+        """Start the next transaction although the reply to this one's content is still due, if `can_send_ahead`.
+
+        Like `send`; the `Finished` that is given at once is this transaction's.
+        """
+        impossible = self._impossible(envelope, size)
+        if impossible is not None:
+            return Finished((Outcome(impossible),) * len(envelope.recipients))
+        self._next = _Transaction(envelope, data, False, [None] * len(envelope.recipients))
+        self._send_envelope(self._next, size)
+        return None
+
+    def _send_envelope(self, transaction: _Transaction, size: int) -> None:
+        todo, envelope = self._todo, transaction.envelope
         for line in _xforward_lines(self.extensions.get("XFORWARD", ""), envelope.client):
             todo.append(("xforward", line))
         todo.append(("mail", self._mail_line(envelope, size)))
@@ -183,10 +224,9 @@ class ClientConnection:
             options = f" NOTIFY={recipient.notify}" if dsn and recipient.notify else ""
             options += f" ORCPT={recipient.orcpt}" if dsn and recipient.orcpt else ""
             todo.append(("rcpt", f"RCPT TO:<{recipient.address}>{options}\r\n".encode()))
-        if not now.unanimous:
-            todo.append(self._content_command())
+        if not transaction.unanimous:
+            todo.append(self._content_command(transaction))
         self._pump()
-        return None
 
     def content_sent(self) -> None:
         """All content and its end are written."""
@@ -248,9 +288,8 @@ class ClientConnection:
             line += f" ENVID={envelope.envid}" if envelope.envid else ""
         return line.encode() + b"\r\n"
 
-    def _content_command(self) -> tuple[str, bytes]:
-        assert self._now is not None
-        data = self._now.data
+    def _content_command(self, transaction: _Transaction) -> tuple[str, bytes]:
+        data = transaction.data
         # Not over LMTP: RFC 3030 does not say what its replies for each recipient mean for a chunk.
         if data is not None and "CHUNKING" in self.extensions and not self._lmtp:
             return "bdat", b"BDAT %d LAST\r\n" % len(data) + data
@@ -314,6 +353,8 @@ class ClientConnection:
 
     def _handle(self, reply: Reply) -> Event | None:
         kind = self._expected.popleft() if self._expected else ""
+        if self._now is not None and reply.code != 421:
+            self._now.heard = True
         if reply.code == 421:
             if self._now is not None and kind in ("end", "bdat"):
                 self._now.sent = False  # an answer to the message, so nothing is uncertain
@@ -397,7 +438,7 @@ class ClientConnection:
         if len(now.accepted) < len(now.replies):
             self._reset()
             return None
-        self._todo.append(self._content_command())
+        self._todo.append(self._content_command(now))
         self._pump()
         return None
 
@@ -443,18 +484,19 @@ class ClientConnection:
         self._expected.append("rset")
 
     def _finish(self) -> Finished:
-        now, self._now = self._now, None
+        now, self._now, self._next = self._now, self._next, None
         assert now is not None
-        self._move("end")
+        self._move("end" if self._now is None else "next")
         return Finished(tuple(Outcome(reply) for reply in now.replies))
 
     def _finish_lost(self, reply: Reply) -> Finished:
-        now, self._now = self._now, None
+        now, self._now, self._next = self._now, None, None
         assert now is not None
         uncertain = now.sent
         if uncertain and reply.code != 421:
             reply = UNCERTAIN
-        return Finished(tuple(Outcome(reply, uncertain) if known is None else Outcome(known) for known in now.replies))
+        outcomes = (Outcome(reply, uncertain) if known is None else Outcome(known) for known in now.replies)
+        return Finished(tuple(outcomes), now.heard)
 
 
 _STARTING = frozenset((State.GREETING, State.HELLO, State.TLS))
