@@ -19,6 +19,9 @@ _LOCAL = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^\s<>()\[\],;
 _DOMAIN = re.compile(r"(?:\[[0-9A-Za-z.:\-]+\]|[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f]+)\Z")
 # What stands between the separators of a header's value, in one pass: an address is such a word with an '@' in it.
 _WORD = re.compile(r"[^\s<>()\[\],;:\"\\\x00-\x1f]+")
+# Most fields: one address of plain atoms, alone or behind a name of plain words, about which all readers agree.
+_DOTTED = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
+_PLAIN = re.compile(rf"[ \t]*(?:[A-Za-z0-9 '_+-]*<({_DOTTED})>|({_DOTTED}))[ \t]*\Z")
 # Characters of a field given to the standard parser, whose time may grow faster than its input.
 MAX_PARSED = 8000
 
@@ -89,6 +92,8 @@ def in_header(values: list[str]) -> list[str]:
     it: the standard parser's, or any word with an '@'. Encoded words are decoded for names only
     after addresses were found, so that an encoded name cannot add one to the strict reading.
     """
+    if len(values) == 1 and (plain := _PLAIN.match(values[0])):
+        return [(plain[1] or plain[2]).lower()]
     found: dict[str, None] = {}
     for _, address in getaddresses([value[:MAX_PARSED] for value in values]):
         if "@" in address:
@@ -100,15 +105,13 @@ def in_header(values: list[str]) -> list[str]:
     return list(found)
 
 
-def only_in_header(values: list[str]) -> str | None:
+def only(values: list[str], found: list[str]) -> str | None:
     """The one author's key when the field is beyond doubt (one field, one reading, one address), else None.
 
-    Letting mail through because of its author asks for this; keeping mail out uses `in_header`.
+    `found` is what `in_header` gives for `values`. Letting mail through because of its author asks for this; keeping
+    mail out asks for any of `found`.
     """
-    if len(values) != 1 or len(values[0]) > MAX_PARSED:
-        return None
-    addresses = in_header(values)
-    return addresses[0] if len(addresses) == 1 else None
+    return found[0] if len(values) == len(found) == 1 and len(values[0]) <= MAX_PARSED else None
 
 
 def display(value: str) -> str:

@@ -18,6 +18,7 @@ class _Fixed:
 
     Options: ClassVar[type[base.Options]] = base.Options
     version = "1"
+    waits = False
     _verdict: Verdict
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:

@@ -42,10 +42,14 @@ class Processor(Protocol):
     tags and edits are added) or None (no opinion). It may raise anything and may be cancelled at its time limit;
     what that means is the pipeline's `on_error`, not the processor's business. It must not block the event loop.
     A message may come twice.
+
+    A class may say `waits = False`: its `process` never waits for anything, so no time limit need be kept for it,
+    which is dearer than most such steps.
     """
 
     Options: ClassVar[type[Options]]
     version: str
+    waits: bool
 
     def __init__(self, options: Any) -> None:
         """Raises ValueError when the options cannot work together."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from sendswitch.mail.address import in_header, key, only_in_header
+from sendswitch.mail.address import in_header, key, only
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, parse_refusal
 from sendswitch.processors import base
@@ -90,6 +90,7 @@ class Lists:
 
     Options: ClassVar[type[base.Options]] = ListsOptions
     version = "1"
+    waits = False
 
     def __init__(self, options: ListsOptions) -> None:
         self._allow, self._deny = Entries(options.allow), Entries(options.deny)
@@ -99,14 +100,14 @@ class Lists:
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """PASS for an allowed sender, DENY for a denied one."""
         sender = key(context.sender)
-        authors = mail.raw_headers("from")
+        values = mail.raw_headers("from")
+        authors = in_header(values)
         if self._any_allow:
-            author = only_in_header(authors)
-            for address, where in ((sender, "envelope sender"), (author, "From")):
+            for address, where in ((sender, "envelope sender"), (only(values, authors), "From")):
                 if address is not None and (entry := self._allow.match(address)):
                     return Verdict.passed(f"{where} <{address}> is on the allow list ({entry})")
         if self._any_deny:
-            for address in (sender, *in_header(authors)):
+            for address in (sender, *authors):
                 if entry := self._deny.match(address):
                     where = "envelope sender" if address == sender else "From"
                     reason = f"{where} <{address}> is on the deny list ({entry})"

@@ -73,24 +73,29 @@ class Journeys:
             await self.outcomes.after_error(deliveries, error)
 
     def _route(self, delivery: Delivery) -> Route | None:
-        """The recipient's route; a report of ours has none, or two pipelines could report to each other for ever."""
-        return None if delivery.message.via == "report" else self.routes.find(delivery.recipient.address)
+        """The way to the pipeline that must be asked, None when there is nothing to ask.
+
+        A report of ours has none, or two pipelines could report to each other for ever.
+        """
+        if delivery.state is not State.ACCEPTED or delivery.message.via == "report":
+            return None
+        return self.routes.find(delivery.recipient.address)
 
     async def _journey(
         self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
     ) -> None:
+        if len(deliveries) == 1:
+            await self._safely(deliveries, self._decide(deliveries[0], asked))
+            await self._carry_out(message, deliveries)
+            return
         ready: list[Delivery] = []
         waiting: dict[asyncio.Task[None], Delivery] = {}
         async with asyncio.TaskGroup() as group:  # its tasks never raise, so none cancels another
             for delivery in deliveries:
-                route = self._route(delivery) if delivery.state is State.ACCEPTED else None
-                answer = asked.get(delivery.n)
-                if answer is None and route is None:
-                    ready.append(delivery)
+                if delivery.n in asked or self._route(delivery) is not None:
+                    waiting[group.create_task(self._safely([delivery], self._decide(delivery, asked)))] = delivery
                 else:
-                    waiting[group.create_task(self._safely([delivery], self._decide(delivery, route, answer)))] = (
-                        delivery
-                    )
+                    ready.append(delivery)
             if ready:
                 group.create_task(self._carry_out(message, ready))
             while waiting:
@@ -101,12 +106,12 @@ class Journeys:
 
     # Deciding
 
-    async def _decide(self, delivery: Delivery, route: Route | None, answer: asyncio.Task[Answer] | None) -> None:
-        if answer is None:
-            assert route is not None
+    async def _decide(self, delivery: Delivery, asked: Mapping[int, asyncio.Task[Answer]]) -> None:
+        """Get the answer and make it durable; nothing for a delivery that needs none."""
+        if delivery.n in asked:
+            await self._decided(delivery, await asked[delivery.n])
+        elif (route := self._route(delivery)) is not None:
             await self._decided(delivery, await self.dispatcher.ask(delivery, route))
-        else:
-            await self._decided(delivery, await answer)
 
     async def _decided(self, delivery: Delivery, answer: Answer) -> None:
         reason = decide.undecided(answer)
@@ -138,11 +143,15 @@ class Journeys:
         groups: dict[object, list[Delivery]] = {}
         for delivery in deliveries:
             await self._safely([delivery], self._act(message, delivery, groups))
+        batches = [
+            group[n : n + self._recipients] for group in groups.values() for n in range(0, len(group), self._recipients)
+        ]
+        if len(batches) == 1:
+            await self._safely(batches[0], self._deliver(message, batches[0]))
+            return
         async with asyncio.TaskGroup() as tasks:
-            for group in groups.values():
-                for n in range(0, len(group), self._recipients):
-                    batch = group[n : n + self._recipients]
-                    tasks.create_task(self._safely(batch, self._deliver(message, batch)))
+            for batch in batches:
+                tasks.create_task(self._safely(batch, self._deliver(message, batch)))
 
     async def _act(self, message: Message, delivery: Delivery, groups: dict[object, list[Delivery]]) -> None:
         """Carry out what is not a delivery; put what is one into its group."""

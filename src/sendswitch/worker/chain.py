@@ -37,6 +37,8 @@ class Chain:
 
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
+        # False when no step ever waits, so that nobody need keep a time for the whole.
+        self.waits = any(link.processor.waits for link in links)
 
     async def run(self, mail: Mail, context: Context) -> Answer:
         """One answer, whatever the processors do; only cancellation gets through."""
@@ -65,7 +67,10 @@ class Chain:
 
     async def _ask(self, link: Link, mail: Mail, context: Context) -> Verdict | _Failure | None:
         try:
-            async with asyncio.timeout(link.limit):
+            if link.processor.waits:
+                async with asyncio.timeout(link.limit):
+                    opinion = await link.processor.process(mail, context)
+            else:
                 opinion = await link.processor.process(mail, context)
             return None if opinion is None else checked(opinion)
         except asyncio.CancelledError:

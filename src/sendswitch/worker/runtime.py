@@ -35,20 +35,26 @@ class Library:
         self._chains: OrderedDict[str, tuple[int, Chain]] = OrderedDict()
         self._making = asyncio.Lock()
 
+    def ready(self, owner: str, version: int) -> Chain | None:
+        """The chain when it is made already."""
+        known = self._chains.get(owner)
+        if known is None or known[0] != version:
+            return None
+        self._chains.move_to_end(owner)
+        return known[1]
+
     async def get(self, owner: str, version: int) -> Chain:
         """The chain. Raises what loading or building it raises."""
-        known = self._chains.get(owner)
-        if known is not None and known[0] == version:
-            self._chains.move_to_end(owner)
-            return known[1]
+        if (chain := self.ready(owner, version)) is not None:
+            return chain
         async with self._making:
-            known = self._chains.get(owner)
-            if known is not None and known[0] == version:
-                return known[1]
+            if (chain := self.ready(owner, version)) is not None:
+                return chain
             chain = build(await self._source(owner, version), self._limit)
+            _, known = self._chains.get(owner, (0, None))
             self._chains[owner] = (version, chain)
             if known is not None:
-                await known[1].close()
+                await known.close()
             if len(self._chains) > CACHE:
                 _, (_, old) = self._chains.popitem(last=False)
                 await old.close()
@@ -106,9 +112,13 @@ class Worker:
         left = task.expires - self._clock()
         if left <= 0:
             return
+        chain = self._library.ready(task.pipeline, task.version)
         try:
-            async with asyncio.timeout(left):
+            if chain is not None and not chain.waits:
                 answer = await self._answer(lease)
+            else:
+                async with asyncio.timeout(left):
+                    answer = await self._answer(lease)
         except TimeoutError:
             return  # whoever offered it has counted the deadline
         except asyncio.CancelledError:
