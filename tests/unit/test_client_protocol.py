@@ -369,6 +369,77 @@ def test_a_transaction_knows_whether_it_was_answered(answers: bytes, answered: b
     assert not event.outcomes[0].uncertain
 
 
+def test_an_impossible_transaction_is_not_sent_ahead() -> None:
+    machine = content_written("SIZE 100")
+    machine.data_to_send()
+    assert codes(machine.send_ahead(ONE, 101, DATA)) == [552]
+    assert machine.data_to_send() == b""
+
+
+def test_quit_and_what_comes_too_late() -> None:
+    machine = ready()
+    machine.quit()
+    assert machine.data_to_send() == b"QUIT\r\n"
+    machine.quit()
+    machine.content_sent()
+    assert machine.data_to_send() == b""
+
+
+def test_a_sender_that_would_be_a_command_is_not_sent() -> None:
+    assert codes(ready().send(Envelope("a@b>\r\nQUIT", (Recipient("c@d"),)), 1, DATA)) == [553]
+
+
+def test_what_the_message_is_is_told_where_it_is_understood() -> None:
+    machine = ready("SMTPUTF8", "DSN")
+    machine.send(Envelope("a@b", (Recipient("\u00e4@d"),), smtputf8=True, ret="HDRS", envid="x"), 1, DATA)
+    assert machine.data_to_send() == b"MAIL FROM:<a@b> SMTPUTF8 RET=HDRS ENVID=x\r\n"
+
+
+@pytest.mark.parametrize("answer", [b"250-" + b"x" * 3000 + b"\r\n", b"250-x\r\n" * 200, b"9x0-a\r\n250 b\r\n"])
+def test_a_reply_without_measure_ends_the_session(answer: bytes) -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(answer)
+    event = machine.next_event()
+    assert codes(event) == [421]
+    assert machine.state is State.CLOSED
+
+
+def test_a_reply_of_several_lines_is_one_text() -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n550-5.1.1 no\r\n550 5.1.1 such user\r\n354 go\r\n.")
+    assert machine.next_event() is None
+    machine.receive_data(b"\r\n")
+    event = machine.lost()
+    assert isinstance(event, Finished)
+    assert str(event.outcomes[0].reply) == "550 5.1.1 no such user"
+
+
+def test_starttls_that_is_refused() -> None:
+    for tls, good in (("may", True), ("require", False)):
+        machine = ClientConnection("me", tls=tls)
+        machine.receive_data(b"220 x\r\n")
+        machine.next_event()
+        machine.receive_data(b"250-x\r\n250 STARTTLS\r\n454 not now\r\n")
+        event = machine.next_event()
+        assert isinstance(event, Ready if good else Failed)
+
+
+def test_xforward_in_lines_that_are_short_enough() -> None:
+    keywords = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"
+    machine = ready("PIPELINING", keywords)
+    client = Client("2001:db8::1", "\u00e4" * 80, "", "\u00f6" * 80, "ESMTP", "LOCAL", "\u00fc" * 80)
+    machine.send(Envelope("a@b", (Recipient("c@d"),), client=client), 1, DATA)
+    lines = [line for line in machine.data_to_send().split(b"\r\n") if line.startswith(b"XFORWARD")]
+    assert len(lines) > 1
+    assert all(len(line) <= 510 for line in lines)
+    assert b"ADDR=IPV6:2001:db8::1" in b" ".join(lines)
+    assert b"PORT=[UNAVAILABLE]" in b" ".join(lines)
+    machine.receive_data(b"250 ok\r\n" * len(lines) + b"250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n")
+    assert codes(machine.next_event()) == [250]
+
+
 @given(
     st.lists(
         st.sampled_from([b"250 ok\r\n", b"354 go\r\n", b"550-a\r\n", b"550 b\r\n", b"421 x\r\n", b"2", b"\n", b"\xff"])

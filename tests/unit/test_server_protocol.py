@@ -13,6 +13,7 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.protocol import replies
 from sendswitch.smtp.protocol.server import (
     TRANSITIONS,
+    TURN,
     Aborted,
     ContentPiece,
     EndOfData,
@@ -241,6 +242,81 @@ def test_too_many_errors_close() -> None:
     _, said = dialog(machine, b"X\r\n" * 10)
     assert codes(said) == [500, 500, 500, 421]
     assert machine.closed
+
+
+def test_too_many_commands_that_lead_nowhere_are_errors() -> None:
+    machine = server(errors=3, junk=5)
+    _, said = dialog(machine, HELLO + b"NOOP\r\nRSET\r\nVRFY x\r\nHELP\r\n" + b"NOOP\r\n" * 10)
+    assert codes(said) == [250, 250, 250, 252, 214, 250, 250, 250, 421]
+    assert machine.closed
+    machine = server(errors=0, junk=2)
+    message = ENVELOPE + MESSAGE
+    _, said = dialog(machine, HELLO + (message + b"RSET\r\nNOOP\r\n") * 10)
+    assert not machine.closed  # a message between them, and they are none
+
+
+def test_many_commands_at_once_are_taken_in_turns() -> None:
+    machine = server(junk=10_000)
+    machine.receive_data(b"NOOP\r\n" * (TURN + 1))
+    assert machine.next_event() is None
+    assert machine.more
+    assert codes(machine.data_to_send()) == [250] * TURN
+    assert machine.next_event() is None
+    assert not machine.more
+    assert codes(machine.data_to_send()) == [250]
+
+
+@pytest.mark.parametrize(
+    ("wire", "said"),
+    [
+        (HELLO + b"MAIL FROM:<a@b>\r\nRCPT <c@d>\r\n", [250, 250, 501]),
+        (HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<\xc3\xa4@d>\r\n", [250, 250, 553]),
+        (HELLO + ENVELOPE + b"DATA now\r\n", [250, 250, 250, 501]),
+        (HELLO + b"STARTTLS now\r\n", [250, 501]),
+    ],
+)
+def test_what_is_refused_leaves_the_session_open(wire: bytes, said: list[int]) -> None:
+    machine = server(starttls=True)
+    assert codes(dialog(machine, wire)[1]) == said
+    assert not machine.closed
+
+
+def test_tls_is_asked_for_once() -> None:
+    machine = server(starttls=True)
+    machine.receive_data(HELLO + b"STARTTLS\r\n")
+    assert isinstance(machine.next_event(), StartTls)
+    machine.reply(replies.READY_FOR_TLS)
+    machine.tls_started()
+    assert codes(dialog(machine, HELLO + b"STARTTLS\r\n")[1]) == [250, 220, 250, 503]
+
+
+def test_a_reply_of_421_ends_the_session() -> None:
+    machine = server()
+    machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\nNOOP\r\n")
+    assert machine.next_event() is not None
+    assert not machine.in_transaction
+    machine.reply(replies.SHUTTING_DOWN)
+    assert codes(machine.data_to_send()) == [250, 421]
+    assert machine.next_event() is None
+    machine.close(replies.TIMED_OUT)
+    assert machine.data_to_send() == b""
+
+
+def test_the_caller_can_see_where_the_transaction_is() -> None:
+    machine = server()
+    dialog(machine, HELLO + ENVELOPE + b"RCPT TO:<e@f>\r\n")
+    assert machine.in_transaction
+    assert machine.accepted == 2
+    machine.receive_data(b"RS")
+    assert machine.next_event() is None
+    assert machine.buffered == 2
+
+
+def test_a_line_that_is_too_long_by_one() -> None:
+    machine = server(line=100)
+    machine.receive_data(b"NOOP " + b"x" * 93 + b"\r\nNOOP " + b"x" * 94 + b"\r\n")
+    assert machine.next_event() is None
+    assert codes(machine.data_to_send()) == [250, 500]
 
 
 @pytest.mark.parametrize(

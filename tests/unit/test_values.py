@@ -6,6 +6,7 @@ import email
 import time
 from dataclasses import replace
 from email import policy
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from sendswitch.delivery.compose import Composer, delivered_to, loops
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.mail import dsn, ids, xtext
 from sendswitch.mail.address import in_header
-from sendswitch.mail.content import Edited, InMemory, read_all
+from sendswitch.mail.content import Edited, InFile, InMemory, head_of, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
 from sendswitch.mail.headers import (
     AddHeader,
@@ -29,7 +30,7 @@ from sendswitch.mail.headers import (
     fields,
     unfinished,
 )
-from sendswitch.mail.message import Mail
+from sendswitch.mail.message import MAX_PARTS, Mail
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -183,6 +184,23 @@ def test_edited_content_reads_the_same_everywhere(data: bytes, front: bytes, cut
     assert edited.whole() == whole == read_all(edited)
     assert edited.size == len(whole)
     assert b"".join(edited.chunks(start)) == whole[start:]
+
+
+@pytest.mark.parametrize(
+    "data", [b"A: 1\r\n\r\nbody\r\n", b"\r\nbody\r\n", b"no end", b"A: 1\r\n\r\n" + b"x" * 300_000]
+)
+def test_content_reads_the_same_from_memory_and_from_a_file(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(data)
+    file = InFile(path, len(data))
+    for content in (InMemory(data), file, Edited(file, b""), Edited(InMemory(data[2:]), data[:2])):
+        assert content.head() == head_of(data)
+        assert read_all(content) == data
+        assert b"".join(content.chunks(1)) == data[1:]
+        assert b"".join(content.chunks(3)) == data[3:]
+        assert content.size == len(data)
+    assert InFile(path, len(data)).whole() is None
+    assert Edited(InMemory(data), b"B: 2\r\n").head() == head_of(b"B: 2\r\n" + data)
 
 
 # compose
@@ -529,3 +547,129 @@ def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None
     assert "Original-Recipient: rfc822; first@example.test" in text
     assert "Original-Envelope-Id: x+y" in text
     assert not parsed.defects
+
+
+# corners
+
+
+def test_setting_a_field_that_is_not_there_adds_it() -> None:
+    assert edit(b"A: 1\r\n\r\n", (SetHeader("B", "2"),)) == b"B: 2\r\nA: 1\r\n\r\n"
+
+
+def test_a_report_without_an_enhanced_code_or_an_original_recipient() -> None:
+    raw = dsn.report(
+        dsn.Kind.FAILED,
+        [dsn.Outcome(Recipient("a@b"), Reply(452, "", "full"), "full")],
+        envelope=Envelope("a@b", ()),
+        content=InMemory(message()),
+        message="id",
+        host="us.example",
+        now=0.0,
+    ).decode()
+    assert "Status: 4.0.0\r\n" in raw
+    assert "Original-" not in raw
+
+
+def test_xtext_of_another_encoding() -> None:
+    assert xtext.decode("+E4") == "ä"
+
+
+def test_no_pipelines_no_route() -> None:
+    assert Routes().find("a@b") is None
+    assert len(Routes()) == 0
+
+
+def test_html_attachments_and_parts_that_cannot_be_decoded() -> None:
+    raw = (
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        b"--b\r\nContent-Type: text/html; charset=nonsense\r\n\r\n<p>\xe4</p>\r\n"
+        b"--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nx\r\n"
+        b"--b\r\nContent-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
+    )
+    mail = Mail(InMemory(raw))
+    assert mail.html.strip() == "<p>ä</p>"
+    assert [(a.type, a.size) for a in mail.attachments] == [("image/png", 3)]
+    assert mail.size == len(raw)
+    assert mail.header("x-none") == ""
+
+
+def test_many_parts_side_by_side_are_not_deep() -> None:
+    inner = b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n"
+    mail = Mail(InMemory(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + inner * 200 + b"--a--\r\n"))
+    assert mail.defects == []
+    assert mail.text.count("x") == 200
+
+
+def test_more_parts_than_are_read() -> None:
+    parts = b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * (MAX_PARTS + 10)
+    mail = Mail(InMemory(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + parts + b"--b--\r\n"))
+    assert any("are read" in defect for defect in mail.defects)
+
+
+@pytest.mark.parametrize("method", ["get_payload", "get_filename"])
+def test_what_the_standard_parser_stumbles_over_is_empty(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise LookupError("unknown encoding")
+
+    monkeypatch.setattr(email.message.Message, method, stumble)
+    mail = Mail(InMemory(b"Content-Type: application/zip\r\n\r\nx\r\n"))
+    assert [(a.name, a.data) for a in mail.attachments] in ([("", b"")], [("unreadable-name", b"x\r\n")])
+
+
+def test_a_parser_that_gives_up_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise AttributeError("none")
+
+    monkeypatch.setattr(email.message.Message, "walk", stumble)
+    mail = Mail(InMemory(b"Subject: x\r\n\r\nx\r\n"))
+    assert mail.defects == ["cannot be parsed: AttributeError"]
+    assert mail.text == ""
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict(Action.FORWARD, forward="a@b"), "list of at most"),  # type: ignore[arg-type]
+        (Verdict(Action.FORWARD), "needs an address"),
+        (Verdict(Action.PENDING, then="explode"), "none of"),
+        (Verdict(edits=(AddHeader("X", 5),)), "texts of at most"),  # type: ignore[arg-type]
+        (Verdict(edits=(AddHeader("X: y", "1"),)), "no header field name"),
+        (Verdict(edits=(MarkSubject("x"),) * 1000), "header edits; at most"),
+        (Verdict(tags="SPAM"), "list of words"),  # type: ignore[arg-type]
+        (Verdict(tags=tuple(f"T{n}" for n in range(1000))), "are kept"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        checked(verdict)
+
+
+def test_a_verdict_is_read_as_it_was_written() -> None:
+    edits = (AddHeader("X", "1"), SetHeader("Y", "2"), RemoveHeader("Z"), MarkSubject("*S* "))
+    step = Step("lists", "1", 0.5, "deny", "saw it")
+    verdict = Verdict(Action.DENY, ("T",), edits, reply=Reply(550, "5.7.1", "no"), reason="r", trace=(step,))
+    assert verdict_from_json(checked(verdict).to_json()) == verdict
+    empty = Verdict(hold=5.0, then="deny", forward=("a@b",), keep_copy=True, trace=(Step("x"),))
+    assert verdict_from_json(empty.to_json()) == empty
+    with pytest.raises(ValueError, match="not a header edit"):
+        verdict_from_json({"edits": [{"explode": "X"}]})
+
+
+@pytest.mark.parametrize(("on_timeout", "action"), [("deny", "deny"), ("hold", "pending"), ("quarantine",) * 2])
+def test_what_counts_when_no_verdict_came(on_timeout: str, action: str) -> None:
+    verdict = decide.on_timeout(Route("a@b", 1, 60, on_timeout, "bounce"))
+    assert verdict.action == Action(action)
+
+
+def test_an_envelope_is_read_as_it_was_written() -> None:
+    client = Client("192.0.2.1", helo="h")
+    for envelope in (Envelope("a@b", ()), Envelope("a@b", (), client, "8BITMIME", True, "FULL", "x")):
+        assert from_json("a@b", (), envelope.to_json()) == envelope
+
+
+def test_what_a_deferral_and_a_hold_become() -> None:
+    route = Route("a@b", 1, 60, "pass", "bounce")
+    deferral = Deferral("later")
+    assert decide.completed(deferral, route, POLICY) is deferral
+    assert decide.undecided(Verdict.passed()) == ""
+    assert decide.completed(Verdict.passed(), route, POLICY) == Verdict.passed()

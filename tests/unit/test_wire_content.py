@@ -106,3 +106,17 @@ def test_chunks_are_clean_wherever_they_are_cut(data: bytes, cuts: list[int]) ->
     pieces = [data[a:b] for a, b in itertools.pairwise(places)]
     out = b"".join(decoder.feed(piece) for piece in pieces) + decoder.feed(b"", last=True)
     assert out == clean(data)
+
+
+def test_large_content_goes_out_piece_by_piece() -> None:
+    encoder = DotEncoder()
+    pieces = (b".a\r\n", b"", b".b\r\n.", b"c")
+    assert stuffed(b"") == b".\r\n"
+    assert stuffed(b".") == b"..\r\n.\r\n"
+    assert b"".join(map(encoder.feed, pieces)) + encoder.end() == b"..a\r\n..b\r\n..c\r\n.\r\n"
+    assert DotEncoder().end() == b".\r\n"
+
+
+def test_a_cr_at_the_end_of_a_chunk_waits_for_the_next() -> None:
+    decoder = ChunkDecoder()
+    assert decoder.feed(b"a\r") + decoder.feed(b"\nb\r", last=True) == b"a\r\nb "

@@ -35,7 +35,6 @@ class Outcome:
     recipient: Recipient
     reply: Reply
     explanation: str
-    remote: str = ""
 
 
 def wanted(kind: Kind, sender: str, recipient: Recipient) -> bool:
@@ -139,7 +138,5 @@ def _status(kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message
             lines.append(f"Original-Recipient: {kind_of_original}; {xtext.decode(original)}")
         status = outcome.reply.enhanced or f"{outcome.reply.code // 100}.0.0"
         lines += [f"Action: {kind}", f"Status: {status}"]
-        if outcome.remote:
-            lines.append(f"Remote-MTA: dns; {outcome.remote}")
         lines.append(f"Diagnostic-Code: smtp; {outcome.reply}")
     return ("\r\n".join(lines) + "\r\n").encode()

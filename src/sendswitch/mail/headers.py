@@ -175,8 +175,7 @@ def _apply(block: list[Field], change: Edit) -> list[Field]:
                 return [new, *block]
             gone = set(places[1:])
             return [new if n == places[0] else f for n, f in enumerate(block) if n not in gone]
-        case MarkSubject(mark):
-            return _mark(block, mark)
+    return _mark(block, change.mark)
 
 
 def _mark(block: list[Field], mark: str) -> list[Field]:

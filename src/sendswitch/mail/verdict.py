@@ -253,8 +253,7 @@ def _edit_to_json(edit: Edit) -> dict[str, str]:
             return {"set": name, "value": value}
         case RemoveHeader(name):
             return {"remove": name}
-        case MarkSubject(mark):
-            return {"mark_subject": mark}
+    return {"mark_subject": edit.mark}
 
 
 def _edit_from_json(data: Mapping[str, str]) -> Edit:

@@ -120,8 +120,7 @@ def effect(
             return Keep(now + policy.quarantine, verdict.reason)
         case Action.PENDING:
             return Hold(now + (policy.hold if verdict.hold is None else verdict.hold), verdict.reason)
-        case Action.DENY:
-            return _denied(verdict, sender, recipient, client, policy, now)
+    return _denied(verdict, sender, recipient, client, policy, now)
 
 
 def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:

@@ -372,7 +372,7 @@ class ClientConnection:
                 self._after_mail(reply)
             case "rcpt":
                 self._after_rcpt(reply)
-            case "data" | "bdat" | "end" | "rset":
+            case _:  # data, bdat, end, rset
                 return self._after_content(kind, reply)
         self._pump()
         return None if self._expected or self._todo else self._after_envelope()

@@ -73,13 +73,15 @@ class Limits:
     """What one session may use. `line` is octets of a command with CRLF, `size` bytes of one message.
 
     RFC 5321 4.5.3.1 asks for lines of 512 and 100 recipients at least; extensions add to the line, and 2,048
-    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit.
+    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit. `junk` is how many commands that lead nowhere
+    (EHLO, RSET, NOOP, VRFY, HELP) may come between messages before each counts as an error (smtpd_junk_command_limit).
     """
 
     line: int = 2048
     size: int = 50 * 1024 * 1024
     recipients: int = 1000
     errors: int = 20
+    junk: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class ServerConnection:
         self._at = 0  # how much of the buffer is worked through
         self.more = False
         self._out: list[bytes] = []
-        self._errors = 0
+        self._errors = self._junk = 0
         self._waiting = ""  # the command whose reply the caller owes
         self._decoder: DotDecoder | ChunkDecoder | None = None
         self._ended = False  # the content is complete, EndOfData is due
@@ -252,7 +254,7 @@ class ServerConnection:
         if others:
             self._out.extend(other.encode() for other in others)
         if verb == "END":
-            self._forwarded = None
+            self._junk, self._forwarded = 0, None
             self._new_transaction()
         if verb == "END" or reply.positive:
             if self._pending is not None:
@@ -310,6 +312,10 @@ class ServerConnection:
             if self.state is State.CONNECTED:
                 return self._error(replies.NO_HELLO)
             return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
+        if verb in _JUNK:
+            self._junk += 1
+            if self._junk > self._limits.junk and self._too_many_errors():
+                return None
         return command(self, rest.strip())
 
     def _lacks_recipients(self, verb: str) -> bool:
@@ -319,12 +325,16 @@ class ServerConnection:
         self._out.append(reply.encode())
 
     def _error(self, reply: Reply) -> Event | None:
+        if not self._too_many_errors():
+            self._say(reply)
+        return None
+
+    def _too_many_errors(self) -> bool:
+        """Count one more; True when that ended the session."""
         self._errors += 1
         if self._errors > self._limits.errors:
             self.close(replies.TOO_MANY_ERRORS)
-        else:
-            self._say(reply)
-        return None
+        return self.closed
 
     # Commands. Each gives an event, or replies by itself.
 
@@ -527,6 +537,7 @@ class ServerConnection:
 
 
 _IDLE_STATES = frozenset((State.CONNECTED, State.READY, State.CLOSED))
+_JUNK = frozenset(("EHLO", "HELO", "LHLO", "RSET", "NOOP", "VRFY", "HELP"))
 _SEQUENCED = frozenset(verb for _, verb in TRANSITIONS) - {"END", "BDAT"}
 _COMMANDS: Mapping[str, Callable[[ServerConnection, str], Event | None]] = {
     "EHLO": ServerConnection._ehlo,
