@@ -9,7 +9,7 @@ PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.re
   --cov=sendswitch.switch.decide
 WORKERS ?= 2
 
-.PHONY: demo test unit check bench soak lock format reference clean packages
+.PHONY: demo test unit check bench soak fuzz lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -38,6 +38,10 @@ soak: $(VENV)/.dev packages
 	SENDSWITCH_SOAK=1 $(BIN)/python -m pytest -m soak tests $(ARGS)
 	SENDSWITCH_EXAMPLES=20000 $(BIN)/python -m pytest -n $(WORKERS) tests/unit/test_server_protocol.py \
 	  tests/unit/test_client_protocol.py tests/unit/test_wire_content.py
+
+# A minute of what strangers may send: refused, never raised.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz.protocol $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests

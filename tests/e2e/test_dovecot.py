@@ -30,6 +30,7 @@ class Dovecot:
         if root:
             subprocess.run(["chown", "nobody", folder / "mail"], check=True)
         users = "".join(f"{name}@example.test:{{PLAIN}}x::::::\n" for name in ("joe", "ann", "bob"))
+        users += "full@example.test:{PLAIN}x::::::userdb_quota_rule=*:bytes=100\n"
         (folder / "passwd").write_text(users)
         (folder / "passwd").chmod(0o644)
         (folder / "dovecot.conf").write_text(f"""
@@ -47,7 +48,11 @@ mail_location = maildir:{folder}/mail/%n/Maildir
 mail_uid = {user}
 mail_gid = {"nogroup" if root else user}
 postmaster_address = postmaster@example.test
-lmtp_rcpt_check_quota = no
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+  quota_exceeded_message = Mailbox is full
+}}
 passdb {{
   driver = passwd-file
   args = username_format=%u {folder}/passwd
@@ -104,4 +109,25 @@ def test_lmtp_next_hop(dovecot: Dovecot, tmp_path: Path) -> None:
         assert b"X-SendSwitch-Tags: SEEN" in dovecot.messages("bob")[0]
         report = next(raw for raw in dovecot.messages("joe") if b"Undelivered" in raw)
         assert b"Final-Recipient: rfc822; nobody@example.test" in report
+        assert node.run("audit", check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [200, 300_000])
+def test_a_full_mailbox_is_that_recipient_s_alone(size: int, dovecot: Dovecot, tmp_path: Path) -> None:
+    """Dovecot refuses one of two recipients behind the end of data; only that one is reported."""
+    settings = {"next_hop": {"protocol": "lmtp", "first_retry": "1s"}, "node": {"lifetime": "2s"}}
+    with Node(tmp_path, f"127.0.0.1:{dovecot.port}", settings=settings) as node:
+        with smtplib.SMTP("127.0.0.1", node.port) as client:
+            to = ["full@example.test", "ann@example.test"]
+            client.sendmail("joe@example.test", to, b"Subject: large\r\n\r\n" + b"x" * 70 * (size // 70) + b"\r\n")
+        deadline = time.monotonic() + 20
+        while not (dovecot.messages("ann") and dovecot.messages("joe")):
+            assert time.monotonic() < deadline, node.log.read_text() + (dovecot.folder / "dovecot.log").read_text()
+            time.sleep(0.1)
+        (report,) = dovecot.messages("joe")
+        assert b"Final-Recipient: rfc822; full@example.test" in report
+        assert b"Mailbox is full" in report
+        assert b"ann@example.test" not in report
+        assert len(dovecot.messages("ann")) == 1
+        assert dovecot.messages("full") == []
         assert node.run("audit", check=False).returncode == 0

@@ -304,6 +304,7 @@ BROKEN = [
     b"no headers at all\r\n",
     b"\xff\xfe\xfd\r\n\r\n\xff",
     b"Subject: =?utf-8?q?=FF=FE?= =?nope?x?y?=\r\n\r\n",
+    b"Subject: =?u\x97\xbe8?q?x?=\r\n\r\n",
     b"Content-Type: text/plain; charset=no-such\r\n\r\n\xe4\xf6\r\n",
     b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!\r\n',

@@ -40,17 +40,17 @@ def free_port() -> int:
     raise Temporary("no free port between 10000 and 32000")
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, limit: float = 30.0) -> None:
-    """Return once somebody listens. Raises Temporary when nobody does in time, or the process ends first."""
-    end = time.monotonic() + limit
+def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, *, host: str = "127.0.0.1") -> None:
+    """Return once somebody listens. Raises Temporary when nobody does within 30 s, or the process ends first."""
+    end = time.monotonic() + 30
     while time.monotonic() < end:
         if process is not None and process.poll() is not None:
             raise Temporary(f"{process.args!r} ended with {process.returncode} before it listened")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as probe:
             if probe.getsockname() != probe.getpeername():
                 return
         time.sleep(0.02)
-    raise Temporary(f"nobody listens on 127.0.0.1:{port}")
+    raise Temporary(f"nobody listens on {host}:{port}")
 
 
 def stop(process: subprocess.Popen[bytes], limit: float = 15.0) -> None:
@@ -109,7 +109,7 @@ class Node:
         listener: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.data = folder, folder / "data"
-        self.port, self.web = free_port(), free_port()
+        self.host, self.port, self.web = "127.0.0.1", free_port(), free_port()
         self.config = folder / "sendswitch.toml"
         sections: dict[str, dict[str, Any]] = {
             "node": {"data": str(self.data), "host": "switch.example.test"},
@@ -119,7 +119,7 @@ class Node:
         for name, values in (settings or {}).items():
             sections[name] = sections.get(name, {}) | dict(values)
         folder.mkdir(parents=True, exist_ok=True)
-        listening = {"mode": mode, "bind": f"127.0.0.1:{self.port}"} | dict(listener or {})
+        listening = {"mode": mode, "bind": f"{self.host}:{self.port}"} | dict(listener or {})
         self.config.write_text(_toml(sections, listening))
         self._command = command
         self.log = folder / "log"
@@ -134,7 +134,7 @@ class Node:
                 stdout=log,
             )
         try:
-            wait_for_port(self.port, self.process)
+            wait_for_port(self.port, self.process, host=self.host)
         except Temporary as error:
             raise Temporary(f"{error}\n{self.log.read_text()[-3000:]}") from error
         return self

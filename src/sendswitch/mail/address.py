@@ -8,6 +8,7 @@ entry that misses by case would be a hole.
 from __future__ import annotations
 
 import re
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import getaddresses
 
@@ -118,5 +119,5 @@ def display(value: str) -> str:
     """A header value with its encoded words decoded as far as they can be; never raises."""
     try:
         return str(make_header(decode_header(value)))
-    except (ValueError, LookupError, UnicodeError):
+    except (ValueError, LookupError, MessageError):
         return value

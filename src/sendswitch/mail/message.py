@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email import policy
+from email.errors import MessageError
 from email.message import Message as ParsedMessage
 from email.parser import BytesParser
 from functools import cached_property
@@ -19,6 +20,8 @@ from sendswitch.mail.headers import Field, fields
 # Nesting deeper than this is no mail anybody wrote; the standard parser recurses per level.
 MAX_DEPTH = 50
 MAX_PARTS = 2000
+# What the standard parser was seen to raise for messages that mean it no good.
+STUMBLES = (ValueError, LookupError, RecursionError, AttributeError, TypeError, AssertionError, MessageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class Mail:
         try:
             whole = BytesParser(policy=policy.compat32).parsebytes(self.raw)
             parts = list(whole.walk())
-        except (ValueError, LookupError, RecursionError, AttributeError, TypeError, AssertionError) as error:
+        except STUMBLES as error:
             self._defects.append(f"cannot be parsed: {type(error).__name__}")
             return []
         if len(parts) > MAX_PARTS:
@@ -139,7 +142,7 @@ def _depth(lower: bytes) -> int:
 def _name(part: ParsedMessage) -> str:
     try:
         return display(part.get_filename() or "")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except STUMBLES:
         return "unreadable-name"
 
 
@@ -150,7 +153,7 @@ def _is_text(part: ParsedMessage, kind: str) -> bool:
 def _bytes(part: ParsedMessage) -> bytes:
     try:
         data = part.get_payload(decode=True)
-    except (ValueError, LookupError, TypeError, AssertionError):
+    except STUMBLES:
         data = None
     return data if isinstance(data, bytes) else b""
 

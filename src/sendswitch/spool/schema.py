@@ -58,8 +58,11 @@ CREATE INDEX outbox_message ON outbox (message);
 
 # What the writer inserts into: one row a message, one row a change, and SQLite does the rest without the
 # interpreter lock. One view for both, so that a whole group is one statement. Temporary, so it is this program's and
-# never part of the file. A change counts only when the delivery still is in the state it was made for (`was`): a
-# person's release and the node's expiry cannot both win. Mail that was kept gets its whole delivery time again.
+# never part of the file.
+#
+# A change counts only when the delivery still is in the state it was made for (`was`): a person's release and the
+# node's expiry cannot both win. Mail that was kept gets its whole delivery time again. Whether a delivery is the last
+# that needs the content is looked for from the end: they end roughly in order, and a message may have thousands.
 COLUMNS_WRITTEN = (
     *("message", "at", "event", "data"),
     *("n", "was", "state", "due", "verdict", "attempts", "reply"),  # a change
@@ -85,7 +88,7 @@ CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
   DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message
-    AND NOT EXISTS (SELECT 1 FROM delivery WHERE message = NEW.message AND due IS NOT NULL);
+    AND (SELECT n FROM delivery WHERE message = NEW.message AND due IS NOT NULL ORDER BY n DESC LIMIT 1) IS NULL;
 END;
 """
 

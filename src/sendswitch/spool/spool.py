@@ -246,9 +246,9 @@ class Spool:
         rows = await self._read("SELECT min(due) FROM delivery WHERE due > ?", now)
         return None if not rows else rows[0][0]
 
-    async def _alive(self, message: int) -> int:
-        rows = await self._read("SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message)
-        return int(rows[0][0])
+    async def _alive(self, message: int) -> bool:
+        alive = "SELECT n FROM delivery WHERE message = ? AND due IS NOT NULL ORDER BY n DESC LIMIT 1"
+        return bool(await self._read(alive, message))
 
     async def figures(self) -> tuple[dict[str, int], float | None, int]:
         """Deliveries with a `due` by state, when the oldest on its way came, and events in the outbox."""
