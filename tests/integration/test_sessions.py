@@ -189,6 +189,7 @@ def test_starttls(run: Run, certificate: tuple[Path, Path]) -> None:
             tls = await asyncio.get_running_loop().start_tls(
                 writer.transport, writer.transport.get_protocol(), trusting, server_hostname="localhost"
             )
+            assert tls is not None
             tls.write(b"NOOP\r\n")
             # The answer to what was asked over TLS comes first, so the other was never answered.
             assert await reader.readuntil(b"\r\n") == b"250 2.0.0 Ok\r\n"
