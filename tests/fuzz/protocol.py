@@ -112,12 +112,12 @@ class Reached:
 
     def run(self, target: Callable[[bytes], None], data: bytes) -> bool:
         """Run the target; True when it reached something new. Raises what the target raises."""
-        before = len(self.lines)
+        before, others = len(self.lines), sys.gettrace()
         sys.settrace(self._call)
         try:
             target(data)
         finally:
-            sys.settrace(None)
+            sys.settrace(others)
         return len(self.lines) > before
 
     def _call(self, frame: FrameType, _event: str, _arg: Any) -> Any:
