@@ -42,17 +42,20 @@ def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "sendswitch.cli.main", "demo", "--data", str(tmp_path)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        seen = ""
-        while "Stop:" not in seen:
-            piece = process.stdout.readline()
-            assert piece, seen
-            seen += piece
-        web = re.search(r"http://\S+", seen)
-        assert web
-        with urllib.request.urlopen(f"{web[0]}/readyz", timeout=5) as answer:
-            assert answer.status == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            seen = ""
+            while "Stop:" not in seen:
+                piece = process.stdout.readline()
+                assert piece, seen
+                seen += piece
+            web = re.search(r"http://\S+", seen)
+            assert web
+            with urllib.request.urlopen(f"{web[0]}/readyz", timeout=5) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
     assert (tmp_path / "mail" / "joe@example.test" / "new").is_dir()
 
 

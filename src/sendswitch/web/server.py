@@ -36,6 +36,7 @@ class WebServer:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen(1024)  # here, because only now it is known whether somebody else was quicker
         except OSError:
             bound.close()
             raise
