@@ -16,6 +16,9 @@ from hypothesis import HealthCheck, settings
 from sendswitch.bench.peers import Postfix, Sink, public_folder
 from sendswitch.testing import FakeClock
 
+# Commands are tested with the buffering that users have.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # 20,000 in make soak; 1 where branches are counted, which must not depend on what chance finds.
 EXAMPLES = int(os.environ.get("SENDSWITCH_EXAMPLES", "100"))
 settings.register_profile("ours", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])

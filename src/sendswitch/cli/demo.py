@@ -243,4 +243,4 @@ def _explain(node: Node, folder: Path, session: Session) -> None:
     for name, address in addresses.items():
         print(f"{name + ':':<12}{address}")
     print(f"Try:        swaks --server {addresses['smtp filter']} --to ann@example.test --from win@spam.example")
-    print("Stop:       Ctrl-C")
+    print("Stop:       Ctrl-C", flush=True)  # whoever reads through a pipe wants it now, not when we stop
