@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+from sqlalchemy import MetaData, create_engine
 
 from sendswitch.bench.peers import Postfix, Sink, public_folder
 from sendswitch.testing import FakeClock
+from tests.servers import POSTGRES, mariadb, postgres
 
 # Commands are tested with the buffering that users have.
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -87,3 +89,32 @@ def sink() -> Iterator[Sink]:
     need("smtp-sink", "postfix")
     with Sink() as running:
         yield running
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
+def database_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database server; gives a URL."""
+    with public_folder("database") as folder:
+        if request.param == "sqlite":
+            yield f"sqlite:///{folder}/journal.db"
+        elif request.param == "postgresql":
+            if not POSTGRES.exists():
+                need("postgres", "postgresql")
+            with postgres(folder / "postgres") as url:
+                yield url
+        else:
+            if not Path("/usr/sbin/mariadbd").exists():
+                need("mariadbd", "mariadb-server")
+            with mariadb(folder / "mariadb") as url:
+                yield url
+
+
+@pytest.fixture
+def database(database_server: str) -> str:
+    """An empty database of each kind; gives its URL."""
+    engine = create_engine(database_server)
+    everything = MetaData()
+    everything.reflect(engine)
+    everything.drop_all(engine)
+    engine.dispose()
+    return database_server

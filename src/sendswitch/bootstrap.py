@@ -11,6 +11,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -22,6 +23,7 @@ from sendswitch.clock import system_clock
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import all_pipelines, get_pipeline
 from sendswitch.delivery.backoff import Backoff
@@ -40,6 +42,7 @@ from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.doorbell import Doorbell
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
+from sendswitch.switch.journaling import keep_journal, prune_journal
 from sendswitch.switch.journey import Journeys
 from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.queue import Queue
@@ -86,6 +89,8 @@ class Node:
         await self._doorbell.listen(config.node.data)
         self._spawn(self._reload())
         self._spawn(keep_house(self.spool, keep=config.node.keep, clock=system_clock))
+        self._spawn(keep_journal(self.spool, partial(journal.write, self._engine)))
+        self._spawn(prune_journal(self._prune_journal, system_clock))
         self.web = WebServer(make_app(self._checks(), lambda: refresh_gauges(self.spool, system_clock)))
         await self._bind()
         logs.started(**self.addresses())
@@ -107,7 +112,9 @@ class Node:
 
     def _intake(self, section: ListenerSection) -> FilterIntake:
         node = self.config.node
-        options = IntakeOptions(node.host, node.lifetime, node.max_hops, node.min_free)
+        options = IntakeOptions(
+            node.host, node.lifetime, node.max_hops, node.min_free, subject=self.config.journal.subject
+        )
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
         return ProxyIntake(
@@ -139,6 +146,7 @@ class Node:
     def _rung(self) -> None:
         self._reloading.set()
         self.queue.look()
+        self.spool.written.set()
 
     async def _reload(self) -> None:
         """Read users and pipelines again at each ring; a database that fails leaves the old ones."""
@@ -150,6 +158,10 @@ class Node:
                 logs.reloaded(users=len(self.journeys.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
+
+    def _prune_journal(self, now: float) -> int:
+        section = self.config.journal
+        return journal.prune(self._engine, before=now - section.keep, most=section.most)
 
     def _checks(self) -> dict[str, Check]:
         async def spool() -> str:

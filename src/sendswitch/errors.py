@@ -58,6 +58,10 @@ class Refused(SendSwitchError):
     """The thing is not in a state that allows this; list it to see what state it is in."""
 
 
+class InvalidSearch(SendSwitchError):
+    """The search has a word that means nothing here; the message says which, and what is known."""
+
+
 class InvalidConfiguration(SendSwitchError):
     """The configuration has errors; each is listed with its place."""
 

@@ -135,6 +135,16 @@ def deferred(msg_id: str, *, rcpt: str, why: str, attempt: int, retry_in: float)
     _emit("warning", "deferred", msg_id=msg_id, rcpt=rcpt, why=why, attempt=attempt, retry_in=round(retry_in, 1))
 
 
+def journal_failed(*, error: Exception, retry_in: float) -> None:
+    """The database took no events; they wait in the spool."""
+    _emit("error", "journal_failed", error=str(error), retry_in=round(retry_in, 1))
+
+
+def journal_recovered(*, events: int) -> None:
+    """The database takes events again."""
+    _emit("info", "journal_recovered", events=events)
+
+
 def session_failed(*, client: str, error: Exception) -> None:
     """An SMTP session met an error of ours; the client read a generic reply."""
     _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))

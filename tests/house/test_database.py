@@ -16,7 +16,7 @@ def test_migrations_make_the_tables(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path / 'x.db'}")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        assert set(inspect(connection).get_table_names()) == {"users", "pipelines", "alembic_version"}
+        assert set(inspect(connection).get_table_names()) == {*metadata.tables, "alembic_version"}
     engine.dispose()
     again = open_database(f"sqlite:///{tmp_path / 'x.db'}")
     again.dispose()

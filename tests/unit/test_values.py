@@ -28,6 +28,7 @@ from sendswitch.mail.headers import (
     edit,
     field_bytes,
     fields,
+    glance,
     unfinished,
 )
 from sendswitch.mail.message import MAX_PARTS, Mail
@@ -203,6 +204,19 @@ def test_content_reads_the_same_from_memory_and_from_a_file(data: bytes, tmp_pat
     assert Edited(InMemory(data), b"B: 2\r\n").head() == head_of(b"B: 2\r\n" + data)
 
 
+def test_a_glance_at_a_message() -> None:
+    head = b"X-Subject: no\r\nsubject : first\r\n line\r\nSubject: second\r\nMESSAGE-ID:<a@b>\r\n\r\nSubject: body"
+    assert glance(head_of(head)) == {"subject": b"first line", "message-id": b"<a@b>"}
+    assert glance(b"\r\n") == {}
+
+
+def test_the_first_id_of_a_moment() -> None:
+    first = ids.first_at(1000.5)
+    assert ids.received(first) == 1000.5
+    assert ids.received(first - 1) < 1000.5
+    assert ids.first_at(-5) == 0
+
+
 # compose
 
 
@@ -305,6 +319,7 @@ BROKEN = [
     b"\xff\xfe\xfd\r\n\r\n\xff",
     b"Subject: =?utf-8?q?=FF=FE?= =?nope?x?y?=\r\n\r\n",
     b"Subject: =?u\x97\xbe8?q?x?=\r\n\r\n",
+    b"Subject: =?utf-7?q?+2AA-?=\r\n\r\n",
     b"Content-Type: text/plain; charset=no-such\r\n\r\n\xe4\xf6\r\n",
     b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!\r\n',
@@ -316,7 +331,8 @@ BROKEN = [
 @pytest.mark.parametrize("raw", BROKEN)
 def test_broken_mail_never_raises(raw: bytes) -> None:
     mail = Mail(InMemory(raw))
-    assert isinstance(mail.text + mail.html + mail.subject, str)
+    assert isinstance(mail.text + mail.html, str)
+    assert mail.subject.encode() is not None  # fit for JSON and databases
     assert isinstance(mail.attachments, list)
     assert isinstance(mail.defects, list)
     assert mail.raw == raw
@@ -633,8 +649,10 @@ def test_a_parser_that_gives_up_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> 
         (Verdict(Action.FORWARD, forward="a@b"), "list of at most"),  # type: ignore[arg-type]
         (Verdict(Action.FORWARD), "needs an address"),
         (Verdict(Action.PENDING, then="explode"), "none of"),
-        (Verdict(edits=(AddHeader("X", 5),)), "texts of at most"),  # type: ignore[arg-type]
+        (Verdict(edits=(AddHeader("X", 5),)), "text of at most"),  # type: ignore[arg-type]
         (Verdict(edits=(AddHeader("X: y", "1"),)), "no header field name"),
+        (Verdict(edits=(AddHeader("X", "\ud800"),)), "text of at most"),
+        (Verdict(Action.FORWARD, forward=("\ud800@b",)), "no mail address"),
         (Verdict(edits=(MarkSubject("x"),) * 1000), "header edits; at most"),
         (Verdict(tags="SPAM"), "list of words"),  # type: ignore[arg-type]
         (Verdict(tags=tuple(f"T{n}" for n in range(1000))), "are kept"),
@@ -643,6 +661,11 @@ def test_a_parser_that_gives_up_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checked(verdict)
+
+
+def test_a_reason_is_made_fit_to_be_kept() -> None:
+    assert checked(Verdict.passed("a\0b\ud800" + "x" * 5000)).reason == "ab?" + "x" * 996
+    assert checked(Verdict.passed("fine")).reason == "fine"
 
 
 def test_a_verdict_is_read_as_it_was_written() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.cli import audit, bench, check, demo, pipeline, postfix, quarantine, queue, serve, user
+from sendswitch.cli import audit, bench, check, demo, message, pipeline, postfix, quarantine, queue, serve, user
 from sendswitch.cli.output import Session, complain, exit_code
 from sendswitch.errors import SendSwitchError
 
@@ -26,6 +26,7 @@ app.command("check")(check.check)
 app.command("audit")(audit.audit)
 app.command("bench")(bench.bench)
 app.add_typer(user.app, name="user")
+app.add_typer(message.app, name="message")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(postfix.app, name="postfix")
 app.add_typer(queue.app, name="queue")

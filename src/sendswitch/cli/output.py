@@ -19,7 +19,15 @@ from rich.text import Text
 
 from sendswitch.config.load import load
 from sendswitch.config.model import Config
-from sendswitch.errors import InvalidConfiguration, NotFound, Permanent, Refused, SendSwitchError, Temporary
+from sendswitch.errors import (
+    InvalidConfiguration,
+    InvalidSearch,
+    NotFound,
+    Permanent,
+    Refused,
+    SendSwitchError,
+    Temporary,
+)
 
 DEFAULT_CONFIG = Path("/etc/sendswitch/sendswitch.toml")
 
@@ -63,6 +71,7 @@ class Session:
     def print_json(self, data: Any) -> None:
         """One JSON document on standard output."""
         sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+        sys.stdout.flush()
 
 
 def readable(value: Any) -> str:
@@ -82,7 +91,7 @@ def moment(seconds: float | None) -> str:
 def exit_code(error: SendSwitchError) -> int:
     """The exit code for an error."""
     match error:
-        case InvalidConfiguration():
+        case InvalidConfiguration() | InvalidSearch():
             return 2
         case NotFound():
             return 3

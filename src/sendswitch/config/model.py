@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sendswitch.config.units import Duration, Size
+from sendswitch.config.units import Duration, Secret, Size
 
 
 class Section(BaseModel):
@@ -123,6 +123,24 @@ class Web(Section):
     bind: Endpoint = Field("127.0.0.1:60666", description="Address to listen on.")
 
 
+class Database(Section):
+    """Users, pipelines and the journal."""
+
+    url: Secret = Field(
+        SecretStr(""),
+        description="SQLAlchemy URL, such as postgresql+psycopg://user:password@host/name or mysql+pymysql://…;"
+        ' empty: SQLite in node.data. May be {file = "/path"} or {env = "NAME"}.',
+    )
+
+
+class Journal(Section):
+    """The history of mail, in the database."""
+
+    keep: Duration = Field(7_776_000.0, gt=0, description="How long final messages stay in the journal.")
+    most: int = Field(10_000_000, ge=1000, description="Most messages in the journal; the oldest go first.")
+    subject: bool = Field(True, description="Keep each message's Subject, so that people can find their mail by it.")
+
+
 class Routing(Section):
     """Who gets which recipient."""
 
@@ -190,6 +208,8 @@ class Config(BaseSettings):
     listener: tuple[ListenerSection, ...] = (ListenerSection(),)
     next_hop: NextHop = NextHop()
     web: Web = Web()
+    database: Database = Database()
+    journal: Journal = Journal()
     routing: Routing = Routing()
     pipelines: Pipelines = Pipelines()
     hold: Hold = Hold()
@@ -222,5 +242,6 @@ class Config(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The embedded database."""
-        return f"sqlite:///{self.node.data / 'sendswitch.db'}"
+        """The database's URL, with its password; the embedded one when none is configured."""
+        given = self.database.url.get_secret_value()
+        return given or f"sqlite:///{self.node.data / 'sendswitch.db'}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -35,3 +37,23 @@ def _read(value: Any, units: dict[str, Any], default: str, what: str) -> float:
 
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+
+
+def secret(value: Any) -> Any:
+    """A secret's text: given as it is, or as {file = "path"} or {env = "NAME"}. Raises ValueError."""
+    match value:
+        case {"file": str(path), **rest} if not rest:
+            try:
+                return Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"the file {path} cannot be read: {error}") from error
+        case {"env": str(name), **rest} if not rest:
+            if name not in os.environ:
+                raise ValueError(f"the environment has no {name}")
+            return os.environ[name]
+        case dict():
+            raise ValueError('write the secret itself, {file = "/path"} or {env = "NAME"}')
+    return value
+
+
+Secret = Annotated[SecretStr, BeforeValidator(secret)]

@@ -6,17 +6,28 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sendswitch.errors import Temporary
+from sendswitch.errors import InvalidConfiguration, Temporary
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def open_database(url: str) -> Engine:
-    """The database with its tables at this program's version. Raises Temporary when it cannot be opened."""
-    address = make_url(url)
-    engine = create_engine(url)
+    """The database with its tables at this program's version.
+
+    Raises Temporary when it cannot be opened, InvalidConfiguration when the URL means nothing here.
+    """
+    try:
+        address = make_url(url)
+        # A connection that the server closed meanwhile is noticed before it is used.
+        engine = create_engine(address, pool_pre_ping=True, pool_recycle=3600)
+    except ArgumentError as error:
+        raise InvalidConfiguration([f"database.url: {error}"]) from error
+    except ModuleNotFoundError as error:
+        extra = "postgresql" if error.name == "psycopg" else "mysql" if error.name == "pymysql" else ""
+        hint = f"pip install 'sendswitch[{extra}]'" if extra else "use postgresql+psycopg, mysql+pymysql or sqlite"
+        raise InvalidConfiguration([f"database.url needs {error.name}, which is not installed; {hint}"]) from error
     if address.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
     try:

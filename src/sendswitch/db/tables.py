@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
 metadata = MetaData()
+
+# An event tells of every recipient and every step; MySQL's TEXT ends at 64 KiB.
+Long = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 # 320 is the longest address we take. The key is what addresses are compared by.
 users = Table(
@@ -13,7 +17,7 @@ users = Table(
     Column("id", Integer, primary_key=True),
     Column("address", String(320), nullable=False),
     Column("key", String(320), nullable=False, unique=True),
-    Column("created", Float, nullable=False),
+    Column("created", Double, nullable=False),
 )
 
 # Every version stays: a message on its way is judged by the version it was offered to, and history has diffs.
@@ -24,6 +28,51 @@ pipelines = Table(
     Column("user_id", Integer, nullable=False, index=True),
     Column("version", Integer, nullable=False),
     Column("text", Text, nullable=False),
-    Column("created", Float, nullable=False),
+    Column("created", Double, nullable=False),
     UniqueConstraint("user_id", "version"),
+)
+
+# The journal. What holds now, one row a message and one a delivery, to search in; message ids rise with time.
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("received", Double, nullable=False),
+    Column("sender", String(320), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("via", String(16), nullable=False),
+    Column("client_address", String(64), nullable=False),
+    Column("client_name", String(255), nullable=False),
+    Column("helo", String(255), nullable=False),
+    Column("queue_id", String(64), nullable=False),
+    Column("subject", String(500), nullable=False),
+    Column("message_id", String(500), nullable=False),
+)
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("message", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("recipient", String(320), nullable=False),
+    Column("recipient_key", String(320), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("since", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("tags", String(2000), nullable=False),
+    Column("processor", String(64), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("reply", String(500), nullable=False),
+    Index("deliveries_of_recipient", "recipient_key", "message"),
+)
+# What happened, in the order of one spool. A message is in one spool, so both together name an event for ever.
+events = Table(
+    "events",
+    metadata,
+    Column("message", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer),
+    Column("at", Double, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("data", Long, nullable=False),
 )

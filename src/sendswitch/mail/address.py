@@ -12,6 +12,8 @@ from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import getaddresses
 
+from sendswitch.mail.text import storable
+
 # A path in angle brackets: an optional source route that is ignored (RFC 5321 C), then the mailbox. A quoted
 # local part may hold any character, '>' and '@' included.
 _PATH = re.compile(r'<(?:@[^<>:]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>')
@@ -40,6 +42,8 @@ def split(address: str) -> tuple[str, str]:
 def valid(address: str) -> bool:
     """True when `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
     if not address or len(address) > MAX_ADDRESS:
+        return False
+    if not address.isascii() and storable(address, MAX_ADDRESS) != address:
         return False
     local, domain = split(address)
     if not domain:
@@ -116,8 +120,8 @@ def only(values: list[str], found: list[str]) -> str | None:
 
 
 def display(value: str) -> str:
-    """A header value with its encoded words decoded as far as they can be; never raises."""
+    """A header value with its encoded words decoded as far as they can be, fit to be kept; never raises."""
     try:
-        return str(make_header(decode_header(value)))
+        return storable(make_header(decode_header(value)), len(value))
     except (ValueError, LookupError, MessageError):
         return value

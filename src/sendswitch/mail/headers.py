@@ -13,6 +13,7 @@ OWN_PREFIX = b"x-sendswitch-"
 
 _FIELD_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
+_GLANCE = re.compile(rb"^(subject|message-id)[ \t]*:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,17 @@ def without_own(head: bytes, keep: str) -> bytes:
 def hops(head: bytes) -> int:
     """How many Received fields there are (RFC 5321 6.3)."""
     return len(_RECEIVED.findall(head))
+
+
+def glance(head: bytes) -> dict[str, bytes]:
+    """The raw, unfolded values of the first `subject` and `message-id`, as far as they are there: what mail is told by.
+
+    A look at each message on its way in, so it reads no more than it must.
+    """
+    found: dict[str, bytes] = {}
+    for name, value in _GLANCE.findall(head):
+        found.setdefault(name.lower().decode(), value.replace(b"\r\n", b"").strip())
+    return found
 
 
 @dataclass(frozen=True, slots=True)

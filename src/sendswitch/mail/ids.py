@@ -51,6 +51,11 @@ def received(message: int) -> float:
     return (message >> 21) / 1000
 
 
+def first_at(seconds: float) -> int:
+    """The least id a message of that moment (seconds since the epoch) can have."""
+    return int(max(0.0, seconds) * 1000) << 21
+
+
 class Sequence:
     """Gives ids in rising order, also when the clock steps back or more than 2,048 are asked for in a millisecond.
 

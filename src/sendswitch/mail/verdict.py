@@ -13,6 +13,7 @@ from typing import Any
 
 from sendswitch.mail.address import valid
 from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
+from sendswitch.mail.text import storable
 from sendswitch.reply import Reply, parse_reply
 
 
@@ -33,6 +34,8 @@ VIRUS = "VIRUS"
 MAX_TAGS = 32
 MAX_TAG = 64
 MAX_FORWARD = 50
+# Characters of a reason; it is a sentence that people read in lists.
+MAX_REASON = 1000
 MAX_EDITS = 100
 MAX_VALUE = 10_000
 
@@ -179,9 +182,9 @@ _VERDICT_FIELDS = frozenset(
 
 
 def checked(verdict: Verdict) -> Verdict:
-    """The verdict itself, when everything in it can be carried out. Raises ValueError that says what cannot.
+    """The verdict, when everything in it can be carried out. Raises ValueError that says what cannot.
 
-    Everything a processor gives goes through here, because it ends up in SMTP commands and header fields.
+    Everything a processor gives goes through here, because it ends up in SMTP commands, header fields and the journal.
     """
     checked_tags(verdict.tags)
     if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
@@ -199,14 +202,15 @@ def checked(verdict: Verdict) -> Verdict:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
     for edit in verdict.edits:
         _check_edit(edit)
-    return verdict
+    reason = storable(verdict.reason, MAX_REASON)
+    return verdict if reason == verdict.reason else replace(verdict, reason=reason)
 
 
 def _check_edit(edit: Edit) -> None:
     values = (edit.mark,) if isinstance(edit, MarkSubject) else (edit.name, getattr(edit, "value", ""))
     for value in values:
-        if not isinstance(value, str) or len(value) > MAX_VALUE:
-            raise ValueError(f"header edit {edit!r}: names and values are texts of at most {MAX_VALUE} characters")
+        if not isinstance(value, str) or len(value) > MAX_VALUE or storable(value, MAX_VALUE) != value:
+            raise ValueError(f"header edit {edit!r}: names and values are text of at most {MAX_VALUE} characters")
     if not isinstance(edit, MarkSubject) and not valid_name(edit.name):
         raise ValueError(f"header edit: {edit.name!r} is no header field name")
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
+from sendswitch.journal.events import Event
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.records import Record, change_row, dumps
@@ -103,6 +104,13 @@ def _row(message: int, n: int, *rest: Any) -> Row:
         tags=tuple(data.get("tags", ())),
         reason=data.get("reason", ""),
     )
+
+
+def events(connection: sqlite3.Connection, message: int) -> list[Event]:
+    """What the spool still knows of a message's history, in order."""
+    query = "SELECT id, message, n, at, event, data FROM outbox WHERE message = ? ORDER BY id"
+    found = connection.execute(query, (message,))
+    return [Event(seq, message, n, at, event, orjson.loads(data)) for seq, _, n, at, event, data in found]
 
 
 def flush(connection: sqlite3.Connection, now: float) -> int:

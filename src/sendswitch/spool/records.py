@@ -26,7 +26,8 @@ class Message:
     """One message in the spool. The deliveries are its recipients, not those `envelope` may have.
 
     `via` says how it came: filter, proxy, or 'report' for a report of our own, which is never filtered.
-    `content` is kept in memory while there is room for it; `load` gives it in any case.
+    `content` is kept in memory while there is room for it; `load` gives it in any case. `about` is what the first event
+    tells of a new message besides its envelope.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Message:
     content: Content | None = None
     loader: Loader | None = field(default=None, repr=False)
     text_id: str = ""
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.text_id = to_text(self.id)

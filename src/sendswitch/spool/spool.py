@@ -22,9 +22,10 @@ import orjson
 from sendswitch import logs
 from sendswitch.clock import Clock
 from sendswitch.errors import SpoolUnavailable
+from sendswitch.journal.events import Event
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.ids import NODES, to_text
+from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
@@ -89,6 +90,11 @@ class Spool:
         self.next_id = IdSequence(node, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
 
     @property
+    def written(self) -> asyncio.Event:
+        """Set whenever something was written; for who waits for events and clears it."""
+        return self._writer.written
+
+    @property
     def failure(self) -> Exception | None:
         """Why the last write failed; None when it did not."""
         return self._writer.failure
@@ -136,6 +142,7 @@ class Spool:
             "size": message.size,
             "via": message.via,
             **told,
+            **message.about,
         }
         return message_row(
             message.id,
@@ -251,13 +258,13 @@ class Spool:
         return bool(await self._read(alive, message))
 
     async def figures(self) -> tuple[dict[str, int], float | None, int]:
-        """Deliveries with a `due` by state, when the oldest on its way came, and events in the outbox."""
+        """Deliveries with a `due` by state, when the oldest on its way came, and events the journal does not have."""
         states = await self._read("SELECT state, count(*) FROM delivery WHERE due IS NOT NULL GROUP BY state")
         oldest = await self._read(
             "SELECT min(m.received) FROM delivery d JOIN message m ON m.id = d.message"
             " WHERE d.due IS NOT NULL AND d.state IN ('accepted', 'decided')"
         )
-        outbox = await self._read("SELECT count(*) FROM outbox")
+        outbox = await self._read("SELECT count(*) FROM outbox WHERE id > ?", await self.journaled())
         return dict(states), oldest[0][0], int(outbox[0][0])
 
     async def _read(self, sql: str, *parameters: Any) -> list[Any]:
@@ -267,6 +274,24 @@ class Spool:
             except sqlite3.Error as error:
                 raise SpoolUnavailable(f"the spool cannot be read: {error}") from error
 
+    # What the journal takes over
+
+    async def events(self, after: int, limit: int) -> list[Event]:
+        """Events behind number `after`, in their order."""
+        rows = await self._read(
+            "SELECT id, message, n, at, event, data FROM outbox WHERE id > ? ORDER BY id LIMIT ?", after, limit
+        )
+        return [Event(seq, message, n, at, event, orjson.loads(data)) for seq, message, n, at, event, data in rows]
+
+    async def journaled(self) -> int:
+        """The number of the last event that the journal has, 0 for none."""
+        rows = await self._read("SELECT value FROM meta WHERE key = 'journaled'")
+        return int(rows[0][0]) if rows else 0
+
+    async def mark_journaled(self, seq: int) -> None:
+        """The journal has every event up to this one; they may go when their time has come."""
+        await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('journaled', ?)", (str(seq),)))
+
     # Keeping house
 
     async def probe(self) -> None:
@@ -275,19 +300,24 @@ class Spool:
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (at,)))
 
     async def purge(self, before: float, limit: int = 1000) -> int:
-        """Forget messages that came before `before` and are final, with their events; gives how many.
+        """Forget messages that came before `before`, are final and in the journal, with their events; gives how many.
 
-        At most `limit` at once, because mail waits for the transaction.
+        At most `limit` at once, because mail waits for the transaction. The newest event stays, because its number must
+        not be given again.
         """
 
         def run(connection: sqlite3.Connection) -> int:
             ids = connection.execute(
                 "SELECT id FROM message WHERE id < ? AND NOT EXISTS"
-                " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL) LIMIT ?",
-                (int(before * 1000) << 21, limit),
+                " (SELECT 1 FROM delivery WHERE message = message.id AND due IS NOT NULL) AND NOT EXISTS"
+                " (SELECT 1 FROM outbox o WHERE o.message = message.id AND o.id >"
+                " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journaled'), 0)) LIMIT ?",
+                (first_at(before), limit),
             ).fetchall()
-            for table, column in (("delivery", "message"), ("outbox", "message"), ("message", "id")):
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+            connection.executemany("DELETE FROM delivery WHERE message = ?", ids)
+            newest = scalar(connection, "SELECT max(id) FROM outbox") or 0
+            connection.executemany(f"DELETE FROM outbox WHERE message = ? AND id < {newest}", ids)
+            connection.executemany("DELETE FROM message WHERE id = ?", ids)
             return len(ids)
 
         return int(await self.call(run))

@@ -86,6 +86,7 @@ class Writer:
         self._queue: queue.SimpleQueue[list[_Operation] | None] = queue.SimpleQueue()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.written = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self.failure: Exception | None = None
         self._thread.start()
@@ -201,6 +202,7 @@ class Writer:
         else:
             self._busy = False
             self._idle.set()
+        self.written.set()
         for operation in group:
             future = operation.future
             if future.done():

@@ -51,7 +51,8 @@ async def forward(
         chain = _chain(connection, delivery)
         fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
         new = _children(connection, delivery, fresh, copy, now)
-        data = {"to": fresh, "copy": copy}
+        children = [(child.n, child.recipient.address, child.state) for child in new]
+        data = {"to": fresh, "copy": copy, "children": children}
         change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
         for child in new:
             insert_delivery(connection, child, now)

@@ -15,9 +15,10 @@ from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
+from sendswitch.mail.address import display
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.headers import unfinished
+from sendswitch.mail.headers import glance, unfinished
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
@@ -35,18 +36,21 @@ TOO_SLOW = Reply(451, "4.4.2", "Error: the next hop is too slow, please try agai
 # Seconds to relay while the sender waits. Postfix gives up after smtpd_proxy_timeout (100 s) and its client comes
 # again: a relay that went through after that would be a second copy.
 RELAY_LIMIT = 60.0
+# Octets of a header field that the journal keeps; it shows a line, not an essay.
+MAX_GLANCE = 1000
 MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, please try again later")
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
-    space (bytes) that is left for what is here already."""
+    space (bytes) that is left for what is here already; `subject` says whether the journal may keep it."""
 
     host: str
     lifetime: float
     max_hops: int
     min_free: int
+    subject: bool = True
 
 
 class FilterIntake:
@@ -101,6 +105,7 @@ class FilterIntake:
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
         )
+        message.about = _about(head, subject=self._options.subject)
         return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
 
     def _store(
@@ -299,6 +304,18 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
         return None
     known = [reply for reply in refusals if reply is not None]
     return next((reply for reply in known if reply.temporary), known[0])
+
+
+def _about(head: bytes, *, subject: bool) -> dict[str, Any]:
+    """What the journal finds the message by. Never raises."""
+    seen = glance(head)
+    about = {}
+    if subject and (value := seen.get("subject")):
+        text = value[:MAX_GLANCE].decode("utf-8", "replace")
+        about["subject"] = display(text) if "=?" in text else text
+    if value := seen.get("message-id"):
+        about["message_id"] = value[:MAX_GLANCE].decode("utf-8", "replace")
+    return about
 
 
 def _queued(message: Message) -> Reply:

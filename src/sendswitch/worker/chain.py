@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from sendswitch import metrics
 from sendswitch.config.pipeline import OnError, PipelineConfig
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import MAX_TAGS, Action, Answer, Deferral, Step, Verdict, checked
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import MAX_REASON, MAX_TAGS, Action, Answer, Deferral, Step, Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor
 from sendswitch.reply import Reply
@@ -81,10 +82,10 @@ class Chain:
             return _Failure("error", "the processor cancelled itself")
         except TimeoutError as error:
             metrics.PROCESSOR_ERRORS.labels(link.name).inc()
-            return _Failure("timeout", f"no answer within {link.limit:g} s" if not str(error) else str(error))
+            return _Failure("timeout", _words(error) or f"no answer within {link.limit:g} s")
         except Exception as error:
             metrics.PROCESSOR_ERRORS.labels(link.name).inc()
-            return _Failure("error", str(error) or type(error).__name__)
+            return _Failure("error", _words(error) or type(error).__name__)
 
     async def close(self) -> None:
         """Close every processor."""
@@ -96,6 +97,11 @@ class Chain:
 class _Failure:
     kind: str
     text: str
+
+
+def _words(error: Exception) -> str:
+    """What an error says, of which a user's program can make anything."""
+    return storable(str(error), MAX_REASON)
 
 
 def build(config: PipelineConfig, limit: float) -> Chain:

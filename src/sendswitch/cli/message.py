@@ -1,0 +1,165 @@
+"""`message list|timeline|explain`: what happened to mail, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendswitch.cli.output import Session, moment, readable
+from sendswitch.db import journal
+from sendswitch.db.connect import open_database
+from sendswitch.errors import NotFound, Temporary
+from sendswitch.journal import story
+from sendswitch.journal.events import Event, fold
+from sendswitch.journal.search import Term, parse
+from sendswitch.mail.ids import from_text, to_text
+from sendswitch.spool import inspect
+
+app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
+
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A message's id, or message and recipient number, as listed.")]
+
+
+@app.command("list", context_settings={"ignore_unknown_options": True})
+def list_(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SEARCH]...", help="Words like from:alice subject:invoice -state:delivered after:2d."),
+    ] = None,
+    limit: Limit = 100,
+) -> None:
+    """List mail, the newest first."""
+    session: Session = context.obj
+    now = time.time()
+    terms = [_ids(term) for word in words or () for term in parse(_quoted(word), now)]
+    engine = open_database(session.config().database_url)
+    try:
+        found = journal.find(engine, terms, limit=limit)
+    except SQLAlchemyError as error:
+        raise Temporary(f"the journal cannot be read: {error}") from error
+    rows = [_listed(row) for row in found]
+    if not session.json:
+        for row in rows:
+            row["received"] = moment(float(str(row["received"])))
+    columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "reason", "last_answer")
+    session.show(rows, columns, "no mail is like that" if terms else "the journal has no mail yet")
+
+
+def _quoted(word: str) -> str:
+    """The shell took the quotes away: `subject:two words` is one condition."""
+    name, colon, value = word.partition(":")
+    return f'{name}:"{value}"' if colon and " " in value else word
+
+
+def _ids(term: Term) -> Term:
+    """An id as people write it is a number in the journal."""
+    if term.name != "id":
+        return term
+    try:
+        return Term("id", from_text(str(term.value).partition(".")[0]), term.negated)
+    except ValueError as error:
+        raise NotFound(str(error)) from error
+
+
+def _listed(found: journal.Found) -> dict[str, object]:
+    message, delivery = found.message, found.delivery
+    return {
+        "id": f"{to_text(message['id'])}.{delivery['n']}",
+        "received": message["received"],
+        "from": message["sender"] or "<>",
+        "to": delivery["recipient"],
+        "subject": message["subject"],
+        "size": message["size"],
+        "via": message["via"],
+        "client": message["client_address"],
+        "queue_id": message["queue_id"],
+        "message_id": message["message_id"],
+        "state": delivery["state"],
+        "since": delivery["since"],
+        "verdict": delivery["action"],
+        "tags": delivery["tags"].split(),
+        "processor": delivery["processor"],
+        "reason": delivery["reason"],
+        "attempts": delivery["attempts"],
+        "last_answer": delivery["reply"],
+    }
+
+
+@app.command("timeline")
+def timeline(context: typer.Context, id_: Id) -> None:
+    """Tell everything that happened to a message, in order."""
+    session: Session = context.obj
+    message, n = _parse(id_)
+    events, _ = _history(session, message)
+    to = story.recipients(events)
+    lines = [line for line in story.timeline(events) if n is None or line.recipient in ("", to.get(n))]
+    if session.json:
+        session.print_json([asdict(line) for line in lines])
+        return
+    rows = [{"at": moment(line.at), "recipient": line.recipient, "what": line.text} for line in lines]
+    session.show(rows, ("at", "recipient", "what"), "nothing")
+
+
+@app.command("explain")
+def explain(context: typer.Context, id_: Id) -> None:
+    """Tell why each recipient's delivery of a message ended as it did."""
+    session: Session = context.obj
+    message, n = _parse(id_)
+    events, states = _history(session, message)
+    if n is not None and n not in states:
+        raise NotFound(f"{to_text(message)} has no delivery {n}; it has {', '.join(map(str, sorted(states)))}")
+    told = {k: story.explain(events, k, states[k]) for k in sorted(states) if n in (None, k)}
+    if session.json:
+        session.print_json([{"id": f"{to_text(message)}.{k}", **asdict(one)} for k, one in told.items()])
+        return
+    for k, one in told.items():
+        print(f"{to_text(message)}.{k} for {readable(one.recipient)}: {one.state}")
+        for sentence in one.sentences:
+            print(f"  {readable(sentence)}")
+
+
+def _parse(text: str) -> tuple[int, int | None]:
+    message, dot, n = text.partition(".")
+    try:
+        if dot and not n.isdecimal():
+            raise ValueError(f"{text!r} is no id; behind the dot is the recipient's number, like {message}.0")
+        return from_text(message), int(n) if dot else None
+    except ValueError as error:
+        raise NotFound(f"{error}; `sendswitch message list` shows all") from error
+
+
+def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str]]:
+    """A message's events and its deliveries' states: the journal's, and what the local spool has besides."""
+    config = session.config()
+    events: dict[int, Event] = {}
+    trouble = ""
+    try:
+        engine = open_database(config.database_url)
+        events = {event.seq: event for event in journal.story(engine, message).events}
+    except (SQLAlchemyError, Temporary) as error:
+        trouble = f"; the journal cannot be read: {error}"
+    events |= {event.seq: event for event in _spooled(config.node.data, message)}
+    if not events:
+        raise NotFound(f"nothing is known of message {to_text(message)}{trouble}; it may be too old, or another node's")
+    ordered = [events[seq] for seq in sorted(events)]
+    return ordered, _states(ordered)
+
+
+def _spooled(data: Path, message: int) -> Sequence[Event]:
+    try:
+        return inspect.events(inspect.open_files(data), message)
+    except NotFound:
+        return ()
+
+
+def _states(events: Sequence[Event]) -> dict[int, str]:
+    batch = fold(events)
+    return {n: str(row["state"]) for (_, n), row in batch.deliveries.items()}

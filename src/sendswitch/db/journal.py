@@ -1,0 +1,201 @@
+"""The journal in the database: written in batches, searched, read as one message's story, pruned.
+
+Each function is one transaction and blocks; the mail path never waits for one. Writing a batch a second time changes
+nothing, so whoever writes may forget what it has written, and write it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, insert, not_, or_, select, true, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.elements import ColumnElement
+
+from sendswitch.db.tables import deliveries, events, messages
+from sendswitch.journal.events import Event, Key, Row, fold
+from sendswitch.journal.search import Term
+from sendswitch.mail.ids import first_at
+
+# Messages forgotten in one transaction.
+PRUNED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One delivery that a search found, with its message: the columns of both tables by name."""
+
+    message: Mapping[str, Any]
+    delivery: Mapping[str, Any]
+
+
+def write(engine: Engine, batch: Sequence[Event]) -> None:
+    """Add events and bring messages and deliveries up to date; all of it or nothing. Raises SQLAlchemyError."""
+    rows = fold(batch)
+    told = [
+        {
+            "message": e.message,
+            "seq": e.seq,
+            "n": e.n,
+            "at": e.at,
+            "event": e.event,
+            "data": orjson.dumps(e.data).decode(),
+        }
+        for e in batch
+    ]
+    with engine.begin() as connection:
+        _add(connection, messages, list(rows.messages.values()))
+        _add(connection, deliveries, list(rows.deliveries.values()))
+        _change(connection, rows.changes)
+        _add(connection, events, told)
+
+
+def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
+    """Insert rows that are not there yet."""
+    if rows:
+        connection.execute(_insert_new(table, connection.dialect.name), rows)
+
+
+def _insert_new(table: Table, dialect: str) -> Insert:
+    if dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return insert(table).prefix_with("OR IGNORE" if dialect == "sqlite" else "IGNORE")
+
+
+def _change(connection: Connection, changes: Mapping[Key, Row]) -> None:
+    """Change deliveries; those in which the same columns change share a statement."""
+    alike: dict[tuple[str, ...], list[Row]] = {}
+    for (message, n), change in changes.items():
+        if change:
+            alike.setdefault(tuple(sorted(change)), []).append({"_message": message, "_n": n} | change)
+    for columns, rows in alike.items():
+        here = and_(deliveries.c.message == bindparam("_message"), deliveries.c.n == bindparam("_n"))
+        connection.execute(update(deliveries).where(here).values({name: bindparam(name) for name in columns}), rows)
+
+
+# Searching
+
+
+def find(engine: Engine, terms: Sequence[Term], *, limit: int, before: Key | None = None) -> list[Found]:
+    """Deliveries for which every term holds, the newest first; `before` goes on behind a row of the last answer."""
+    here = and_(true(), *(_condition(term) for term in terms))
+    if before is not None:
+        message, n = before
+        here = and_(
+            here, or_(deliveries.c.message < message, and_(deliveries.c.message == message, deliveries.c.n > n))
+        )
+    query = (
+        select(messages, deliveries)
+        .join_from(deliveries, messages, deliveries.c.message == messages.c.id)
+        .where(here)
+        .order_by(deliveries.c.message.desc(), deliveries.c.n)
+        .limit(limit)
+    )
+    with engine.connect() as connection:
+        return [_found(row) for row in connection.execute(query)]
+
+
+def _found(row: Any) -> Found:
+    middle = len(messages.c)
+    return Found(
+        dict(zip(messages.c.keys(), row[:middle], strict=True)),
+        dict(zip(deliveries.c.keys(), row[middle:], strict=True)),
+    )
+
+
+_CONTAINS = {
+    "from": (messages.c.sender,),
+    "to": (deliveries.c.recipient,),
+    "addressed": (messages.c.sender, deliveries.c.recipient),
+    "subject": (messages.c.subject,),
+    "text": (messages.c.sender, deliveries.c.recipient, messages.c.subject),
+    "helo": (messages.c.helo, messages.c.client_name),
+    "message-id": (messages.c.message_id,),
+}
+_EQUALS = {
+    "state": deliveries.c.state,
+    "verdict": deliveries.c.action,
+    "processor": deliveries.c.processor,
+    "queue-id": messages.c.queue_id,
+    "ip": messages.c.client_address,
+    "user": deliveries.c.recipient_key,
+}
+
+
+def _condition(term: Term) -> ColumnElement[bool]:
+    condition = _positive(term.name, term.value)
+    return not_(condition) if term.negated else condition
+
+
+def _positive(name: str, value: str | float) -> ColumnElement[bool]:
+    if name in _CONTAINS:
+        return or_(*(func.lower(column).contains(str(value).lower(), autoescape=True) for column in _CONTAINS[name]))
+    if name in _EQUALS:
+        return _EQUALS[name] == value
+    match name:
+        case "tag":
+            return func.lower(deliveries.c.tags).contains(f" {str(value).lower()} ", autoescape=True)
+        case "larger":
+            return messages.c.size > value
+        case "smaller":
+            return messages.c.size < value
+        # Ids rise with time, and are the index.
+        case "before":
+            return deliveries.c.message < first_at(float(value))
+        case "after":
+            return deliveries.c.message >= first_at(float(value))
+    return deliveries.c.message == value  # id
+
+
+# One message
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the journal has of one message; `message` is empty when it has none."""
+
+    message: Mapping[str, Any]
+    deliveries: Sequence[Mapping[str, Any]]
+    events: Sequence[Event]
+
+
+def story(engine: Engine, message: int) -> Kept:
+    """Everything about one message, events in their order."""
+    with engine.connect() as connection:
+        found = connection.execute(select(messages).where(messages.c.id == message)).mappings().first()
+        to = connection.execute(select(deliveries).where(deliveries.c.message == message).order_by(deliveries.c.n))
+        happened = connection.execute(select(events).where(events.c.message == message).order_by(events.c.seq))
+        return Kept(
+            dict(found) if found else {},
+            [dict(row) for row in to.mappings()],
+            [Event(e.seq, e.message, e.n, e.at, e.event, orjson.loads(e.data)) for e in happened],
+        )
+
+
+def prune(engine: Engine, *, before: float, most: int) -> int:
+    """Forget messages that came before `before` (seconds since the epoch) or are more than `most`, with all about them.
+
+    At most a thousand at once; gives how many. What is not final stays.
+    """
+    with engine.begin() as connection:
+        newest = select(messages.c.id).order_by(messages.c.id.desc()).limit(1).offset(most)
+        too_many = connection.execute(newest).scalar() or 0
+        alive = (
+            select(deliveries.c.message)
+            .where(deliveries.c.message == messages.c.id)
+            .where(deliveries.c.state.in_(("accepted", "decided", "held", "quarantined")))
+        )
+        old = (
+            select(messages.c.id)
+            .where(or_(messages.c.id < first_at(before), messages.c.id <= too_many))
+            .where(~alive.exists())
+            .limit(PRUNED)
+        )
+        ids = [row[0] for row in connection.execute(old)]
+        for column in (events.c.message, deliveries.c.message, messages.c.id):
+            connection.execute(delete(column.table).where(column.in_(ids)))
+        return len(ids)

@@ -1,0 +1,73 @@
+"""the journal"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+# Whatever the server's default: all of Unicode, compared as the other databases do.
+TABLE: dict[str, Any] = {
+    f"{kind}_{key}": value
+    for kind in ("mysql", "mariadb")
+    for key, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
+
+def upgrade() -> None:
+    """To this version."""
+    op.create_table(
+        "messages",
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("received", sa.Double, nullable=False),
+        sa.Column("sender", sa.String(320), nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("via", sa.String(16), nullable=False),
+        sa.Column("client_address", sa.String(64), nullable=False),
+        sa.Column("client_name", sa.String(255), nullable=False),
+        sa.Column("helo", sa.String(255), nullable=False),
+        sa.Column("queue_id", sa.String(64), nullable=False),
+        sa.Column("subject", sa.String(500), nullable=False),
+        sa.Column("message_id", sa.String(500), nullable=False),
+        **TABLE,
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("recipient", sa.String(320), nullable=False),
+        sa.Column("recipient_key", sa.String(320), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("action", sa.String(16), nullable=False),
+        sa.Column("tags", sa.String(2000), nullable=False),
+        sa.Column("processor", sa.String(64), nullable=False),
+        sa.Column("reason", sa.String(500), nullable=False),
+        sa.Column("reply", sa.String(500), nullable=False),
+        sa.Index("deliveries_of_recipient", "recipient_key", "message"),
+        **TABLE,
+    )
+    op.create_table(
+        "events",
+        sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("event", sa.String(32), nullable=False),
+        sa.Column("data", sa.Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb"), nullable=False),
+        **TABLE,
+    )
+
+
+def downgrade() -> None:
+    """Back to the version before."""
+    for table in ("events", "deliveries", "messages"):
+        op.drop_table(table)

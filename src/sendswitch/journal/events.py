@@ -1,0 +1,137 @@
+"""Events, and the rows they add up to.
+
+An event is one line of a delivery's history, written by the spool in the same transaction as the change it tells of.
+The journal keeps every event, and beside them one row a message and one a delivery with what holds now, so that mail
+can be searched for. Folding a batch twice gives the same rows: events arrive at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sendswitch.mail.address import key
+from sendswitch.mail.text import storable
+
+# Events that are not named after the state they lead to. None: the state stays.
+STATES = {
+    "verdict": "decided",
+    "hold expired": "decided",
+    "released": "decided",
+    "deleted": "discarded",
+    "deferred": None,
+}
+# Characters kept of what a stranger can make as long as they like.
+MAX_TEXT = 500
+MAX_ADDRESS = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `n` is the delivery's number, None for the whole message; `seq` rises in a spool."""
+
+    seq: int
+    message: int
+    n: int | None
+    at: float
+    event: str
+    data: Mapping[str, Any]
+
+
+Row = dict[str, Any]
+Key = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows to insert unless they are there, and what to change in deliveries that are there already."""
+
+    messages: dict[int, Row] = field(default_factory=dict)
+    deliveries: dict[Key, Row] = field(default_factory=dict)
+    changes: dict[Key, Row] = field(default_factory=dict)
+
+
+def fold(events: Iterable[Event]) -> Batch:
+    """The rows these events add up to."""
+    batch = Batch()
+    for event in events:
+        if event.n is not None:
+            _change(batch, event)
+        elif event.event in ("accepted", "rejected"):
+            _begin(batch, event)
+    return batch
+
+
+def _begin(batch: Batch, event: Event) -> None:
+    data = event.data
+    client = data.get("client", {})
+    batch.messages[event.message] = {
+        "id": event.message,
+        "received": event.at,
+        "sender": storable(data.get("from"), MAX_ADDRESS),
+        "size": int(data.get("size", 0)),
+        "via": storable(data.get("via"), 16),
+        "client_address": storable(client.get("address"), 64),
+        "client_name": storable(client.get("name"), 255),
+        "helo": storable(client.get("helo"), 255),
+        "queue_id": storable(client.get("ident"), 64),
+        "subject": storable(data.get("subject"), MAX_TEXT),
+        "message_id": storable(data.get("message_id"), MAX_TEXT),
+    }
+    # Before the queue the first event may be the last as well.
+    state = next((name for name in ("delivered", "rejected") if name in data), event.event)
+    for n, address in enumerate(data.get("to", ())):
+        row = _delivery(event, n, address, state)
+        row["reply"] = storable(data.get(state), MAX_TEXT)
+        _judge(row, data.get("verdicts", {}).get(str(n), {}))
+        batch.deliveries[event.message, n] = row
+
+
+def _delivery(event: Event, n: int, address: str, state: str) -> Row:
+    return {
+        "message": event.message,
+        "n": n,
+        "recipient": storable(address, MAX_ADDRESS),
+        "recipient_key": storable(key(address), MAX_ADDRESS),
+        "state": state,
+        "since": event.at,
+        "attempts": 0,
+        "action": "",
+        "tags": "",
+        "processor": "",
+        "reason": "",
+        "reply": "",
+    }
+
+
+def _change(batch: Batch, event: Event) -> None:
+    assert event.n is not None
+    change: Row = {}
+    data = event.data
+    state = STATES.get(event.event, event.event)
+    if state is not None:
+        change |= {"state": state, "since": event.at}
+    if event.event == "verdict":
+        _judge(change, data)
+    elif event.event == "deferred":
+        change |= {"attempts": int(data.get("attempt", 0)), "reply": storable(data.get("why"), MAX_TEXT)}
+    elif reply := data.get("reply") or data.get("reason"):
+        change["reply"] = storable(reply, MAX_TEXT)
+    for child, address, child_state in data.get("children", ()):
+        batch.deliveries[event.message, int(child)] = _delivery(event, int(child), address, child_state)
+    key = (event.message, event.n)
+    if key in batch.deliveries:
+        batch.deliveries[key] |= change
+    else:
+        batch.changes[key] = batch.changes.get(key, {}) | change
+
+
+def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
+    """Put what a verdict says into a delivery's row; the last step asked is the one that decided."""
+    trace = verdict.get("trace", ())
+    row["action"] = storable(verdict.get("action"), 16)
+    # Between spaces, so that a tag can be looked for without finding a part of another.
+    row["tags"] = f" {' '.join(verdict['tags'])} " if verdict.get("tags") else ""
+    row["processor"] = storable(trace[-1].get("processor"), 64) if trace else ""
+    row["reason"] = storable(verdict.get("reason"), MAX_TEXT)

@@ -1,0 +1,186 @@
+"""One message's story: what happened, in words.
+
+`timeline` tells everything in order. `explain` tells one recipient's story as a person reads it: where it came from,
+which pipeline looked at it, each step with what it saw and decided, every attempt with the next hop's words, and how it
+ended. Both are pure: they are given events and give facts and sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sendswitch.journal.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a timeline. `recipient` is '' for what concerns the whole message; `about` are the facts as kept."""
+
+    at: float
+    recipient: str
+    event: str
+    text: str
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a pipeline as it was recorded."""
+
+    processor: str
+    version: str
+    seconds: float
+    outcome: str
+    saw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One recipient's story. `state` is where it stands; `sentences` tell it, in order."""
+
+    recipient: str
+    state: str
+    sentences: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+# What is said of states nobody must do anything about, and of those where somebody can.
+_STANDS = {
+    "accepted": "It waits for its pipeline's answer or for its next attempt.",
+    "decided": "It is decided and waits to be carried out.",
+    "held": "It is held; it goes on when its time is over.",
+    "quarantined": "It is in quarantine; `sendswitch quarantine release` lets it go.",
+    "delivered": "It was delivered.",
+    "forwarded": "It was forwarded.",
+    "rejected": "It was refused while the sender waited; we never had it.",
+    "bounced": "It was not delivered, and the sender was told.",
+    "discarded": "It was thrown away.",
+    "failed": "It was not delivered; the sender was not told.",
+}
+
+
+def recipients(events: Iterable[Event]) -> dict[int, str]:
+    """Who the message was for, by delivery number, targets of forwards included."""
+    found: dict[int, str] = {}
+    for event in events:
+        if event.n is None:
+            found |= dict(enumerate(event.data.get("to", ())))
+        for n, address, _ in event.data.get("children", ()):
+            found[int(n)] = address
+    return found
+
+
+def timeline(events: Sequence[Event]) -> list[Line]:
+    """Every event in order, each in one sentence."""
+    to = recipients(events)
+    return [
+        Line(e.at, to.get(e.n, "") if e.n is not None else "", e.event, _sentence(e), e.data)
+        for e in sorted(events, key=lambda event: event.seq)
+    ]
+
+
+def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
+    """The story of delivery `n`, which stands in `state`."""
+    ordered = sorted(events, key=lambda event: event.seq)
+    to = recipients(ordered).get(n, "")
+    sentences: list[str] = []
+    steps: list[Step] = []
+    for event in ordered:
+        if event.n is None and (event.event not in ("accepted", "rejected") or n < len(event.data.get("to", ()))):
+            sentences += _beginning(event, n)
+            steps += _steps(event.data.get("verdicts", {}).get(str(n), {}))
+        elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
+            sentences.append(f"It came here by a forward from delivery {event.n}.")
+        elif event.n == n:
+            told = _steps(event.data)
+            steps += told
+            sentences += [f"Step {number}: {_told(step)}" for number, step in enumerate(told, 1)]
+            sentences.append(_sentence(event))
+    sentences.append(_STANDS.get(state, f"It is {state}."))
+    return Explanation(to, state, tuple(sentences), tuple(steps))
+
+
+def _beginning(event: Event, n: int) -> list[str]:
+    verdict = event.data.get("verdicts", {}).get(str(n), {})
+    steps = [f"Step {number}: {_told(step)}" for number, step in enumerate(_steps(verdict), 1)]
+    return [_sentence(event), *steps, *([_verdict(verdict)] if verdict else [])]
+
+
+def _steps(data: Mapping[str, Any]) -> list[Step]:
+    return [
+        Step(
+            str(step.get("processor", "")),
+            str(step.get("version", "")),
+            float(step.get("seconds", 0.0)),
+            str(step.get("outcome", "")),
+            str(step.get("saw", "")),
+        )
+        for step in data.get("trace", ())
+    ]
+
+
+def _told(step: Step) -> str:
+    version = f" (version {step.version})" if step.version else ""
+    saw = f": {step.saw}" if step.saw else ""
+    return f"{step.processor}{version} took {step.seconds * 1000:.1f} ms and said {step.outcome}{saw}."
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    action = str(verdict.get("action", "no action")).upper()
+    tags = f" with the tags {', '.join(verdict['tags'])}" if verdict.get("tags") else ""
+    reason = f", because {verdict['reason']}" if verdict.get("reason") else ""
+    reply = f"; a sender is told {verdict['reply']}" if verdict.get("reply") else ""
+    return f"The verdict was {action}{tags}{reason}{reply}."
+
+
+def _sentence(event: Event) -> str:
+    data = event.data
+    match event.event:
+        case "accepted" | "rejected":
+            return _came(event)
+        case "verdict":
+            return _verdict(data)
+        case "delivered":
+            return f"The next hop took it in {data.get('seconds', 0) * 1000:.0f} ms and said: {data.get('reply')}."
+        case "deferred":
+            what = "No answer from the pipeline" if "trace" in data else "Not delivered"
+            doubt = "; it may have arrived all the same" if data.get("may_have_been_delivered") else ""
+            return f"{what} at attempt {data.get('attempt')}: {data.get('why')}{doubt}; tried again later."
+        case "bounced" | "failed":
+            told = "the sender was sent a report" if event.event == "bounced" else "nobody could be told"
+            return f"Given up, {told}: {data.get('reply')} ({data.get('reason')})."
+        case "forwarded":
+            copy = ", with a copy here" if data.get("copy") else ""
+            return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}."
+        case "held" | "quarantined":
+            return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
+        case "released" | "deleted":
+            return f"{event.event.capitalize()} by {data.get('by')}."
+        case "hold expired":
+            return f"The time of its hold was over; then: {_verdict(data.get('then', {}))}"
+    return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."
+
+
+_THROUGH = {
+    "filter": "after the queue (content filter)",
+    "proxy": "before the queue (proxy filter)",
+    "report": "as a report of our own",
+}
+
+
+def _came(event: Event) -> str:
+    data = event.data
+    client = data.get("client", {})
+    where = client.get("name") or client.get("helo") or ""
+    address = f" [{client['address']}]" if client.get("address") else ""
+    by = f" from {where or 'a client'}{address}" if where or address else ""
+    subject = f', "{data["subject"]}"' if data.get("subject") else ""
+    begin = "Accepted" if event.event == "accepted" else "Refused"
+    through = _THROUGH.get(data.get("via", ""), str(data.get("via", "")))
+    came = f"{begin} {through}{by}: from <{data.get('from', '')}>, {data.get('size', 0)} bytes{subject}."
+    for state in ("delivered", "rejected"):
+        if state in data:
+            came += f" The sender was told: {data[state]}."
+    return came

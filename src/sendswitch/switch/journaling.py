@@ -1,0 +1,71 @@
+"""Taking events over from the spool's outbox to the journal in the database.
+
+Rules:
+1. At least once: an event is marked as taken over when the database has committed it, and writing it a second time
+   changes nothing. A crash between both repeats one batch.
+2. Mail never waits for the database. While it is away events gather in the spool, which keeps them; nothing is lost but
+   time. The node's purge leaves what the journal does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from sendswitch import logs, metrics
+from sendswitch.clock import Clock
+from sendswitch.journal.events import Event
+from sendswitch.spool.spool import Spool
+
+# Events in one transaction of the database.
+BATCH = 1000
+# Seconds in which events gather before they are written, when there are few.
+GATHER = 0.5
+# Seconds between tries while the database is away: first and longest.
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+# Seconds between prunings.
+PRUNE = 3600.0
+
+Write = Callable[[Sequence[Event]], None]
+"""Writes a batch durably; blocks, and raises when the database does not take it."""
+
+Prune = Callable[[float], int]
+"""Forgets a part of what is too old at that moment; gives how many messages, 0 when there is nothing left to forget."""
+
+
+async def keep_journal(spool: Spool, write: Write) -> None:
+    """Take events over, for ever."""
+    done, pause, failing = await spool.journaled(), FIRST_RETRY, False
+    while True:
+        spool.written.clear()
+        try:
+            batch = await spool.events(done, BATCH)
+            if batch:
+                await asyncio.to_thread(write, batch)
+                await spool.mark_journaled(batch[-1].seq)
+        except Exception as error:
+            metrics.JOURNAL_FAILURES.inc()
+            logs.journal_failed(error=error, retry_in=pause)
+            failing = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_RETRY)
+            continue
+        if batch:
+            done = batch[-1].seq
+        if failing:
+            logs.journal_recovered(events=len(batch))
+            pause, failing = FIRST_RETRY, False
+        if len(batch) < BATCH:
+            await spool.written.wait()
+            await asyncio.sleep(GATHER)
+
+
+async def prune_journal(prune: Prune, clock: Clock) -> None:
+    """Forget what is too old or too much, in small steps, for ever."""
+    while True:
+        try:
+            while await asyncio.to_thread(prune, clock()):  # noqa: ASYNC110 - steps, not polling
+                await asyncio.sleep(0.1)
+        except Exception as error:
+            logs.failed("pruning the journal", error=error)
+        await asyncio.sleep(PRUNE)

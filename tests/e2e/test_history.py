@@ -1,0 +1,144 @@
+"""What people find out about their mail with one command: `message list`, `timeline`, `explain`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.bench.peers import Node, free_port
+from sendswitch.reply import Reply
+from tests.e2e.next_hop import NextHop
+from tests.e2e.test_faults import QUICK, queue, send, until
+
+LISTS = """
+[[step]]
+use = "tag"
+tags = ["SEEN"]
+[[step]]
+use = "lists"
+deny = ["spam.example"]
+"""
+
+
+def run(node: Node, *arguments: str) -> Any:
+    done = node.run("message", *arguments, "--json", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def listed(node: Node, *words: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = run(node, "list", *words)
+    return rows
+
+
+@pytest.fixture
+def busy(tmp_path: Path, database: str) -> Iterator[Node]:
+    """A node that has passed, denied, deferred and forwarded mail, its journal in each kind of database."""
+    settings = QUICK | {"database": {"url": database}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        hop.refuse = {"later@example.test": Reply(450, "4.2.1", "busy")}
+        node.add_pipeline("ann@example.test", LISTS)
+        node.add_pipeline("carol@example.test", '[[step]]\nuse = "forward"\nto = ["dave@example.test"]\n')
+        node.add_pipeline("quar@example.test", '[[step]]\nuse = "quarantine"\nreason = "looks odd"\n')
+        send(node.port, "ann@example.test", "joe@example.test", subject="=?utf-8?q?Gr=C3=BC=C3=9Fe?=")
+        send(node.port, "ann@example.test", subject="buy now", sender="loud@spam.example")
+        send(node.port, "later@example.test", subject="patience")
+        send(node.port, "carol@example.test", subject="round")
+        send(node.port, "quar@example.test", subject="odd")
+        until(lambda: len(listed(node)) >= 7, node=node)
+        until(lambda: not listed(node, "state:accepted", "-to:later") and not listed(node, "state:decided"), node=node)
+        yield node
+
+
+def test_what_became_of_a_mail(busy: Node) -> None:
+    (row,) = listed(busy, "to:ann", "subject:grüße")
+    assert row["subject"] == "Grüße"
+    assert (row["state"], row["verdict"], row["tags"]) == ("delivered", "pass", ["SEEN"])
+    (denied,) = listed(busy, "from:spam.example", "verdict:deny")
+    assert denied["state"] in ("bounced", "quarantined")
+    assert denied["processor"] == "lists"
+    assert "deny list" in denied["reason"]
+    (waiting,) = listed(busy, "to:later")
+    assert "4.2.1 busy" in waiting["last_answer"]
+    assert {row["to"] for row in listed(busy, "subject:round", "state:delivered")} == {"dave@example.test"}
+    assert [row["to"] for row in listed(busy, "tag:seen", "-verdict:deny")] == ["ann@example.test"]
+    table = busy.run("message", "list", "subject:patience").stdout
+    assert "later@example.test" in table
+
+    (told,) = run(busy, "explain", denied["id"])
+    words = " ".join(told["sentences"])
+    assert "Accepted after the queue" in words
+    assert "from <loud@spam.example>" in words
+    assert "Step 1: tag" in words
+    assert "Step 2: lists" in words
+    assert "The verdict was DENY" in words
+    assert [step["processor"] for step in told["steps"]] == ["tag", "lists"]
+    text = busy.run("message", "explain", denied["id"]).stdout
+    assert text.startswith(f"{denied['id']} for ann@example.test: {denied['state']}")
+
+    message = waiting["id"].partition(".")[0]
+    lines = run(busy, "timeline", message)
+    assert lines[0]["event"] == "accepted"
+    assert "450 4.2.1 busy" in lines[1]["text"]
+    (moved,) = (one for one in run(busy, "explain", listed(busy, "to:dave")[0]["id"]))
+    assert "came here by a forward" in " ".join(moved["sentences"])
+
+
+def test_a_person_s_doing_is_told(busy: Node) -> None:
+    (row,) = listed(busy, "state:quarantined", "to:quar")
+    assert busy.run("quarantine", "release", row["id"]).returncode == 0
+    until(lambda: listed(busy, "to:quar", "state:delivered"), node=busy)
+    words = " ".join(run(busy, "explain", row["id"])[0]["sentences"])
+    assert "Quarantined: looks odd." in words
+    assert "Released by" in words
+
+
+def test_without_the_database_the_spool_still_knows(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        send(node.port)
+        until(lambda: not queue(node), node=node)
+        (row,) = listed_when_there(node)
+        config = node.config.read_text()
+        away = f'\n[database]\nurl = "postgresql+psycopg://x:y@127.0.0.1:{free_port()}/x"\n'
+        node.config.write_text(config + away)
+        done = node.run("message", "list", check=False)
+        assert done.returncode == 75
+        assert "cannot be opened" in done.stderr
+        assert "x:y" not in done.stderr
+        (told,) = run(node, "explain", row["id"])
+        assert told["state"] == "delivered"
+
+
+def listed_when_there(node: Node) -> list[dict[str, Any]]:
+    until(lambda: listed(node), node=node)
+    return listed(node)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("explain", "nonsense"), 3, "no message id"),
+        (("explain", "0000000000000"), 3, "nothing is known"),
+        (("timeline", "0000000000000.x"), 3, "recipient's number"),
+        (("list", "colour:red"), 2, "known are from"),
+        (("list", "larger:huge"), 2, "is not a size"),
+        (("list", "before:whenever"), 2, "is not a duration"),
+        (("list", "id:zz"), 3, "no message id"),
+    ],
+)
+def test_what_is_not_there_or_means_nothing(arguments: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:
+    node = Node(tmp_path, "127.0.0.1:1")
+    done = node.run("message", *arguments, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stderr
+
+
+def test_a_journal_with_nothing_in_it(tmp_path: Path) -> None:
+    node = Node(tmp_path, "127.0.0.1:1")
+    assert "no mail yet" in node.run("message", "list").stdout
+    assert "no mail is like that" in node.run("message", "list", "from:x").stdout
+    assert run(node, "list", "from:x") == []

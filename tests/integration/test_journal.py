@@ -1,0 +1,277 @@
+"""The journal on every database: batches once or twice, searching, stories, pruning, and databases that are away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import OperationalError
+
+from sendswitch.db import journal, users
+from sendswitch.db.connect import open_database
+from sendswitch.db.tables import deliveries, events, messages, metadata
+from sendswitch.errors import InvalidConfiguration, Temporary
+from sendswitch.journal.events import Event
+from sendswitch.journal.search import parse
+from sendswitch.mail import ids
+from sendswitch.mail.content import InMemory
+from sendswitch.spool.records import Change, Delivery
+from sendswitch.spool.spool import new_message, open_spool
+from sendswitch.spool.states import State
+from sendswitch.switch import journaling
+from sendswitch.switch.journaling import keep_journal
+from sendswitch.testing import FakeClock, envelope
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+DAY = 86400.0
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def engine(database: str) -> Any:
+    engine = open_database(database)
+    yield engine
+    engine.dispose()
+
+
+def accepted(message: int, *to: str, seq: int = 1, **facts: Any) -> Event:
+    data = {"from": "alice@example.org", "to": list(to), "size": 1000, "via": "filter"} | facts
+    return Event(seq, message, None, ids.received(message), "accepted", data)
+
+
+def id_at(seconds: float, n: int = 0) -> int:
+    return ids.first_at(seconds) + n
+
+
+VERDICT = {
+    "action": "deny",
+    "tags": ["SPAM", "NEWS"],
+    "reason": "too loud",
+    "trace": [{"processor": "lists", "seconds": 0.001, "outcome": "deny", "saw": "loud@example.org"}],
+}
+
+
+def test_migrations_make_the_tables(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection), metadata)
+    assert found == []
+
+
+def test_users_and_pipelines_are_kept_alike(engine: Engine) -> None:
+    users.add_user(engine, "ann@example.test")
+    assert users.set_pipeline(engine, "ANN@example.test", "x = 1") == 1
+    assert users.set_pipeline(engine, "ann@example.test", "x = 2") == 2
+    assert [(user.address, user.version) for user in users.list_users(engine)] == [("ann@example.test", 2)]
+    assert abs(users.list_users(engine)[0].created - __import__("time").time()) < 60
+    assert users.all_pipelines(engine)[0].text == "x = 2"
+
+
+def test_a_batch_that_comes_twice_changes_nothing(engine: Engine) -> None:
+    one = id_at(NOW)
+    first = [
+        accepted(
+            one, "ann@example.test", "bob@example.test", subject="Grüße \N{PARTY POPPER}\0", client={"ident": "4XYZ"}
+        ),
+        Event(2, one, 0, NOW + 1, "verdict", VERDICT),
+    ]
+    second = [
+        Event(3, one, 0, NOW + 2, "bounced", {"reply": "550 5.7.1 no", "reason": "denied"}),
+        Event(4, one, 1, NOW + 3, "deferred", {"why": "451 busy", "attempt": 2}),
+    ]
+    for batch in (first, first, second, second):
+        journal.write(engine, batch)
+    with engine.connect() as connection:
+        (message,) = connection.execute(select(messages)).mappings()
+        ann, bob = connection.execute(select(deliveries).order_by(deliveries.c.n)).mappings()
+        assert len(connection.execute(select(events)).all()) == 4
+    assert message["subject"] == "Grüße \N{PARTY POPPER}"
+    assert message["queue_id"] == "4XYZ"
+    assert (ann["state"], ann["action"], ann["tags"], ann["processor"]) == ("bounced", "deny", " SPAM NEWS ", "lists")
+    assert (ann["reason"], ann["reply"], ann["since"]) == ("too loud", "550 5.7.1 no", NOW + 2)
+    assert (bob["state"], bob["attempts"], bob["reply"]) == ("accepted", 2, "451 busy")
+    kept = journal.story(engine, one)
+    assert [event.event for event in kept.events] == ["accepted", "verdict", "bounced", "deferred"]
+    assert kept.events[1].data == VERDICT
+    assert len(kept.deliveries) == 2
+
+
+def test_what_strangers_write_is_kept_in_any_length(engine: Engine) -> None:
+    to = [f"r{n}@{'x' * 200}.example" for n in range(3000)]
+    long = accepted(
+        id_at(NOW), *to, subject="\N{PILE OF POO}" * 10_000, message_id="x" * 9999, client={"helo": "\0" * 999}
+    )
+    journal.write(engine, [long])
+    assert len(journal.story(engine, id_at(NOW)).deliveries) == 3000
+    assert len(journal.story(engine, id_at(NOW)).events[0].data["to"]) == 3000
+
+
+def test_children_of_a_forward_and_mail_refused_before_the_queue(engine: Engine) -> None:
+    one, two = id_at(NOW), id_at(NOW, 5)
+    data = {"to": ["dave@example.test"], "copy": False, "children": [[1, "dave@example.test", "accepted"]]}
+    journal.write(
+        engine,
+        [
+            accepted(one, "carol@example.test"),
+            Event(2, one, 0, NOW, "forwarded", data),
+            Event(3, one, 1, NOW, "delivered", {"reply": "250 2.0.0 Ok", "seconds": 0.1}),
+            accepted(two, "ann@example.test", rejected="550 no", verdicts={"0": VERDICT}),
+        ],
+    )
+    found = {(row.delivery["recipient"], row.delivery["state"]) for row in journal.find(engine, [], limit=10)}
+    assert found == {
+        ("carol@example.test", "forwarded"),
+        ("dave@example.test", "delivered"),
+        ("ann@example.test", "rejected"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ("", ["a", "b", "c"]),
+        ("from:ALICE", ["a"]),
+        ("-from:alice", ["b", "c"]),
+        ("invoice", ["a", "b"]),
+        ("subject:invoice !from:alice", ["b"]),
+        ('"the invoice"', ["a"]),
+        ("to:ann", ["a", "b", "c"]),
+        ("user:ANN@example.test", ["a", "b"]),
+        ("tag:spam", ["b"]),
+        ("tag:spa", []),
+        ("state:bounced", ["b"]),
+        ("verdict:deny", ["b"]),
+        ("processor:lists", ["b"]),
+        ("larger:1MB", ["c"]),
+        ("smaller:1MB", ["a", "b"]),
+        ("after:2d", ["b", "c"]),
+        ("before:2d", ["a"]),
+        ("ip:192.0.2.7", ["c"]),
+        ("queue-id:4ABC", ["c"]),
+        ("message-id:x@y", ["c"]),
+        ("100%", ["c"]),
+        ("subject:_", []),
+    ],
+)
+def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
+    a, b, c = id_at(NOW - 3 * DAY), id_at(NOW - DAY), id_at(NOW)
+    batch = [
+        accepted(a, "ann@example.test", seq=1, subject="the Invoice"),
+        accepted(b, "Ann@example.test", seq=2, subject="invoice the", **{"from": "bob@example.org"}),
+        Event(3, b, 0, NOW, "verdict", VERDICT),
+        Event(4, b, 0, NOW, "bounced", {"reply": "550 no"}),
+        accepted(
+            c,
+            "ann+x@example.test",
+            seq=5,
+            size=2_000_000,
+            subject="100% off",
+            message_id="<x@y>",
+            client={"address": "192.0.2.7", "ident": "4ABC"},
+            **{"from": ""},
+        ),
+    ]
+    journal.write(engine, batch)
+    names = {a: "a", b: "b", c: "c"}
+    found = [names[row.message["id"]] for row in journal.find(engine, parse(search, NOW), limit=10)]
+    assert sorted(found) == expected
+
+
+def test_pages(engine: Engine) -> None:
+    journal.write(engine, [accepted(id_at(NOW, n), "a@b.example", "c@d.example", seq=n) for n in range(5)])
+    seen: list[tuple[int, int]] = []
+    while True:
+        page = journal.find(engine, [], limit=3, before=seen[-1] if seen else None)
+        if not page:
+            break
+        seen += [(row.delivery["message"], row.delivery["n"]) for row in page]
+    assert len(seen) == len(set(seen)) == 10
+    assert seen == sorted(seen, key=lambda key: (-key[0], key[1]))
+
+
+def test_pruning_by_age_and_by_number_leaves_what_is_not_final(engine: Engine) -> None:
+    old, held, new = id_at(NOW - 9 * DAY), id_at(NOW - 9 * DAY, 1), id_at(NOW)
+    done = {"reply": "250 ok"}
+    journal.write(
+        engine,
+        [
+            accepted(old, "a@b.example", seq=1),
+            Event(2, old, 0, NOW, "delivered", done),
+            accepted(held, "a@b.example", seq=3),
+            accepted(new, "a@b.example", seq=4),
+            Event(5, new, 0, NOW, "delivered", done),
+        ],
+    )
+    assert journal.prune(engine, before=NOW - 7 * DAY, most=100) == 1
+    assert journal.prune(engine, before=NOW - 7 * DAY, most=100) == 0
+    assert [row.message["id"] for row in journal.find(engine, [], limit=9)] == [new, held]
+    assert journal.story(engine, old).events == []
+    more = [accepted(id_at(NOW, n), "a@b.example", seq=n) for n in range(10, 15)]
+    journal.write(engine, more + [Event(n + 90, id_at(NOW, n), 0, NOW, "delivered", done) for n in range(10, 15)])
+    assert journal.prune(engine, before=0, most=3) == 3
+    assert len(journal.find(engine, [], limit=99)) == 4
+
+
+def test_events_go_over_once_and_an_outage_costs_only_time(
+    run: Run, engine: Engine, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journaling, "GATHER", 0.01)
+    monkeypatch.setattr(journaling, "FIRST_RETRY", 0.01)
+    away = True
+    tried = 0
+
+    def write(batch: Sequence[Event]) -> None:
+        nonlocal tried
+        tried += 1
+        if away:
+            raise OperationalError("insert", {}, Exception("server has gone away"))
+        journal.write(engine, batch)
+        if tried % 2:
+            raise OperationalError("commit", {}, Exception("the answer was lost"))
+
+    async def inside() -> None:
+        nonlocal away
+        spool = open_spool(tmp_path, clock)
+        keeper = asyncio.create_task(keep_journal(spool, write))
+        for n in range(20):
+            message = new_message(spool, envelope(), InMemory(b"x"), now=clock(), lifetime=9, via="filter", id_=None)
+            delivery = Delivery(message, 0, message.envelope.recipients[0], due=clock())
+            await spool.accept(message, [delivery])
+            if n == 10:
+                async with asyncio.timeout(10):
+                    while tried < 3:
+                        await asyncio.sleep(0.01)
+                # Nothing is purged that the journal does not have.
+                await spool.change([Change(delivery, State.DELIVERED, "delivered", {"reply": "250 ok"})])
+                clock.advance(30 * DAY)
+                assert await spool.purge(clock()) == 0
+                away = False
+        async with asyncio.timeout(10):
+            while (await spool.figures())[2]:
+                await asyncio.sleep(0.01)
+        assert len(journal.find(engine, [], limit=99)) == 20
+        assert await spool.purge(clock()) == 1
+        # The newest event's number is never given again, whatever was purged.
+        last = await spool.journaled()
+        keeper.cancel()
+        await spool.close()
+        again = open_spool(tmp_path, clock)
+        assert await again.journaled() == last
+        await again.close()
+
+    run(inside())
+
+
+def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(Temporary) as failed:
+        open_database("postgresql+psycopg://me:s3cret@127.0.0.1:1/x")
+    assert "s3cret" not in str(failed.value)
+    assert "127.0.0.1:1" in str(failed.value)
+    for url in ("nonsense", "oracle+nothing://x"):
+        with pytest.raises(InvalidConfiguration):
+            open_database(url)

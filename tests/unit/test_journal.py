@@ -1,0 +1,157 @@
+"""Events folded into rows, search words, and stories told; the databases are in tests/integration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.errors import InvalidSearch
+from sendswitch.journal.events import Event, fold
+from sendswitch.journal.search import NAMES, Term, parse
+from sendswitch.journal.story import explain, recipients, timeline
+
+NOW = 1_700_000_000.0
+CAME = {"from": "a@b", "to": ["ann@x", "bob@x"], "size": 9, "via": "filter", "subject": "hi", "client": {"helo": "h"}}
+STEP = {"processor": "lists", "version": "1", "seconds": 0.0012, "outcome": "deny", "saw": "<a@b>"}
+DENY = {"action": "deny", "tags": ["T"], "reason": "no", "reply": "550 5.7.1 no", "trace": [STEP]}
+
+
+def story(*told: tuple[int | None, str, dict[str, Any]]) -> list[Event]:
+    return [Event(seq, 1, n, NOW + seq, event, data) for seq, (n, event, data) in enumerate(told, 1)]
+
+
+def test_rows_hold_what_is_true_at_the_end() -> None:
+    events = story(
+        (None, "accepted", CAME),
+        (None, "something new", {}),
+        (0, "verdict", DENY),
+        (0, "bounced", {"reply": "550 5.7.1 no"}),
+        (1, "deferred", {"why": "451 busy", "attempt": 3}),
+    )
+    batch = fold(events)
+    assert batch.messages[1]["helo"] == "h"
+    assert batch.deliveries[1, 0]["state"] == "bounced"
+    assert batch.deliveries[1, 0]["tags"] == " T "
+    assert batch.deliveries[1, 1]["attempts"] == 3
+    assert batch.changes == {}
+    later = fold(events[2:])
+    assert later.changes[1, 0]["state"] == "bounced"
+    assert later.changes[1, 0]["action"] == "deny"
+    assert "state" not in later.changes[1, 1]
+    assert "reply" not in fold(story((0, "verdict", DENY))).changes[1, 0]
+    forwarded = story((None, "accepted", CAME), (0, "forwarded", {"to": ["d@x"], "children": [[2, "d@x", "accepted"]]}))
+    assert fold(forwarded).deliveries[1, 2]["recipient"] == "d@x"
+    assert fold(story((None, "accepted", CAME | {"delivered": "250 ok"}))).deliveries[1, 1]["state"] == "delivered"
+    assert fold(story((0, "verdict", {"action": "pass"}))).changes[1, 0]["processor"] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("", []),
+        ("  plain  words ", [Term("text", "plain"), Term("text", "words")]),
+        ('"one phrase" -from:x', [Term("text", "one phrase"), Term("from", "x", True)]),
+        ('subject:"two words" !tag:SPAM', [Term("subject", "two words"), Term("tag", "SPAM", True)]),
+        ("larger:1MB SMALLER:2k", None),
+        ("larger:1MB", [Term("larger", 1e6)]),
+        ("after:1h", [Term("after", NOW - 3600)]),
+        ("user:ANN@X state:Held", [Term("user", "ann@x"), Term("state", "held")]),
+        ("after:2023-13-01", None),
+        ("colour:red", None),
+    ],
+)
+def test_search_words(text: str, terms: list[Term] | None) -> None:
+    if terms is None:
+        with pytest.raises(InvalidSearch):
+            parse(text, NOW)
+    else:
+        assert parse(text, NOW) == terms
+
+
+def test_days() -> None:
+    (today,), (yesterday,) = parse("after:today", NOW), parse("before:yesterday", NOW)
+    assert float(today.value) - float(yesterday.value) in (82800, 86400, 90000)  # summer time may begin or end
+    assert NOW - 90000 < float(today.value) <= NOW
+    (day,) = parse("after:2023-11-01", NOW)
+    assert abs(float(day.value) - 1_698_800_000) < 2 * 86400
+
+
+@given(st.text(max_size=60))
+def test_no_search_does_worse_than_say_what_is_wrong(text: str) -> None:
+    try:
+        terms = parse(text, NOW)
+    except InvalidSearch:
+        return
+    assert all(term.name in NAMES for term in terms)
+
+
+def test_a_story_from_beginning_to_end() -> None:
+    events = story(
+        (None, "accepted", CAME),
+        (0, "deferred", {"why": "no answer", "attempt": 1, "trace": [STEP]}),
+        (0, "verdict", {"action": "forward", "trace": []}),
+        (
+            0,
+            "forwarded",
+            {"to": ["dave@x"], "copy": True, "children": [[2, "dave@x", "accepted"], [3, "ann@x", "decided"]]},
+        ),
+        (1, "verdict", DENY),
+        (1, "held", {"reason": ""}),
+        (1, "hold expired", {"then": {"action": "pass"}}),
+        (1, "quarantined", {"reason": "odd"}),
+        (1, "released", {"by": "root"}),
+        (2, "deferred", {"why": "lost", "attempt": 1, "may_have_been_delivered": True}),
+        (2, "failed", {"reply": "550 no", "reason": "refused"}),
+        (3, "delivered", {"reply": "250 ok", "seconds": 0.25}),
+        (3, "discarded", {"reason": "told so"}),
+    )
+    assert recipients(events) == {0: "ann@x", 1: "bob@x", 2: "dave@x", 3: "ann@x"}
+    lines = timeline(reversed_(events))
+    assert [line.recipient for line in lines[:2]] == ["", "ann@x"]
+    assert lines[0].text == 'Accepted after the queue (content filter) from h: from <a@b>, 9 bytes, "hi".'
+    assert lines[1].text == "No answer from the pipeline at attempt 1: no answer; tried again later."
+    ann = explain(events, 0, "forwarded")
+    assert ann.steps[0].processor == "lists"
+    assert ann.sentences[1] == "Step 1: lists (version 1) took 1.2 ms and said deny: <a@b>."
+    assert ann.sentences[-2:] == ("Forwarded to dave@x, with a copy here.", "It was forwarded.")
+    bob = " ".join(explain(events, 1, "decided").sentences)
+    for words in (
+        "The verdict was DENY with the tags T, because no; a sender is told 550 5.7.1 no.",
+        "Held: the pipeline asked for it.",
+        "The time of its hold was over; then: The verdict was PASS.",
+        "Quarantined: odd.",
+        "Released by root.",
+        "It is decided",
+    ):
+        assert words in bob
+    dave = explain(events, 2, "failed")
+    assert dave.recipient == "dave@x"
+    assert dave.sentences[0] == "It came here by a forward from delivery 0."
+    assert "it may have arrived all the same" in dave.sentences[1]
+    assert "Given up, nobody could be told: 550 no (refused)." in dave.sentences
+    copy = explain(events, 3, "somewhere else").sentences
+    assert copy[1:] == (
+        "The next hop took it in 250 ms and said: 250 ok.",
+        "Discarded: told so.",
+        "It is somewhere else.",
+    )
+
+
+def reversed_(events: list[Event]) -> list[Event]:
+    return events[::-1]
+
+
+def test_what_was_decided_before_the_queue_is_told_at_once() -> None:
+    facts = CAME | {"via": "proxy", "rejected": "550 5.7.1 no", "verdicts": {"0": DENY}}
+    told = explain(story((None, "accepted", facts)), 0, "rejected")
+    assert told.sentences[0].endswith("The sender was told: 550 5.7.1 no.")
+    assert told.sentences[1].startswith("Step 1: lists")
+    assert told.sentences[2].startswith("The verdict was DENY")
+    assert explain(story((None, "rejected", CAME | {"client": {}})), 0, "rejected").sentences[0].startswith("Refused")
+    bounce = story((None, "accepted", CAME), (0, "bounced", {"reply": "550 no", "reason": "x"}))
+    assert "the sender was sent a report" in " ".join(explain(bounce, 0, "bounced").sentences)
+    nobody = explain(story((0, "forwarded", {"to": []})), 0, "forwarded")
+    assert nobody.sentences[0] == "Forwarded to nobody new."
