@@ -219,8 +219,10 @@ def test_a_connection_the_server_closed_while_idle_is_replaced_unseen(run: Run) 
 class Scripted:
     """A next hop without CHUNKING that answers each message's end as told, and remembers what it was sent."""
 
-    def __init__(self, at_end: Callable[[int], bytes | None]) -> None:
-        self._at_end = at_end
+    def __init__(
+        self, at_end: Callable[[int], bytes | None], at_mail: Callable[[int], bytes | None] | None = None
+    ) -> None:
+        self._at_end, self._at_mail, self.mails = at_end, at_mail, 0
         self.port = free_port()
         self.messages: list[bytes] = []
         self.ahead = 0
@@ -242,6 +244,13 @@ class Scripted:
                 line = await reader.readuntil(b"\r\n")
                 if line.startswith(b"EHLO"):
                     writer.write(b"250-hi\r\n250 PIPELINING\r\n")
+                elif line.startswith(b"MAIL") and self._at_mail is not None:
+                    self.mails += 1
+                    answer = self._at_mail(self.mails)
+                    if answer is None:  # and not a word more
+                        await asyncio.Event().wait()
+                    else:
+                        writer.write(answer)
                 elif line != b"DATA\r\n":
                     writer.write(b"250 ok\r\n")
                 else:
@@ -343,6 +352,132 @@ def test_out_of_turn_replies_are_nobody_s(run: Run) -> None:
                 assert result.outcomes[0].reply is not None
                 assert result.outcomes[0].reply.positive
             assert hop.connections == 3
+            pool.close()
+
+    run(inside())
+
+
+def test_a_421_is_taken_at_its_word_the_second_time(run: Run) -> None:
+    """A next hop that answers one sender with 421 must not be asked for ever."""
+
+    async def inside() -> None:
+        answers = (b"250 ok\r\n", b"421 4.7.0 slower\r\n")
+        async with Scripted(lambda n: b"250 ok\r\n", at_mail=lambda n: answers[n > 1]) as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            first = await pool.deliver(envelope(), InMemory(DATA))
+            assert first.outcomes[0].reply is not None
+            assert first.outcomes[0].reply.positive
+            second = await pool.deliver(envelope(), InMemory(DATA))
+            assert second.outcomes[0].reply is not None
+            assert second.outcomes[0].reply.code == 421
+            assert hop.mails == 3
+            pool.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_nobody_wants_any_more_is_not_sent_by_another_connection(ahead: bool, run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: b"250 ok\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=2, idle=5)
+            both = (pool.deliver(envelope(), InMemory(b"Subject: warm\r\n\r\n")) for _ in range(2))
+            await asyncio.gather(*both)
+            hop.go.clear()
+            # Two in hand, one sent ahead behind each; then one is cancelled, and connections go.
+            tasks = [
+                asyncio.create_task(pool.deliver(envelope(), InMemory(f"Subject: {n}\r\n\r\n".encode())))
+                for n in range(4)
+            ]
+            async with asyncio.timeout(5):
+                while len(hop.messages) < 4:
+                    await asyncio.sleep(0.01)
+            tasks[2 if ahead else 0].cancel()
+            await asyncio.sleep(0)
+            if ahead:
+                tasks[0].cancel()  # cuts the connection on which the other was sent ahead
+                tasks[1].cancel()
+            hop.go.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert any(isinstance(result, asyncio.CancelledError) for result in results)
+            await asyncio.gather(*(pool.deliver(envelope(), InMemory(b"Subject: last\r\n\r\n")) for _ in range(3)))
+            sent = subjects(hop.messages)
+            assert sent.count("Subject: 2" if ahead else "Subject: 0") <= (0 if ahead else 1)
+            pool.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "no-such-host.invalid"])
+def test_a_host_that_cannot_be_looked_up_costs_no_place(host: str, run: Run) -> None:
+    async def inside() -> None:
+        pool = Pool(Endpoint(host, 25), ClientOptions("me"), size=2, idle=5)
+        for _ in range(5):
+            result = await pool.deliver(envelope(), InMemory(DATA))
+            assert result.outcomes[0].reply is not None
+            assert result.outcomes[0].reply.enhanced == "4.4.1"
+        assert pool.open == 0
+
+    run(inside())
+
+
+def test_a_silent_next_hop_is_waited_for_once(run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: b"250 ok\r\n", at_mail=lambda n: b"250 ok\r\n" if n <= 3 else None) as hop:
+            hop.go.set()
+            options = ClientOptions("me", command=0.3)
+            pool = Pool(Endpoint("127.0.0.1", hop.port), options, size=3, idle=5)
+            await asyncio.gather(*(pool.deliver(envelope(), InMemory(DATA)) for _ in range(3)))
+            began = asyncio.get_running_loop().time()
+            result = await pool.deliver(envelope(), InMemory(DATA))
+            assert asyncio.get_running_loop().time() - began < 0.6
+            assert result.outcomes[0].reply is not None
+            assert "Timed out" in str(result.outcomes[0].reply)
+            pool.close()
+
+    run(inside())
+
+
+def test_an_error_of_ours_is_one_message_s(run: Run) -> None:
+    async def inside() -> None:
+        async with Scripted(lambda n: b"250 ok\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            broken = envelope("a@b.example", "c@d.example")
+            object.__setattr__(broken, "body", None)
+            object.__setattr__(broken, "client", None)
+            object.__setattr__(broken, "ret", 5)
+            object.__setattr__(broken, "sender", 5)
+            work = [pool.deliver(e, InMemory(DATA)) for e in (envelope(), broken, envelope(), broken, envelope())]
+            results = await asyncio.gather(*work)
+            codes = [r.outcomes[0].reply.code for r in results if r.outcomes[0].reply]
+            assert codes[1] == codes[3] == 451
+            assert codes[0] == codes[4] == 250
+            assert pool.open <= 1
+            pool.close()
+
+    run(inside())
+
+
+def test_a_returned_job_gets_a_new_connection_however_busy_the_others_are(run: Run) -> None:
+    async def inside() -> None:
+        # The second transaction of every connection is refused with 421, so every other job is returned.
+        seen: dict[int, int] = {}
+
+        def at_mail(n: int) -> bytes:
+            seen[hop.connections] = seen.get(hop.connections, 0) + 1
+            return b"250 ok\r\n" if seen[hop.connections] < 2 else b"421 4.7.0 enough\r\n"
+
+        async with Scripted(lambda n: b"250 ok\r\n", at_mail=at_mail) as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me"), size=1, idle=5)
+            messages = [InMemory(f"Subject: {n}\r\n\r\n".encode()) for n in range(30)]
+            results = await asyncio.gather(*(pool.deliver(envelope(), message) for message in messages))
+            assert all(r.outcomes[0].reply and r.outcomes[0].reply.positive for r in results)
+            assert sorted(subjects(hop.messages)) == sorted(f"Subject: {n}" for n in range(30))
+            assert hop.connections <= 30
             pool.close()
 
     run(inside())

@@ -251,6 +251,16 @@ def test_421_as_the_last_answer_is_certain() -> None:
     assert machine.state is State.CLOSED
 
 
+def test_rubbish_as_the_last_answer_is_not() -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n2\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Finished)
+    assert event.outcomes[0].uncertain
+    assert event.outcomes[0].reply == UNCERTAIN
+
+
 def test_helo_where_ehlo_is_unknown() -> None:
     machine = ClientConnection("me")
     machine.receive_data(b"220 old\r\n502 what\r\n")
@@ -369,11 +379,47 @@ def test_a_transaction_knows_whether_it_was_answered(answers: bytes, answered: b
     assert not event.outcomes[0].uncertain
 
 
+def test_with_chunking_no_answer_at_all_is_uncertain() -> None:
+    machine = ready("PIPELINING", "CHUNKING")
+    machine.send(ONE, len(DATA), DATA)  # the content is out with the envelope
+    event = machine.lost()
+    assert isinstance(event, Finished)
+    assert event.answered
+    assert event.outcomes[0].uncertain
+    machine = ready("PIPELINING", "CHUNKING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"421 4.3.2 going down\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Finished)
+    assert not event.answered
+
+
+@pytest.mark.parametrize("answer", [b"350 what", b"300", b"3", b"25", b"2", b"", b"250 ok", b"35a x"])
+def test_what_is_not_354_is_no_go_ahead(answer: bytes) -> None:
+    machine = ready("PIPELINING")
+    machine.send(ONE, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n" + answer + b"\r\n250 ok\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Finished)
+    assert event.outcomes[0].reply is not None
+    assert not event.outcomes[0].reply.positive
+    assert machine.state is State.CLOSED
+
+
 def test_an_impossible_transaction_is_not_sent_ahead() -> None:
     machine = content_written("SIZE 100")
     machine.data_to_send()
     assert codes(machine.send_ahead(ONE, 101, DATA)) == [552]
     assert machine.data_to_send() == b""
+
+
+def test_when_transactions_can_begin() -> None:
+    machine = ClientConnection("me")
+    assert not machine.greeted
+    machine = ready()
+    assert machine.greeted
+    machine.lost()
+    assert not machine.greeted
 
 
 def test_quit_and_what_comes_too_late() -> None:

@@ -73,7 +73,6 @@ class Scripted:
 
     Options: ClassVar[type[Options]] = Options
     version = "7"
-    waits = True
 
     def __init__(self, act: Callable[[Mail, Context], Any]) -> None:
         self.act, self.seen = act, 0

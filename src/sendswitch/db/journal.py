@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, insert, not_, or_, select, true, update
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -37,15 +39,7 @@ def write(engine: Engine, batch: Sequence[Event]) -> None:
     """Add events and bring messages and deliveries up to date; all of it or nothing. Raises SQLAlchemyError."""
     rows = fold(batch)
     told = [
-        {
-            "message": e.message,
-            "seq": e.seq,
-            "n": e.n,
-            "at": e.at,
-            "event": e.event,
-            "data": orjson.dumps(e.data).decode(),
-        }
-        for e in batch
+        {"message": e.message, "seq": e.seq, "n": e.n, "at": e.at, "event": e.event, "data": _text(e)} for e in batch
     ]
     with engine.begin() as connection:
         _add(connection, messages, list(rows.messages.values()))
@@ -54,16 +48,36 @@ def write(engine: Engine, batch: Sequence[Event]) -> None:
         _add(connection, events, told)
 
 
+def _text(event: Event) -> str:
+    return event.raw or orjson.dumps(event.data).decode()
+
+
 def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
-    """Insert rows that are not there yet."""
-    if rows:
-        connection.execute(_insert_new(table, connection.dialect.name), rows)
+    """Insert rows that are not there yet.
+
+    Through the driver's own executemany: what SQLAlchemy does for each row took half the time of the whole batch, and
+    there is nothing to convert in numbers and text.
+    """
+    if not rows:
+        return
+    text, order = _insert_new(table, connection.engine)
+    values = [tuple([row[name] for name in order]) for row in rows] if order else rows
+    connection.exec_driver_sql(text, values)
 
 
-def _insert_new(table: Table, dialect: str) -> Insert:
-    if dialect == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return insert(table).prefix_with("OR IGNORE" if dialect == "sqlite" else "IGNORE")
+@lru_cache(maxsize=32)
+def _insert_new(table: Table, engine: Engine) -> tuple[str, tuple[str, ...]]:
+    """The statement for this database, and the order of its values, empty where it takes them by name."""
+    match engine.dialect.name:
+        case "postgresql":
+            statement: Insert = postgresql.insert(table).on_conflict_do_nothing()
+        case "sqlite":
+            statement = insert(table).prefix_with("OR IGNORE")
+        case _:
+            statement = insert(table).prefix_with("IGNORE")
+    compiled = statement.compile(engine, column_keys=table.c.keys())
+    assert isinstance(compiled, SQLCompiler)
+    return str(compiled), tuple(compiled.positiontup or ())
 
 
 def _change(connection: Connection, changes: Mapping[Key, Row]) -> None:

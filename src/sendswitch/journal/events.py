@@ -29,7 +29,10 @@ MAX_ADDRESS = 320
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `n` is the delivery's number, None for the whole message; `seq` rises in a spool."""
+    """One thing that happened. `n` is the delivery's number, None for the whole message; `seq` rises in a spool.
+
+    `raw` is `data` as JSON, where it came from a store: what goes on to another need not be written again.
+    """
 
     seq: int
     message: int
@@ -37,6 +40,7 @@ class Event:
     at: float
     event: str
     data: Mapping[str, Any]
+    raw: str = field(default="", compare=False, repr=False)
 
 
 Row = dict[str, Any]

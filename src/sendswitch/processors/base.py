@@ -49,7 +49,6 @@ class Processor(Protocol):
 
     Options: ClassVar[type[Options]]
     version: str
-    waits: bool
 
     def __init__(self, options: Any) -> None:
         """Raises ValueError when the options cannot work together."""

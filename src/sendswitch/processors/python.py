@@ -65,7 +65,6 @@ class Python:
     """Asks the user's program."""
 
     Options: ClassVar[type[base.Options]] = PythonOptions
-    waits = True
 
     def __init__(self, options: PythonOptions) -> None:
         self._file = options.file

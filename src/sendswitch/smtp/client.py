@@ -9,8 +9,9 @@ written a message's content sends the next job's commands along with it, so that
 read. Everything happens in the callbacks of the sockets; only large content needs a task, which writes it.
 
 Rules:
-1. A job ends with one result, or stays with the pool: one the server said nothing to, on a connection that was used
-   before, is taken back and done on another.
+1. A job ends with one result. It is done on another connection when the server took none of it for sure: it was sent
+   ahead and never began, or a connection that was used before went, or said 421, before the content was out. In the
+   second case the other connection is a new one, and what happens there counts.
 2. A cancelled job's connection is cut, so that the server cannot take what it has for all; a job that was sent ahead
    is cut off when its turn comes, not while another's reply is due.
 """
@@ -22,7 +23,7 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 
-from sendswitch import metrics
+from sendswitch import logs, metrics
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply, printable
@@ -44,6 +45,7 @@ from sendswitch.smtp.turn import Turn
 
 # Seconds in which QUIT must be out; a server that reads nothing would keep the socket for ever.
 QUIT_LIMIT = 5.0
+OUR_ERROR = Reply(451, "4.3.0", "Error: the message could not be handed on, see the log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Job:
     unanimous: bool
     result: asyncio.Future[Delivered]
     connection: Connection | None = None
+    returned: bool = False  # a connection gave it back
 
 
 class Connection(asyncio.Protocol):
@@ -89,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._job: Job | None = None
         self._ahead: Job | None = None
-        self._used = False  # a transaction ended on it
+        self.used = False  # a transaction ended on it
         self._greeting: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -115,7 +118,8 @@ class Connection(asyncio.Protocol):
         if machine.state is State.CONTENT:
             self._deadline = self._loop.time() + self._options.content
         elif machine.state is State.CLOSED:
-            self.close()
+            self._give_back_ahead()
+            self.abort()
         elif ready and self._owner is not None and self.usable:
             self._owner.free(self)
 
@@ -124,9 +128,10 @@ class Connection(asyncio.Protocol):
         self._take(self._machine.lost())
         if self._timer is not None:
             self._timer.cancel()
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            self._give_back(ahead)
+        self._give_back_ahead()
+        if self._job is not None:  # cannot be; but a job without an end would hold its message for ever
+            job, self._job = self._job, None
+            self._end(job, Finished((Outcome(LOST, uncertain=True),) * len(job.envelope.recipients)))
         self._writable.set()
         self._wake()
         if self._owner is not None:
@@ -164,6 +169,8 @@ class Connection(asyncio.Protocol):
                 if isinstance(event, StartTls):
                     event = await self._start_tls()
         except TimeoutError:
+            if self._machine.greeted:  # in the same turn; a job may be under way already
+                return None
             event = self._machine.lost(Reply(451, "4.4.2", f"Timed out while greeting {endpoint}"))
         if isinstance(event, Ready):
             return None
@@ -205,7 +212,12 @@ class Connection(asyncio.Protocol):
     def start(self, job: Job) -> None:
         """Begin a job on a usable connection. Its result comes, or `owner` gets it back."""
         job.connection, self._job = self, job
-        event = self._machine.send(job.envelope, job.content.size, job.data, unanimous=job.unanimous)
+        try:
+            event = self._machine.send(job.envelope, job.content.size, job.data, unanimous=job.unanimous)
+        except Exception as error:
+            self._job = None
+            self._cannot_say(job, error)
+            return
         self._wait_until(self._options.command)
         self._take(event)
         self._flush_soon()
@@ -217,14 +229,23 @@ class Connection(asyncio.Protocol):
 
     def _send_ahead(self, job: Job) -> None:
         assert job.data is not None
-        event = self._machine.send_ahead(job.envelope, job.content.size, job.data)
+        try:
+            event = self._machine.send_ahead(job.envelope, job.content.size, job.data)
+        except Exception as error:
+            self._cannot_say(job, error)
+            return
         if event is None:
             job.connection, self._ahead = self, job
         elif isinstance(event, Finished):
             self._end(job, event)
 
-    def _take(self, event: Event | None) -> None:
-        """Something happened on the connection."""
+    def _cannot_say(self, job: Job, error: Exception) -> None:
+        """An error of ours, before anything was said: this job's alone."""
+        logs.failed("a transaction", error=error)
+        self._end(job, Finished((Outcome(OUR_ERROR),) * len(job.envelope.recipients)))
+
+    def _take(self, event: Event | None, *, final: bool = False) -> None:
+        """Something happened on the connection; `final` when whoever it happens to has waited long enough."""
         if isinstance(event, Finished):
             job, self._job = self._job, None
             assert job is not None
@@ -232,11 +253,12 @@ class Connection(asyncio.Protocol):
                 self._job, self._ahead = self._ahead, None
             if self._writer is not None:
                 self.abort()  # the answer came early, and half a message is under way
-            if event.answered or not self._used:
+            if event.answered or final or not self.used:
                 self._end(job, event)
             else:
+                job.returned = True
                 self._give_back(job)
-            self._used = True
+            self.used = True
             if self._job is None:
                 self._deadline = 0.0
             elif self._job.result.cancelled():
@@ -257,6 +279,11 @@ class Connection(asyncio.Protocol):
         job.connection = None
         if self._owner is not None:
             self._owner.submit(job)
+
+    def _give_back_ahead(self) -> None:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._give_back(ahead)
 
     async def _write(self, job: Job | None) -> None:
         """Write large content, piece by piece. The task ends with the job, and never raises."""
@@ -285,6 +312,9 @@ class Connection(asyncio.Protocol):
     def _wait_until(self, seconds: float) -> None:
         """Set the time for what comes next. One timer a connection, moved when it fires."""
         self._deadline = self._loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._check_time)
 
@@ -296,7 +326,7 @@ class Connection(asyncio.Protocol):
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_time)
             return
-        self._take(self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop")))
+        self._take(self._machine.lost(Reply(451, "4.4.2", "Timed out waiting for the next hop")), final=True)
         self.abort()
 
     def quit(self) -> None:
@@ -342,6 +372,7 @@ class Pool:
         self._opening: set[asyncio.Task[None]] = set()
         self._idle: list[tuple[Connection, float]] = []
         self._waiting: deque[Job] = deque()
+        self._returned: deque[Job] = deque()  # for new connections only
         self._timer: asyncio.TimerHandle | None = None
         self.turn = Turn()
 
@@ -379,7 +410,15 @@ class Pool:
     # What the connections call
 
     def submit(self, job: Job) -> None:
-        """Begin a job now, or when there is a connection for it."""
+        """Begin a job now, or when there is a connection for it; not at all when nobody wants it any more."""
+        if job.result.done():
+            return
+        if job.returned:
+            self._returned.append(job)
+            if self._crowded and self._idle:
+                self._give_up(self._idle.pop(0)[0])
+            self._open_more()
+            return
         # The connection used last, so that those not needed grow old and go.
         while self._idle:
             connection, _ = self._idle.pop()
@@ -391,7 +430,9 @@ class Pool:
 
     def next_ahead(self) -> Job | None:
         """A job that can be sent ahead on a busy connection, when the next that waits is one."""
-        job = self._next()
+        if self._crowded:
+            return None  # so that this connection comes to an end
+        job = _next(self._waiting)
         if job is not None and (job.data is None or job.unanimous):
             self._waiting.appendleft(job)
             return None
@@ -399,7 +440,10 @@ class Pool:
 
     def free(self, connection: Connection) -> None:
         """A connection can take a job."""
-        self._employ(connection, self._next())
+        if connection.used and self._crowded:
+            self._give_up(connection)
+        else:
+            self._employ(connection, self._job_for(connection))
 
     def gone(self, connection: Connection) -> None:
         """A connection is closed: there is room for another."""
@@ -408,27 +452,35 @@ class Pool:
 
     # Inside
 
-    def _next(self) -> Job | None:
-        while self._waiting:
-            job = self._waiting.popleft()
-            if not job.result.done():  # nor cancelled
-                return job
-        return None
+    def _job_for(self, connection: Connection) -> Job | None:
+        job = None if connection.used else _next(self._returned)
+        return job or _next(self._waiting)
 
     def _employ(self, connection: Connection, job: Job | None) -> None:
         while job is not None:
             connection.start(job)
             if not connection.usable:
                 return
-            job = self._next()
+            job = self._job_for(connection)
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
         if self._timer is None:
             self._timer = loop.call_later(self._keep, self._expire)
 
+    @property
+    def _crowded(self) -> bool:
+        """True when a returned job has no room for the new connection that it needs."""
+        return len(self._returned) > self._size - len(self._connections) + len(self._opening)
+
+    def _give_up(self, connection: Connection) -> None:
+        connection.quit()
+        self._connections.discard(connection)
+        self._open_more()
+
     def _open_more(self) -> None:
         """Open a connection, when a job waits that none is being opened for and there is room."""
-        if len(self._waiting) > len(self._opening) and len(self._connections) < self._size:
+        wanted = len(self._waiting) + len(self._returned)
+        if wanted > len(self._opening) and len(self._connections) < self._size:
             connection = Connection(self._options, self)
             self._connections.add(connection)
             task = asyncio.get_running_loop().create_task(self._connect(connection))
@@ -436,11 +488,16 @@ class Pool:
             task.add_done_callback(self._opened)
 
     async def _connect(self, connection: Connection) -> None:
-        failed = await connection.connect(self.endpoint)
+        try:
+            failed = await connection.connect(self.endpoint)
+        except Exception as error:
+            logs.failed(f"connecting to {self.endpoint}", error=error)
+            connection.abort()
+            failed = Failed(Reply(451, "4.4.1", printable(f"Cannot connect to {self.endpoint}: {error}")))
         if failed is not None:
             self._connections.discard(connection)
             metrics.NEXT_HOP_CONNECT_FAILURES.inc()
-            if (job := self._next()) is not None:
+            if (job := self._job_for(connection)) is not None:
                 job.result.set_result(Delivered((Outcome(failed.reply),) * len(job.envelope.recipients)))
 
     def _opened(self, task: asyncio.Task[None]) -> None:
@@ -455,3 +512,12 @@ class Pool:
         if self._idle:
             due = self._idle[0][1] + self._keep - now
             self._timer = asyncio.get_running_loop().call_later(due, self._expire)
+
+
+def _next(jobs: deque[Job]) -> Job | None:
+    """The next that somebody still waits for."""
+    while jobs:
+        job = jobs.popleft()
+        if not job.result.done():
+            return job
+    return None

@@ -18,7 +18,7 @@ from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.journal.events import Event
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
-from sendswitch.spool.records import Record, change_row, dumps
+from sendswitch.spool.records import EVENTS, Record, change_row, dumps, event_from_row
 from sendswitch.spool.states import State
 from sendswitch.spool.writer import connect, scalar, write_rows
 
@@ -108,9 +108,7 @@ def _row(message: int, n: int, *rest: Any) -> Row:
 
 def events(connection: sqlite3.Connection, message: int) -> list[Event]:
     """What the spool still knows of a message's history, in order."""
-    query = "SELECT id, message, n, at, event, data FROM outbox WHERE message = ? ORDER BY id"
-    found = connection.execute(query, (message,))
-    return [Event(seq, message, n, at, event, orjson.loads(data)) for seq, _, n, at, event, data in found]
+    return [event_from_row(row) for row in connection.execute(f"{EVENTS} WHERE message = ? ORDER BY id", (message,))]
 
 
 def flush(connection: sqlite3.Connection, now: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from sendswitch.journal.events import Event
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
@@ -167,6 +168,15 @@ def delivery_from_row(row: sqlite3.Row | tuple[Any, ...], messages: dict[int, Me
         verdict=verdict_from_json(orjson.loads(verdict)) if verdict else None,
         reply=reply,
     )
+
+
+EVENTS = "SELECT id, message, n, at, event, data FROM outbox"
+
+
+def event_from_row(row: tuple[Any, ...]) -> Event:
+    """An event from a row of EVENTS."""
+    seq, message, n, at, event, data = row
+    return Event(seq, message, n, at, event, orjson.loads(data), data)
 
 
 def dumps(data: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ CREATE INDEX outbox_message ON outbox (message);
 
 # What the writer inserts into: one row a message, one row a change, and SQLite does the rest without the
 # interpreter lock. One view for both, so that a whole group is one statement. Temporary, so it is this program's and
-# never part of the file.
+# never part of the file. A row of nothing but NULL does nothing.
 #
 # A change counts only when the delivery still is in the state it was made for (`was`): a person's release and the
 # node's expiry cannot both win. Mail that was kept gets its whole delivery time again. Whether a delivery is the last
@@ -70,7 +70,8 @@ COLUMNS_WRITTEN = (
 )
 WRITER = f"""
 CREATE TEMP VIEW writing AS SELECT {", ".join(f"NULL AS {name}" for name in COLUMNS_WRITTEN)};
-CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing WHEN NEW.was IS NULL BEGIN
+CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing
+  WHEN NEW.was IS NULL AND NEW.message IS NOT NULL BEGIN
   INSERT INTO message VALUES (NEW.message, NEW.at, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
     json_array_length(NEW.deliveries), NEW.via, NEW.envelope);
   INSERT INTO content SELECT NEW.message, NEW.bytes WHERE NEW.bytes IS NOT NULL;

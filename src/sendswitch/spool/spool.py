@@ -32,6 +32,7 @@ from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
 from sendswitch.spool.records import (
     COLUMNS,
+    EVENTS,
     Change,
     Delivery,
     Message,
@@ -39,6 +40,7 @@ from sendswitch.spool.records import (
     change_row,
     delivery_from_row,
     dumps,
+    event_from_row,
     message_row,
 )
 from sendswitch.spool.states import State
@@ -93,6 +95,11 @@ class Spool:
     def written(self) -> asyncio.Event:
         """Set whenever something was written; for who waits for events and clears it."""
         return self._writer.written
+
+    @property
+    def groups(self) -> int:
+        """Group commits so far; while it rises there is mail on its way."""
+        return self._writer.groups
 
     @property
     def failure(self) -> Exception | None:
@@ -278,10 +285,9 @@ class Spool:
 
     async def events(self, after: int, limit: int) -> list[Event]:
         """Events behind number `after`, in their order."""
-        rows = await self._read(
-            "SELECT id, message, n, at, event, data FROM outbox WHERE id > ? ORDER BY id LIMIT ?", after, limit
-        )
-        return [Event(seq, message, n, at, event, orjson.loads(data)) for seq, message, n, at, event, data in rows]
+        rows = await self._read(f"{EVENTS} WHERE id > ? ORDER BY id LIMIT ?", after, limit)
+        # In a thread, because a thousand of them would stop the loop for a while.
+        return await asyncio.to_thread(lambda: [event_from_row(row) for row in rows])
 
     async def journaled(self) -> int:
         """The number of the last event that the journal has, 0 for none."""

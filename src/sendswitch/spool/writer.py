@@ -19,6 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -34,17 +35,26 @@ MAX_GROUP = 500
 Call = Callable[[sqlite3.Connection], Any]
 """A function of the connection, run inside the group's transaction; what it raises fails it alone."""
 
-# Rows in one statement. Every number of rows up to it is a text of its own, which SQLite keeps prepared.
+# Rows in one statement. SQLite keeps a statement prepared and its last values with it, so there are few texts, one for
+# each power of two, and a group is filled up with rows of nothing.
 MOST_ROWS = 64
 _ROW = f"({', '.join('?' * len(COLUMNS_WRITTEN))})"
-_TEXTS = [f"INSERT INTO writing VALUES {', '.join([_ROW] * rows)}" for rows in range(MOST_ROWS + 1)]
+_NOTHING: Record = (None,) * len(COLUMNS_WRITTEN)
 
 
 def write_rows(connection: sqlite3.Connection, rows: Sequence[Record]) -> None:
     """Insert rows, in their order, inside somebody's transaction or (up to MOST_ROWS) as one of their own."""
     for start in range(0, len(rows), MOST_ROWS):
         part = rows[start : start + MOST_ROWS]
-        connection.execute(_TEXTS[len(part)], list(chain.from_iterable(part)))
+        size = 1 << (len(part) - 1).bit_length()
+        values = list(chain.from_iterable(part))
+        values += _NOTHING * (size - len(part))
+        connection.execute(_text(size), values)
+
+
+@cache
+def _text(rows: int) -> str:
+    return f"INSERT INTO writing VALUES {', '.join([_ROW] * rows)}"
 
 
 class _Operation:
@@ -82,11 +92,12 @@ class Writer:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Operation] = []
-        self._busy = False
+        self._busy = self._closing = False
         self._queue: queue.SimpleQueue[list[_Operation] | None] = queue.SimpleQueue()
         self._idle = asyncio.Event()
         self._idle.set()
         self.written = asyncio.Event()
+        self.groups = 0  # committed or failed
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self.failure: Exception | None = None
         self._thread.start()
@@ -94,11 +105,15 @@ class Writer:
     def submit(self, rows: Sequence[Record], call: Call | None = None) -> asyncio.Future[Any]:
         """Write durably; the future gives the call's result. Fails with SpoolUnavailable or what the call raised."""
         future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closing:
+            future.set_exception(SpoolUnavailable("the spool is being closed"))
+            return future
         self._gather(_Operation(rows, call, future))
         return future
 
     async def close(self) -> None:
-        """Write what waits, then end the thread."""
+        """Write what waits, then end the thread. What is submitted from now on fails."""
+        self._closing = True
         await self._idle.wait()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -109,7 +124,6 @@ class Writer:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            # Not at once: what else this turn of the loop brings goes along.
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -203,6 +217,7 @@ class Writer:
             self._busy = False
             self._idle.set()
         self.written.set()
+        self.groups += 1
         for operation in group:
             future = operation.future
             if future.done():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sendswitch import metrics
-from sendswitch.config.pipeline import OnError, PipelineConfig
+from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON, MAX_TAGS, Action, Answer, Deferral, Step, Verdict, checked
@@ -25,12 +25,13 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One step, ready to run."""
+    """One step, ready to run. `waits` is False for a processor that never waits, which needs no timer."""
 
     name: str
     processor: Processor
     on_error: OnError
     limit: float
+    waits: bool = True
 
 
 class Chain:
@@ -39,7 +40,7 @@ class Chain:
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
         # False when no step ever waits, so that nobody need keep a time for the whole.
-        self.waits = any(link.processor.waits for link in links)
+        self.waits = any(link.waits for link in links)
 
     async def run(self, mail: Mail, context: Context) -> Answer:
         """One answer, whatever the processors do; only cancellation gets through."""
@@ -68,7 +69,7 @@ class Chain:
 
     async def _ask(self, link: Link, mail: Mail, context: Context) -> Verdict | _Failure | None:
         try:
-            if link.processor.waits:
+            if link.waits:
                 async with asyncio.timeout(link.limit):
                     opinion = await link.processor.process(mail, context)
             else:
@@ -106,7 +107,12 @@ def _words(error: Exception) -> str:
 
 def build(config: PipelineConfig, limit: float) -> Chain:
     """The chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([Link(step.use, registry.make(step), step.on_error, step.limit or limit) for step in config.step])
+    return Chain([_link(step, limit) for step in config.step])
+
+
+def _link(step: StepConfig, limit: float) -> Link:
+    processor = registry.make(step)
+    return Link(step.use, processor, step.on_error, step.limit or limit, getattr(processor, "waits", True))
 
 
 def _by_policy(link: Link, failure: _Failure) -> Verdict:

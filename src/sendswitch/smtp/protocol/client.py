@@ -105,7 +105,8 @@ class SendContent:
 class Finished:
     """The transaction is over. The connection can be used again when the state is READY.
 
-    `answered` is False when the server said nothing to it, or just that it closes (421): it took nothing.
+    `answered` is False when the server took nothing for sure: it said nothing before the content was out, or just that
+    it closes (421).
     """
 
     outcomes: tuple[Outcome, ...]
@@ -183,9 +184,12 @@ class ClientConnection:
         impossible = self._impossible(envelope, size)
         if impossible is not None:
             return Finished((Outcome(impossible),) * len(envelope.recipients))
+        transaction = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
+        commands = self._commands(transaction, size)  # first, so that what it raises leaves all as it was
         self._move("send")
-        self._now = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
-        self._send_envelope(self._now, size)
+        self._now = transaction
+        self._todo.extend(commands)
+        self._pump()
         return None
 
     @property
@@ -210,23 +214,31 @@ class ClientConnection:
         impossible = self._impossible(envelope, size)
         if impossible is not None:
             return Finished((Outcome(impossible),) * len(envelope.recipients))
-        self._next = _Transaction(envelope, data, False, [None] * len(envelope.recipients))
-        self._send_envelope(self._next, size)
+        transaction = _Transaction(envelope, data, False, [None] * len(envelope.recipients))
+        self._todo.extend(self._commands(transaction, size))
+        self._next = transaction
+        self._pump()
         return None
 
-    def _send_envelope(self, transaction: _Transaction, size: int) -> None:
-        todo, envelope = self._todo, transaction.envelope
-        for line in _xforward_lines(self.extensions.get("XFORWARD", ""), envelope.client):
-            todo.append(("xforward", line))
-        todo.append(("mail", self._mail_line(envelope, size)))
+    def _commands(self, transaction: _Transaction, size: int) -> list[tuple[str, bytes]]:
+        envelope = transaction.envelope
+        commands = [
+            ("xforward", line) for line in _xforward_lines(self.extensions.get("XFORWARD", ""), envelope.client)
+        ]
+        commands.append(("mail", self._mail_line(envelope, size)))
         dsn = "DSN" in self.extensions
         for recipient in envelope.recipients:
             options = f" NOTIFY={recipient.notify}" if dsn and recipient.notify else ""
             options += f" ORCPT={recipient.orcpt}" if dsn and recipient.orcpt else ""
-            todo.append(("rcpt", f"RCPT TO:<{recipient.address}>{options}\r\n".encode()))
+            commands.append(("rcpt", f"RCPT TO:<{recipient.address}>{options}\r\n".encode()))
         if not transaction.unanimous:
-            todo.append(self._content_command(transaction))
-        self._pump()
+            commands.append(self._content_command(transaction))
+        return commands
+
+    @property
+    def greeted(self) -> bool:
+        """True once a transaction can begin, until the connection is closed."""
+        return self.state not in _STARTING and self.state is not State.CLOSED
 
     def content_sent(self) -> None:
         """All content and its end are written."""
@@ -356,12 +368,10 @@ class ClientConnection:
         if self._now is not None and reply.code != 421:
             self._now.heard = True
         if reply.code == 421:
-            if self._now is not None and kind in ("end", "bdat"):
+            if self._now is not None and kind in ("end", "bdat") and reply.text != NOT_SMTP.text:
                 self._now.sent = False  # an answer to the message, so nothing is uncertain
             return self._closing(reply)
-        if (kind == "data" and 200 <= reply.code < 300) or (
-            reply.code < 400 and reply.code // 100 != 2 and kind != "data"
-        ):
+        if reply.code < 400 and (reply.code != 354 if kind == "data" else reply.code // 100 != 2):
             return self._closing(Reply(421, "4.5.0", f"The next hop answered {kind} with {reply}"[:200]))
         match kind:
             case "greeting" | "ehlo" | "lhlo" | "helo" | "starttls":
@@ -493,10 +503,10 @@ class ClientConnection:
         now, self._now, self._next = self._now, None, None
         assert now is not None
         uncertain = now.sent
-        if uncertain and reply.code != 421:
+        if uncertain and (reply.code != 421 or reply.text == NOT_SMTP.text):
             reply = UNCERTAIN
         outcomes = (Outcome(reply, uncertain) if known is None else Outcome(known) for known in now.replies)
-        return Finished(tuple(outcomes), now.heard)
+        return Finished(tuple(outcomes), now.heard or (uncertain and reply.code != 421))
 
 
 _STARTING = frozenset((State.GREETING, State.HELLO, State.TLS))
@@ -508,7 +518,7 @@ def _parse_line(raw: bytes) -> Reply | None:
     """One reply line, None for what is none; a server says the same few over and over."""
     line = raw.rstrip(b"\r").decode("utf-8", "replace")
     if (
-        len(line) > MAX_REPLY_LINE
+        not 3 <= len(line) <= MAX_REPLY_LINE
         or not line[:3].isdigit()
         or not line[:3].isascii()
         or line[0] not in "2345"
