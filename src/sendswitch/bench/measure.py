@@ -176,7 +176,9 @@ def chain(folder: Path, rounds: int) -> list[Result]:
         node.config.write_text(node.config.read_text().replace('"127.0.0.1:1"', f'"127.0.0.1:{ours.reinject}"'))
         for part in (ours, bare, node):
             stack.enter_context(part)
-        with_us, without = in_turns(rounds, lambda: _through_postfix(ours, 600), lambda: _through_postfix(bare, 600))
+        with_us, without = in_turns(
+            rounds, lambda: _through_postfix(ours, 1_000), lambda: _through_postfix(bare, 1_000)
+        )
     detail = f"{with_us:.0f} and {without:.0f} msg/s"
     return [_at_least("Postfix with us / with its own re-injection", with_us / without, 0.9, detail)]
 
@@ -190,6 +192,31 @@ def _through_postfix(postfix: Postfix, messages: int) -> float:
             raise Temporary(f"Postfix did not get through its queue\n{postfix.maillog[-2000:]}")
         time.sleep(0.05)
     return messages / (time.perf_counter() - began)
+
+
+def history(folder: Path, rounds: int) -> list[Result]:
+    """How soon after a burst the journal is complete."""
+    with Sink() as sink:
+        node = Node(folder / "history", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS)
+        with node:
+            through(node, 500)
+            _journaled(node)
+            ratios = []
+            for _ in range(rounds):
+                began = time.perf_counter()
+                through(node, 8_000)
+                out = time.perf_counter() - began
+                _journaled(node)
+                ratios.append(out / (time.perf_counter() - began))
+    return [_at_least("mail out / journal complete, a burst", statistics.median(ratios), 0.5, "8,000 messages")]
+
+
+def _journaled(node: Node) -> None:
+    end = time.monotonic() + 60
+    while figure(node, "sendswitch_outbox_events"):
+        if time.monotonic() > end:
+            raise Temporary("the journal was not complete in a minute")
+        time.sleep(0.02)
 
 
 def latency(folder: Path) -> list[Result]:
@@ -353,7 +380,8 @@ def _at_least(name: str, value: float, wanted: float, detail: str) -> Result:
 
 MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
     "relay": lambda folder, quick: relay(folder, 1 if quick else 5),
-    "chain": lambda folder, quick: chain(folder, 1 if quick else 5),
+    "chain": lambda folder, quick: chain(folder, 1 if quick else 7),
+    "journal": lambda folder, quick: history(folder, 1 if quick else 3),
     "latency": lambda folder, quick: latency(folder),
     "memory": lambda folder, quick: memory(folder),
     "backlog": lambda folder, quick: backlog(folder, 10_000 if quick else 100_000),
