@@ -97,6 +97,35 @@ def test_a_person_s_doing_is_told(busy: Node) -> None:
     assert "Released by" in words
 
 
+@pytest.mark.parametrize(
+    ("what", "state"),
+    [("pass", "delivered"), ("deny", "bounced"), ("quarantine", "quarantined"), ("discard", "discarded")],
+)
+def test_held_mail_is_answered_once(what: str, state: str, tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "tag"\ntags = ["T"]\n[[step]]\nuse = "hold"\n')
+
+        def held() -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = json.loads(node.run("hold", "list", "--json").stdout)
+            return rows
+
+        send(node.port, "ann@example.test")
+        until(held, node=node)
+        id_ = held()[0]["id"]
+        line = ("hold", "answer", what, id_, "0000000000000.0", "--reason", "seen it")
+        done = node.run(*line, "--json", check=False)
+        assert done.returncode == 3
+        assert [row["result"] == "answered" for row in json.loads(done.stdout)] == [True, False]
+        until(lambda: listed(node, f"id:{id_}", f"state:{state}"), node=node)
+        assert node.run(*line, check=False).returncode == 4
+        assert not held()
+        words = " ".join(run(node, "explain", id_)[0]["sentences"])
+        assert f"{what.upper()}, because seen it." in words
+        if what == "pass":
+            assert b"X-SendSwitch-Tags: T" in hop.parcels[0].data
+        assert node.run("audit", check=False).returncode == 0
+
+
 def test_without_the_database_the_spool_still_knows(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         send(node.port)

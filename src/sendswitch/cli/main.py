@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.cli import audit, bench, check, demo, message, pipeline, postfix, quarantine, queue, serve, user
+from sendswitch.cli import audit, bench, check, demo, hold, message, pipeline, postfix, quarantine, queue, serve, user
 from sendswitch.cli.output import Session, complain, exit_code
 from sendswitch.errors import SendSwitchError
 
@@ -31,6 +31,7 @@ app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(postfix.app, name="postfix")
 app.add_typer(queue.app, name="queue")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(hold.app, name="hold")
 
 
 @app.callback()

@@ -32,7 +32,7 @@ def list_(
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     found = inspect.rows(connection, (State.QUARANTINED,), recipient=user, limit=limit)
-    rows = [asdict(row) if session.json else _readable(row) for row in found]
+    rows = [asdict(row) if session.json else readable(row) for row in found]
     session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), "the quarantine is empty")
 
 
@@ -42,7 +42,7 @@ def release(context: typer.Context, ids: Ids) -> None:
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     by = getpass.getuser()
-    _each(session, ids, "released", lambda id_: inspect.release(connection, id_, time.time(), by=by))
+    each(session, ids, "released", lambda id_: inspect.release(connection, id_, time.time(), by=by))
 
 
 @app.command("delete")
@@ -52,11 +52,11 @@ def delete(context: typer.Context, ids: Ids) -> None:
     data = session.config().node.data
     connection = inspect.open_files(data)
     by = getpass.getuser()
-    _each(session, ids, "deleted", lambda id_: inspect.delete(connection, data, id_, time.time(), by=by))
+    each(session, ids, "deleted", lambda id_: inspect.delete(connection, data, id_, time.time(), by=by))
 
 
-def _each(session: Session, ids: list[str], done: str, act: Callable[[str], None]) -> None:
-    """Act on each id; what fails does not stop the others, and is told at the end by the exit code."""
+def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]) -> None:
+    """Act on each id and tell the node; what fails stops no other, and is told at the end by the exit code."""
     results: list[dict[str, str]] = []
     worst = 0
     for id_ in ids:
@@ -72,7 +72,8 @@ def _each(session: Session, ids: list[str], done: str, act: Callable[[str], None
         raise typer.Exit(worst)
 
 
-def _readable(row: inspect.Row) -> dict[str, object]:
+def readable(row: inspect.Row) -> dict[str, object]:
+    """A delivery that is kept, for people."""
     return {
         "id": row.id,
         "since": moment(row.since),

@@ -18,6 +18,7 @@ from sendswitch.mail.text import storable
 STATES = {
     "verdict": "decided",
     "hold expired": "decided",
+    "answered": "decided",
     "released": "decided",
     "deleted": "discarded",
     "deferred": None,

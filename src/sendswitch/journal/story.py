@@ -50,7 +50,7 @@ class Explanation:
 _STANDS = {
     "accepted": "It waits for its pipeline's answer or for its next attempt.",
     "decided": "It is decided and waits to be carried out.",
-    "held": "It is held; it goes on when its time is over.",
+    "held": "It is held until its time is over, or `sendswitch hold answer` decides it.",
     "quarantined": "It is in quarantine; `sendswitch quarantine release` lets it go.",
     "delivered": "It was delivered.",
     "forwarded": "It was forwarded.",
@@ -158,6 +158,9 @@ def _sentence(event: Event) -> str:
             return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
         case "released" | "deleted":
             return f"{event.event.capitalize()} by {data.get('by')}."
+        case "answered":
+            why = f", because {data['reason']}" if data.get("reason") else ""
+            return f"Answered by {data.get('by')}: {str(data.get('answer')).upper()}{why}."
         case "hold expired":
             return f"The time of its hold was over; then: {_verdict(data.get('then', {}))}"
     return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."

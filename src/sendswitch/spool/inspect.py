@@ -137,7 +137,37 @@ def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) ->
         due=now,
         verdict=dumps(verdict),
     )
-    _leave_quarantine(connection, message, n, row)
+    _leave(connection, message, n, State.QUARANTINED, row)
+
+
+# What a person may say to a held delivery, as the verdict that it becomes.
+ANSWERS: dict[str, dict[str, str]] = {
+    "pass": {"action": "pass"},
+    "deny": {"action": "deny", "then": "bounce"},
+    "quarantine": {"action": "quarantine"},
+    "discard": {"action": "deny", "then": "discard"},
+}
+
+
+def answer(connection: sqlite3.Connection, id_: str, what: str, now: float, *, by: str, reason: str) -> None:
+    """Decide a held delivery, as one of ANSWERS. Raises NotFound, Refused."""
+    message, n = parse_id(id_)
+    old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
+    kept = {name: value for name, value in (orjson.loads(old) if old else {}).items() if name in ("tags", "edits")}
+    told = {"by": by, "answer": what, "reason": reason}
+    verdict = kept | ANSWERS[what] | {"reason": reason or f"{what} by {by}"}
+    row = change_row(
+        message,
+        now,
+        "answered",
+        told,
+        n=n,
+        was=State.HELD,
+        state=State.DECIDED,
+        due=now,
+        verdict=dumps(verdict),
+    )
+    _leave(connection, message, n, State.HELD, row)
 
 
 def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
@@ -153,19 +183,20 @@ def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, 
         state=State.DISCARDED,
         reply=f"250 2.0.0 deleted by {by}",
     )
-    _leave_quarantine(connection, message, n, row)
+    _leave(connection, message, n, State.QUARANTINED, row)
     if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
         (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)
 
 
-def _leave_quarantine(connection: sqlite3.Connection, message: int, n: int, row: Record) -> None:
+def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, row: Record) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
         if found is None:
-            raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch quarantine list` shows all")
-        if found != State.QUARANTINED:
-            raise Refused(f"{to_text(message)}.{n} is {found}, not quarantined")
+            noun = "hold" if state is State.HELD else "quarantine"
+            raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch {noun} list` shows all")
+        if found != state:
+            raise Refused(f"{to_text(message)}.{n} is {found}, not {state}")
         write_rows(connection, [row])
         connection.execute("COMMIT")
     except BaseException:

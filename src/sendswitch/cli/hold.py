@@ -1,0 +1,62 @@
+"""`hold list|answer`: mail that waits for somebody to decide."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from sendswitch.cli.output import Session
+from sendswitch.cli.quarantine import each, readable
+from sendswitch.cli.queue import Limit
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import MAX_REASON
+from sendswitch.spool import inspect
+from sendswitch.spool.states import State
+
+app = typer.Typer(help="Held mail: it waits for somebody to decide, or for its time to be over.", no_args_is_help=True)
+
+
+class Answer(StrEnum):
+    """What a person may say, as `inspect.ANSWERS` knows it."""
+
+    PASS = "pass"  # noqa: S105 - an answer
+    DENY = "deny"
+    QUARANTINE = "quarantine"
+    DISCARD = "discard"
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    user: Annotated[str, typer.Option("--user", help="Only this recipient's.")] = "",
+    limit: Limit = 1000,
+) -> None:
+    """List what is held, with the reason and until when."""
+    session: Session = context.obj
+    connection = inspect.open_files(session.config().node.data)
+    found = inspect.rows(connection, (State.HELD,), recipient=user, limit=limit)
+    rows = [asdict(row) if session.json else readable(row) for row in found]
+    session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), "nothing is held")
+
+
+@app.command("answer")
+def answer(
+    context: typer.Context,
+    what: Annotated[Answer, typer.Argument(help="What becomes of it.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids as `hold list` shows them.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; the recipient reads it in the message's story.")] = "",
+) -> None:
+    """Decide held mail. It is not filtered again; a second answer is refused."""
+    session: Session = context.obj
+    connection = inspect.open_files(session.config().node.data)
+    by, why = getpass.getuser(), storable(reason, MAX_REASON)
+
+    def act(id_: str) -> None:
+        inspect.answer(connection, id_, what.value, time.time(), by=by, reason=why)
+
+    each(session, ids, "answered", act)
