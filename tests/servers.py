@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,28 +28,46 @@ def _own(folder: Path, user: str) -> dict[str, object]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": str(folder)}
 
 
+class Postgres:
+    """A PostgreSQL whose data outlive a stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self.url = f"postgresql+psycopg://test:test@127.0.0.1:{self._port}/postgres"
+        folder.mkdir()
+        (folder / "password").write_text("test")
+        self._who = _own(folder, "postgres")
+        line = [POSTGRES / "initdb", "-D", folder / "data", "-U", "test", "--pwfile", folder / "password"]
+        line += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        subprocess.run(list(map(str, line)), check=True, capture_output=True, **self._who)  # type: ignore[call-overload]
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": self._folder}
+        line = [POSTGRES / "postgres", "-D", self._folder / "data"]
+        for name, value in options.items():
+            line += ["-c", f"{name}={value}"]
+        with (self._folder / "log").open("ab") as log:
+            text = list(map(str, line))
+            self._process = subprocess.Popen(text, stdout=log, stderr=log, **self._who)  # type: ignore[call-overload]
+        wait_for_port(self._port, self._process)
+        _until_it_answers(self.url)
+
+    def stop(self) -> None:
+        """As a power cut would: its clients find nobody there."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(15)
+
+
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """A PostgreSQL; gives the URL of an empty database in it."""
-    folder.mkdir()
-    (folder / "password").write_text("test")
-    port, who = free_port(), _own(folder, "postgres")
-    line = [POSTGRES / "initdb", "-D", folder / "data", "-U", "test", "--pwfile", folder / "password"]
-    line += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-    subprocess.run(list(map(str, line)), check=True, capture_output=True, **who)  # type: ignore[call-overload]
-    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
-    line = [POSTGRES / "postgres", "-D", folder / "data"]
-    for name, value in options.items():
-        line += ["-c", f"{name}={value}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(list(map(str, line)), stdout=log, stderr=log, **who)  # type: ignore[call-overload]
+    server = Postgres(folder)
+    server.start()
     try:
-        wait_for_port(port, process)
-        url = f"postgresql+psycopg://test:test@127.0.0.1:{port}/postgres"
-        _until_it_answers(url)
-        yield url
+        yield server.url
     finally:
-        stop(process)
+        server.stop()
 
 
 @contextmanager

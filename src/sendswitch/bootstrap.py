@@ -55,6 +55,11 @@ from sendswitch.worker.runtime import Library, Worker
 # stand idle during each group commit, and the relay lost a third of its rate by that.
 UNRECORDED = 5
 
+# Seconds after which /healthz calls the journal and the queue degraded. The journal may lag behind a burst; Postfix
+# warns of delayed mail after four hours, if at all.
+JOURNAL_LATE = 120.0
+QUEUE_LATE = 4 * 3600.0
+
 # Seconds for mail in hand when we are told to stop; systemd kills after 90.
 GRACE = 30.0
 
@@ -91,7 +96,8 @@ class Node:
         self._spawn(keep_house(self.spool, keep=config.node.keep, clock=system_clock))
         self._spawn(keep_journal(self.spool, partial(journal.write, self._engine)))
         self._spawn(prune_journal(self._prune_journal, system_clock))
-        self.web = WebServer(make_app(self._checks(), lambda: refresh_gauges(self.spool, system_clock)))
+        refresh = partial(refresh_gauges, self.spool, system_clock)
+        self.web = WebServer(make_app(self._checks(), self._warnings(), refresh))
         await self._bind()
         logs.started(**self.addresses())
 
@@ -174,6 +180,23 @@ class Node:
             return "" if reply is None else f"{self.config.next_hop.address}: {reply}"
 
         return {"spool": spool, "next_hop": next_hop}
+
+    def _warnings(self) -> dict[str, Check]:
+        async def journal_keeps_up() -> str:
+            since = await self.spool.waiting_since()
+            late = 0.0 if since is None else system_clock() - since
+            if late < JOURNAL_LATE:
+                return ""
+            return f"events wait for the journal since {late:.0f} s; look for journal_failed in the log"
+
+        async def queue_moves() -> str:
+            _, oldest, _ = await self.spool.figures()
+            late = 0.0 if oldest is None else system_clock() - oldest
+            if late < QUEUE_LATE:
+                return ""
+            return f"a delivery is on its way since {late:.0f} s; `sendswitch queue list` says why"
+
+        return {"journal": journal_keeps_up, "queue": queue_moves}
 
     async def stop(self) -> None:
         """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""

@@ -294,6 +294,11 @@ class Spool:
         rows = await self._read("SELECT value FROM meta WHERE key = 'journaled'")
         return int(rows[0][0]) if rows else 0
 
+    async def waiting_since(self) -> float | None:
+        """When the oldest event that the journal does not have happened; None when it has all."""
+        rows = await self._read("SELECT at FROM outbox WHERE id > ? ORDER BY id LIMIT 1", await self.journaled())
+        return float(rows[0][0]) if rows else None
+
     async def mark_journaled(self, seq: int) -> None:
         """The journal has every event up to this one; they may go when their time has come."""
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('journaled', ?)", (str(seq),)))

@@ -1,7 +1,9 @@
 """Health and metrics over HTTP.
 
 `/livez` answers while the process does. `/readyz` answers 200 only while mail can be taken and handed on; each
-check says in words what is wrong. `/metrics` is for Prometheus.
+check says in words what is wrong. `/healthz` asks more: what is degraded stops no mail, but somebody should look; it
+answers 503 when something is unhealthy, with `?strict` also when something is degraded, and `?check=NAME` asks
+only that. `/metrics` is for Prometheus.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ Check = Callable[[], Awaitable[str]]
 LIMIT = 5.0
 
 
-async def ask(checks: Mapping[str, Check]) -> list[dict[str, str]]:
-    """Ask all checks at once; one that takes too long or fails is not well."""
+async def ask(checks: Mapping[str, Check], wrong: str = "unhealthy") -> list[dict[str, str]]:
+    """Ask all checks at once; one that takes too long or fails is not well, and its status is `wrong`."""
 
     async def one(name: str, check: Check) -> dict[str, str]:
         try:
@@ -34,13 +36,16 @@ async def ask(checks: Mapping[str, Check]) -> list[dict[str, str]]:
             cause = f"no answer within {LIMIT:g} s"
         except Exception as error:
             cause = str(error) or type(error).__name__
-        return {"name": name, "status": "unhealthy" if cause else "healthy", "cause": cause}
+        return {"name": name, "status": wrong if cause else "healthy", "cause": cause}
 
     return list(await asyncio.gather(*(one(name, check) for name, check in checks.items())))
 
 
-def make_app(checks: Mapping[str, Check], refresh: Callable[[], Awaitable[None]]) -> Starlette:
-    """The application. `refresh` brings the gauges up to date before they are shown."""
+def make_app(
+    checks: Mapping[str, Check], warnings: Mapping[str, Check], refresh: Callable[[], Awaitable[None]]
+) -> Starlette:
+    """The application. What `checks` find stops mail, what `warnings` find does not. `refresh` brings the gauges up to
+    date before they are shown."""
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -52,6 +57,22 @@ def make_app(checks: Mapping[str, Check], refresh: Callable[[], Awaitable[None]]
         headers = {} if ready else {"Retry-After": "10"}
         return JSONResponse(body, status_code=200 if ready else 503, headers=headers)
 
+    async def healthz(request: Request) -> Response:
+        only = request.query_params.getlist("check")
+        unknown = sorted(set(only) - {*checks, *warnings})
+        if unknown:
+            known = ", ".join((*checks, *warnings))
+            return JSONResponse({"error": f"no check is named {', '.join(unknown)}; known are {known}"}, 404)
+        found = [
+            await ask({name: check for name, check in some.items() if not only or name in only}, wrong)
+            for some, wrong in ((checks, "unhealthy"), (warnings, "degraded"))
+        ]
+        results = [result for some in found for result in some]
+        statuses = [result["status"] for result in results]
+        status = next((status for status in ("unhealthy", "degraded") if status in statuses), "healthy")
+        bad = status == "unhealthy" or (status == "degraded" and "strict" in request.query_params)
+        return JSONResponse({"status": status, "checks": results}, status_code=503 if bad else 200)
+
     async def show_metrics(request: Request) -> Response:
         await refresh()
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -60,6 +81,7 @@ def make_app(checks: Mapping[str, Check], refresh: Callable[[], Awaitable[None]]
         routes=[
             Route("/livez", livez),
             Route("/readyz", readyz),
+            Route("/healthz", healthz),
             Route("/metrics", show_metrics),
         ]
     )
