@@ -42,7 +42,7 @@ from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.doorbell import Doorbell
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
-from sendswitch.switch.journaling import keep_journal, prune_journal
+from sendswitch.switch.journaling import finish_journal, keep_journal, prune_journal
 from sendswitch.switch.journey import Journeys
 from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.queue import Queue
@@ -59,6 +59,9 @@ UNRECORDED = 5
 # warns of delayed mail after four hours, if at all.
 JOURNAL_LATE = 120.0
 QUEUE_LATE = 4 * 3600.0
+
+# Seconds for the last events to reach the journal when we stop; the rest goes after the next start.
+LAST_WORDS = 3.0
 
 # Seconds for mail in hand when we are told to stop; systemd kills after 90.
 GRACE = 30.0
@@ -209,6 +212,11 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await finish_journal(self.spool, partial(journal.write, self._engine))
+        except Exception as error:
+            logs.journal_failed(error=error, retry_in=0.0)
         await self.web.stop()
         self.courier.close()
         self._doorbell.close(self.config.node.data)

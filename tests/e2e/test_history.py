@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +101,26 @@ def test_a_person_s_doing_is_told(busy: Node) -> None:
     words = " ".join(run(busy, "explain", row["id"])[0]["sentences"])
     assert "Quarantined: looks odd." in words
     assert "Released by" in words
+
+
+def test_the_story_in_the_docs_is_what_the_command_tells(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
+    example = page.partition("$ sendswitch message explain")[2].partition("```")[0]
+    line = [sys.executable, "-m", "sendswitch.cli.main"]
+    demo = [*line, "demo", "--once", "--data", str(tmp_path)]
+    subprocess.run(demo, check=True, capture_output=True)
+    config = tmp_path / "sendswitch.toml"
+    config.write_text(f'[node]\ndata = "{tmp_path}/data"\n')
+    line += ["--config", str(config), "message"]
+    found = subprocess.run([*line, "list", "from:win", "--json"], check=True, capture_output=True, text=True).stdout
+    (row,) = json.loads(found)
+    told = subprocess.run([*line, "explain", row["id"]], check=True, capture_output=True, text=True).stdout
+
+    def comparable(text: str) -> list[str]:
+        lines = [re.sub(r"\d+\.\d+ ms", "N ms", line) for line in text.splitlines()]
+        return [line for line in lines if line.startswith("  ")]
+
+    assert comparable(told) == comparable(example)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,13 @@ async def keep_journal(spool: Spool, write: Write) -> None:
             await _let_mail_go_first(spool, time.monotonic() - began)
 
 
+async def finish_journal(spool: Spool, write: Write) -> None:
+    """Take over what is left, at the end. Raises what reading or writing raises: then it goes after the next start."""
+    while batch := await spool.events(await spool.journaled(), BATCH):
+        await asyncio.to_thread(write, batch)
+        await spool.mark_journaled(batch[-1].seq)
+
+
 async def _let_mail_go_first(spool: Spool, spent: float) -> None:
     """Rule 3: wait as long as the batch took, and much longer when mail came meanwhile."""
     groups = spool.groups
