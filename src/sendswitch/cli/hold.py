@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import getpass
 import time
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from sendswitch.cli.output import Session
-from sendswitch.cli.quarantine import each, readable
+from sendswitch.cli.quarantine import each, show_kept
 from sendswitch.cli.queue import Limit
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
@@ -37,11 +36,7 @@ def list_(
     limit: Limit = 1000,
 ) -> None:
     """List what is held, with the reason and until when."""
-    session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
-    found = inspect.rows(connection, (State.HELD,), recipient=user, limit=limit)
-    rows = [asdict(row) if session.json else readable(row) for row in found]
-    session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), "nothing is held")
+    show_kept(context.obj, State.HELD, user, limit, "nothing is held")
 
 
 @app.command("answer")

@@ -29,11 +29,7 @@ def list_(
     limit: Limit = 1000,
 ) -> None:
     """List what is in quarantine, with the reason."""
-    session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
-    found = inspect.rows(connection, (State.QUARANTINED,), recipient=user, limit=limit)
-    rows = [asdict(row) if session.json else readable(row) for row in found]
-    session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), "the quarantine is empty")
+    show_kept(context.obj, State.QUARANTINED, user, limit, "the quarantine is empty")
 
 
 @app.command("release")
@@ -55,6 +51,14 @@ def delete(context: typer.Context, ids: Ids) -> None:
     each(session, ids, "deleted", lambda id_: inspect.delete(connection, data, id_, time.time(), by=by))
 
 
+def show_kept(session: Session, state: State, user: str, limit: int, empty: str) -> None:
+    """List what is kept in a state, for one recipient or, with '', for all."""
+    connection = inspect.open_files(session.config().node.data)
+    found = inspect.rows(connection, (state,), recipient=user, limit=limit)
+    rows = [asdict(row) if session.json else _readable(row) for row in found]
+    session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), empty)
+
+
 def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]) -> None:
     """Act on each id and tell the node; what fails stops no other, and is told at the end by the exit code."""
     results: list[dict[str, str]] = []
@@ -72,8 +76,7 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
         raise typer.Exit(worst)
 
 
-def readable(row: inspect.Row) -> dict[str, object]:
-    """A delivery that is kept, for people."""
+def _readable(row: inspect.Row) -> dict[str, object]:
     return {
         "id": row.id,
         "since": moment(row.since),
