@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import smtplib
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,7 +20,10 @@ from sendswitch.bench.peers import free_port
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Listener, Options, Timeouts
+from sendswitch.smtp.turn import Turn
 from sendswitch.testing import Inbox
+from sendswitch.web.health import make_app
+from sendswitch.web.server import WebServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 OPTIONS = Options(host="mx.example.test", limits=Limits(size=100_000))
@@ -67,6 +71,56 @@ def test_a_client_that_closed_its_half_still_gets_the_reply(run: Run) -> None:
             assert b"\r\n250 2.0.0 Ok\r\n" in await everything(reader)
             assert len(inbox.parcels) == 1
             writer.close()
+
+    run(inside())
+
+
+def test_a_reply_comes_although_the_end_came_with_the_command(run: Run) -> None:
+    async def inside() -> None:
+        async with listening() as (_, _, port):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                # All of it is in the kernel before the loop has its turn.
+                client.sendall(b"EHLO x\r\nNOOP\r\n")
+                client.shutdown(socket.SHUT_WR)
+                client.settimeout(5)
+                said = await asyncio.to_thread(lambda: b"".join(iter(lambda: client.recv(65536), b"")))
+            assert said.endswith(b"250 2.0.0 Ok\r\n")
+
+    run(inside())
+
+
+def test_one_connection_s_trouble_is_not_the_others(run: Run) -> None:
+    class Connection:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.error, self.flushed = error, False
+
+        def flush(self) -> None:
+            if self.error is not None:
+                raise self.error
+            self.flushed = True
+
+    async def inside() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        turn, last = Turn(), Connection()
+        turn.add(Connection(RuntimeError("closed")))
+        turn.add(last)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert last.flushed
+        assert [str(context["exception"]) for context in told] == ["closed"]
+
+    run(inside())
+
+
+def test_of_two_web_ports_that_are_the_same_the_second_is_refused(run: Run) -> None:
+    async def inside() -> None:
+        port = free_port()
+        first, second = (WebServer(make_app({}, {}, asyncio.Event().wait)) for _ in range(2))  # type: ignore[arg-type]
+        await first.start("127.0.0.1", port)
+        with pytest.raises(OSError, match="in use"):
+            await second.start("127.0.0.1", port)
+        await first.stop()
 
     run(inside())
 

@@ -414,9 +414,7 @@ class Pool:
         if job.result.done():
             return
         if job.returned:
-            self._returned.append(job)
-            if self._crowded and self._idle:
-                self._give_up(self._idle.pop(0)[0])
+            self._returned.append(job)  # its connection is going, which makes room for the new one
             self._open_more()
             return
         # The connection used last, so that those not needed grow old and go.
@@ -430,8 +428,6 @@ class Pool:
 
     def next_ahead(self) -> Job | None:
         """A job that can be sent ahead on a busy connection, when the next that waits is one."""
-        if self._crowded:
-            return None  # so that this connection comes to an end
         job = _next(self._waiting)
         if job is not None and (job.data is None or job.unanimous):
             self._waiting.appendleft(job)
@@ -440,10 +436,7 @@ class Pool:
 
     def free(self, connection: Connection) -> None:
         """A connection can take a job."""
-        if connection.used and self._crowded:
-            self._give_up(connection)
-        else:
-            self._employ(connection, self._job_for(connection))
+        self._employ(connection, self._job_for(connection))
 
     def gone(self, connection: Connection) -> None:
         """A connection is closed: there is room for another."""
@@ -466,16 +459,6 @@ class Pool:
         self._idle.append((connection, loop.time()))
         if self._timer is None:
             self._timer = loop.call_later(self._keep, self._expire)
-
-    @property
-    def _crowded(self) -> bool:
-        """True when a returned job has no room for the new connection that it needs."""
-        return len(self._returned) > self._size - len(self._connections) + len(self._opening)
-
-    def _give_up(self, connection: Connection) -> None:
-        connection.quit()
-        self._connections.discard(connection)
-        self._open_more()
 
     def _open_more(self) -> None:
         """Open a connection, when a job waits that none is being opened for and there is room."""
