@@ -111,6 +111,15 @@ def test_what_strangers_write_is_kept_in_any_length(engine: Engine) -> None:
     assert len(journal.story(engine, id_at(NOW)).events[0].data["to"]) == 3000
 
 
+def test_an_event_the_database_refuses_stops_no_other(engine: Engine) -> None:
+    one, two = id_at(NOW), id_at(NOW, 1)
+    bad = Event(2, one, 0, None, "x", {})  # type: ignore[arg-type] # no time: refused everywhere
+    journal.write(engine, [accepted(one, "a@b.example"), bad, accepted(two, "a@b.example", seq=3)])
+    assert [row.message["id"] for row in journal.find(engine, [], limit=9)] == [two, one]
+    with engine.connect() as connection:
+        assert len(connection.execute(select(events)).all()) == 2
+
+
 def test_children_of_a_forward_and_mail_refused_before_the_queue(engine: Engine) -> None:
     one, two = id_at(NOW), id_at(NOW, 5)
     data = {"to": ["dave@example.test"], "copy": False, "children": [[1, "dave@example.test", "accepted"]]}

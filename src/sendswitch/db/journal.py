@@ -12,16 +12,18 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, insert, not_, or_, select, true, update
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, not_, or_, select, true, update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
+from sendswitch import logs
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.journal.events import Event, Key, Row, fold
 from sendswitch.journal.search import Term
-from sendswitch.mail.ids import first_at
+from sendswitch.mail.ids import first_at, to_text
 
 # Messages forgotten in one transaction.
 PRUNED = 1000
@@ -36,7 +38,22 @@ class Found:
 
 
 def write(engine: Engine, batch: Sequence[Event]) -> None:
-    """Add events and bring messages and deliveries up to date; all of it or nothing. Raises SQLAlchemyError."""
+    """Add events and bring messages and deliveries up to date, all in one transaction. Raises SQLAlchemyError.
+
+    An event that the database refuses for what is in it is logged and left out (the spool still has it), because it
+    would be refused for ever and must not stop the others.
+    """
+    try:
+        _write(engine, batch)
+    except (DataError, IntegrityError) as error:
+        if len(batch) == 1:
+            logs.failed(f"keeping the event {batch[0].event}", error=error, msg_id=to_text(batch[0].message))
+            return
+        for event in batch:
+            write(engine, [event])
+
+
+def _write(engine: Engine, batch: Sequence[Event]) -> None:
     rows = fold(batch)
     told = [
         {"message": e.message, "seq": e.seq, "n": e.n, "at": e.at, "event": e.event, "data": _text(e)} for e in batch
@@ -68,13 +85,16 @@ def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
 @lru_cache(maxsize=32)
 def _insert_new(table: Table, engine: Engine) -> tuple[str, tuple[str, ...]]:
     """The statement for this database, and the order of its values, empty where it takes them by name."""
+    # Not INSERT IGNORE: that passes over more than what is there already, such as text that had to be cut.
+    statement: Insert
     match engine.dialect.name:
         case "postgresql":
-            statement: Insert = postgresql.insert(table).on_conflict_do_nothing()
+            statement = postgresql.insert(table).on_conflict_do_nothing()
         case "sqlite":
-            statement = insert(table).prefix_with("OR IGNORE")
+            statement = sqlite.insert(table).on_conflict_do_nothing()
         case _:
-            statement = insert(table).prefix_with("IGNORE")
+            same = {column.name: column for column in table.primary_key}
+            statement = mysql.insert(table).on_duplicate_key_update(same)
     compiled = statement.compile(engine, column_keys=table.c.keys())
     assert isinstance(compiled, SQLCompiler)
     return str(compiled), tuple(compiled.positiontup or ())

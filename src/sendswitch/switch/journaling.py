@@ -39,15 +39,12 @@ Prune = Callable[[float], int]
 
 async def keep_journal(spool: Spool, write: Write) -> None:
     """Take events over, for ever."""
-    done, pause, failing = await spool.journaled(), FIRST_RETRY, False
+    pause, failing = FIRST_RETRY, False
     while True:
         spool.written.clear()
         began = time.monotonic()
         try:
-            batch = await spool.events(done, BATCH)
-            if batch:
-                await asyncio.to_thread(write, batch)
-                await spool.mark_journaled(batch[-1].seq)
+            events = await _take_over(spool, write)
         except Exception as error:
             metrics.JOURNAL_FAILURES.inc()
             logs.journal_failed(error=error, retry_in=pause)
@@ -55,12 +52,10 @@ async def keep_journal(spool: Spool, write: Write) -> None:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_RETRY)
             continue
-        if batch:
-            done = batch[-1].seq
         if failing:
-            logs.journal_recovered(events=len(batch))
+            logs.journal_recovered(events=events)
             pause, failing = FIRST_RETRY, False
-        if len(batch) < BATCH:
+        if events < BATCH:
             await spool.written.wait()
             await asyncio.sleep(GATHER)
         else:
@@ -69,9 +64,17 @@ async def keep_journal(spool: Spool, write: Write) -> None:
 
 async def finish_journal(spool: Spool, write: Write) -> None:
     """Take over what is left, at the end. Raises what reading or writing raises: then it goes after the next start."""
-    while batch := await spool.events(await spool.journaled(), BATCH):
+    while await _take_over(spool, write):
+        pass
+
+
+async def _take_over(spool: Spool, write: Write) -> int:
+    """One batch; gives how many events (rule 1)."""
+    batch = await spool.events(await spool.journaled(), BATCH)
+    if batch:
         await asyncio.to_thread(write, batch)
         await spool.mark_journaled(batch[-1].seq)
+    return len(batch)
 
 
 async def _let_mail_go_first(spool: Spool, spent: float) -> None:
