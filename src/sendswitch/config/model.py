@@ -123,10 +123,21 @@ class Web(Section):
     bind: Endpoint = Field("127.0.0.1:60666", description="Address to listen on.")
 
 
+def _database(value: SecretStr) -> SecretStr:
+    # Never shown: there is a password in it.
+    kind, separator, _ = value.get_secret_value().partition("://")
+    if value.get_secret_value() and (not separator or kind not in DATABASES):
+        raise ValueError(f"this is no URL of a database we know; it begins with one of {'://, '.join(DATABASES)}://")
+    return value
+
+
+DATABASES = ("sqlite", "postgresql+psycopg", "mysql+pymysql", "mariadb+pymysql")
+
+
 class Database(Section):
     """Users, pipelines and the journal."""
 
-    url: Secret = Field(
+    url: Annotated[Secret, AfterValidator(_database)] = Field(
         SecretStr(""),
         description="SQLAlchemy URL, such as postgresql+psycopg://user:password@host/name or mysql+pymysql://…;"
         ' empty: SQLite in node.data. May be {file = "/path"} or {env = "NAME"}.',
