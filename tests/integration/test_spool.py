@@ -14,7 +14,7 @@ from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.spool import inspect
+from sendswitch.spool import inspect, writer
 from sendswitch.spool.audit import audit
 from sendswitch.spool.body import LARGE
 from sendswitch.spool.records import Change, Delivery, Message
@@ -245,3 +245,49 @@ def test_content_in_memory_is_one_piece(tmp_path: Path, run: Run, clock: FakeClo
         await spool.close()
 
     run(inside())
+
+
+def test_an_events_number_is_never_given_again(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        _, (old,) = await stored(spool, clock)
+        await spool.change([done(old)])
+        last = (await spool.events(0, 100))[-1].seq
+        await spool.mark_journaled(last)
+        clock.advance(1000)
+        assert await spool.purge(clock()) == 1
+        await stored(spool, clock)
+        assert [event.event for event in await spool.events(last, 100)] == ["accepted"]
+        await spool.close()
+
+    run(inside())
+
+
+def test_answered_mail_gets_its_delivery_time_again(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, (held,) = await stored(spool, clock)
+        await spool.change([Change(held, State.HELD, "held", {}, clock() + 1e9, Verdict.pending("wait"))])
+        clock.advance(10 * (message.expires - message.received))
+        connection = inspect.open_files(tmp_path)
+        inspect.answer(connection, f"{message.text_id}.0", "pass", clock(), by="me", reason="")
+        (due,) = await spool.due(clock(), 10)
+        assert due.message.expires > clock()
+        connection.close()
+        await spool.close()
+
+    run(inside())
+
+
+def test_few_statements_serve_groups_of_every_size(tmp_path: Path, run: Run, clock: FakeClock) -> None:
+    """Each keeps the content that was last bound to it."""
+
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        for size in (*range(1, 20), 63, 64, 65, 130):
+            await asyncio.gather(*(stored(spool, clock) for _ in range(size)))
+        await spool.close()
+
+    writer._text.cache_clear()
+    run(inside())
+    assert writer._text.cache_info().currsize <= 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import re
 import time
 from dataclasses import replace
 from email import policy
@@ -29,6 +30,7 @@ from sendswitch.mail.headers import (
     field_bytes,
     fields,
     glance,
+    hops,
     unfinished,
 )
 from sendswitch.mail.message import MAX_PARTS, Mail
@@ -208,6 +210,13 @@ def test_a_glance_at_a_message() -> None:
     head = b"X-Subject: no\r\nsubject : first\r\n line\r\nSubject: second\r\nMESSAGE-ID:<a@b>\r\n\r\nSubject: body"
     assert glance(head_of(head)) == {"subject": b"first line", "message-id": b"<a@b>"}
     assert glance(b"\r\n") == {}
+
+
+@given(st.text("subjectrivdmag- :\r\n\tSR", max_size=60).map(str.encode))
+def test_looking_finds_what_a_regular_expression_finds(head: bytes) -> None:
+    assert hops(head) == len(re.findall(rb"^received[ \t]*:", head, re.I | re.M))
+    value = re.compile(rb"^subject[ \t]*:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M).search(head)
+    assert glance(head).get("subject") == (value[1].replace(b"\r\n", b"").strip() if value else None)
 
 
 def test_the_first_id_of_a_moment() -> None:

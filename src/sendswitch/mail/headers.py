@@ -7,13 +7,14 @@ it got. Fields are kept as raw bytes with their folding; only a field that is ed
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 OWN_PREFIX = b"x-sendswitch-"
 
 _FIELD_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")
-_RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
-_GLANCE = re.compile(rb"^(subject|message-id)[ \t]*:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M)
+_COLON = re.compile(rb"[ \t]*:")
+_VALUE = re.compile(rb"[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +97,32 @@ def without_own(head: bytes, keep: str) -> bytes:
 
 def hops(head: bytes) -> int:
     """How many Received fields there are (RFC 5321 6.3)."""
-    return len(_RECEIVED.findall(head))
+    return sum(_COLON.match(head, end) is not None for end in _ends_of(b"received", head.lower()))
 
 
 def glance(head: bytes) -> dict[str, bytes]:
-    """The raw, unfolded values of the first `subject` and `message-id`, as far as they are there: what mail is told by.
-
-    A look at each message on its way in, so it reads no more than it must.
-    """
+    """The raw, unfolded values of the first `subject` and `message-id`, as far as they are there."""
     found: dict[str, bytes] = {}
-    for name, value in _GLANCE.findall(head):
-        found.setdefault(name.lower().decode(), value.replace(b"\r\n", b"").strip())
+    lower = head.lower()
+    for name in ("subject", "message-id"):
+        values = (_VALUE.match(head, end) for end in _ends_of(name.encode(), lower))
+        if (value := next(filter(None, values), None)) is not None:
+            found[name] = value[1].replace(b"\r\n", b"").strip()
     return found
+
+
+def _ends_of(name: bytes, lower: bytes) -> Iterator[int]:
+    """Where `name` ends at the beginning of a line.
+
+    Searched for and not matched line by line: each message on its way in is looked at, and a regular expression over
+    the head of an ordinary mail took four times as long.
+    """
+    if lower.startswith(name):
+        yield len(name)
+    wanted, at = b"\n" + name, 0
+    while (at := lower.find(wanted, at)) >= 0:
+        at += len(wanted)
+        yield at
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,18 +126,7 @@ def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) ->
     message, n = parse_id(id_)
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
     verdict = (orjson.loads(old) if old else {}) | {"action": "pass", "reason": f"released by {by}"}
-    row = change_row(
-        message,
-        now,
-        "released",
-        {"by": by},
-        n=n,
-        was=State.QUARANTINED,
-        state=State.DECIDED,
-        due=now,
-        verdict=dumps(verdict),
-    )
-    _leave(connection, message, n, State.QUARANTINED, row)
+    _decide(connection, id_, State.QUARANTINED, "released", {"by": by}, verdict, now)
 
 
 # What a person may say to a held delivery, as the verdict that it becomes.
@@ -156,18 +145,22 @@ def answer(connection: sqlite3.Connection, id_: str, what: str, now: float, *, b
     kept = {name: value for name, value in (orjson.loads(old) if old else {}).items() if name in ("tags", "edits")}
     told = {"by": by, "answer": what, "reason": reason}
     verdict = kept | ANSWERS[what] | {"reason": reason or f"{what} by {by}"}
-    row = change_row(
-        message,
-        now,
-        "answered",
-        told,
-        n=n,
-        was=State.HELD,
-        state=State.DECIDED,
-        due=now,
-        verdict=dumps(verdict),
-    )
-    _leave(connection, message, n, State.HELD, row)
+    _decide(connection, id_, State.HELD, "answered", told, verdict, now)
+
+
+def _decide(
+    connection: sqlite3.Connection,
+    id_: str,
+    was: State,
+    event: str,
+    told: dict[str, Any],
+    verdict: dict[str, Any],
+    now: float,
+) -> None:
+    """Put a person's decision in the place of the pipeline's."""
+    message, n = parse_id(id_)
+    row = change_row(message, now, event, told, n=n, was=was, state=State.DECIDED, due=now, verdict=dumps(verdict))
+    _leave(connection, message, n, was, row)
 
 
 def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
