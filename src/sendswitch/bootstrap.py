@@ -40,7 +40,7 @@ from sendswitch.spool.spool import Spool, open_spool
 from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.doorbell import Doorbell
-from sendswitch.switch.housekeeping import keep_house, refresh_gauges
+from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
 from sendswitch.switch.journaling import finish_journal, keep_journal, prune_journal
 from sendswitch.switch.journey import Journeys
@@ -83,7 +83,7 @@ class Node:
         config = self.config
         self._lock = _lock(config.node.data)
         self._engine = open_database(config.database_url)
-        self.spool = open_spool(config.node.data / "spool", system_clock)
+        self.spool = open_spool(config.node.data / "spool", system_clock, recording=config.recording.mail)
         broker = EmbeddedBroker()
         self.courier = make_courier(config)
         self.journeys = _make_journeys(config, self.spool, broker, self.courier)
@@ -96,9 +96,12 @@ class Node:
         self._doorbell = Doorbell(self._rung)
         await self._doorbell.listen(config.node.data)
         self._spawn(self._reload())
-        self._spawn(keep_house(self.spool, keep=config.node.keep, clock=system_clock))
-        self._spawn(keep_journal(self.spool, partial(journal.write, self._engine)))
-        self._spawn(prune_journal(self._prune_journal, system_clock))
+        kept = config.journal.enabled
+        self._spawn(keep_house(self.spool, keep=config.node.keep, journal=kept, clock=system_clock))
+        self._spawn(trim_recorded(self.spool, most=config.recording.most))
+        if kept:
+            self._spawn(keep_journal(self.spool, partial(journal.write, self._engine)))
+            self._spawn(prune_journal(self._prune_journal, system_clock))
         refresh = partial(refresh_gauges, self.spool, system_clock)
         self.web = WebServer(make_app(self._checks(), self._warnings(), refresh))
         await self._bind()
@@ -199,7 +202,8 @@ class Node:
                 return ""
             return f"a delivery is on its way since {late:.0f} s; `sendswitch queue list` says why"
 
-        return {"journal": journal_keeps_up, "queue": queue_moves}
+        warnings: dict[str, Check] = {"queue": queue_moves}
+        return warnings | {"journal": journal_keeps_up} if self.config.journal.enabled else warnings
 
     async def stop(self) -> None:
         """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""
@@ -212,11 +216,8 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        try:
-            async with asyncio.timeout(LAST_WORDS):
-                await finish_journal(self.spool, partial(journal.write, self._engine))
-        except Exception as error:
-            logs.journal_failed(error=error, retry_in=0.0)
+        if self.config.journal.enabled:
+            await self._last_words()
         await self.web.stop()
         self.courier.close()
         self._doorbell.close(self.config.node.data)
@@ -224,6 +225,13 @@ class Node:
         self._engine.dispose()
         os.close(self._lock)
         logs.stopped()
+
+    async def _last_words(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await finish_journal(self.spool, partial(journal.write, self._engine))
+        except Exception as error:
+            logs.journal_failed(error=error, retry_in=0.0)
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:

@@ -27,6 +27,7 @@ QUEUE = Gauge(
 QUEUE_OLDEST = Gauge("sendswitch_queue_oldest_seconds", "Age of the oldest delivery on its way.", registry=REGISTRY)
 QUARANTINED = Gauge("sendswitch_quarantine_messages", "Deliveries in quarantine.", registry=REGISTRY)
 OUTBOX = Gauge("sendswitch_outbox_events", "Events that wait for the journal.", registry=REGISTRY)
+RECORDED = Gauge("sendswitch_recorded_bytes", "Content kept of final messages.", registry=REGISTRY)
 JOURNAL_FAILURES = Counter("sendswitch_journal_failures", "Batches the database did not take.", registry=REGISTRY)
 SPOOL_COMMIT = Histogram(
     "sendswitch_spool_commit_seconds",

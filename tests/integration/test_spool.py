@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sendswitch.errors import NotFound, Refused, Temporary
+from sendswitch.errors import NotFound, Refused, SpoolUnavailable, Temporary
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
@@ -162,6 +162,85 @@ def test_a_spool_of_a_newer_program_is_refused(run: Run, tmp_path: Path, clock: 
     run(inside())
 
 
+JUDGED = Verdict(Action.PASS, pipeline="ann@example.test", version=1)
+
+
+@pytest.mark.parametrize(
+    ("recording", "verdict", "kept"),
+    [("filtered", JUDGED, True), ("filtered", None, False), ("all", None, True), ("none", JUDGED, False)],
+)
+@pytest.mark.parametrize("size", [100, LARGE + 1])
+def test_what_is_recorded_outlives_its_delivery(
+    recording: str, verdict: Verdict | None, kept: bool, size: int, run: Run, tmp_path: Path, clock: FakeClock
+) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock, recording=recording)
+        message, (one, two) = await stored(spool, clock, "a@x", "b@x", size=size)
+        await spool.change([Change(one, State.DECIDED, "verdict", {}, clock(), verdict)])
+        await spool.change([done(one)])
+        assert await spool.recorded() == 0  # the other one needs it still
+        await spool.change([done(two)])
+        assert await spool.recorded() == (message.size if kept else 0)
+        await spool.close()
+        spool = open_spool(tmp_path / "spool", clock, recording=recording)
+        assert audit(inspect.open_files(tmp_path), tmp_path).findings == ()
+        if kept:
+            assert len(read_all(await spool.content(message.id))) == message.size
+            assert await spool.trim(message.size) == 0
+            assert await spool.trim(message.size - 1) == 1
+        with pytest.raises(SpoolUnavailable):
+            await spool.content(message.id)
+        assert not list((tmp_path / "spool" / "content").iterdir())
+        assert audit(inspect.open_files(tmp_path), tmp_path).findings == ()
+        await spool.close()
+
+    run(inside())
+
+
+def test_the_oldest_record_goes_first_and_none_that_is_on_its_way(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock, recording="all")
+        messages = []
+        for _ in range(5):
+            message, (one,) = await stored(spool, clock)
+            await spool.change([done(one)])
+            messages.append(message)
+        first = messages[0].id
+        # As after `message requeue`: recorded, and on its way again.
+        await spool.call(
+            lambda c: c.execute("UPDATE delivery SET due = 1, state = 'accepted' WHERE message = ?", (first,))
+        )
+        assert await spool.trim(250) == 3
+        assert await spool.trim(250) == 0
+        for message in messages:
+            left = message.id in (first, messages[4].id)
+            assert bool(await spool._read("SELECT 1 FROM content WHERE message = ?", message.id)) == left
+        assert await spool.purge(clock() + 1000, journal=False) == 4
+        assert await spool.recorded() == 100
+        await spool.close()
+
+    run(inside())
+
+
+def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock)
+        await spool.close()
+        with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+            connection.execute("DROP TABLE recorded")
+            connection.execute("PRAGMA user_version = 1")
+        with pytest.raises(SpoolUnavailable, match="schema version 1"):
+            inspect.open_files(tmp_path)
+        spool = open_spool(tmp_path / "spool", clock)
+        (due,) = await spool.due(clock(), 10)
+        assert due.message.id == message.id
+        await spool.change([done(due)])
+        await spool.close()
+
+    run(inside())
+
+
 def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     async def inside() -> None:
         spool = open_spool(tmp_path / "spool", clock)
@@ -178,7 +257,7 @@ def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> 
         with pytest.raises(Refused, match="not quarantined"):
             inspect.release(connection, first, clock(), by="me")
         with pytest.raises(Refused, match="not quarantined"):
-            inspect.delete(connection, tmp_path, first, clock(), by="me")
+            inspect.delete(connection, first, clock(), by="me")
         with pytest.raises(NotFound):
             inspect.release(connection, "0000000000000.7", clock(), by="me")
         with pytest.raises(NotFound, match="add the recipient's number"):
@@ -186,7 +265,9 @@ def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> 
         (due,) = await spool.due(clock(), 10)
         assert due.verdict is not None
         assert (due.state, due.verdict.action, due.verdict.tags) == (State.DECIDED, Action.PASS, ("SPAM",))
-        inspect.delete(connection, tmp_path, second, clock(), by="me")
+        inspect.delete(connection, second, clock(), by="me")
+        await spool.change([done(due)])
+        assert await spool.recorded() == message.size
         assert audit(connection, tmp_path).findings == ()
         await spool.close()
 
@@ -201,6 +282,7 @@ DAMAGE = {
     "what is final is not looked at again": "UPDATE delivery SET due = 1 WHERE state = 'delivered'",
     "what is not final has its content": "DELETE FROM content",
     "content goes with the last delivery that needs it": "INSERT INTO content VALUES (1, x'00')",
+    "what is recorded is there": "INSERT INTO recorded VALUES (1, 5)",
     "every message has its first event": "DELETE FROM outbox WHERE event = 'accepted'",
     "a final delivery has one end": "DELETE FROM outbox WHERE event = 'delivered'",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from sendswitch.config.pipeline import OnError
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.mail.verdict import Action, Deferral, Verdict, step_from_json
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Options
 from sendswitch.processors.lists import Entries, Lists, ListsOptions
@@ -154,3 +155,27 @@ def test_the_fixed_processors_come_in_through_the_same_door(run: Run) -> None:
         build(registry.check('[[step]]\nuse = "hold"\ntime = "1h"\nthen = "deny"\n', "p"), 10).run(mail(), context())
     )
     assert (hold.action, hold.hold, hold.then) == (Action.PENDING, 3600, "deny")
+
+
+ANSWERS: list[Callable[[Mail, Context], Any]] = [
+    lambda mail, context: Verdict.deny("no", reply="550 5.7.1 no"),
+    lambda mail, context: Verdict.tagged("SPAM"),
+    lambda mail, context: None,
+    boom,
+]
+
+
+@pytest.mark.parametrize("act", ANSWERS)
+def test_a_service_is_not_asked_again_in_a_replay(run: Run, act: Callable[[Mail, Context], Any]) -> None:
+    earlier = replace(link(act, on_error="deny"), outside=True)
+    first = run(Chain([link(lambda mail, context: None), earlier]).run(mail(), context()))
+    trace = tuple(step_from_json(step.to_json()) for step in first.trace)
+    assert trace[0].answer is None
+    assert trace[1].answer is not None
+    never = replace(link(lambda mail, context: pytest.fail("asked again"), on_error="deny"), outside=True)
+    again = run(Chain([link(lambda mail, context: None), never]).run(mail(), context(), trace))
+    assert again.with_trace(()) == first.with_trace(())
+    assert [(step.outcome, step.saw) for step in again.trace] == [(step.outcome, step.saw) for step in first.trace]
+    # Each answer counts once, and one that was never given is a failure of that step.
+    twice = run(Chain([never, never]).run(mail(), context(), ()))
+    assert twice.trace[0].saw == "no answer of this service is on record"

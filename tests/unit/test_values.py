@@ -492,7 +492,7 @@ def test_a_route_completes_a_verdict() -> None:
     held = decide.completed(Verdict.pending("x", hold=10**9), route, POLICY)
     assert isinstance(held, Verdict)
     assert (held.hold, held.then) == (100.0, "pass")
-    assert decide.completed(Deferral("x"), route, POLICY) == Deferral("x")
+    assert decide.completed(Deferral("x"), route, POLICY) == Deferral("x", pipeline="o", version=1)
 
 
 @pytest.mark.parametrize(
@@ -703,6 +703,6 @@ def test_an_envelope_is_read_as_it_was_written() -> None:
 def test_what_a_deferral_and_a_hold_become() -> None:
     route = Route("a@b", 1, 60, "pass", "bounce")
     deferral = Deferral("later")
-    assert decide.completed(deferral, route, POLICY) is deferral
+    assert decide.completed(deferral, route, POLICY) == Deferral("later", pipeline="a@b", version=1)
     assert decide.undecided(Verdict.passed()) == ""
-    assert decide.completed(Verdict.passed(), route, POLICY) == Verdict.passed()
+    assert decide.completed(Verdict.passed(), route, POLICY) == Verdict(Action.PASS, pipeline="a@b", version=1)

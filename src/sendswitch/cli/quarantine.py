@@ -43,12 +43,11 @@ def release(context: typer.Context, ids: Ids) -> None:
 
 @app.command("delete")
 def delete(context: typer.Context, ids: Ids) -> None:
-    """Delete for good."""
+    """Delete; until its record goes, `message requeue` brings it back."""
     session: Session = context.obj
-    data = session.config().node.data
-    connection = inspect.open_files(data)
+    connection = inspect.open_files(session.config().node.data)
     by = getpass.getuser()
-    each(session, ids, "deleted", lambda id_: inspect.delete(connection, data, id_, time.time(), by=by))
+    each(session, ids, "deleted", lambda id_: inspect.delete(connection, id_, time.time(), by=by))
 
 
 def show_kept(session: Session, state: State, user: str, limit: int, empty: str) -> None:

@@ -147,9 +147,19 @@ class Database(Section):
 class Journal(Section):
     """The history of mail, in the database."""
 
+    enabled: bool = Field(True, description="Keep a journal; without it only the spool knows, for node.keep.")
     keep: Duration = Field(7_776_000.0, gt=0, description="How long final messages stay in the journal.")
     most: int = Field(10_000_000, ge=1000, description="Most messages in the journal; the oldest go first.")
     subject: bool = Field(True, description="Keep each message's Subject, so that people can find their mail by it.")
+
+
+class Recording(Section):
+    """The content of final mail, kept in the spool for `try`, `replay` and `message requeue`."""
+
+    mail: Literal["filtered", "all", "none"] = Field(
+        "filtered", description="Whose content is kept, for node.keep: mail that a pipeline judged, all, or none."
+    )
+    most: Size = Field(1_000_000_000, description="Most bytes of it; the oldest goes first.")
 
 
 class Routing(Section):
@@ -221,6 +231,7 @@ class Config(BaseSettings):
     web: Web = Web()
     database: Database = Database()
     journal: Journal = Journal()
+    recording: Recording = Recording()
     routing: Routing = Routing()
     pipelines: Pipelines = Pipelines()
     hold: Hold = Hold()

@@ -137,6 +137,7 @@ def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
     trace = verdict.get("trace", ())
     row["action"] = storable(verdict.get("action"), 16)
     # Between spaces, so that a tag can be looked for without finding a part of another.
-    row["tags"] = f" {' '.join(verdict['tags'])} " if verdict.get("tags") else ""
+    tags = dict.fromkeys((*verdict.get("before", ()), *verdict.get("tags", ())))
+    row["tags"] = f" {' '.join(tags)} " if tags else ""
     row["processor"] = storable(trace[-1].get("processor"), 64) if trace else ""
     row["reason"] = storable(verdict.get("reason"), MAX_TEXT)

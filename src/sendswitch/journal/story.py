@@ -96,16 +96,24 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
         elif event.n == n:
             told = _steps(event.data)
             steps += told
-            sentences += [f"Step {number}: {_told(step)}" for number, step in enumerate(told, 1)]
-            sentences.append(_sentence(event))
+            sentences += [*_whose(event.data), *_numbered(told), _sentence(event)]
     sentences.append(_STANDS.get(state, f"It is {state}."))
     return Explanation(to, state, tuple(sentences), tuple(steps))
 
 
 def _beginning(event: Event, n: int) -> list[str]:
     verdict = event.data.get("verdicts", {}).get(str(n), {})
-    steps = [f"Step {number}: {_told(step)}" for number, step in enumerate(_steps(verdict), 1)]
-    return [_sentence(event), *steps, *([_verdict(verdict)] if verdict else [])]
+    judged = [*_whose(verdict), *_numbered(_steps(verdict)), _verdict(verdict)] if verdict else []
+    return [_sentence(event), *judged]
+
+
+def _whose(data: Mapping[str, Any]) -> list[str]:
+    owner = data.get("pipeline")
+    return [f"The pipeline of {owner}, version {data.get('version')}, was asked."] if owner else []
+
+
+def _numbered(steps: Iterable[Step]) -> list[str]:
+    return [f"Step {number}: {_told(step)}" for number, step in enumerate(steps, 1)]
 
 
 def _steps(data: Mapping[str, Any]) -> list[Step]:

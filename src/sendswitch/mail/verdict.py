@@ -42,13 +42,17 @@ MAX_VALUE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one processor did: which one, how long it took (seconds), how it ended, what it saw."""
+    """What one processor did: which one, how long it took (seconds), how it ended, what it saw.
+
+    `answer` is the opinion in full, as JSON, where it came from outside and cannot be had again; None for all others.
+    """
 
     processor: str
     version: str = ""
     seconds: float = 0.0
     outcome: str = ""
     saw: str = ""
+    answer: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The step with its empty fields left out."""
@@ -56,6 +60,8 @@ class Step:
         for name in ("version", "outcome", "saw"):
             if value := getattr(self, name):
                 out[name] = value
+        if self.answer is not None:
+            out["answer"] = self.answer
         return out
 
 
@@ -65,7 +71,8 @@ class Verdict:
 
     `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
     addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
-    after them; None and '' leave both to the configuration.
+    after them; None and '' leave both to the configuration. `pipeline` (its owner) and `version` say whose opinion it
+    is; the switch sets them.
     """
 
     action: Action | None = None
@@ -78,6 +85,8 @@ class Verdict:
     hold: float | None = None
     then: str = ""
     trace: tuple[Step, ...] = field(default=())
+    pipeline: str = ""
+    version: int = 0
 
     @staticmethod
     def passed(reason: str = "") -> Verdict:
@@ -118,7 +127,7 @@ class Verdict:
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
-        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then"):
+        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version"):
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
         if self.edits:
@@ -132,10 +141,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """Nothing was decided; the recipient's pipeline is asked again later."""
+    """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict."""
 
     reason: str
     trace: tuple[Step, ...] = ()
+    pipeline: str = ""
+    version: int = 0
 
 
 Answer = Verdict | Deferral
@@ -165,7 +176,9 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
         reason=str(data.get("reason", ""))[:1000],
         hold=float(hold) if hold is not None else None,
         then=str(data.get("then", "")),
-        trace=tuple(_step_from_json(step) for step in data.get("trace", ())),
+        trace=tuple(step_from_json(step) for step in data.get("trace", ())),
+        pipeline=str(data.get("pipeline", "")),
+        version=int(data.get("version", 0)),
     )
 
 
@@ -177,7 +190,20 @@ def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
 
 
 _VERDICT_FIELDS = frozenset(
-    ("action", "tags", "edits", "forward", "keep_copy", "reply", "reason", "hold", "then", "trace")
+    (
+        "action",
+        "tags",
+        "edits",
+        "forward",
+        "keep_copy",
+        "reply",
+        "reason",
+        "hold",
+        "then",
+        "trace",
+        "pipeline",
+        "version",
+    )
 )
 
 
@@ -239,13 +265,15 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def _step_from_json(data: Mapping[str, Any]) -> Step:
+def step_from_json(data: Mapping[str, Any]) -> Step:
+    """The inverse of `Step.to_json`."""
     return Step(
         processor=str(data.get("processor", "")),
         version=str(data.get("version", "")),
         seconds=float(data.get("seconds", 0.0)),
         outcome=str(data.get("outcome", "")),
         saw=str(data.get("saw", "")),
+        answer=data.get("answer"),
     )
 
 

@@ -23,7 +23,8 @@ class Context:
     """What a step knows besides the message: the envelope for this one recipient, and what came before it.
 
     `sender` is '' for the null path. `tags` are those of earlier steps. `attempt` counts offers of this message to
-    this pipeline, from 1. `now` is seconds since the epoch.
+    this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing will come of the answer (a
+    try, a replay, a candidate): a step with effects of its own leaves them out then.
     """
 
     message: str
@@ -33,6 +34,7 @@ class Context:
     now: float
     attempt: int = 1
     tags: tuple[str, ...] = ()
+    rehearsal: bool = False
 
 
 class Processor(Protocol):
@@ -44,7 +46,8 @@ class Processor(Protocol):
     A message may come twice.
 
     A class may say `waits = False`: its `process` never waits for anything, so no time limit need be kept for it,
-    which is dearer than most such steps.
+    which is dearer than most such steps. One that says `outside = True` asks a service whose answer may be another one
+    tomorrow: the answer is recorded in full, and a replay takes it from the record.
     """
 
     Options: ClassVar[type[Options]]

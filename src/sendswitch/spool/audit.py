@@ -78,8 +78,16 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     (
         "content goes with the last delivery that needs it",
         "SELECT c.message, NULL, length(c.bytes) || ' bytes' FROM content c"
-        " WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message = c.message AND d.due IS NOT NULL)",
+        " WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message = c.message AND d.due IS NOT NULL)"
+        " AND NOT EXISTS (SELECT 1 FROM recorded r WHERE r.message = c.message)",
         "content of a message that is done with",
+    ),
+    (
+        "what is recorded is there",
+        "SELECT r.message, NULL, r.size || ' bytes' FROM recorded r LEFT JOIN message m ON m.id = r.message"
+        " WHERE m.id IS NULL OR (NOT m.in_file"
+        " AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message = r.message AND length(c.bytes) = r.size))",
+        "recorded content is missing or cut",
     ),
     (
         "every message has its first event",
@@ -134,7 +142,8 @@ def _histories(connection: sqlite3.Connection) -> list[Finding]:
 def _files(connection: sqlite3.Connection, folder: Path) -> list[Finding]:
     query = (
         "SELECT id, size FROM message WHERE in_file"
-        " AND EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+        " AND (EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+        " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
     )
     findings = []
     for message, size in connection.execute(query):
@@ -142,5 +151,5 @@ def _files(connection: sqlite3.Connection, folder: Path) -> list[Finding]:
         there = path.stat().st_size if path.exists() else None
         if there != size:
             text = "its file is missing" if there is None else f"its file has {there} bytes, not {size}"
-            findings.append(Finding("what is not final has its content", to_text(message), text))
+            findings.append(Finding("what is needed has its content", to_text(message), text))
     return findings

@@ -163,8 +163,8 @@ def _decide(
     _leave(connection, message, n, was, row)
 
 
-def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str) -> None:
-    """Delete a quarantined delivery for good. Raises NotFound, Refused."""
+def delete(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> None:
+    """Delete a quarantined delivery; its content stays as long as recorded mail does. Raises NotFound, Refused."""
     message, n = parse_id(id_)
     row = change_row(
         message,
@@ -177,8 +177,6 @@ def delete(connection: sqlite3.Connection, data: Path, id_: str, now: float, *, 
         reply=f"250 2.0.0 deleted by {by}",
     )
     _leave(connection, message, n, State.QUARANTINED, row)
-    if not scalar(connection, "SELECT count(*) FROM delivery WHERE message = ? AND due IS NOT NULL", message):
-        (data / "spool" / "content" / f"{to_text(message)}.eml").unlink(missing_ok=True)
 
 
 def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, row: Record) -> None:

@@ -110,9 +110,10 @@ def message_row(
     envelope: str,
     content: bytes | None,
     deliveries: str,
+    recorded: bool,
 ) -> Record:
     """A new message as the writer takes it. `envelope` and `deliveries` are JSON."""
-    new = (expires, sender, size, in_file, via, envelope, content, deliveries)
+    new = (expires, sender, size, in_file, via, envelope, content, deliveries, recorded)
     return (message, at, event, dumps(data), None, None, None, None, None, None, None, *new)
 
 
@@ -132,7 +133,7 @@ def change_row(
 ) -> Record:
     """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
     new = (n, was, state, due, verdict, attempts, reply)
-    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None)
+    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None)
 
 
 COLUMNS = (

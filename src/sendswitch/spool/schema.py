@@ -4,6 +4,7 @@ message   one row a message: envelope without recipients, and where the content 
 content   the bytes of messages up to 256 KiB; larger ones are `content/<id>.eml` beside the database
 delivery  one row a recipient: its state, when to look at it next (`due`), what was decided
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
+recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sqlite3
 
 from sendswitch.errors import Temporary
 
-VERSION = 1
+VERSION = 2
 
 _CREATE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -54,7 +55,11 @@ CREATE TABLE outbox (
   data TEXT NOT NULL
 );
 CREATE INDEX outbox_message ON outbox (message);
+CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 """
+
+# Whose content is kept when its last delivery ends. `filtered`: mail that a pipeline gave a verdict on.
+RECORDINGS = ("filtered", "all", "none")
 
 # What the writer inserts into: one row a message, one row a change, and SQLite does the rest without the
 # interpreter lock. One view for both, so that a whole group is one statement. Temporary, so it is this program's and
@@ -62,12 +67,14 @@ CREATE INDEX outbox_message ON outbox (message);
 #
 # A change counts only when the delivery still is in the state it was made for (`was`): a person's release and the
 # node's expiry cannot both win. Mail that was kept gets its whole delivery time again. Whether a delivery is the last
-# that needs the content is looked for from the end: they end roughly in order, and a message may have thousands.
+# that needs the content is looked for from the end: they end roughly in order, and a message may have thousands. What a
+# person threw away is kept like what is recorded, so that it can be had back.
 COLUMNS_WRITTEN = (
     *("message", "at", "event", "data"),
     *("n", "was", "state", "due", "verdict", "attempts", "reply"),  # a change
-    *("expires", "sender", "size", "in_file", "via", "envelope", "bytes", "deliveries"),  # a message
+    *("expires", "sender", "size", "in_file", "via", "envelope", "bytes", "deliveries", "recorded"),  # a message
 )
+_NONE_LEFT = "(SELECT n FROM delivery WHERE message = NEW.message AND due IS NOT NULL ORDER BY n DESC LIMIT 1) IS NULL"
 WRITER = f"""
 CREATE TEMP VIEW writing AS SELECT {", ".join(f"NULL AS {name}" for name in COLUMNS_WRITTEN)};
 CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing
@@ -78,6 +85,7 @@ CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing
   INSERT INTO delivery SELECT NEW.message, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
     NEW.at, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
   INSERT INTO outbox (message, n, at, event, data) VALUES (NEW.message, NULL, NEW.at, NEW.event, NEW.data);
+  INSERT INTO recorded SELECT NEW.message, NEW.size WHERE NEW.recorded;
 END;
 CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL BEGIN
   INSERT INTO outbox (message, n, at, event, data)
@@ -88,13 +96,21 @@ CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL
   UPDATE delivery SET state = NEW.state, since = NEW.at, due = NEW.due,
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
-  DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message
-    AND (SELECT n FROM delivery WHERE message = NEW.message AND due IS NOT NULL ORDER BY n DESC LIMIT 1) IS NULL;
+  INSERT OR IGNORE INTO recorded SELECT id, size FROM message
+    WHERE NEW.due IS NULL AND id = NEW.message AND {_NONE_LEFT}
+    AND (NEW.event IN ('deleted', 'dropped') OR CASE (SELECT value FROM meta WHERE key = 'recording')
+      WHEN 'all' THEN 1
+      WHEN 'filtered' THEN EXISTS (SELECT 1 FROM delivery WHERE message = NEW.message AND verdict IS NOT NULL)
+      ELSE 0 END);
+  DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message AND {_NONE_LEFT}
+    AND NOT EXISTS (SELECT 1 FROM recorded WHERE message = NEW.message);
 END;
 """
 
 # From version N to N + 1, in order.
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS: dict[int, str] = {
+    1: "CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);",
+}
 
 
 def prepare(connection: sqlite3.Connection) -> None:

@@ -81,8 +81,8 @@ def _verdict_text(verdict: Verdict | None) -> str | None:
 class Spool:
     """The spool of one node. Make it with `open_spool`."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, clock: Clock) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(self, folder: Path, connection: sqlite3.Connection, clock: Clock, recording: str) -> None:
+        self._folder, self._clock, self._recording = folder, clock, recording
         self._files = folder / "content"
         self._writer = Writer(connection)
         self._reader = connect(folder / "spool.db")
@@ -141,6 +141,7 @@ class Spool:
         """The row that makes a message, for a transaction that also changes something else."""
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
+        recorded = not alive and self.records(deliveries)
         refused = not alive and all(delivery.state is State.REJECTED for delivery in deliveries)
         told = envelope.to_json()
         facts = {
@@ -159,12 +160,19 @@ class Spool:
             expires=message.expires,
             sender=envelope.sender,
             size=message.size,
-            in_file=alive and not isinstance(content, InMemory),
+            in_file=(alive or recorded) and not isinstance(content, InMemory),
             via=message.via,
             envelope=dumps(told),
-            content=content.data if alive and isinstance(content, InMemory) else None,
+            content=content.data if (alive or recorded) and isinstance(content, InMemory) else None,
             deliveries=orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
+            recorded=recorded,
         )
+
+    def records(self, deliveries: Sequence[Delivery]) -> bool:
+        """True when the content of a message with these deliveries is kept after they are final."""
+        if self._recording == "filtered":
+            return any(delivery.verdict is not None for delivery in deliveries)
+        return self._recording == "all"
 
     # Changing deliveries
 
@@ -199,9 +207,9 @@ class Spool:
                 await self._remove_unneeded(message.id)
 
     async def _remove_unneeded(self, message: int) -> None:
-        """Remove a file no delivery needs; what is left behind by an error goes at the next start."""
+        """Remove a file nobody needs; what is left behind by an error goes at the next start."""
         try:
-            if not await self._alive(message):
+            if not await self._needed(message):
                 self.remove_file(message)
         except SpoolUnavailable as error:
             logs.failed("removing a file", error=error, msg_id=to_text(message))
@@ -260,9 +268,10 @@ class Spool:
         rows = await self._read("SELECT min(due) FROM delivery WHERE due > ?", now)
         return None if not rows else rows[0][0]
 
-    async def _alive(self, message: int) -> bool:
+    async def _needed(self, message: int) -> bool:
         alive = "SELECT n FROM delivery WHERE message = ? AND due IS NOT NULL ORDER BY n DESC LIMIT 1"
-        return bool(await self._read(alive, message))
+        recorded = "SELECT 1 FROM recorded WHERE message = ?"
+        return bool(await self._read(alive, message) or await self._read(recorded, message))
 
     async def figures(self) -> tuple[dict[str, int], float | None, int]:
         """Deliveries with a `due` by state, when the oldest on its way came, and events the journal does not have."""
@@ -310,28 +319,66 @@ class Spool:
         at = str(self._clock())
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (at,)))
 
-    async def purge(self, before: float, limit: int = 1000) -> int:
-        """Forget messages that came before `before`, are final and in the journal, with their events; gives how many.
+    async def purge(self, before: float, limit: int = 1000, *, journal: bool = True) -> int:
+        """Forget messages that came before `before`, are final and (with `journal`) in the journal, with their events
+        and recorded content; gives how many.
 
         At most `limit` at once, because mail waits for the transaction. The newest event stays, because its number must
         not be given again.
         """
+        waits = (
+            " AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.message = message.id AND o.id >"
+            " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journaled'), 0))"
+        )
 
-        def run(connection: sqlite3.Connection) -> int:
+        def run(connection: sqlite3.Connection) -> list[int]:
             ids = connection.execute(
                 "SELECT id FROM message WHERE id < ? AND NOT EXISTS"
-                " (SELECT 1 FROM delivery WHERE message = message.id AND due IS NOT NULL) AND NOT EXISTS"
-                " (SELECT 1 FROM outbox o WHERE o.message = message.id AND o.id >"
-                " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journaled'), 0)) LIMIT ?",
+                " (SELECT 1 FROM delivery WHERE message = message.id AND due IS NOT NULL)"
+                f"{waits if journal else ''} LIMIT ?",
                 (first_at(before), limit),
             ).fetchall()
+            large = _forget_content(connection, ids)
             connection.executemany("DELETE FROM delivery WHERE message = ?", ids)
             newest = scalar(connection, "SELECT max(id) FROM outbox") or 0
             connection.executemany(f"DELETE FROM outbox WHERE message = ? AND id < {newest}", ids)
             connection.executemany("DELETE FROM message WHERE id = ?", ids)
-            return len(ids)
+            return [len(ids), *large]
 
-        return int(await self.call(run))
+        purged, *large = await self.call(run)
+        await asyncio.to_thread(self._remove_files, large)
+        return int(purged)
+
+    async def recorded(self) -> int:
+        """Bytes of content that is kept of final messages."""
+        return int((await self._read("SELECT coalesce(sum(size), 0) FROM recorded"))[0][0])
+
+    async def trim(self, most: int, limit: int = 200) -> int:
+        """Forget the oldest recorded content beyond `most` bytes, of at most `limit` messages; gives how many."""
+        excess = await self.recorded() - most
+        if excess <= 0:
+            return 0
+
+        def run(connection: sqlite3.Connection) -> list[int]:
+            ids, freed = [], 0
+            for message, size in connection.execute(
+                "SELECT message, size FROM recorded WHERE NOT EXISTS (SELECT 1 FROM delivery d"
+                " WHERE d.message = recorded.message AND d.due IS NOT NULL) ORDER BY message LIMIT ?",
+                (limit,),
+            ):
+                ids.append((message,))
+                freed += size
+                if freed >= excess:
+                    break
+            return [len(ids), *_forget_content(connection, ids)]
+
+        trimmed, *large = await self.call(run)
+        await asyncio.to_thread(self._remove_files, large)
+        return int(trimmed)
+
+    def _remove_files(self, messages: Sequence[int]) -> None:
+        for message in messages:
+            self.remove_file(message)
 
     async def close(self) -> None:
         """Write what waits and close. The spool stays as it is."""
@@ -339,10 +386,11 @@ class Spool:
         self._reader.close()
 
 
-def open_spool(folder: Path, clock: Clock) -> Spool:
+def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Spool:
     """Open or create the spool in `folder` and put right what a crash left. Raises SpoolUnavailable.
 
-    Files of messages that were never acknowledged go; everything else is as it was.
+    Files of messages that were never acknowledged go; everything else is as it was. `recording` is one of
+    `schema.RECORDINGS`: whose content is kept after its last delivery.
     """
     files = folder / "content"
     try:
@@ -355,20 +403,31 @@ def open_spool(folder: Path, clock: Clock) -> Spool:
         schema.prepare(connection)
         connection.executescript(schema.WRITER)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
+        # In the file, because commands that end deliveries must do the same.
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('recording', ?)", (recording,))
     except (sqlite3.Error, OSError) as error:
         raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {error}") from error
     orphans = _remove_orphans(connection, files)
     alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
     logs.recovered(deliveries=alive, orphans=orphans)
-    return Spool(folder, connection, clock)
+    return Spool(folder, connection, clock, recording)
+
+
+def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -> list[int]:
+    """Delete what is recorded of these final messages; gives those that have a file, which is not deleted here."""
+    large = [id_ for (id_,) in ids if scalar(connection, "SELECT in_file FROM message WHERE id = ?", id_)]
+    connection.executemany("DELETE FROM content WHERE message = ?", ids)
+    connection.executemany("DELETE FROM recorded WHERE message = ?", ids)
+    return large
 
 
 def _remove_orphans(connection: sqlite3.Connection, files: Path) -> int:
     wanted = {
         to_text(row[0])
         for row in connection.execute(
-            "SELECT id FROM message WHERE in_file AND EXISTS"
+            "SELECT id FROM message WHERE in_file AND (EXISTS"
             " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+            " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
         )
     }
     orphans = [path for path in files.iterdir() if path.suffix != ".eml" or path.stem not in wanted]

@@ -84,15 +84,16 @@ def on_timeout(route: Route) -> Verdict:
 
 
 def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
-    """The answer with everything filled in that the configuration adds, so that a restart needs only the verdict."""
+    """The answer with whose it is and everything filled in that the configuration adds, so that a restart needs only
+    the verdict."""
     if isinstance(answer, Deferral):
-        return answer
+        return replace(answer, pipeline=route.owner, version=route.version)
+    reply, hold, then = answer.reply, answer.hold, answer.then
     if answer.action is Action.DENY:
-        return replace(answer, then=route.deny, reply=answer.reply or REFUSED)
-    if answer.action is Action.PENDING:
-        hold = policy.hold if answer.hold is None else min(answer.hold, policy.hold)
-        return replace(answer, hold=hold, then=answer.then or policy.hold_then)
-    return answer
+        reply, then = reply or REFUSED, route.deny
+    elif answer.action is Action.PENDING:
+        hold, then = policy.hold if hold is None else min(hold, policy.hold), then or policy.hold_then
+    return replace(answer, reply=reply, hold=hold, then=then, pipeline=route.owner, version=route.version)
 
 
 def undecided(answer: Answer) -> str:

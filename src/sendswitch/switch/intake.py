@@ -192,7 +192,7 @@ class ProxyIntake(FilterIntake):
             return replies
         finally:
             if not stored:
-                self._remove(content)
+                self._remove(message.content)
                 for task in asked.values():
                     task.cancel()
 
@@ -245,6 +245,8 @@ class ProxyIntake(FilterIntake):
         verdicts = {str(d.n): a.to_json() for d, a in zip(deliveries, answers, strict=True) if isinstance(a, Verdict)}
         try:
             await self._spool.accept(message, deliveries, data={state.value: str(reply), "verdicts": verdicts})
+            if self._spool.records(deliveries):
+                message.content = None  # a file of it is the spool's now
         except SpoolUnavailable as error:
             logs.failed("recording a message before the queue", error=error, msg_id=message.text_id)
         if state is State.DELIVERED:

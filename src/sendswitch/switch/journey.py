@@ -116,14 +116,18 @@ class Journeys:
     async def _decided(self, delivery: Delivery, answer: Answer) -> None:
         reason = decide.undecided(answer)
         if isinstance(answer, Deferral) or reason:
-            await self.outcomes.put_off(delivery, reason, trace=[step.to_json() for step in answer.trace])
+            whose = {"pipeline": answer.pipeline, "version": answer.version}
+            await self.outcomes.put_off(delivery, reason, trace=[step.to_json() for step in answer.trace], **whose)
             return
-        before, verdict = delivery.verdict, answer
+        before, verdict, told = delivery.verdict, answer, answer.to_json()
+        if delivery.attempts:
+            told["attempt"] = delivery.attempts + 1
         if before is not None:  # what an earlier forward put on the message
             tags = tuple(dict.fromkeys(before.tags + answer.tags))[:MAX_TAGS]
             verdict = replace(answer, tags=tags, edits=before.edits + answer.edits)
+            told["before"] = list(before.tags)
         await self.outcomes.record(
-            [Change(delivery, State.DECIDED, "verdict", verdict.to_json(), delivery.due, verdict, delivery.attempts)]
+            [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
         )
 
     async def _hold_expired(self, delivery: Delivery) -> None:

@@ -15,7 +15,17 @@ from sendswitch import metrics
 from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import MAX_REASON, MAX_TAGS, Action, Answer, Deferral, Step, Verdict, checked
+from sendswitch.mail.verdict import (
+    MAX_REASON,
+    MAX_TAGS,
+    Action,
+    Answer,
+    Deferral,
+    Step,
+    Verdict,
+    checked,
+    verdict_from_json,
+)
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor
 from sendswitch.reply import Reply
@@ -25,13 +35,15 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One step, ready to run. `waits` is False for a processor that never waits, which needs no timer."""
+    """One step, ready to run. `waits` is False for a processor that never waits, which needs no timer; `outside` is
+    True for one that asks a service (see `Processor`)."""
 
     name: str
     processor: Processor
     on_error: OnError
     limit: float
     waits: bool = True
+    outside: bool = False
 
 
 class Chain:
@@ -42,13 +54,20 @@ class Chain:
         # False when no step ever waits, so that nobody need keep a time for the whole.
         self.waits = any(link.waits for link in links)
 
-    async def run(self, mail: Mail, context: Context) -> Answer:
-        """One answer, whatever the processors do; only cancellation gets through."""
+    async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> Answer:
+        """One answer, whatever the processors do; only cancellation gets through.
+
+        With `recorded`, an earlier trace, services are not asked again: what they said then counts now.
+        """
         trace: list[Step] = []
         merged = Verdict()
+        said = None if recorded is None else [step for step in recorded if step.answer is not None]
         for link in self._links:
             began = time.perf_counter()
-            opinion = await self._ask(link, mail, context)
+            if said is not None and link.outside:
+                opinion = _recorded(link, said)
+            else:
+                opinion = await self._ask(link, mail, context)
             seconds = time.perf_counter() - began
             metrics.processor_seconds(link.name).observe(seconds)
             trace.append(_step(link, opinion, seconds))
@@ -112,7 +131,8 @@ def build(config: PipelineConfig, limit: float) -> Chain:
 
 def _link(step: StepConfig, limit: float) -> Link:
     processor = registry.make(step)
-    return Link(step.use, processor, step.on_error, step.limit or limit, getattr(processor, "waits", True))
+    waits, outside = getattr(processor, "waits", True), getattr(processor, "outside", False)
+    return Link(step.use, processor, step.on_error, step.limit or limit, waits, outside)
 
 
 def _by_policy(link: Link, failure: _Failure) -> Verdict:
@@ -131,8 +151,22 @@ def _merge(before: Verdict, opinion: Verdict) -> Verdict:
 
 def _step(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
     if isinstance(opinion, _Failure):
-        return Step(link.name, link.processor.version, seconds, opinion.kind, opinion.text)
+        answer: dict[str, object] | None = {"failed": opinion.kind, "text": opinion.text} if link.outside else None
+        return Step(link.name, link.processor.version, seconds, opinion.kind, opinion.text, answer)
     if opinion is None:
-        return Step(link.name, link.processor.version, seconds, "no opinion")
+        return Step(link.name, link.processor.version, seconds, "no opinion", answer={} if link.outside else None)
     outcome = opinion.action.value if opinion.action else "tags " + ", ".join(opinion.tags)
-    return Step(link.name, link.processor.version, seconds, outcome, opinion.reason)
+    answer = opinion.to_json() if link.outside else None
+    return Step(link.name, link.processor.version, seconds, outcome, opinion.reason, answer)
+
+
+def _recorded(link: Link, said: list[Step]) -> Verdict | _Failure | None:
+    """What a service answered when it was asked in earnest; each answer is used once, in order."""
+    step = next((step for step in said if step.processor == link.name), None)
+    if step is None or step.answer is None:
+        return _Failure("error", "no answer of this service is on record")
+    said.remove(step)
+    answer = step.answer
+    if "failed" in answer:
+        return _Failure(str(answer["failed"]), str(answer.get("text", "")))
+    return verdict_from_json(answer) if answer else None
