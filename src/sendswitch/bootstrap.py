@@ -31,6 +31,8 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, Temporary
+from sendswitch.processors import registry
+from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
@@ -256,7 +258,7 @@ def _lock(data: Path) -> int:
 
 
 def _make_journeys(config: Config, spool: Spool, broker: Broker, courier: Courier) -> Journeys:
-    policy = Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
+    policy = make_policy(config)
     reporter = Reporter(spool, config.node.host, config.node.lifetime, system_clock)
     backoff = Backoff(config.next_hop.first_retry, config.next_hop.last_retry)
     return Journeys(
@@ -321,23 +323,36 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
 def load_routes(engine: Engine, config: Config) -> Routes:
     """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
     routes = []
-    defaults = config.pipelines
     for stored in all_pipelines(engine):
         try:
             own = _pipeline(stored.text, stored.owner)
         except SendSwitchError as error:
             logs.failed(f"the pipeline of {stored.owner}", error=error)
             own = PipelineConfig()
-        routes.append(
-            Route(
-                owner=stored.owner,
-                version=stored.version,
-                deadline=own.deadline or defaults.deadline,
-                on_timeout=own.on_timeout or defaults.on_timeout,
-                deny=own.deny or defaults.deny,
-            )
-        )
+        routes.append(_route(stored.owner, stored.version, own, config))
     return Routes(routes, delimiters=config.routing.recipient_delimiter)
+
+
+def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:
+    defaults = config.pipelines
+    return Route(
+        owner=owner,
+        version=version,
+        deadline=own.deadline or defaults.deadline,
+        on_timeout=own.on_timeout or defaults.on_timeout,
+        deny=own.deny or defaults.deny,
+    )
+
+
+def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
+    """A pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
+    own = registry.check(text, f"the pipeline of {owner}" if version else owner)
+    return Trial(own, _route(owner, version, own, config), make_policy(config), config.pipelines.limit)
+
+
+def make_policy(config: Config) -> Policy:
+    """What the configuration says where a verdict does not."""
+    return Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
 
 
 def _pipeline(text: str, owner: str) -> PipelineConfig:

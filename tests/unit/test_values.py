@@ -706,3 +706,22 @@ def test_what_a_deferral_and_a_hold_become() -> None:
     assert decide.completed(deferral, route, POLICY) == Deferral("later", pipeline="a@b", version=1)
     assert decide.undecided(Verdict.passed()) == ""
     assert decide.completed(Verdict.passed(), route, POLICY) == Verdict(Action.PASS, pipeline="a@b", version=1)
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        (decide.Deliver(), "It would be delivered."),
+        (decide.Forward(("a@x", "b@x"), True), "It would be forwarded to a@x, b@x, and delivered."),
+        (decide.Forward(("a@x",), False), "It would be forwarded to a@x."),
+        (
+            decide.Bounce(decide.REFUSED, "x"),
+            f"It would not be delivered, and the sender would be sent a report: {decide.REFUSED}.",
+        ),
+        (decide.Keep(1.0, "odd"), "It would be put into quarantine: odd."),
+        (decide.Hold(1.0, "later"), "It would be held: later."),
+        (decide.Discard("no"), "It would be thrown away: no."),
+    ],
+)
+def test_an_effect_in_words(effect: decide.Effect, words: str) -> None:
+    assert decide.in_words(effect) == words

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import resource
 import smtplib
 import socket
 import statistics
@@ -24,7 +26,12 @@ from typing import Any
 from urllib.request import urlopen
 
 from sendswitch.bench.peers import Node, Postfix, Sink, free_port, public_folder, source, stop, wait_for_port
+from sendswitch.db import journal
+from sendswitch.db.connect import open_database
 from sendswitch.errors import Temporary
+from sendswitch.journal.events import Event
+from sendswitch.journal.story import explain, timeline
+from sendswitch.mail.ids import first_at
 
 SESSIONS = 50
 SIZE = 4000
@@ -233,6 +240,71 @@ def _journaled(node: Node) -> None:
         time.sleep(0.02)
 
 
+_PROGRAM = """
+from sendswitch.mail.verdict import Verdict
+async def process(mail, context):
+    if any(attachment.name.endswith(".exe") for attachment in mail.attachments):
+        return Verdict.quarantine("a program is attached")
+    return None
+"""
+
+
+def rehearsal(folder: Path, messages: int) -> list[Result]:
+    """Recorded mail through lists and a user's program again, by the processor time of both."""
+    program = folder / "program.py"
+    program.write_text(_PROGRAM)
+    with Sink() as sink, Node(folder / "replay", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS) as node:
+        node.add_pipeline("b@example.test", f'{LISTS.replace("pass", "python")}file = "{program}"\n')
+        through(node, messages)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = json.loads(node.run("replay", "--json").stdout)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if (found["total"], found["differing"]) != (messages, 0):
+        raise Temporary(f"the replay gave {found['differing']} differences in {found['total']} of {messages}")
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    detail = f"{messages} messages of {SIZE} bytes"
+    return [Result("replay, msg/s per core", messages / spent, "≥ 2000", messages / spent >= 2000, detail)]
+
+
+def stories(folder: Path, messages: int) -> list[Result]:
+    """One message's story from a journal with many."""
+    engine = open_database(f"sqlite:///{folder}/journal.db")
+    now, per = time.time(), 2000
+    first = first_at(now - messages)
+    for start in range(0, messages, per):
+        journal.write(engine, [e for n in range(start, start + per) for e in _story(first + (n << 21), n, now)])
+    seconds: list[float] = []
+    for n in range(0, messages, messages // 200):
+        began = time.perf_counter()
+        kept = journal.story(engine, first + (n << 21))
+        explain(kept.events, 0, "delivered")
+        timeline(kept.events)
+        seconds.append(time.perf_counter() - began)
+    engine.dispose()
+    worst = max(seconds) * 1000
+    name = f"explain and timeline, {messages:,} messages, ms"
+    return [Result(name, worst, "< 50", worst < 50, f"the slowest of {len(seconds)}")]
+
+
+def _story(message: int, n: int, now: float) -> list[Event]:
+    came = {
+        "from": f"a{n}@example.org",
+        "to": ["b@example.test"],
+        "size": SIZE,
+        "via": "filter",
+        "subject": f"number {n}",
+    }
+    step = {"processor": "lists", "seconds": 0.0001, "outcome": "no opinion"}
+    verdict = {"action": "pass", "reason": "the pipeline came to its end", "trace": [step]}
+    ended = {"reply": "250 2.0.0 Ok", "seconds": 0.01}
+    told: tuple[tuple[int | None, str, dict[str, Any]], ...] = (
+        (None, "accepted", came),
+        (0, "verdict", verdict),
+        (0, "delivered", ended),
+    )
+    return [Event(3 * n + k, message, to, now, event, data) for k, (to, event, data) in enumerate(told)]
+
+
 def latency(folder: Path) -> list[Result]:
     """What an idle node adds: from the end of data to the message at the next hop, one message at a time."""
     arrivals: list[float] = []
@@ -396,6 +468,8 @@ MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
     "relay": lambda folder, quick: relay(folder, 1 if quick else 5),
     "chain": lambda folder, quick: chain(folder, 1 if quick else 7),
     "journal": lambda folder, quick: history(folder, 1 if quick else 5),
+    "replay": lambda folder, quick: rehearsal(folder, 2_000 if quick else 10_000),
+    "stories": lambda folder, quick: stories(folder, 20_000 if quick else 1_000_000),
     "latency": lambda folder, quick: latency(folder),
     "memory": lambda folder, quick: memory(folder),
     "backlog": lambda folder, quick: backlog(folder, 10_000 if quick else 100_000),

@@ -141,8 +141,11 @@ class Node:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command against this node's configuration."""
-        line = [sys.executable, "-m", "sendswitch.cli.main", *arguments, "--config", str(self.config)]
-        return subprocess.run(line, capture_output=True, text=True, check=check)
+        return subprocess.run(self.line(*arguments), capture_output=True, text=True, check=check)
+
+    def line(self, *arguments: str) -> list[str]:
+        """The command line of a command against this node's configuration."""
+        return [sys.executable, "-m", "sendswitch.cli.main", *arguments, "--config", str(self.config)]
 
     def add_pipeline(self, address: str, text: str) -> None:
         """Give a user a pipeline, as an administrator would."""

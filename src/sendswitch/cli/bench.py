@@ -14,9 +14,7 @@ from sendswitch.cli.output import Session
 
 def bench(
     context: typer.Context,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="relay, chain, journal, latency, memory or backlog.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help=f"One of {', '.join(measure.MEASURES)}.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One round of everything, a tenth of the backlog.")] = False,
 ) -> None:
     """Measure against smtp-source, smtp-sink, Postfix and aiosmtpd; exit 1 when a figure is not reached."""

@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.cli import audit, bench, check, demo, hold, message, pipeline, postfix, quarantine, queue, serve, user
+from sendswitch.cli import (
+    audit,
+    bench,
+    check,
+    demo,
+    hold,
+    message,
+    pipeline,
+    postfix,
+    quarantine,
+    queue,
+    replay,
+    serve,
+    trying,
+    user,
+)
 from sendswitch.cli.output import Session, complain, exit_code
 from sendswitch.errors import SendSwitchError
 
@@ -24,6 +39,8 @@ app.command("run")(serve.run)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
 app.command("audit")(audit.audit)
+app.command("try")(trying.try_)
+app.command("replay")(replay.replay)
 app.command("bench")(bench.bench)
 app.add_typer(user.app, name="user")
 app.add_typer(message.app, name="message")

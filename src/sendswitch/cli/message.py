@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +11,19 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from sendswitch.bootstrap import make_trial
 from sendswitch.cli.output import Session, moment, readable
+from sendswitch.cli.words import read_terms, search
+from sendswitch.config.model import Config
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
-from sendswitch.errors import NotFound, Temporary
+from sendswitch.db.users import get_pipeline
+from sendswitch.errors import NotFound, SendSwitchError, Temporary
 from sendswitch.journal import story
 from sendswitch.journal.events import Event, fold
-from sendswitch.journal.search import Term, parse
 from sendswitch.mail.ids import from_text, to_text
+from sendswitch.rehearsal import record
+from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
 from sendswitch.spool import inspect
 
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
@@ -38,35 +43,14 @@ def list_(
 ) -> None:
     """List mail, the newest first."""
     session: Session = context.obj
-    now = time.time()
-    terms = [_ids(term) for word in words or () for term in parse(_quoted(word), now)]
-    engine = open_database(session.config().database_url)
-    try:
-        found = journal.find(engine, terms, limit=limit)
-    except SQLAlchemyError as error:
-        raise Temporary(f"the journal cannot be read: {error}") from error
+    terms = read_terms(words or ())
+    found = search(session.config(), terms, limit)
     rows = [_listed(row) for row in found]
     if not session.json:
         for row in rows:
             row["received"] = moment(float(str(row["received"])))
     columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "reason", "last_answer")
     session.show(rows, columns, "no mail is like that" if terms else "the journal has no mail yet")
-
-
-def _quoted(word: str) -> str:
-    """The shell took the quotes away: `subject:two words` is one condition."""
-    name, colon, value = word.partition(":")
-    return f'{name}:"{value}"' if colon and " " in value else word
-
-
-def _ids(term: Term) -> Term:
-    """An id as people write it is a number in the journal."""
-    if term.name != "id":
-        return term
-    try:
-        return Term("id", from_text(str(term.value).partition(".")[0]), term.negated)
-    except ValueError as error:
-        raise NotFound(str(error)) from error
 
 
 def _listed(found: journal.Found) -> dict[str, object]:
@@ -117,13 +101,40 @@ def explain(context: typer.Context, id_: Id) -> None:
     if n is not None and n not in states:
         raise NotFound(f"{to_text(message)} has no delivery {n}; it has {', '.join(map(str, sorted(states)))}")
     told = {k: story.explain(events, k, states[k]) for k in sorted(states) if n in (None, k)}
+    changes = {k: _smallest_change(session.config(), message, k) for k, one in told.items() if one.steps}
     if session.json:
-        session.print_json([{"id": f"{to_text(message)}.{k}", **asdict(one)} for k, one in told.items()])
+        found = {k: asdict(change) for k, change in changes.items() if change}
+        session.print_json(
+            [{"id": f"{to_text(message)}.{k}", **asdict(one), "change": found.get(k)} for k, one in told.items()]
+        )
         return
     for k, one in told.items():
         print(f"{to_text(message)}.{k} for {readable(one.recipient)}: {one.state}")
-        for sentence in one.sentences:
+        change = changes.get(k)
+        for sentence in (*one.sentences, *([change.sentence] if change else ())):
             print(f"  {readable(sentence)}")
+
+
+def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | None:
+    """What alone would have led to another verdict; None when it cannot be tried, because the mail or the pipeline is
+    not here any more."""
+    try:
+        case = record.case(inspect.open_files(config.node.data), config.node.data, message, n)
+        if case is None or case.verdict is None or not case.verdict.pipeline:
+            return None
+        engine = open_database(config.database_url)
+        stored = get_pipeline(engine, case.verdict.pipeline, case.verdict.version)
+        trial = make_trial(config, stored.owner, stored.version, stored.text)
+    except (SendSwitchError, SQLAlchemyError):
+        return None
+
+    async def find() -> SmallestChange:
+        try:
+            return await smallest_change(case, trial)
+        finally:
+            await trial.close()
+
+    return asyncio.run(find())
 
 
 def _parse(text: str) -> tuple[int, int | None]:

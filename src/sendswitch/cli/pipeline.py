@@ -26,12 +26,12 @@ def set_(context: typer.Context, address: Address, file: File) -> None:
     """Check a pipeline and make it the user's; mail that comes from now on meets it."""
     session: Session = context.obj
     config = session.config()
-    text = _read(file)
+    text = read_file(file)
     steps = registry.check(text, str(file))
     version = users.set_pipeline(open_database(config.database_url), address, text)
     running = ring(config.node.data)
     session.done(
-        f"pipeline of {address} is version {version}: {_steps(steps)}",
+        f"pipeline of {address} is version {version}: {shown_steps(steps)}",
         address=address,
         version=version,
         node_told=running,
@@ -61,15 +61,17 @@ def show(
 def check(context: typer.Context, file: File) -> None:
     """Check a pipeline file; every error at once. Changes nothing."""
     session: Session = context.obj
-    steps = registry.check(_read(file), str(file))
-    session.done(f"{file}: fine. {_steps(steps)}", ok=True, steps=[step.use for step in steps.step])
+    steps = registry.check(read_file(file), str(file))
+    session.done(f"{file}: fine. {shown_steps(steps)}", ok=True, steps=[step.use for step in steps.step])
 
 
-def _steps(config: PipelineConfig) -> str:
+def shown_steps(config: PipelineConfig) -> str:
+    """The processors of a pipeline in their order."""
     return " → ".join(step.use for step in config.step) or "no steps, everything passes"
 
 
-def _read(file: Path) -> str:
+def read_file(file: Path) -> str:
+    """A pipeline file's text. Raises InvalidConfiguration when it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -49,7 +49,7 @@ def _value(name: str, value: str, now: float) -> str | float:
             case "larger" | "smaller":
                 return float(size(value))
             case "before" | "after":
-                return _moment(value, now)
+                return moment(value, now)
             case "user":
                 return key(value)
             case "state" | "verdict":
@@ -59,8 +59,8 @@ def _value(name: str, value: str, now: float) -> str | float:
     return value
 
 
-def _moment(value: str, now: float) -> float:
-    """Seconds since the epoch: a date (local), `today`, `yesterday`, or how long ago (`2h`, `7d`)."""
+def moment(value: str, now: float) -> float:
+    """Seconds since 1970: a date (local), `today`, `yesterday`, or how long ago (`2h`, `7d`). Raises ValueError."""
     days = {"today": 0, "yesterday": 1}.get(value.lower())
     if days is not None:
         midnight = datetime.fromtimestamp(now, UTC).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)

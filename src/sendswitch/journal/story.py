@@ -90,20 +90,20 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
     for event in ordered:
         if event.n is None and (event.event not in ("accepted", "rejected") or n < len(event.data.get("to", ()))):
             sentences += _beginning(event, n)
-            steps += _steps(event.data.get("verdicts", {}).get(str(n), {}))
+            steps += steps_of(event.data.get("verdicts", {}).get(str(n), {}))
         elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
             sentences.append(f"It came here by a forward from delivery {event.n}.")
         elif event.n == n:
-            told = _steps(event.data)
+            told = steps_of(event.data)
             steps += told
-            sentences += [*_whose(event.data), *_numbered(told), _sentence(event)]
+            sentences += [*_whose(event.data), *numbered(told), _sentence(event)]
     sentences.append(_STANDS.get(state, f"It is {state}."))
     return Explanation(to, state, tuple(sentences), tuple(steps))
 
 
 def _beginning(event: Event, n: int) -> list[str]:
     verdict = event.data.get("verdicts", {}).get(str(n), {})
-    judged = [*_whose(verdict), *_numbered(_steps(verdict)), _verdict(verdict)] if verdict else []
+    judged = [*_whose(verdict), *numbered(steps_of(verdict)), verdict_told(verdict)] if verdict else []
     return [_sentence(event), *judged]
 
 
@@ -112,11 +112,13 @@ def _whose(data: Mapping[str, Any]) -> list[str]:
     return [f"The pipeline of {owner}, version {data.get('version')}, was asked."] if owner else []
 
 
-def _numbered(steps: Iterable[Step]) -> list[str]:
+def numbered(steps: Iterable[Step]) -> list[str]:
+    """Each step in a sentence that begins with its number."""
     return [f"Step {number}: {_told(step)}" for number, step in enumerate(steps, 1)]
 
 
-def _steps(data: Mapping[str, Any]) -> list[Step]:
+def steps_of(data: Mapping[str, Any]) -> list[Step]:
+    """The steps in a verdict's trace."""
     return [
         Step(
             str(step.get("processor", "")),
@@ -135,7 +137,8 @@ def _told(step: Step) -> str:
     return f"{step.processor}{version} took {step.seconds * 1000:.1f} ms and said {step.outcome}{saw}."
 
 
-def _verdict(verdict: Mapping[str, Any]) -> str:
+def verdict_told(verdict: Mapping[str, Any]) -> str:
+    """A verdict, as JSON, in a sentence."""
     action = str(verdict.get("action", "no action")).upper()
     tags = f" with the tags {', '.join(verdict['tags'])}" if verdict.get("tags") else ""
     reason = f", because {verdict['reason']}" if verdict.get("reason") else ""
@@ -149,7 +152,7 @@ def _sentence(event: Event) -> str:
         case "accepted" | "rejected":
             return _came(event)
         case "verdict":
-            return _verdict(data)
+            return verdict_told(data)
         case "delivered":
             return f"The next hop took it in {data.get('seconds', 0) * 1000:.0f} ms and said: {data.get('reply')}."
         case "deferred":
@@ -170,7 +173,7 @@ def _sentence(event: Event) -> str:
             why = f", because {data['reason']}" if data.get("reason") else ""
             return f"Answered by {data.get('by')}: {str(data.get('answer')).upper()}{why}."
         case "hold expired":
-            return f"The time of its hold was over; then: {_verdict(data.get('then', {}))}"
+            return f"The time of its hold was over; then: {verdict_told(data.get('then', {}))}"
     return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."
 
 

@@ -175,6 +175,7 @@ class _Child:
             "now": context.now,
             "attempt": context.attempt,
             "tags": context.tags,
+            "rehearsal": context.rehearsal,
         }
         assert self._process.stdin is not None
         try:

@@ -76,6 +76,7 @@ class Host:
             now=call["now"],
             attempt=call["attempt"],
             tags=tuple(call["tags"]),
+            rehearsal=call["rehearsal"],
         )
         answer: dict[str, Any] = {"id": call["id"]}
         try:

@@ -124,6 +124,22 @@ def effect(
     return _denied(verdict, sender, recipient, client, policy, now)
 
 
+def in_words(effect: Effect) -> str:
+    """What an effect does, as a sentence in the conditional: for a try."""
+    match effect:
+        case Forward(targets, keep_copy):
+            return f"It would be forwarded to {', '.join(targets)}{', and delivered' if keep_copy else ''}."
+        case Bounce(reply, _):
+            return f"It would not be delivered, and the sender would be sent a report: {reply}."
+        case Keep(_, reason):
+            return f"It would be put into quarantine: {reason}."
+        case Hold(_, reason):
+            return f"It would be held: {reason}."
+        case Discard(reason):
+            return f"It would be thrown away: {reason}."
+    return "It would be delivered."
+
+
 def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:
     reply = verdict.reply if verdict.reply is not None and verdict.reply.permanent else REFUSED
     if verdict.then == "discard":

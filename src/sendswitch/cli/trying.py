@@ -1,0 +1,117 @@
+"""`try`: what a pipeline would say to a message in a file, and what would come of it. Nothing does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sendswitch.bootstrap import load_routes, make_trial
+from sendswitch.cli.output import Session, readable
+from sendswitch.cli.pipeline import read_file
+from sendswitch.config.model import Config
+from sendswitch.db.connect import open_database
+from sendswitch.db.users import get_pipeline
+from sendswitch.delivery.compose import Composer
+from sendswitch.errors import NotFound
+from sendswitch.journal import story
+from sendswitch.mail.address import valid
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.headers import fields
+from sendswitch.mail.verdict import Answer, Deferral, Verdict
+from sendswitch.rehearsal.record import Case
+from sendswitch.rehearsal.trial import Trial
+from sendswitch.switch import decide
+
+
+def try_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The message as a file; - for standard input.")],
+    to: Annotated[str, typer.Option("--to", help="The recipient whose pipeline is asked.")],
+    sender: Annotated[str, typer.Option("--from", help="MAIL FROM; '' for the null sender.")] = "sender@example.org",
+    address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "192.0.2.1",
+    name: Annotated[str, typer.Option("--client-name", help="The client's name, as its address resolves.")] = "",
+    helo: Annotated[str, typer.Option("--helo", help="What the client said in EHLO.")] = "client.example.org",
+    source: Annotated[str, typer.Option("--source", help="XFORWARD SOURCE: LOCAL or REMOTE.")] = "REMOTE",
+    pipeline: Annotated[Path | None, typer.Option("--pipeline", help="A file instead of the live pipeline.")] = None,
+    attempt: Annotated[int, typer.Option("--attempt", min=1, help="As if offered for the nth time.")] = 1,
+) -> None:
+    """Ask a recipient's pipeline about a message, with a whole envelope and no effect."""
+    session: Session = context.obj
+    config = session.config()
+    for one in filter(None, (sender, to)):
+        if not valid(one):
+            raise ValueError(f"{one!r} is no mail address")
+    client = Client(address=address, name=name, helo=helo, protocol="ESMTP", source=source)
+    recipient = Recipient(to)
+    envelope = Envelope(sender, (recipient,), client)
+    content = InMemory(_read(file))
+    case = Case(0, 0, recipient, envelope, content, "", time.time(), attempt)
+    trial = _trial(config, to, pipeline)
+
+    async def ask() -> Answer:
+        try:
+            return await trial.ask(case)
+        finally:
+            await trial.close()
+
+    _tell(session, config, trial, case, asyncio.run(ask()))
+
+
+def _read(file: Path) -> bytes:
+    """A message with CRLF line ends, as a listener would have made it."""
+    try:
+        data = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise NotFound(f"{file}: cannot be read: {error.strerror}") from error
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
+def _trial(config: Config, to: str, file: Path | None) -> Trial:
+    if file is not None:
+        return make_trial(config, str(file), 0, read_file(file))
+    engine = open_database(config.database_url)
+    route = load_routes(engine, config).find(to)
+    if route is None:
+        raise NotFound(f"{to} has no pipeline: its mail is delivered. Name one: --pipeline FILE")
+    return make_trial(config, route.owner, route.version, get_pipeline(engine, route.owner, route.version).text)
+
+
+def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: Answer) -> None:
+    whose = f"the pipeline of {trial.route.owner}, version {trial.route.version}" if trial.route.version else "the file"
+    steps = [step.to_json() for step in answer.trace]
+    numbered = story.numbered(story.steps_of({"trace": steps}))
+    facts: dict[str, object] = {"pipeline": trial.route.owner, "version": trial.route.version, "steps": steps}
+    sentences = [f"{whose[0].upper()}{whose[1:]} was asked.", *numbered]
+    if isinstance(answer, Deferral):
+        facts |= {"deferred": answer.reason}
+        sentences += [f"Nothing was decided: {answer.reason}. It would be asked again later."]
+    else:
+        effect = decide.effect(
+            answer,
+            sender=case.envelope.sender,
+            recipient=case.recipient,
+            client=case.envelope.client,
+            policy=trial.policy,
+            now=case.at,
+        )
+        told = {name: value for name, value in answer.to_json().items() if name != "trace"}
+        added = _added(config, case, answer) if isinstance(effect, decide.Deliver) else []
+        facts |= {"verdict": told, "effect": decide.in_words(effect), "added": added}
+        sentences += [story.verdict_told(told), decide.in_words(effect)]
+        sentences += [f"With the field {field}" for field in added]
+    session.done("\n".join(readable(sentence) for sentence in sentences), **facts)
+
+
+def _added(config: Config, case: Case, answer: Verdict) -> list[str]:
+    """The fields that it would leave with and did not come with."""
+    composer = Composer(config.node.host, dict(config.tags.subject))
+    client = case.envelope.client
+    composed = composer.compose(case.content, message="0" * 13, client=client, received=case.at, verdict=answer)
+    before = [field.raw for field in fields(case.content.head())]
+    after = fields(composed.head())[2:]  # the trace, which every message gets
+    return [f"{field.name}: {field.value}" for field in after if field.raw not in before]

@@ -1,0 +1,46 @@
+"""Search words on the command line, and what the journal finds by them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendswitch.config.model import Config
+from sendswitch.db import journal
+from sendswitch.db.connect import open_database
+from sendswitch.errors import NotFound, Temporary
+from sendswitch.journal.search import Term, parse
+from sendswitch.mail.ids import from_text
+
+
+def read_terms(words: Iterable[str]) -> list[Term]:
+    """The conditions that these words are. Raises InvalidSearch, NotFound for what is no id."""
+    now = time.time()
+    return [_id(term) for word in words for term in parse(_quoted(word), now)]
+
+
+def search(config: Config, terms: Sequence[Term], limit: int) -> list[journal.Found]:
+    """What the journal finds, the newest first. Raises Temporary when it cannot be read."""
+    engine = open_database(config.database_url)
+    try:
+        return journal.find(engine, terms, limit=limit)
+    except SQLAlchemyError as error:
+        raise Temporary(f"the journal cannot be read: {error}") from error
+
+
+def _quoted(word: str) -> str:
+    """The shell took the quotes away: `subject:two words` is one condition."""
+    name, colon, value = word.partition(":")
+    return f'{name}:"{value}"' if colon and " " in value and '"' not in value else word
+
+
+def _id(term: Term) -> Term:
+    """An id as people write it is a number in the journal."""
+    if term.name != "id":
+        return term
+    try:
+        return Term("id", from_text(str(term.value).partition(".")[0]), term.negated)
+    except ValueError as error:
+        raise NotFound(str(error)) from error

@@ -1,0 +1,89 @@
+"""The smallest single change of a pipeline that would have changed a verdict, found by trying.
+
+An entry of a list of the step that decided is smaller than a whole step, and a step near the decision is looked at
+before one far from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sendswitch.config.pipeline import PipelineConfig, StepConfig
+from sendswitch.errors import InvalidConfiguration
+from sendswitch.mail.verdict import Answer, Verdict
+from sendswitch.rehearsal.compare import action, told
+from sendswitch.rehearsal.record import Case
+from sendswitch.rehearsal.trial import Trial
+
+# Entries of one step that are tried; a person waits for the answer.
+MOST_ENTRIES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class SmallestChange:
+    """`change` is what to leave out, in words; '' when nothing alone would do. `then` is what would have come of it."""
+
+    change: str
+    then: str
+
+    @property
+    def sentence(self) -> str:
+        """Both in a sentence."""
+        if not self.change:
+            return "No step, left out alone, would have changed this."
+        return f"{self.change} it would have been {self.then}."
+
+
+async def smallest_change(case: Case, trial: Trial) -> SmallestChange:
+    """Try every single change until one gives another action. Services and the record stand in as in a replay."""
+    assert case.verdict is not None
+    if trial.pipeline.step and not case.verdict.trace:
+        answer = await trial.replay(case)
+        return SmallestChange("With an answer in time", _outcome(answer))
+    for words, steps in _changes(trial.pipeline, case.verdict):
+        try:
+            other = Trial(trial.pipeline.model_copy(update={"step": steps}), trial.route, trial.policy, trial.limit)
+        except (ValueError, InvalidConfiguration):
+            continue  # a step that needs what would be left out
+        try:
+            answer = await other.replay(case)
+        finally:
+            await other.close()
+        if action(answer) != action(case.verdict) or _forward(answer) != case.verdict.forward:
+            return SmallestChange(words, _outcome(answer))
+    return SmallestChange("", "")
+
+
+def _forward(answer: Answer) -> tuple[str, ...]:
+    return answer.forward if isinstance(answer, Verdict) else ()
+
+
+def _outcome(answer: Answer) -> str:
+    return f"{action(answer).upper()}{told(answer).removeprefix(action(answer))}, because {answer.reason}"
+
+
+def _changes(pipeline: PipelineConfig, verdict: Verdict) -> Iterator[tuple[str, tuple[StepConfig, ...]]]:
+    """Each change in words with the steps that are left, the smallest first."""
+    asked = min(len(verdict.trace), len(pipeline.step))
+    if asked:
+        decided = asked - 1
+        for words, step in _entries(decided, pipeline.step[decided], verdict.reason):
+            yield words, (*pipeline.step[:decided], step, *pipeline.step[asked:])
+    for n in reversed(range(asked)):
+        yield f"Without step {n + 1} ({pipeline.step[n].use})", pipeline.step[:n] + pipeline.step[n + 1 :]
+
+
+def _entries(number: int, step: StepConfig, reason: str) -> Iterator[tuple[str, StepConfig]]:
+    lists = {name: value for name, value in step.options.items() if isinstance(value, list)}
+    found = [(name, entry) for name, values in lists.items() for entry in values if isinstance(entry, str)]
+    # What the reason names is probably what matched.
+    found.sort(key=lambda pair: pair[1] not in reason)
+    for name, entry in found[:MOST_ENTRIES]:
+        left = [value for value in lists[name] if value != entry]
+        words = f"Without {entry!r} in {name} of step {number + 1} ({step.use})"
+        yield words, StepConfig(**{**_own(step), **step.options, name: left})
+
+
+def _own(step: StepConfig) -> dict[str, object]:
+    return {name: getattr(step, name) for name in StepConfig.model_fields}

@@ -1,0 +1,77 @@
+"""One pipeline, ready to be tried: asked like the live one, with nothing coming of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+
+from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.mail.ids import to_text
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Answer, Step
+from sendswitch.processors.base import Context
+from sendswitch.rehearsal.record import Case
+from sendswitch.routing import Route
+from sendswitch.switch.decide import Policy, completed, on_timeout
+from sendswitch.worker.chain import build
+
+# Cases asked at once, so that a step that waits does not stop the others.
+AT_ONCE = 32
+
+
+class Trial:
+    """A pipeline and what the configuration says where it does not. `limit` is seconds for a step that has none.
+
+    Raises ValueError or InvalidConfiguration when a step cannot be made.
+    """
+
+    def __init__(self, pipeline: PipelineConfig, route: Route, policy: Policy, limit: float) -> None:
+        self.pipeline, self.route, self.policy, self.limit = pipeline, route, policy, limit
+        self._chain = build(pipeline, limit)
+
+    async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> Answer:
+        """The answer that would have counted; with `recorded` services are not asked, their answers are taken there."""
+        context = Context(
+            message=to_text(case.message),
+            recipient=case.recipient,
+            sender=case.envelope.sender,
+            client=case.envelope.client,
+            now=case.at,
+            attempt=case.attempt,
+            rehearsal=True,
+        )
+        try:
+            if self._chain.waits:
+                async with asyncio.timeout(self.route.deadline):
+                    answer = await self._chain.run(Mail(case.content), context, recorded)
+            else:
+                answer = await self._chain.run(Mail(case.content), context, recorded)
+        except TimeoutError:
+            answer = on_timeout(self.route)
+        return completed(answer, self.route, self.policy)
+
+    async def replay(self, case: Case) -> Answer:
+        """The answer with services as they answered then; one that was never asked then counts as failed."""
+        return await self.ask(case, case.verdict.trace if case.verdict else ())
+
+    async def close(self) -> None:
+        """End what the steps hold."""
+        await self._chain.close()
+
+
+async def replay_each(pairs: Iterable[tuple[Case, Trial]]) -> AsyncIterator[tuple[Case, Answer]]:
+    """Each case with the answer of its trial, in their order, some at once."""
+    waiting: deque[tuple[Case, asyncio.Task[Answer]]] = deque()
+    try:
+        for case, trial in pairs:
+            waiting.append((case, asyncio.create_task(trial.replay(case))))
+            if len(waiting) >= AT_ONCE:
+                first, task = waiting.popleft()
+                yield first, await task
+        while waiting:
+            first, task = waiting.popleft()
+            yield first, await task
+    finally:
+        for _, task in waiting:
+            task.cancel()
