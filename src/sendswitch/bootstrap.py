@@ -11,6 +11,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from sendswitch.config.model import Config, ListenerSection
 from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
-from sendswitch.db.users import all_pipelines, get_pipeline
+from sendswitch.db.users import all_pipelines, candidates, get_pipeline
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
@@ -39,6 +40,7 @@ from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Listener, Options, Timeouts
 from sendswitch.spool.spool import Spool, open_spool
+from sendswitch.switch.candidates import Candidates
 from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.doorbell import Doorbell
@@ -89,6 +91,7 @@ class Node:
         broker = EmbeddedBroker()
         self.courier = make_courier(config)
         self.journeys = _make_journeys(config, self.spool, broker, self.courier)
+        self.candidates = Candidates(self.journeys.dispatcher, self.spool.note)
         self.queue = Queue(self.spool, self.journeys, clock=system_clock)
         self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
         self._spawn(self.queue.run())
@@ -212,6 +215,7 @@ class Node:
         for listener in self.listeners:
             await listener.stop(GRACE / 3)
         await self.queue.stop(GRACE / 3)
+        await self.candidates.stop()
         if self._worker is not None:
             self._worker.stop()
             await asyncio.wait([self._worker_task], timeout=GRACE / 3)
@@ -323,13 +327,15 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
 def load_routes(engine: Engine, config: Config) -> Routes:
     """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
     routes = []
+    beside = candidates(engine)
     for stored in all_pipelines(engine):
         try:
             own = _pipeline(stored.text, stored.owner)
         except SendSwitchError as error:
             logs.failed(f"the pipeline of {stored.owner}", error=error)
             own = PipelineConfig()
-        routes.append(_route(stored.owner, stored.version, own, config))
+        route = _route(stored.owner, stored.version, own, config)
+        routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
     return Routes(routes, delimiters=config.routing.recipient_delimiter)
 
 

@@ -19,6 +19,9 @@ VERDICTS = Counter("sendswitch_verdicts", "Verdicts that counted, by action.", [
 DEFERRALS = Counter(
     "sendswitch_deferrals", "Answers that put a decision off, and retries of delivery.", ["why"], registry=REGISTRY
 )
+CANDIDATES = Counter(
+    "sendswitch_candidates", "Answers of candidates beside the live ones, by outcome.", ["outcome"], registry=REGISTRY
+)
 DEADLINES = Counter("sendswitch_deadlines_missed", "Tasks without a verdict in time.", registry=REGISTRY)
 ENDED = Counter("sendswitch_deliveries", "Deliveries that ended, by state.", ["state"], registry=REGISTRY)
 QUEUE = Gauge(

@@ -15,6 +15,7 @@ class Route:
     """A recipient's pipeline: whose, which version, and what holds when it says nothing.
 
     `deadline` in seconds; `on_timeout` is pass, deny, hold or quarantine; `deny` is bounce, discard or quarantine.
+    `candidate` is the version that runs beside the live one without effect, 0 for none.
     """
 
     owner: str
@@ -23,6 +24,7 @@ class Route:
     on_timeout: str
     deny: str
     queue: str = POOL
+    candidate: int = 0
 
 
 class Routes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, Sink
 from sendswitch.bootstrap import make_trial
 from sendswitch.config.load import load
@@ -238,3 +239,80 @@ def test_explain_says_what_would_have_changed_it(tmp_path: Path) -> None:
         assert node.run("message", "explain", rows[0]["id"]).stdout == text
         node.run("user", "rm", "ann@example.test")
         assert "Without" not in node.run("message", "explain", rows[0]["id"]).stdout
+
+
+CANDIDATES = {
+    "differs": '[[step]]\nuse = "lists"\ndeny = ["spam.example"]\n[[step]]\nuse = "tag"\ntags = ["LIVE"]\n',
+    "crashes": '[[step]]\nuse = "python"\nfile = "{program}"\n',
+}
+
+
+@pytest.mark.parametrize("mode", ["filter", "proxy"])
+def test_a_candidate_runs_beside_the_live_pipeline(tmp_path: Path, mode: str) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK, mode=mode) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "tag"\ntags = ["LIVE"]\n')
+        new = tmp_path / "new.toml"
+        new.write_text(CANDIDATES["differs"])
+
+        def pipeline(*arguments: str, code: int = 0) -> Any:
+            done = node.run("pipeline", *arguments, "--json", check=False)
+            assert done.returncode == code, done.stdout + done.stderr
+            return json.loads(done.stdout)
+
+        assert pipeline("compare", "ann@example.test", code=3)
+        assert pipeline("candidate", "ann@example.test", str(new))["version"] == 2
+        until(lambda: node.log.read_text().count('"event":"reloaded"') >= 2, node=node)
+        for sender in ("joe@example.org", "loud@spam.example"):
+            send(node.port, "ann@example.test", sender=sender)
+        until(lambda: pipeline("compare", "ann@example.test")["total"] == 2, node=node)
+        found = pipeline("compare", "ann@example.test")
+        (row,) = found["differences"]
+        assert (row["from"], row["was"], row["would_be"]) == ("loud@spam.example", "pass [LIVE]", "deny")
+        assert "deny list" in row["because"]
+        assert len(hop.parcels) == 2
+        assert all(b"X-SendSwitch-Tags: LIVE" in parcel.data for parcel in hop.parcels)
+        assert "agreed on 1 of 2" in node.run("pipeline", "compare", "ann@example.test").stdout
+        words = node.run("message", "explain", row["id"]).stdout
+        assert "The candidate, version 2, would have been deny" in words
+        diff = node.run("pipeline", "diff", "ann@example.test", "1", "2").stdout
+        assert '+deny = ["spam.example"]' in diff
+        assert pipeline("promote", "ann@example.test") == {"candidate": 2, "version": 3, "node_told": True}
+        roles = [(row["version"], row["role"]) for row in pipeline("history", "ann@example.test")]
+        assert roles == [(3, "live"), (2, "retired"), (1, "earlier")]
+        until(lambda: _refused(node), node=node)
+        assert pipeline("rollback", "ann@example.test")["old"] == 1
+        until(lambda: not _refused(node), node=node)
+        assert node.run("audit", check=False).returncode == 0
+
+
+def _refused(node: Node) -> bool:
+    """Whether the deny list is live: before the queue the sender reads it, after it the log tells."""
+    before = node.log.read_text().count('"action":"deny"')
+    try:
+        send(node.port, "ann@example.test", sender="loud@spam.example")
+    except smtplib.SMTPDataError:
+        return True
+    until(lambda: not queue(node), node=node)
+    return node.log.read_text().count('"action":"deny"') > before
+
+
+def test_a_candidate_that_hangs_or_dies_harms_nobody(tmp_path: Path) -> None:
+    program = tmp_path / "bad.py"
+    program.write_text(
+        "import os, time\nasync def process(mail, context):\n"
+        "    assert context.rehearsal\n"
+        "    if 'die' in mail.subject: os._exit(1)\n    time.sleep(3600)\n"
+    )
+    with NextHop() as hop, Node(tmp_path / "n", f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("ann@example.test", 'deadline = "2s"\n[[step]]\nuse = "tag"\ntags = ["LIVE"]\n')
+        new = tmp_path / "new.toml"
+        new.write_text(CANDIDATES["crashes"].format(program=program))
+        assert node.run("pipeline", "candidate", "ann@example.test", str(new)).returncode == 0
+        for n in range(40):
+            send(node.port, "ann@example.test", subject="die" if n % 2 else "hang")
+        until(lambda: len(hop.parcels) == 40, node=node)
+        until(lambda: not queue(node), node=node)
+        assert figure(node, 'sendswitch_candidates_total{outcome="left out"}') > 0
+        assert figure(node, "sendswitch_deadlines_missed_total") == 0
+        assert figure(node, 'sendswitch_verdicts_total{action="pass"}') == 40
+        assert node.run("audit", check=False).returncode == 0

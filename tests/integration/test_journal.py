@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sendswitch.db import journal, users
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages, metadata
-from sendswitch.errors import InvalidConfiguration, Temporary
+from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
 from sendswitch.journal.events import Event
 from sendswitch.journal.search import parse
 from sendswitch.mail import ids
@@ -70,6 +70,60 @@ def test_users_and_pipelines_are_kept_alike(engine: Engine) -> None:
     assert [(user.address, user.version) for user in users.list_users(engine)] == [("ann@example.test", 2)]
     assert abs(users.list_users(engine)[0].created - __import__("time").time()) < 60
     assert users.all_pipelines(engine)[0].text == "x = 2"
+
+
+def test_a_candidate_is_promoted_or_not_and_history_can_be_gone_back_to(engine: Engine) -> None:
+    users.add_user(engine, "ann@example.test")
+    users.set_pipeline(engine, "ann@example.test", "one", author="me")
+    assert users.set_pipeline(engine, "ann@example.test", "two", role="candidate") == 2
+    assert users.set_pipeline(engine, "ann@example.test", "three", role="candidate") == 3
+    assert users.candidates(engine) == {"ann@example.test": 3}
+    assert users.get_pipeline(engine, "ann@example.test").text == "one"
+    assert [stored.version for stored in users.all_pipelines(engine)] == [1]
+    assert users.list_users(engine)[0].version == 1
+    assert users.promote(engine, "ann@example.test", author="you") == (3, 4)
+    assert users.candidates(engine) == {}
+    live = users.get_pipeline(engine, "ann@example.test")
+    assert (live.version, live.text, live.author) == (4, "three", "you")
+    with pytest.raises(NotFound, match="has no candidate"):
+        users.promote(engine, "ann@example.test")
+    with pytest.raises(NotFound, match="has no candidate"):
+        users.withdraw(engine, "ann@example.test")
+    assert users.roll_back(engine, "ann@example.test", None) == (1, 5)
+    assert users.get_pipeline(engine, "ann@example.test").text == "one"
+    with pytest.raises(NotFound, match="no live version 2"):
+        users.roll_back(engine, "ann@example.test", 2)
+    assert users.roll_back(engine, "ann@example.test", 4) == (4, 6)
+    roles = [(stored.version, stored.role) for stored in users.history(engine, "ann@example.test")]
+    assert roles == [(6, "live"), (5, "live"), (4, "live"), (3, "retired"), (2, "retired"), (1, "live")]
+    with pytest.raises(NotFound):
+        users.history(engine, "bob@example.test")
+
+
+def test_comparisons_are_counted_and_go_with_their_message(engine: Engine) -> None:
+    def compared(seq: int, message: int, differing: list[str], version: int = 2) -> Event:
+        data = {"pipeline": "Ann@example.test", "version": version, "was": "pass", "was_action": "pass"}
+        now = "deny" if differing else "pass"
+        return Event(seq, message, 0, NOW, "candidate", data | {"now": now, "now_action": now, "differing": differing})
+
+    one, two, refused = id_at(NOW), id_at(NOW + 1), id_at(NOW + 2)
+    batch = [accepted(one, "ann@example.test", subject="hi"), accepted(two, "ann@example.test", seq=2)]
+    batch += [compared(3, one, ["action"]), compared(4, two, []), compared(5, refused, ["action"])]
+    batch += [compared(6, one, [], version=3)]
+    batch += [Event(7 + n, message, 0, NOW, "delivered", {"reply": "250 ok"}) for n, message in enumerate((one, two))]
+    for _ in range(2):
+        journal.write(engine, batch)
+    owner = "ANN@example.test"
+    assert journal.agreement(engine, owner, 2) == [("pass", "pass", False, 1), ("pass", "deny", True, 2)]
+    found = journal.disagreements(engine, owner, 2, 10)
+    assert [(row["message"], row["subject"], row["recipient"]) for row in found] == [
+        (refused, None, None),
+        (one, "hi", "ann@example.test"),
+    ]
+    assert journal.agreement(engine, "bob@example.test", 2) == []
+    while journal.prune(engine, before=NOW + DAY, most=1000):
+        pass
+    assert journal.agreement(engine, owner, 2) == []
 
 
 def test_a_batch_that_comes_twice_changes_nothing(engine: Engine) -> None:

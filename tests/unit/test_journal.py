@@ -157,3 +157,18 @@ def test_what_was_decided_before_the_queue_is_told_at_once() -> None:
     assert "the sender was sent a report" in " ".join(explain(bounce, 0, "bounced").sentences)
     nobody = explain(story((0, "forwarded", {"to": []})), 0, "forwarded")
     assert nobody.sentences[0] == "Forwarded to nobody new."
+
+
+def test_a_candidate_is_compared_and_changes_nothing() -> None:
+    data = {
+        **{"pipeline": "Ann@x", "version": 7, "live": 3, "was": "pass [T]", "was_action": "pass", "now": "deny"},
+        **{"now_action": "deny", "differing": ["action"], "reason": "no", "trace": []},
+    }
+    told = ((None, "accepted", CAME), (0, "delivered", {"reply": "250 ok"}), (0, "candidate", data))
+    events = story(*told, (1, "candidate", data | {"differing": [], "now": "pass"}))
+    batch = fold(events)
+    assert batch.deliveries[1, 0]["state"] == "delivered"
+    assert batch.comparisons[1, 0, 7]["owner_key"] == "ann@x"
+    assert (batch.comparisons[1, 0, 7]["differs"], batch.comparisons[1, 1, 7]["differs"]) == (True, False)
+    assert "The candidate, version 7, would have been deny, because no." in explain(events, 0, "delivered").sentences
+    assert "The candidate, version 7, agreed." in explain(events, 1, "accepted").sentences

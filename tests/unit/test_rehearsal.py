@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
+from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Deferral, Verdict
 from sendswitch.processors import registry
-from sendswitch.rehearsal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
 from sendswitch.rehearsal.trial import Trial

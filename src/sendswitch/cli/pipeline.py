@@ -1,7 +1,10 @@
-"""`pipeline set|show|check`: a TOML file a user, kept in the database in every version."""
+"""`pipeline …`: a TOML file a user, kept in the database in every version; candidates run beside the live one."""
 
 from __future__ import annotations
 
+import difflib
+import getpass
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +13,10 @@ import typer
 from sendswitch.cli.output import Session, moment
 from sendswitch.cli.user import Address
 from sendswitch.config.pipeline import PipelineConfig
-from sendswitch.db import users
+from sendswitch.db import journal, users
 from sendswitch.db.connect import open_database
-from sendswitch.errors import InvalidConfiguration
+from sendswitch.errors import InvalidConfiguration, NotFound
+from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
 from sendswitch.switch.doorbell import ring
 
@@ -28,7 +32,7 @@ def set_(context: typer.Context, address: Address, file: File) -> None:
     config = session.config()
     text = read_file(file)
     steps = registry.check(text, str(file))
-    version = users.set_pipeline(open_database(config.database_url), address, text)
+    version = users.set_pipeline(open_database(config.database_url), address, text, author=getpass.getuser())
     running = ring(config.node.data)
     session.done(
         f"pipeline of {address} is version {version}: {shown_steps(steps)}",
@@ -63,6 +67,128 @@ def check(context: typer.Context, file: File) -> None:
     session: Session = context.obj
     steps = registry.check(read_file(file), str(file))
     session.done(f"{file}: fine. {shown_steps(steps)}", ok=True, steps=[step.use for step in steps.step])
+
+
+Number = Annotated[int | None, typer.Argument(help="A version's number.")]
+
+
+@app.command("history")
+def history(context: typer.Context, address: Address) -> None:
+    """List every version of a user's pipeline, the newest first."""
+    session: Session = context.obj
+    stored = users.history(open_database(session.config().database_url), address)
+    live = next((one.version for one in stored if one.role == "live"), 0)
+    rows = [
+        {
+            "version": one.version,
+            "role": one.role if one.role != "live" or one.version == live else "earlier",
+            "created": one.created if session.json else moment(one.created),
+            "by": one.author,
+            "steps": shown_steps(PipelineConfig(**tomllib.loads(one.text))),
+        }
+        for one in stored
+    ]
+    session.show(rows, ("version", "role", "created", "by", "steps"), f"{address} has no pipeline")
+
+
+@app.command("diff")
+def diff(context: typer.Context, address: Address, one: Number = None, other: Number = None) -> None:
+    """Show what changed between two versions; by default between the live one and the one before it."""
+    session: Session = context.obj
+    engine = open_database(session.config().database_url)
+    live = [stored.version for stored in users.history(engine, address) if stored.role == "live"]
+    if other is None and one is None and len(live) < 2:
+        raise NotFound(f"{address} has had no other pipeline")
+    old, new = (
+        users.get_pipeline(engine, address, version)
+        for version in (one if one is not None else live[1], other if other is not None else live[0])
+    )
+    names = (f"version {old.version}", f"version {new.version}")
+    lines = list(difflib.unified_diff(old.text.splitlines(), new.text.splitlines(), *names, lineterm=""))
+    session.done("\n".join(lines) or "they are the same", old=old.version, new=new.version, diff=lines)
+
+
+@app.command("candidate")
+def candidate(context: typer.Context, address: Address, file: File) -> None:
+    """Run a pipeline beside the live one, on all mail that comes, without effect; `compare` shows how they agree."""
+    session: Session = context.obj
+    config = session.config()
+    text = read_file(file)
+    registry.check(text, str(file))
+    engine = open_database(config.database_url)
+    users.get_pipeline(engine, address)  # there must be a live one beside which it runs
+    version = users.set_pipeline(engine, address, text, author=getpass.getuser(), role="candidate")
+    running = ring(config.node.data)
+    session.done(f"version {version} runs beside the live pipeline of {address}", version=version, node_told=running)
+
+
+@app.command("compare")
+def compare(
+    context: typer.Context,
+    address: Address,
+    version: Annotated[int | None, typer.Option("--version", help="One that was; by default the one that is.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most differences that are shown.")] = 100,
+) -> None:
+    """Show how often a candidate agreed with the live pipeline, and where it did not."""
+    session: Session = context.obj
+    engine = open_database(session.config().database_url)
+    if version is None:
+        version = next((one.version for one in users.history(engine, address) if one.role == "candidate"), None)
+    if version is None:
+        raise NotFound(f"{address} has no candidate; `sendswitch pipeline history {address}` shows earlier ones")
+    counts = journal.agreement(engine, address, version)
+    found = journal.disagreements(engine, address, version, limit)
+    total, agreed = sum(row[3] for row in counts), sum(row[3] for row in counts if not row[2])
+    rows = [
+        {
+            "id": f"{to_text(row['message'])}.{row['n']}",
+            "from": row["sender"] or "<>",
+            "to": row["recipient"],
+            "subject": row["subject"],
+            "was": row["told_was"],
+            "would_be": row["told_now"],
+            "because": row["reason"],
+        }
+        for row in found
+    ]
+    if session.json:
+        actions = [{"was": was, "now": now, "differs": differs, "messages": n} for was, now, differs, n in counts]
+        told = {"version": version, "total": total, "agreed": agreed, "actions": actions, "differences": rows}
+        session.print_json(told)
+        return
+    if rows:
+        session.show(rows, ("id", "from", "to", "subject", "was", "would_be", "because"), "")
+    share = f", {100 * agreed / total:.1f} %" if total else ""
+    print(f"version {version} agreed on {agreed} of {total} messages{share}")
+
+
+@app.command("promote")
+def promote(context: typer.Context, address: Address) -> None:
+    """Make the candidate the live pipeline."""
+    session: Session = context.obj
+    config = session.config()
+    was, version = users.promote(open_database(config.database_url), address, author=getpass.getuser())
+    sentence = f"the candidate, version {was}, is the live pipeline of {address} now, as version {version}"
+    session.done(sentence, candidate=was, version=version, node_told=ring(config.node.data))
+
+
+@app.command("withdraw")
+def withdraw(context: typer.Context, address: Address) -> None:
+    """Run the candidate no longer; what it was compared to stays."""
+    session: Session = context.obj
+    config = session.config()
+    users.withdraw(open_database(config.database_url), address)
+    session.done(f"{address} has no candidate now", address=address, node_told=ring(config.node.data))
+
+
+@app.command("rollback")
+def rollback(context: typer.Context, address: Address, version: Number = None) -> None:
+    """Make an earlier version live again; by default the last that was different."""
+    session: Session = context.obj
+    config = session.config()
+    old, new = users.roll_back(open_database(config.database_url), address, version, author=getpass.getuser())
+    sentence = f"version {old} is the live pipeline of {address} again, as version {new}"
+    session.done(sentence, old=old, version=new, node_told=ring(config.node.data))
 
 
 def shown_steps(config: PipelineConfig) -> str:

@@ -26,11 +26,11 @@ from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import all_pipelines
 from sendswitch.errors import Refused
+from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.journal.search import moment
 from sendswitch.mail.ids import first_at, from_text, to_text
 from sendswitch.mail.verdict import Answer
 from sendswitch.rehearsal import record
-from sendswitch.rehearsal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial, replay_each
 from sendswitch.routing import Route, Routes

@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sendswitch.errors import InvalidConfiguration, Temporary
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 def open_database(url: str) -> Engine:

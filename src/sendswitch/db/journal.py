@@ -20,9 +20,10 @@ from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from sendswitch import logs
-from sendswitch.db.tables import deliveries, events, messages
+from sendswitch.db.tables import comparisons, deliveries, events, messages
 from sendswitch.journal.events import Event, Key, Row, fold
 from sendswitch.journal.search import Term
+from sendswitch.mail.address import key
 from sendswitch.mail.ids import first_at, to_text
 
 # Messages forgotten in one transaction.
@@ -62,6 +63,7 @@ def _write(engine: Engine, batch: Sequence[Event]) -> None:
         _add(connection, messages, list(rows.messages.values()))
         _add(connection, deliveries, list(rows.deliveries.values()))
         _change(connection, rows.changes)
+        _add(connection, comparisons, list(rows.comparisons.values()))
         _add(connection, events, told)
 
 
@@ -230,6 +232,40 @@ def prune(engine: Engine, *, before: float, most: int) -> int:
             .limit(PRUNED)
         )
         ids = [row[0] for row in connection.execute(old)]
-        for column in (events.c.message, deliveries.c.message, messages.c.id):
+        for column in (events.c.message, comparisons.c.message, deliveries.c.message, messages.c.id):
             connection.execute(delete(column.table).where(column.in_(ids)))
+        # Of mail that was refused for now there is a comparison and no message.
+        connection.execute(delete(comparisons).where(comparisons.c.message < first_at(before)))
         return len(ids)
+
+
+# Candidates
+
+
+def agreement(engine: Engine, owner: str, version: int) -> list[tuple[str, str, bool, int]]:
+    """How often a candidate answered what: what was, what it would have been, whether they differ, and how many."""
+    table = comparisons.c
+    query = (
+        select(table.was, table.now, table.differs, func.count())
+        .where(table.owner_key == key(owner), table.version == version)
+        .group_by(table.was, table.now, table.differs)
+        .order_by(table.differs, func.count().desc())
+    )
+    with engine.connect() as connection:
+        return [(was, now, bool(differs), int(count)) for was, now, differs, count in connection.execute(query)]
+
+
+def disagreements(engine: Engine, owner: str, version: int, limit: int) -> list[Mapping[str, Any]]:
+    """Where a candidate would have treated mail differently, the newest first, with sender and subject."""
+    here = comparisons.outerjoin(messages, messages.c.id == comparisons.c.message).outerjoin(
+        deliveries, and_(deliveries.c.message == comparisons.c.message, deliveries.c.n == comparisons.c.n)
+    )
+    query = (
+        select(comparisons, messages.c.sender, messages.c.subject, deliveries.c.recipient)
+        .select_from(here)
+        .where(comparisons.c.owner_key == key(owner), comparisons.c.version == version, comparisons.c.differs)
+        .order_by(comparisons.c.message.desc(), comparisons.c.n)
+        .limit(limit)
+    )
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
 metadata = MetaData()
@@ -20,7 +32,8 @@ users = Table(
     Column("created", Double, nullable=False),
 )
 
-# Every version stays: a message on its way is judged by the version it was offered to, and history has diffs.
+# Every version stays: a message on its way is judged by the version it was offered to, and history has diffs. The
+# newest whose role is `live` decides; a `candidate` runs beside it without effect, and is `retired` afterwards.
 pipelines = Table(
     "pipelines",
     metadata,
@@ -29,6 +42,8 @@ pipelines = Table(
     Column("version", Integer, nullable=False),
     Column("text", Text, nullable=False),
     Column("created", Double, nullable=False),
+    Column("role", String(16), nullable=False, server_default="live"),
+    Column("author", String(64), nullable=False, server_default=""),
     UniqueConstraint("user_id", "version"),
 )
 
@@ -75,4 +90,20 @@ events = Table(
     Column("at", Double, nullable=False),
     Column("event", String(32), nullable=False),
     Column("data", Long, nullable=False),
+)
+# What a candidate would have done beside what was done.
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("message", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("owner_key", String(320), nullable=False),
+    Column("was", String(16), nullable=False),
+    Column("now", String(16), nullable=False),
+    Column("differs", Boolean, nullable=False),
+    Column("told_was", String(500), nullable=False),
+    Column("told_now", String(500), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Index("comparisons_of_owner", "owner_key", "version"),
 )

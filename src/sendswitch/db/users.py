@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sendswitch.db.tables import pipelines, users
@@ -24,12 +24,14 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class StoredPipeline:
-    """One version of a user's pipeline."""
+    """One version of a user's pipeline. `role` is live, candidate or retired."""
 
     owner: str
     version: int
     text: str
     created: float
+    role: str = "live"
+    author: str = ""
 
 
 def add_user(engine: Engine, address: str) -> None:
@@ -53,8 +55,7 @@ def remove_user(engine: Engine, address: str) -> None:
 
 def list_users(engine: Engine) -> list[User]:
     """All users by address."""
-    latest = select(pipelines.c.user_id, func.max(pipelines.c.version).label("v")).group_by(pipelines.c.user_id)
-    last = latest.subquery()
+    last = _live_versions().subquery()
     query = (
         select(users.c.address, users.c.created, func.coalesce(last.c.v, 0))
         .select_from(users.outerjoin(last, last.c.user_id == users.c.id))
@@ -64,27 +65,81 @@ def list_users(engine: Engine) -> list[User]:
         return [User(*row) for row in connection.execute(query)]
 
 
-def set_pipeline(engine: Engine, address: str, text: str) -> int:
-    """Store a new version of a user's pipeline; gives its number. The text must have been checked. Raises NotFound."""
+def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", role: str = "live") -> int:
+    """Store a new version of a user's pipeline; gives its number. The text must have been checked. Raises NotFound.
+
+    As a `candidate` it takes the place of an earlier one.
+    """
     with engine.begin() as connection:
         user = _user_id(connection, address)
-        newest = select(func.max(pipelines.c.version)).where(pipelines.c.user_id == user)
-        version = (connection.execute(newest).scalar() or 0) + 1
-        connection.execute(insert(pipelines).values(user_id=user, version=version, text=text, created=time.time()))
-        return version
+        if role == "candidate":
+            _retire(connection, user)
+        return _store(connection, user, text, author, role)
+
+
+def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int]:
+    """Make the candidate live, as a new version; gives the candidate's number and the new one. Raises NotFound."""
+    with engine.begin() as connection:
+        user = _user_id(connection, address)
+        candidate = pipelines.c.user_id == user, pipelines.c.role == "candidate"
+        row = connection.execute(select(pipelines.c.version, pipelines.c.text).where(*candidate)).first()
+        if row is None:
+            raise NotFound(f"{address} has no candidate; `sendswitch pipeline candidate {address} FILE` sets one")
+        _retire(connection, user)
+        return int(row.version), _store(connection, user, row.text, author, "live")
+
+
+def withdraw(engine: Engine, address: str) -> None:
+    """Run the candidate no longer. Raises NotFound when there is none."""
+    with engine.begin() as connection:
+        if not _retire(connection, _user_id(connection, address)):
+            raise NotFound(f"{address} has no candidate")
+
+
+def roll_back(engine: Engine, address: str, version: int | None, *, author: str = "") -> tuple[int, int]:
+    """Make an earlier version live again, as a new one; gives both numbers. Raises NotFound.
+
+    Without `version` it is the last live version whose text is another than the current one's.
+    """
+    past = [stored for stored in history(engine, address) if stored.role == "live"]
+    current = past[0].text if past else ""
+    wanted = [s for s in past if (s.text != current if version is None else s.version == version)]
+    if not wanted:
+        what = "no earlier version that differs" if version is None else f"no live version {version}"
+        raise NotFound(f"{address} has {what}; `sendswitch pipeline history {address}` shows all")
+    return wanted[0].version, set_pipeline(engine, address, wanted[0].text, author=author)
+
+
+def _store(connection: Connection, user: int, text: str, author: str, role: str) -> int:
+    newest = select(func.max(pipelines.c.version)).where(pipelines.c.user_id == user)
+    version = int(connection.execute(newest).scalar() or 0) + 1
+    values = {"user_id": user, "version": version, "text": text, "created": time.time(), "role": role}
+    connection.execute(insert(pipelines).values(**values, author=author[:64]))
+    return version
+
+
+def _retire(connection: Connection, user: int) -> int:
+    candidate = (pipelines.c.user_id == user) & (pipelines.c.role == "candidate")
+    return connection.execute(update(pipelines).where(candidate).values(role="retired")).rowcount
+
+
+_STORED = select(
+    users.c.address,
+    pipelines.c.version,
+    pipelines.c.text,
+    pipelines.c.created,
+    pipelines.c.role,
+    pipelines.c.author,
+).join(users, users.c.id == pipelines.c.user_id)
 
 
 def get_pipeline(engine: Engine, address: str, version: int | None = None) -> StoredPipeline:
-    """A version of a user's pipeline, the newest by default. Raises NotFound."""
-    query = (
-        select(users.c.address, pipelines.c.version, pipelines.c.text, pipelines.c.created)
-        .join(users, users.c.id == pipelines.c.user_id)
-        .where(users.c.key == key(address))
-        .order_by(pipelines.c.version.desc())
-        .limit(1)
-    )
+    """A version of a user's pipeline, by default the live one. Raises NotFound."""
+    query = _STORED.where(users.c.key == key(address)).order_by(pipelines.c.version.desc()).limit(1)
     if version is not None:
         query = query.where(pipelines.c.version == version)
+    else:
+        query = query.where(pipelines.c.role == "live")
     with engine.connect() as connection:
         row = connection.execute(query).first()
     if row is None:
@@ -92,17 +147,32 @@ def get_pipeline(engine: Engine, address: str, version: int | None = None) -> St
     return StoredPipeline(*row)
 
 
+def history(engine: Engine, address: str) -> list[StoredPipeline]:
+    """Every version of a user's pipeline, the newest first. Raises NotFound when there is no such user."""
+    with engine.connect() as connection:
+        _user_id(connection, address)
+        query = _STORED.where(users.c.key == key(address)).order_by(pipelines.c.version.desc())
+        return [StoredPipeline(*row) for row in connection.execute(query)]
+
+
 def all_pipelines(engine: Engine) -> list[StoredPipeline]:
-    """The newest pipeline of every user who has one."""
-    newest = select(pipelines.c.user_id, func.max(pipelines.c.version).label("v")).group_by(pipelines.c.user_id)
-    last = newest.subquery()
-    query = (
-        select(users.c.address, pipelines.c.version, pipelines.c.text, pipelines.c.created)
-        .join(users, users.c.id == pipelines.c.user_id)
-        .join(last, (last.c.user_id == pipelines.c.user_id) & (last.c.v == pipelines.c.version))
-    )
+    """The live pipeline of every user who has one."""
+    last = _live_versions().subquery()
+    query = _STORED.join(last, (last.c.user_id == pipelines.c.user_id) & (last.c.v == pipelines.c.version))
     with engine.connect() as connection:
         return [StoredPipeline(*row) for row in connection.execute(query)]
+
+
+def candidates(engine: Engine) -> dict[str, int]:
+    """The version that runs beside the live one, by user's address."""
+    query = _STORED.where(pipelines.c.role == "candidate")
+    with engine.connect() as connection:
+        return {row.address: row.version for row in connection.execute(query)}
+
+
+def _live_versions() -> Select[tuple[int, int]]:
+    live = select(pipelines.c.user_id, func.max(pipelines.c.version).label("v")).where(pipelines.c.role == "live")
+    return live.group_by(pipelines.c.user_id)
 
 
 def _user_id(connection: Connection, address: str) -> int:

@@ -22,6 +22,7 @@ STATES = {
     "released": "decided",
     "deleted": "discarded",
     "deferred": None,
+    "candidate": None,
 }
 # Characters kept of what a stranger can make as long as they like.
 MAX_TEXT = 500
@@ -55,13 +56,16 @@ class Batch:
     messages: dict[int, Row] = field(default_factory=dict)
     deliveries: dict[Key, Row] = field(default_factory=dict)
     changes: dict[Key, Row] = field(default_factory=dict)
+    comparisons: dict[tuple[int, int, int], Row] = field(default_factory=dict)
 
 
 def fold(events: Iterable[Event]) -> Batch:
     """The rows these events add up to."""
     batch = Batch()
     for event in events:
-        if event.n is not None:
+        if event.event == "candidate":
+            _compare(batch, event)
+        elif event.n is not None:
             _change(batch, event)
         elif event.event in ("accepted", "rejected"):
             _begin(batch, event)
@@ -130,6 +134,22 @@ def _change(batch: Batch, event: Event) -> None:
         batch.deliveries[key] |= change
     else:
         batch.changes[key] = batch.changes.get(key, {}) | change
+
+
+def _compare(batch: Batch, event: Event) -> None:
+    data, n, version = event.data, event.n or 0, int(event.data.get("version", 0))
+    batch.comparisons[event.message, n, version] = {
+        "message": event.message,
+        "n": n,
+        "version": version,
+        "owner_key": storable(key(data.get("pipeline", "")), MAX_ADDRESS),
+        "was": storable(data.get("was_action"), 16),
+        "now": storable(data.get("now_action"), 16),
+        "differs": bool(data.get("differing")),
+        "told_was": storable(data.get("was"), MAX_TEXT),
+        "told_now": storable(data.get("now"), MAX_TEXT),
+        "reason": storable(data.get("reason"), MAX_TEXT),
+    }
 
 
 def _judge(row: Row, verdict: Mapping[str, Any]) -> None:

@@ -93,6 +93,8 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
             steps += steps_of(event.data.get("verdicts", {}).get(str(n), {}))
         elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
             sentences.append(f"It came here by a forward from delivery {event.n}.")
+        elif event.n == n and event.event == "candidate":
+            sentences.append(_sentence(event))
         elif event.n == n:
             told = steps_of(event.data)
             steps += told
@@ -155,6 +157,10 @@ def _sentence(event: Event) -> str:
             return verdict_told(data)
         case "delivered":
             return f"The next hop took it in {data.get('seconds', 0) * 1000:.0f} ms and said: {data.get('reply')}."
+        case "candidate":
+            same = f"would have been {data.get('now')}" if data.get("differing") else "agreed"
+            why = f", because {data['reason']}" if data.get("differing") else ""
+            return f"The candidate, version {data.get('version')}, {same}{why}."
         case "deferred":
             what = "No answer from the pipeline" if "trace" in data else "Not delivered"
             doubt = "; it may have arrived all the same" if data.get("may_have_been_delivered") else ""

@@ -16,7 +16,8 @@ class Task:
     `token` is random and must be repeated by the answer, so nobody can answer a task they were not given. `load`
     gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `pipeline` names
     the owner of the pipeline and `version` the revision that must run; `queue` is the broker's queue. `expires` is
-    when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1.
+    when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1. `rehearsal`: nothing will
+    come of the answer.
     """
 
     message: int
@@ -30,3 +31,4 @@ class Task:
     queue: str
     expires: float
     attempt: int = 1
+    rehearsal: bool = False

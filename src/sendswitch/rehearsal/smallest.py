@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
+from sendswitch.journal.compare import action, told
 from sendswitch.mail.verdict import Answer, Verdict
-from sendswitch.rehearsal.compare import action, told
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial
 

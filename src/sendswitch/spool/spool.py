@@ -214,6 +214,13 @@ class Spool:
         except SpoolUnavailable as error:
             logs.failed("removing a file", error=error, msg_id=to_text(message))
 
+    async def note(self, message: int, n: int, event: str, data: dict[str, Any]) -> None:
+        """Write an event that changes no delivery, durable on return. Raises SpoolUnavailable."""
+        row = (message, n, self._clock(), event, dumps(data))
+        await self.call(
+            lambda c: c.execute("INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)", row)
+        )
+
     async def call(self, call: Call) -> Any:
         """Run a function on the connection inside the next group's transaction. Raises what it raises."""
         return await self._writer.submit((), call)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from sendswitch import logs, metrics
 from sendswitch.broker.base import Broker
 from sendswitch.clock import Clock
 from sendswitch.errors import classify
+from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Answer, Deferral
@@ -17,12 +20,17 @@ from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
 from sendswitch.switch.decide import Policy, completed, on_timeout
 
+Beside = Callable[[Delivery, Route, Answer], None]
+"""Told of each answer that counted where there is a candidate; must not block."""
+
 
 class Dispatcher:
     """Gets answers for deliveries. Nothing it holds needs to survive: the spool knows what is undecided."""
 
     def __init__(self, broker: Broker, *, policy: Policy, clock: Clock) -> None:
-        self._broker, self._policy, self._clock = broker, policy, clock
+        self._broker, self._clock = broker, clock
+        self.policy = policy
+        self.beside: Beside | None = None
         self._waiting: dict[str, tuple[Task, asyncio.Future[Answer]]] = {}
         broker.listen(self._answered)
 
@@ -34,8 +42,20 @@ class Dispatcher:
     async def ask(self, delivery: Delivery, route: Route) -> Answer:
         """The answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
         began = time.perf_counter()
+        answer = await self._answer(self._task(delivery, route), route)
+        _tell(delivery, answer, time.perf_counter() - began)
+        if route.candidate and self.beside is not None:
+            self.beside(delivery, route, answer)
+        return answer
+
+    async def rehearse(self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]) -> Answer:
+        """The answer that would count; told to nobody, and counted nowhere."""
+        task = replace(self._task(delivery, route), load=load, rehearsal=True)
+        return await self._answer(task, route)
+
+    def _task(self, delivery: Delivery, route: Route) -> Task:
         message = delivery.message
-        task = Task(
+        return Task(
             message=message.id,
             n=delivery.n,
             token=secrets.token_hex(16),
@@ -48,6 +68,8 @@ class Dispatcher:
             expires=self._clock() + route.deadline,
             attempt=delivery.attempts + 1,
         )
+
+    async def _answer(self, task: Task, route: Route) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[task.token] = (task, future)
         try:
@@ -55,17 +77,16 @@ class Dispatcher:
                 await self._broker.offer(task)
                 answer = await future
         except TimeoutError:
-            metrics.DEADLINES.inc()
+            if not task.rehearsal:
+                metrics.DEADLINES.inc()
             answer = on_timeout(route)
             await self._broker.withdraw(task)
         except Exception as error:
-            logs.failed("offering a task", error=error, msg_id=to_text(message.id))
+            logs.failed("offering a task", error=error, msg_id=to_text(task.message))
             answer = Deferral(f"the task could not be offered: {classify(error)}")
         finally:
             del self._waiting[task.token]
-        answer = completed(answer, route, self._policy)
-        _tell(delivery, answer, time.perf_counter() - began)
-        return answer
+        return completed(answer, route, self.policy)
 
     def _answered(self, message: int, n: int, token: str, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from somebody who was never asked.

@@ -16,6 +16,7 @@ from sendswitch.clock import Clock
 from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
+from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Answer, Deferral
 from sendswitch.processors.base import Context
 from sendswitch.worker.chain import Chain, build
@@ -28,31 +29,34 @@ CACHE = 1000
 
 
 class Library:
-    """Chains by owner and version, made once."""
+    """Chains by owner and version, made once. Of each owner there is one live and one candidate, of which a new version
+    replaces the old."""
 
     def __init__(self, source: Source, limit: float) -> None:
         self._source, self._limit = source, limit
-        self._chains: OrderedDict[str, tuple[int, Chain]] = OrderedDict()
+        self._chains: OrderedDict[tuple[str, bool], tuple[int, Chain]] = OrderedDict()
         self._making = asyncio.Lock()
 
-    def ready(self, owner: str, version: int) -> Chain | None:
-        """The chain when it is made already."""
-        known = self._chains.get(owner)
-        if known is None or known[0] != version:
+    def ready(self, task: Task) -> Chain | None:
+        """The chain of a task's pipeline when it is made already."""
+        place = (task.pipeline, task.rehearsal)
+        known = self._chains.get(place)
+        if known is None or known[0] != task.version:
             return None
-        self._chains.move_to_end(owner)
+        self._chains.move_to_end(place)
         return known[1]
 
-    async def get(self, owner: str, version: int) -> Chain:
-        """The chain. Raises what loading or building it raises."""
-        if (chain := self.ready(owner, version)) is not None:
+    async def get(self, task: Task) -> Chain:
+        """The chain of a task's pipeline. Raises what loading or building it raises."""
+        if (chain := self.ready(task)) is not None:
             return chain
         async with self._making:
-            if (chain := self.ready(owner, version)) is not None:
+            if (chain := self.ready(task)) is not None:
                 return chain
-            chain = build(await self._source(owner, version), self._limit)
-            _, known = self._chains.get(owner, (0, None))
-            self._chains[owner] = (version, chain)
+            chain = build(await self._source(task.pipeline, task.version), self._limit)
+            place = (task.pipeline, task.rehearsal)
+            _, known = self._chains.get(place, (0, None))
+            self._chains[place] = (task.version, chain)
             if known is not None:
                 await known.close()
             if len(self._chains) > CACHE:
@@ -112,7 +116,7 @@ class Worker:
         left = task.expires - self._clock()
         if left <= 0:
             return
-        chain = self._library.ready(task.pipeline, task.version)
+        chain = self._library.ready(task)
         try:
             if chain is not None and not chain.waits:
                 answer = await self._answer(lease)
@@ -129,7 +133,7 @@ class Worker:
     async def _answer(self, lease: Lease) -> Answer:
         task = lease.task
         try:
-            chain = await self._library.get(task.pipeline, task.version)
+            chain = await self._library.get(task)
             mail = Mail(await task.load())
             context = Context(
                 message=to_text(task.message),
@@ -138,6 +142,7 @@ class Worker:
                 client=task.envelope.client,
                 now=self._clock(),
                 attempt=task.attempt,
+                rehearsal=task.rehearsal,
             )
             return await chain.run(mail, context)
         except Exception as error:

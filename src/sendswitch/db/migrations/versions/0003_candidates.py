@@ -1,0 +1,48 @@
+"""candidates: pipelines that run beside the live ones, and how they compare"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+# Whatever the server's default: all of Unicode, compared as the other databases do.
+TABLE: dict[str, Any] = {
+    f"{kind}_{key}": value
+    for kind in ("mysql", "mariadb")
+    for key, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
+
+def upgrade() -> None:
+    """To this version."""
+    op.add_column("pipelines", sa.Column("role", sa.String(16), nullable=False, server_default="live"))
+    op.add_column("pipelines", sa.Column("author", sa.String(64), nullable=False, server_default=""))
+    op.create_table(
+        "comparisons",
+        sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("owner_key", sa.String(320), nullable=False),
+        sa.Column("was", sa.String(16), nullable=False),
+        sa.Column("now", sa.String(16), nullable=False),
+        sa.Column("differs", sa.Boolean, nullable=False),
+        sa.Column("told_was", sa.String(500), nullable=False),
+        sa.Column("told_now", sa.String(500), nullable=False),
+        sa.Column("reason", sa.String(500), nullable=False),
+        sa.Index("comparisons_of_owner", "owner_key", "version"),
+        **TABLE,
+    )
+
+
+def downgrade() -> None:
+    """Back to the version before."""
+    op.drop_table("comparisons")
+    op.drop_column("pipelines", "author")
+    op.drop_column("pipelines", "role")

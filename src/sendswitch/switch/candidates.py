@@ -1,0 +1,87 @@
+"""Candidates: a new version of a pipeline runs beside the live one on the same mail, and nothing comes of its answer.
+
+Each comparison becomes an event for the journal. Rules:
+1. A candidate never holds mail up: it is asked after the live answer counted, and at most AT_ONCE of them are in the
+   workers' hands. What comes beyond that is left out and counted, not queued.
+2. Its failure is its own: nothing here can put off, change or end a delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from sendswitch import logs, metrics
+from sendswitch.journal.compare import action, differing, told
+from sendswitch.mail.content import Content
+from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.routing import Route
+from sendswitch.spool.records import Delivery
+from sendswitch.switch.dispatcher import Dispatcher
+
+# Of the hundred places a worker has by default, so many may hang with candidates.
+AT_ONCE = 10
+
+Note = Callable[[int, int, str, dict[str, Any]], Awaitable[None]]
+"""Writes an event about a message's delivery that changes nothing."""
+
+
+class Candidates:
+    """Asks candidates for one node."""
+
+    def __init__(self, dispatcher: Dispatcher, note: Note) -> None:
+        self._dispatcher, self._note = dispatcher, note
+        self._tasks: set[asyncio.Task[None]] = set()
+        dispatcher.beside = self.beside
+
+    def beside(self, delivery: Delivery, route: Route, answer: Answer) -> None:
+        """Ask the candidate of a route about a delivery that has its answer."""
+        if len(self._tasks) >= AT_ONCE:
+            metrics.CANDIDATES.labels("left out").inc()
+            return
+        task = asyncio.get_running_loop().create_task(self._compare(delivery, route, answer, delivery.message.content))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Ask no more; who is asked now is not waited for."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _compare(self, delivery: Delivery, route: Route, was: Answer, content: Content | None) -> None:
+        async def load() -> Content:
+            # The mail may be delivered and its content forgotten before a worker begins.
+            return await delivery.message.load() if content is None else content
+
+        message = delivery.message
+        try:
+            now = await self._dispatcher.rehearse(delivery, replace(route, version=route.candidate), load)
+            fields = _differing(was, now)
+            data = {
+                "pipeline": route.owner,
+                "version": route.candidate,
+                "live": route.version,
+                "was": told(was),
+                "was_action": action(was),
+                "now": told(now),
+                "now_action": action(now),
+                "differing": list(fields),
+                "reason": now.reason,
+                "trace": [step.to_json() for step in now.trace],
+            }
+            await self._note(message.id, delivery.n, "candidate", data)
+        except Exception as error:
+            metrics.CANDIDATES.labels("failed").inc()
+            logs.failed(f"the candidate of {route.owner}", error=error, msg_id=message.text_id)
+        else:
+            metrics.CANDIDATES.labels("differs" if fields else "agrees").inc()
+
+
+def _differing(was: Answer, now: Answer) -> tuple[str, ...]:
+    if isinstance(was, Deferral):
+        return () if isinstance(now, Deferral) else ("action",)
+    return differing(was, now)
