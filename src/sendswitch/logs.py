@@ -32,6 +32,14 @@ def setup(form: Format = "json", level: str = "info") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
 
 
+def set_level(level: str) -> str:
+    """Show this level and worse from now on; gives the level until now."""
+    global _level
+    before = next(name for name, number in LEVELS.items() if number == _level)
+    _level = LEVELS[level]
+    return before
+
+
 def _emit(level: str, event: str, **facts: object) -> None:
     """Write one line. On the event loop, the lines of one turn are one write."""
     if LEVELS[level] < _level:
@@ -188,6 +196,36 @@ def stopping(*, why: str) -> None:
 def stopped() -> None:
     """The node has stopped; everything is in the spool."""
     _emit("info", "stopped")
+
+
+def configured(*, restart: list[str]) -> None:
+    """The configuration was read again and holds; `restart` are the changed keys that wait for a restart."""
+    _emit("info", "configured", restart=restart)
+
+
+def configuration_refused(*, problems: list[str]) -> None:
+    """The configuration was read again and is wrong; the one before stays."""
+    _emit("error", "configuration_refused", problems=problems)
+
+
+def level_changed(*, was: str, now: str) -> None:
+    """Another level of events is shown."""
+    _emit("warning", "level_changed", was=was, now=now)
+
+
+def overloaded(*, why: str) -> None:
+    """There is too much to do: new mail is answered with 421 until there is less."""
+    _emit("warning", "overloaded", why=why)
+
+
+def overload_over(*, dur_ms: float) -> None:
+    """Mail is taken again."""
+    _emit("info", "overload_over", dur_ms=round(dur_ms))
+
+
+def draining() -> None:
+    """A person asked for it: no mail is taken, what is here goes on."""
+    _emit("warning", "draining")
 
 
 def reloaded(*, users: int) -> None:

@@ -14,6 +14,9 @@ REGISTRY = CollectorRegistry()
 SMTP_SESSIONS = Counter("sendswitch_smtp_sessions", "SMTP connections accepted.", registry=REGISTRY)
 SMTP_CONNECTIONS = Gauge("sendswitch_smtp_connections", "SMTP connections open now.", registry=REGISTRY)
 ACCEPTED = Counter("sendswitch_messages_accepted", "Messages made safe and acknowledged.", registry=REGISTRY)
+OVERLOAD = Gauge(
+    "sendswitch_overloaded", "1 while no mail is taken because there is too much to do.", registry=REGISTRY
+)
 REFUSED = Counter("sendswitch_messages_refused", "Messages not taken, by reply class.", ["class"], registry=REGISTRY)
 VERDICTS = Counter("sendswitch_verdicts", "Verdicts that counted, by action.", ["action"], registry=REGISTRY)
 DEFERRALS = Counter(

@@ -132,6 +132,10 @@ class Inbox:
         self.parcels: list[Parcel] = []
         self._refuse, self._answer = refuse or {}, answer
 
+    def admit(self) -> Reply | None:
+        """Any session."""
+        return None
+
     def mail(self, mail: MailCommand) -> Reply:
         """Any sender."""
         return OK

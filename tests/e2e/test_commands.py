@@ -138,6 +138,8 @@ def test_metrics_and_health(tmp_path: Path) -> None:
         assert {check["name"]: check["status"] for check in ready["checks"]} == {
             "spool": "healthy",
             "next_hop": "healthy",
+            "load": "healthy",
+            "intake": "healthy",
         }
         text = fetch(f"{base}/metrics")
         for name in ("sendswitch_messages_accepted_total", "sendswitch_queue_depth", "sendswitch_quarantine_messages"):

@@ -15,7 +15,7 @@ import pytest
 
 from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, Sink
-from sendswitch.bootstrap import make_trial
+from sendswitch.bootstrap.parts import make_trial
 from sendswitch.config.load import load
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import get_pipeline

@@ -32,7 +32,7 @@ from sendswitch.spool.states import State
 from sendswitch.switch import queue as queue_module
 from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
-from sendswitch.switch.journey import Journeys
+from sendswitch.switch.journey import Journeys, Terms
 from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.queue import Queue
 from sendswitch.switch.reports import Reporter
@@ -103,12 +103,8 @@ async def switch(
     journeys = Journeys(
         Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
         Dispatcher(broker, policy=policy, clock=clock),
-        courier,
-        Composer("us.example", {}),
-        policy=policy,
+        Terms(courier, Composer("us.example", {}), policy, 50, asyncio.Semaphore(10)),
         clock=clock,
-        recipients=50,
-        sending=10,
     )
     queue = Queue(spool, journeys, clock=clock)
     names = {"ann": "pass", "bob": "pass"} | routes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sendswitch.bootstrap import listener_options
+from sendswitch.bootstrap.parts import listener_options
 from sendswitch.cli.output import Session
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
 

@@ -20,7 +20,7 @@ import typer
 import uvloop
 
 from sendswitch import logs
-from sendswitch.bootstrap import Node
+from sendswitch.bootstrap.node import Node
 from sendswitch.cli.output import Session
 from sendswitch.config.load import validate
 from sendswitch.config.model import Config

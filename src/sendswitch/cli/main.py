@@ -15,6 +15,7 @@ from sendswitch.cli import (
     demo,
     hold,
     message,
+    node,
     pipeline,
     postfix,
     quarantine,
@@ -41,7 +42,9 @@ app.command("check")(check.check)
 app.command("audit")(audit.audit)
 app.command("try")(trying.try_)
 app.command("replay")(replay.replay)
+app.command("reload")(node.reload)
 app.command("bench")(bench.bench)
+app.add_typer(node.app, name="node")
 app.add_typer(user.app, name="user")
 app.add_typer(message.app, name="message")
 app.add_typer(pipeline.app, name="pipeline")

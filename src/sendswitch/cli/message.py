@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.bootstrap import make_trial
+from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session, moment, readable
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config

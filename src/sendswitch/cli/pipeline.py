@@ -18,7 +18,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, NotFound
 from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
-from sendswitch.switch.doorbell import ring
+from sendswitch.switch.control import ring
 
 app = typer.Typer(help="Pipelines: what happens to a user's mail.", no_args_is_help=True)
 

@@ -15,7 +15,7 @@ from sendswitch.cli.queue import Limit
 from sendswitch.errors import SendSwitchError
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
-from sendswitch.switch.doorbell import ring
+from sendswitch.switch.control import ring
 
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
 

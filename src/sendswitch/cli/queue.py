@@ -11,7 +11,7 @@ import typer
 from sendswitch.cli.output import Session, moment
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
-from sendswitch.switch.doorbell import ring
+from sendswitch.switch.control import ring
 
 app = typer.Typer(help="The queue: mail on its way or held.", no_args_is_help=True)
 

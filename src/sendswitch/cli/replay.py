@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from sendswitch.bootstrap import make_trial
+from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session
 from sendswitch.cli.pipeline import read_file
 from sendswitch.cli.words import read_terms, search

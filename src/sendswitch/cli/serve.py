@@ -6,14 +6,16 @@ import asyncio
 import gc
 import resource
 import signal
+from contextlib import suppress
 
 import typer
 import uvloop
 
 from sendswitch import logs
-from sendswitch.bootstrap import Node
+from sendswitch.bootstrap.node import Node, Source
 from sendswitch.cli.output import Session
 from sendswitch.config.model import Config
+from sendswitch.errors import SendSwitchError
 
 
 def serve(context: typer.Context) -> None:
@@ -31,7 +33,7 @@ def _start(session: Session, *, worker: bool) -> None:
     logs.setup(config.log.format, config.log.level)
     raise_file_limit()
     tune_memory()
-    uvloop.run(until_signal(config, worker=worker))
+    uvloop.run(until_signal(config, worker=worker, source=session.config))
 
 
 def raise_file_limit() -> None:
@@ -47,8 +49,8 @@ def tune_memory() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def until_signal(config: Config, *, worker: bool) -> None:
-    """Run a node until SIGTERM or SIGINT."""
+async def until_signal(config: Config, *, worker: bool, source: Source) -> None:
+    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     stop = asyncio.Event()
     why: list[str] = []
 
@@ -59,8 +61,20 @@ async def until_signal(config: Config, *, worker: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
-    node = Node(config, worker=worker)
+    node = Node(config, worker=worker, source=source)
     await node.start()
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        with suppress(SendSwitchError):  # the log has told why
+            await node.reload()
+
+    def reload_soon() -> None:
+        task = loop.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload_soon)
     await stop.wait()
     logs.stopping(why=why[0])
     await node.stop()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.bootstrap import load_routes, make_trial
+from sendswitch.bootstrap.parts import load_routes, make_trial
 from sendswitch.cli.output import Session, readable
 from sendswitch.cli.pipeline import read_file
 from sendswitch.config.model import Config

@@ -9,7 +9,7 @@ import typer
 from sendswitch.cli.output import Session, moment
 from sendswitch.db import users
 from sendswitch.db.connect import open_database
-from sendswitch.switch.doorbell import ring
+from sendswitch.switch.control import ring
 
 app = typer.Typer(help="Users: whose mail has a pipeline.", no_args_is_help=True)
 

@@ -61,6 +61,9 @@ class Node(Section):
     min_free: Size = Field(
         52_428_800, description="Free space below which no mail is taken (452), so that what is here can move on."
     )
+    max_memory: Size = Field(
+        1_073_741_824, description="Memory above which no mail is taken (421) until there is less; 0: no limit."
+    )
     max_hops: int = Field(50, ge=5, le=1000, description="Received fields before a message counts as looping.")
 
 

@@ -63,7 +63,11 @@ class Sink(Protocol):
 
 
 class Handler(Protocol):
-    """What a listener does with mail. The replies it gives are sent as they are."""
+    """What a listener does with mail. Its replies are sent as they are; a 421 ends the session (RFC 5321 3.8)."""
+
+    def admit(self) -> Reply | None:
+        """Take another session? None, or the reply that is all it gets. Must not block."""
+        ...
 
     def mail(self, mail: Mail) -> Reply:
         """Take a message of this sender and size? Must not block."""
@@ -133,7 +137,8 @@ class Session(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # uvloop's transports are not asyncio's classes
         peer = transport.get_extra_info("peername")
         self.address, port = (str(peer[0]), str(peer[1])) if isinstance(peer, tuple) else ("", "")
-        options = self._listener.options
+        # A reload gives the listener other options; a session keeps those it began with.
+        options = self._options = self._listener.options
         self._machine = ServerConnection(
             options.host,
             limits=options.limits,
@@ -144,6 +149,10 @@ class Session(asyncio.Protocol):
         )
         if not self._listener.admit(self):
             self._close(replies.TOO_MANY_CONNECTIONS)
+            return
+        refusal = self._listener.handler.admit()
+        if refusal is not None:
+            self._close(refusal)
             return
         self._machine.greet()
         self._timer = self._loop.call_later(options.timeouts.idle, self._check_time)
@@ -265,16 +274,16 @@ class Session(asyncio.Protocol):
     def _answer(self, *given: Reply) -> None:
         self._storing = None
         self._began = 0.0  # the next transaction has its own time
-        if self._listener.options.lmtp and len(given) == 1:
+        if self._options.lmtp and len(given) == 1:
             given *= self._machine.accepted
         self._machine.reply(*given)
 
     async def _start_tls(self) -> None:
         assert self._transport is not None
-        context = self._listener.options.tls
+        context = self._options.tls
         assert context is not None
         self.flush()
-        limit = min(self._listener.options.timeouts.idle, TLS_LIMIT)
+        limit = min(self._options.timeouts.idle, TLS_LIMIT)
         try:
             self._transport = await self._loop.start_tls(
                 self._transport, self, context, server_side=True, ssl_handshake_timeout=limit
@@ -330,7 +339,7 @@ class Session(asyncio.Protocol):
 
     def _check_time(self) -> None:
         """One timer a session, moved when it fires, so that a command costs no timer work."""
-        timeouts, now = self._listener.options.timeouts, self._loop.time()
+        timeouts, now = self._options.timeouts, self._loop.time()
         due = self._last + timeouts.idle
         if self._began:
             due = min(due, self._began + timeouts.transaction)
@@ -415,6 +424,10 @@ class Listener:
         if peer.version == 6 and peer.ipv4_mapped is not None:
             peer = peer.ipv4_mapped
         return any(peer in network for network in self.options.xforward_from)
+
+    def change(self, handler: Handler, options: Options) -> None:
+        """Use these for every session that begins from now on, and the handler for every message."""
+        self.handler, self.options = handler, options
 
     def admit(self, session: Session) -> bool:
         """Count a new session; False when there are too many."""

@@ -1,7 +1,7 @@
 """The spool seen and changed from outside the node: by commands, in transactions of their own.
 
-SQLite lets several processes share the file; the node is told by its doorbell. Each change checks the state in the
-same transaction that makes it, so that a person and the node, or two persons, can never both have their way.
+SQLite lets several processes share the file; the node is told over its control socket. Each change checks the state in
+the same transaction that makes it, so that a person and the node, or two persons, can never both have their way.
 """
 
 from __future__ import annotations

@@ -101,6 +101,10 @@ class Spool:
         """Group commits so far; while it rises there is mail on its way."""
         return self._writer.groups
 
+    def writing_for(self) -> float:
+        """Seconds that the group commit under way has taken; 0 when there is none."""
+        return self._writer.busy_for()
+
     @property
     def failure(self) -> Exception | None:
         """Why the last write failed; None when it did not."""

@@ -93,6 +93,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Operation] = []
         self._busy = self._closing = False
+        self._handed_over = 0.0
         self._queue: queue.SimpleQueue[list[_Operation] | None] = queue.SimpleQueue()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -119,6 +120,10 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
+    def busy_for(self) -> float:
+        """Seconds since the thread was given the group it has; 0 when it has none."""
+        return time.monotonic() - self._handed_over if self._busy else 0.0
+
     def _gather(self, operation: _Operation) -> None:
         self._gathered.append(operation)
         if not self._busy:
@@ -128,6 +133,7 @@ class Writer:
 
     def _hand_over(self) -> None:
         group, self._gathered = self._gathered[:MAX_GROUP], self._gathered[MAX_GROUP:]
+        self._handed_over = time.monotonic()
         self._queue.put(group)
 
     # In the thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
@@ -15,22 +16,22 @@ INTERVAL = 3600.0
 TRIM = 30.0
 
 
-async def keep_house(spool: Spool, *, keep: float, journal: bool, clock: Clock) -> None:
+async def keep_house(spool: Spool, *, keep: Callable[[], float], journal: bool, clock: Clock) -> None:
     """Purge in small steps, for ever; mail goes first between them."""
     while True:
         try:
-            while await spool.purge(clock() - keep, journal=journal):  # noqa: ASYNC110 - steps, not polling
+            while await spool.purge(clock() - keep(), journal=journal):  # noqa: ASYNC110 - steps, not polling
                 await asyncio.sleep(0.1)
         except Exception as error:
             logs.failed("purging the spool", error=error)
         await asyncio.sleep(INTERVAL)
 
 
-async def trim_recorded(spool: Spool, *, most: int) -> None:
-    """Keep what is recorded below `most` bytes, in small steps, for ever."""
+async def trim_recorded(spool: Spool, *, most: Callable[[], int]) -> None:
+    """Keep what is recorded below `most()` bytes, in small steps, for ever."""
     while True:
         try:
-            while await spool.trim(most):  # noqa: ASYNC110 - steps, not polling
+            while await spool.trim(most()):  # noqa: ASYNC110 - steps, not polling
                 await asyncio.sleep(0.02)
         except Exception as error:
             logs.failed("trimming recorded mail", error=error)

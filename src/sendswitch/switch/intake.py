@@ -31,6 +31,7 @@ from sendswitch.spool.states import State
 from sendswitch.switch.journey import Journeys
 from sendswitch.switch.queue import Queue
 
+OVERLOADED = Reply(421, "4.3.2", "Error: too much to do, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
 TOO_SLOW = Reply(451, "4.4.2", "Error: the next hop is too slow, please try again later")
 # Seconds to relay while the sender waits. Postfix gives up after smtpd_proxy_timeout (100 s) and its client comes
@@ -44,13 +45,15 @@ MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, pl
 @dataclass(frozen=True, slots=True)
 class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
-    space (bytes) that is left for what is here already; `subject` says whether the journal may keep it."""
+    space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
+    gives why no mail should be taken now, '' when it should."""
 
     host: str
     lifetime: float
     max_hops: int
     min_free: int
     subject: bool = True
+    overload: Callable[[], str] = lambda: ""
 
 
 class FilterIntake:
@@ -61,8 +64,14 @@ class FilterIntake:
     def __init__(self, spool: Spool, queue: Queue, options: IntakeOptions, clock: Clock) -> None:
         self._spool, self._queue, self._options, self._clock = spool, queue, options, clock
 
+    def admit(self) -> Reply | None:
+        """Another session, unless there is too much to do."""
+        return OVERLOADED if self._options.overload() else None
+
     def mail(self, mail: Mail) -> Reply:
-        """Any sender, as long as there is room."""
+        """Any sender, as long as there is room and not too much to do."""
+        if self._options.overload():
+            return OVERLOADED
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def recipient(self, recipient: Recipient) -> Reply:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
@@ -31,25 +31,26 @@ from sendswitch.switch.outcomes import Outcomes, Window
 GATHER = 0.05
 
 
-class Journeys:
-    """Runs journeys. `sending` messages are composed, sent and recorded at once: no more are in memory, and no more
-    can be repeated by a crash."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """What the configuration says about journeys; a reload replaces it as a whole.
 
-    def __init__(
-        self,
-        outcomes: Outcomes,
-        dispatcher: Dispatcher,
-        courier: Courier,
-        composer: Composer,
-        *,
-        policy: decide.Policy,
-        clock: Clock,
-        recipients: int,
-        sending: int,
-    ) -> None:
-        self.outcomes, self.dispatcher, self.composer = outcomes, dispatcher, composer
-        self._courier, self._policy, self._clock, self._recipients = courier, policy, clock, recipients
-        self._sending = asyncio.Semaphore(sending)
+    `recipients` are the most of one transaction. `sending` has a place for each message that is composed, sent and
+    recorded at once: no more are in memory, and no more can be repeated by a crash.
+    """
+
+    courier: Courier
+    composer: Composer
+    policy: decide.Policy
+    recipients: int
+    sending: asyncio.Semaphore
+
+
+class Journeys:
+    """Runs journeys."""
+
+    def __init__(self, outcomes: Outcomes, dispatcher: Dispatcher, terms: Terms, *, clock: Clock) -> None:
+        self.outcomes, self.dispatcher, self.terms, self._clock = outcomes, dispatcher, terms, clock
         self.routes = Routes()
 
     def enter(self, window: Window) -> None:
@@ -147,9 +148,8 @@ class Journeys:
         groups: dict[object, list[Delivery]] = {}
         for delivery in deliveries:
             await self._safely([delivery], self._act(message, delivery, groups))
-        batches = [
-            group[n : n + self._recipients] for group in groups.values() for n in range(0, len(group), self._recipients)
-        ]
+        most = self.terms.recipients
+        batches = [group[n : n + most] for group in groups.values() for n in range(0, len(group), most)]
         if len(batches) == 1:
             await self._safely(batches[0], self._deliver(message, batches[0]))
             return
@@ -174,7 +174,7 @@ class Journeys:
                 sender=message.envelope.sender,
                 recipient=delivery.recipient,
                 client=message.envelope.client,
-                policy=self._policy,
+                policy=self.terms.policy,
                 now=self._clock(),
             )
         if isinstance(effect, decide.Deliver):
@@ -201,13 +201,13 @@ class Journeys:
                     self._window.look()
 
     async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
-        began = time.perf_counter()
-        async with self._sending:
+        began, terms = time.perf_counter(), self.terms
+        async with terms.sending:
             content = await message.load()
             envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
 
             def compose() -> Content:
-                return self.composer.compose(
+                return terms.composer.compose(
                     content,
                     message=message.text_id,
                     client=envelope.client,
@@ -217,7 +217,7 @@ class Journeys:
 
             # A file's head is read from disk, so not here.
             composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
-            result = await self._courier.deliver(envelope, composed)
+            result = await terms.courier.deliver(envelope, composed)
             # Within the same place: what a crash can repeat is never more than the places there are, and a spool that
             # cannot be written stops deliveries, not only their record.
             await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)

@@ -56,7 +56,7 @@ class Outcomes:
     """Records what became of deliveries."""
 
     def __init__(self, spool: Spool, reporter: Reporter, backoff: Backoff, clock: Clock) -> None:
-        self.spool, self._reporter, self._backoff, self._clock = spool, reporter, backoff, clock
+        self.spool, self.reporter, self.backoff, self._clock = spool, reporter, backoff, clock
         self.window: Window
 
     async def record(self, changes: Sequence[Change], more: Sequence[Record] = ()) -> None:
@@ -123,7 +123,7 @@ class Outcomes:
 
     def _again(self, delivery: Delivery, why: str, **extra: object) -> Change:
         attempt, now, message = delivery.attempts + 1, self._clock(), delivery.message
-        due = self._backoff.next(attempt, now, random.random())  # noqa: S311 - jitter, not a secret
+        due = self.backoff.next(attempt, now, random.random())  # noqa: S311 - jitter, not a secret
         if message.expires > now:
             due = min(due, message.expires)  # the last attempt is made when the time is over
         metrics.DEFERRALS.labels("pipeline" if "trace" in extra else "delivery").inc()
@@ -165,7 +165,7 @@ class Outcomes:
         self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome], changes: Sequence[Change]
     ) -> None:
         """Write a report and the changes it tells of in one transaction, then send it like any mail."""
-        report, delivery = await self._reporter.make(kind, message, outcomes)
+        report, delivery = await self.reporter.make(kind, message, outcomes)
         reserved = self.window.expect([delivery])
         try:
             await self.record(changes, [self.spool.row(report, [delivery], {"about": message.text_id})])

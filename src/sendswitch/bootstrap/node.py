@@ -1,0 +1,372 @@
+"""One node: starts every part in order, stops them in the other, and answers the commands it is asked.
+
+A reload makes everything that may fail first, then swaps without an await in between: nothing ever sees half of a
+new configuration, and no connection notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sendswitch import logs
+from sendswitch.bootstrap.checks import checks, warnings
+from sendswitch.bootstrap.parts import (
+    listener_options,
+    load_routes,
+    make_backoff,
+    make_courier,
+    make_journeys,
+    make_policy,
+    make_reporter,
+    make_terms,
+    make_worker,
+)
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.clock import system_clock
+from sendswitch.config.model import Config, ListenerSection
+from sendswitch.db import journal
+from sendswitch.db.connect import open_database
+from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
+from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.smtp.server import Listener
+from sendswitch.spool.spool import open_spool
+from sendswitch.switch.candidates import Candidates
+from sendswitch.switch.control import Control
+from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
+from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
+from sendswitch.switch.journaling import finish_journal, keep_journal, prune_journal
+from sendswitch.switch.overload import Overload
+from sendswitch.switch.queue import Queue
+from sendswitch.web.health import make_app
+from sendswitch.web.server import WebServer
+
+# Seconds for the last events to reach the journal when we stop; the rest goes after the next start.
+LAST_WORDS = 3.0
+
+# Seconds for mail in hand when we are told to stop; systemd kills after 90.
+GRACE = 30.0
+
+# What a running node cannot change: who it is, where its data are, and what was made once for all of its life.
+FIXED = (
+    "node.data",
+    "node.host",
+    "database.url",
+    "web.bind",
+    "worker.concurrency",
+    "journal.enabled",
+    "recording.mail",
+)
+
+Source = Callable[[], Config]
+"""Reads the configuration again. Raises InvalidConfiguration."""
+
+
+class Node:
+    """One node: listeners, spool, switch, web port and, if asked, a worker."""
+
+    def __init__(self, config: Config, *, worker: bool, source: Source | None = None) -> None:
+        self.config, self._first, self._with_worker, self._source = config, config, worker, source
+        self.data = config.node.data
+        self._lock = -1
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: dict[str, Listener] = {}
+        self._looking = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self.draining = False
+        self.refused = ""  # why the last reload failed
+
+    # Starting
+
+    async def start(self) -> None:
+        """Start every part; mail is taken on return. Raises Temporary or InvalidConfiguration."""
+        config = self.config
+        self._lock = _lock(self.data)
+        self._engine = open_database(config.database_url)
+        self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
+        broker = EmbeddedBroker()
+        self.journeys = make_journeys(config, self.spool, broker)
+        self.candidates = Candidates(self.journeys.dispatcher, self.spool.note)
+        self.queue = Queue(self.spool, self.journeys, clock=system_clock)
+        self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
+        self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
+        self._spawn(self.queue.run())
+        self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
+        if self._worker is not None:
+            self._worker_task = self._spawn(self._worker.run())
+        self._control = Control(self._commands())
+        await self._control.listen(self.data)
+        for work in self._chores():
+            self._spawn(work)
+        refresh = partial(refresh_gauges, self.spool, system_clock)
+        self.web = WebServer(make_app(checks(self), warnings(self), refresh))
+        await self._start_web()
+        self._listeners = await self._bind(_by_name(config))
+        logs.started(**self.addresses())
+
+    def _chores(self) -> Iterable[Coroutine[None, None, None]]:
+        """What goes on beside the mail for all of the node's life."""
+        kept = self._first.journal.enabled
+        yield self._look()
+        yield self.overload.watch()
+        yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
+        yield trim_recorded(self.spool, most=lambda: self.config.recording.most)
+        if kept:
+            yield keep_journal(self.spool, partial(journal.write, self._engine))
+            yield prune_journal(self._prune_journal, system_clock)
+
+    async def _start_web(self) -> None:
+        web = parse_endpoint(self.config.web.bind)
+        try:
+            await self.web.start(web.host, web.port)
+        except OSError as error:
+            raise Temporary(f"web.bind {web}: {error.strerror}; choose another address") from error
+
+    async def _bind(self, sections: Mapping[str, ListenerSection]) -> dict[str, Listener]:
+        """A listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
+        bound: dict[str, Listener] = {}
+        try:
+            for name, section in sections.items():
+                options = listener_options(section, self.config.node.host)
+                listener = Listener(self._intake(section, self.config), options)
+                endpoint = parse_endpoint(section.bind)
+                try:
+                    await listener.start(endpoint)
+                except OSError as error:
+                    raise Temporary(f"listener.bind {endpoint}: {error}; choose another address") from error
+                bound[name] = listener
+        except BaseException:
+            for listener in bound.values():
+                await listener.stop(0.0)
+            raise
+        return bound
+
+    def _intake(self, section: ListenerSection, config: Config) -> FilterIntake:
+        node = config.node
+        options = IntakeOptions(
+            node.host,
+            node.lifetime,
+            node.max_hops,
+            node.min_free,
+            subject=config.journal.subject,
+            overload=lambda: self.overload.why,
+        )
+        if section.mode == "filter":
+            return FilterIntake(self.spool, self.queue, options, system_clock)
+        terms = self.journeys.terms
+        return ProxyIntake(
+            self.spool,
+            self.queue,
+            options,
+            system_clock,
+            journeys=self.journeys,
+            relay=make_relay(terms.courier, terms.composer),
+            budget=section.budget,
+        )
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """The listeners that take mail."""
+        return list(self._listeners.values())
+
+    def addresses(self) -> dict[str, str]:
+        """Where the node listens, by name."""
+        web = parse_endpoint(self._first.web.bind)
+        out = {"web": f"http://{Endpoint(web.host, self.web.port)}"}
+        for name, section in _by_name(self.config).items():
+            if (listener := self._listeners.get(name)) is not None:
+                endpoint = parse_endpoint(section.bind)
+                out[f"{section.protocol} {section.mode}"] = str(
+                    endpoint if endpoint.path else Endpoint(endpoint.host, listener.port)
+                )
+        return out
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_tell_if_failed)
+        self._tasks.append(task)
+        return task
+
+    def _prune_journal(self, now: float) -> int:
+        section = self.config.journal
+        return journal.prune(self._engine, before=now - section.keep, most=section.most)
+
+    # What commands ask
+
+    def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], Coroutine[None, None, Mapping[str, Any]]]]:
+        async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            self._looking.set()
+            self.queue.look()
+            self.spool.written.set()
+            return {}
+
+        async def reload(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"restart": await self.reload()}
+
+        async def level(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            return self._set_level(str(asked.get("level")), asked.get("seconds"))
+
+        async def drain(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            await self._drain(bool(asked.get("on", True)))
+            return {}
+
+        async def status(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            return await self._status()
+
+        return {"look": look, "reload": reload, "level": level, "drain": drain, "status": status}
+
+    async def _look(self) -> None:
+        """Read users and pipelines again whenever somebody says so; a database that fails leaves the old ones."""
+        while True:
+            await self._looking.wait()
+            self._looking.clear()
+            try:
+                self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
+                logs.reloaded(users=len(self.journeys.routes))
+            except Exception as error:
+                logs.failed("reloading users", error=error)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again and change to it; gives the changed keys that wait for a restart.
+
+        Raises InvalidConfiguration or Temporary, and then all stays as it was.
+        """
+        if self._source is None:
+            raise Refused("this node was started without a configuration file")
+        async with self._changing:
+            try:
+                config = await asyncio.to_thread(self._source)
+                same = {"host": self._first.node.host, "data": self.data}
+                await self._change_to(config.model_copy(update={"node": config.node.model_copy(update=same)}))
+            except SendSwitchError as error:
+                problems = error.problems if isinstance(error, InvalidConfiguration) else [str(error)]
+                self.refused = "; ".join(problems)
+                logs.configuration_refused(problems=problems)
+                raise
+        self.refused = ""
+        restart = [key for key in FIXED if _value(config, key) != _value(self._first, key)]
+        self._looking.set()
+        logs.configured(restart=restart)
+        return restart
+
+    async def _change_to(self, config: Config) -> None:
+        wanted = {} if self.draining else _by_name(config)
+        options = {name: listener_options(section, config.node.host) for name, section in wanted.items()}
+        old_courier = self.journeys.terms.courier
+        courier = old_courier if config.next_hop == self.config.next_hop else make_courier(config)
+        new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
+        # From here on nothing can fail, and nothing waits.
+        if config.log != self.config.log:
+            logs.setup(config.log.format, config.log.level)
+        self.config = config
+        self.journeys.terms = make_terms(config, courier)
+        self.journeys.dispatcher.policy = make_policy(config)
+        outcomes = self.journeys.outcomes
+        outcomes.reporter, outcomes.backoff = make_reporter(config, self.spool), make_backoff(config)
+        gone = [self._listeners.pop(name) for name in set(self._listeners) - set(wanted)]
+        self._listeners |= new
+        for name, section in wanted.items():
+            self._listeners[name].change(self._intake(section, config), options[name])
+        if courier is not old_courier:
+            old_courier.close()
+        for listener in gone:
+            self._spawn(listener.stop(GRACE))
+
+    def _set_level(self, level: str, seconds: float | None) -> Mapping[str, Any]:
+        if level not in logs.LEVELS:
+            raise Refused(f"{level!r} is none of {', '.join(logs.LEVELS)}")
+        before = logs.set_level(level)
+        logs.level_changed(was=before, now=level)
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._set_level, before, None)
+        return {"was": before}
+
+    async def _drain(self, on: bool) -> None:
+        async with self._changing:
+            self.draining = on
+            if on:
+                logs.draining()
+            await self._change_to(self.config)
+
+    async def _status(self) -> Mapping[str, Any]:
+        states, oldest, events = await self.spool.figures()
+        return {
+            "draining": self.draining,
+            "listening": self.addresses(),
+            "connections": sum(listener.connections for listener in self.listeners),
+            "on_the_way": states.get("accepted", 0) + states.get("decided", 0),
+            "held": states.get("held", 0),
+            "quarantined": states.get("quarantined", 0),
+            "oldest": oldest,
+            "events_waiting": events,
+            "overloaded": self.overload.why,
+            "configuration_refused": self.refused,
+        }
+
+    # Stopping
+
+    async def stop(self) -> None:
+        """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""
+        for listener in self.listeners:
+            await listener.stop(GRACE / 3)
+        await self.queue.stop(GRACE / 3)
+        await self.candidates.stop()
+        if self._worker is not None:
+            self._worker.stop()
+            await asyncio.wait([self._worker_task], timeout=GRACE / 3)
+        self._control.close(self.data)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._first.journal.enabled:
+            await self._last_words()
+        await self.web.stop()
+        self.journeys.terms.courier.close()
+        await self.spool.close()
+        self._engine.dispose()
+        os.close(self._lock)
+        logs.stopped()
+
+    async def _last_words(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await finish_journal(self.spool, partial(journal.write, self._engine))
+        except Exception as error:
+            logs.journal_failed(error=error, retry_in=0.0)
+
+
+def _by_name(config: Config) -> dict[str, ListenerSection]:
+    """The listeners' sections by what a reload knows them again by: the address, where it is not any free port."""
+    sections = enumerate(config.listener)
+    return {f"{s.bind} {n}" if s.bind.endswith(":0") else s.bind: s for n, s in sections}
+
+
+def _value(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        logs.failed("a part of the node, which has stopped; restart it", error=error)
+
+
+def _lock(data: Path) -> int:
+    """Two nodes on one spool would deliver everything twice."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Temporary(f"node.data {data}: {error.strerror}; create it for this user or choose another") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise Temporary(f"node.data {data} is in use by another node; each needs a folder of its own") from error
+    return handle

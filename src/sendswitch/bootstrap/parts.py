@@ -1,0 +1,168 @@
+"""Each part, made from the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from sendswitch import logs
+from sendswitch.broker.base import Broker
+from sendswitch.clock import system_clock
+from sendswitch.config.load import parse, validate
+from sendswitch.config.model import Config, ListenerSection
+from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.db.users import all_pipelines, candidates, get_pipeline
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.delivery.base import Courier
+from sendswitch.delivery.compose import Composer
+from sendswitch.delivery.maildir import MaildirCourier
+from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.processors import registry
+from sendswitch.rehearsal.trial import Trial
+from sendswitch.routing import POOL, Route, Routes
+from sendswitch.smtp.address import parse_endpoint
+from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.protocol.server import Limits
+from sendswitch.smtp.server import Options, Timeouts
+from sendswitch.spool.spool import Spool
+from sendswitch.switch.decide import Policy
+from sendswitch.switch.dispatcher import Dispatcher
+from sendswitch.switch.journey import Journeys, Terms
+from sendswitch.switch.outcomes import Outcomes
+from sendswitch.switch.reports import Reporter
+from sendswitch.worker.runtime import Library, Worker
+
+# Transactions that may be under way or unrecorded, for each connection to the next hop. With one, a connection would
+# stand idle during each group commit, and the relay lost a third of its rate by that.
+UNRECORDED = 5
+
+
+def make_journeys(config: Config, spool: Spool, broker: Broker) -> Journeys:
+    """What moves mail, with all it needs."""
+    outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
+    dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock)
+    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config)), clock=system_clock)
+
+
+def make_terms(config: Config, courier: Courier) -> Terms:
+    """What the configuration says about journeys."""
+    hop = config.next_hop
+    composer = Composer(config.node.host, dict(config.tags.subject))
+    return Terms(
+        courier, composer, make_policy(config), hop.recipients, asyncio.Semaphore(UNRECORDED * hop.connections)
+    )
+
+
+def make_reporter(config: Config, spool: Spool) -> Reporter:
+    """Who writes to senders."""
+    return Reporter(spool, config.node.host, config.node.lifetime, system_clock)
+
+
+def make_backoff(config: Config) -> Backoff:
+    """When to try again."""
+    return Backoff(config.next_hop.first_retry, config.next_hop.last_retry)
+
+
+def make_courier(config: Config) -> Courier:
+    """The courier to the next hop."""
+    hop = config.next_hop
+    if hop.address.startswith("maildir:"):
+        return MaildirCourier(Path(hop.address.removeprefix("maildir:")))
+    context = None
+    if hop.tls != "off":
+        context = ssl.create_default_context()
+        if hop.tls == "may":  # opportunistic, as in Postfix: better than plaintext, no proof of who is there
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    options = ClientOptions(
+        helo=config.node.host,
+        lmtp=hop.protocol == "lmtp",
+        tls=hop.tls,
+        context=context,
+        connect=hop.connect_timeout,
+        command=hop.command_timeout,
+        content=hop.content_timeout,
+    )
+    return Pool(parse_endpoint(hop.address), options, size=hop.connections, idle=hop.idle)
+
+
+def listener_options(section: ListenerSection, host: str) -> Options:
+    """A listener's settings for the SMTP shell. Raises InvalidConfiguration for a bad certificate."""
+    return Options(
+        host=host,
+        limits=Limits(size=section.message_size, recipients=section.recipients, errors=section.errors),
+        timeouts=Timeouts(section.idle_timeout, section.transaction_timeout),
+        connections=section.connections,
+        connections_per_address=section.connections_per_address,
+        lmtp=section.protocol == "lmtp",
+        xforward_from=tuple(ipaddress.ip_network(net, strict=False) for net in section.xforward_from),
+        tls=_tls(section),
+    )
+
+
+def _tls(section: ListenerSection) -> ssl.SSLContext | None:
+    if section.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(section.tls_certificate, section.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidConfiguration([f"listener.tls_certificate {section.tls_certificate}: {error}"]) from error
+    return context
+
+
+def load_routes(engine: Engine, config: Config) -> Routes:
+    """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
+    routes = []
+    beside = candidates(engine)
+    for stored in all_pipelines(engine):
+        try:
+            own = _pipeline(stored.text, stored.owner)
+        except SendSwitchError as error:
+            logs.failed(f"the pipeline of {stored.owner}", error=error)
+            own = PipelineConfig()
+        route = _route(stored.owner, stored.version, own, config)
+        routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
+    return Routes(routes, delimiters=config.routing.recipient_delimiter)
+
+
+def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:
+    defaults = config.pipelines
+    return Route(
+        owner=owner,
+        version=version,
+        deadline=own.deadline or defaults.deadline,
+        on_timeout=own.on_timeout or defaults.on_timeout,
+        deny=own.deny or defaults.deny,
+    )
+
+
+def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
+    """A pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
+    own = registry.check(text, f"the pipeline of {owner}" if version else owner)
+    return Trial(own, _route(owner, version, own, config), make_policy(config), config.pipelines.limit)
+
+
+def make_policy(config: Config) -> Policy:
+    """What the configuration says where a verdict does not."""
+    return Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
+
+
+def _pipeline(text: str, owner: str) -> PipelineConfig:
+    data, lines = parse(text, owner)
+    return validate(PipelineConfig, data, owner, lines)
+
+
+def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
+    """The worker that runs the site's pipelines."""
+
+    async def source(owner: str, version: int) -> PipelineConfig:
+        stored = await asyncio.to_thread(get_pipeline, engine, owner, version)
+        return _pipeline(stored.text, owner)
+
+    library = Library(source, config.pipelines.limit)
+    return Worker(broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock)

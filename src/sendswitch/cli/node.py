@@ -1,0 +1,89 @@
+"""`node …`, `reload`: what is asked of a running node."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sendswitch.cli.output import Session, moment
+from sendswitch.config.units import duration
+from sendswitch.errors import Temporary
+from sendswitch.logs import LEVELS
+from sendswitch.switch import control
+
+app = typer.Typer(help="The running node.", no_args_is_help=True)
+
+# Seconds between two looks at a node that is being drained.
+LOOK = 0.5
+
+
+def reload(context: typer.Context) -> None:
+    """Make the running node read its configuration again; a wrong one is refused and changes nothing."""
+    session: Session = context.obj
+    session.config()  # said here already when it is wrong, with file and line
+    told = asked(session, "reload")
+    later = told["restart"]
+    hint = f"; these wait for a restart: {', '.join(later)}" if later else ""
+    session.done(f"the configuration is in force{hint}", restart=later)
+
+
+@app.command("status")
+def status(context: typer.Context) -> None:
+    """Show what the running node has to do."""
+    session: Session = context.obj
+    told = asked(session, "status")
+    if session.json:
+        session.print_json(told)
+        return
+    told = told | {"oldest": moment(told["oldest"]), **{f"listening: {k}": v for k, v in told.pop("listening").items()}}
+    session.show([{"what": key.replace("_", " "), "is": value} for key, value in told.items()], ("what", "is"), "")
+
+
+@app.command("drain")
+def drain(
+    context: typer.Context,
+    wait: Annotated[str, typer.Option("--wait", help="How long to wait until the queue is empty.")] = "0s",
+) -> None:
+    """Take no more mail; what is here goes on. Ends with 75 when the queue is not empty after --wait."""
+    session: Session = context.obj
+    end = time.monotonic() + duration(wait)
+    asked(session, "drain", on=True)
+    with Console(stderr=True).status("draining") as shown:
+        while (left := int(asked(session, "status")["on_the_way"])) and time.monotonic() < end:
+            shown.update(f"draining: {left} on the way")
+            time.sleep(LOOK)
+    session.done(f"no mail is taken; {left or 'nothing'} is on the way", on_the_way=left)
+    if left and duration(wait):
+        raise typer.Exit(75)
+
+
+@app.command("resume")
+def resume(context: typer.Context) -> None:
+    """Take mail again."""
+    session: Session = context.obj
+    asked(session, "drain", on=False)
+    session.done("mail is taken again", draining=False)
+
+
+@app.command("log-level")
+def log_level(
+    context: typer.Context,
+    level: Annotated[str, typer.Argument(help=f"One of {', '.join(LEVELS)}.")],
+    for_: Annotated[str, typer.Option("--for", help="How long; without it until the next reload or restart.")] = "",
+) -> None:
+    """Show another level of log events, without a restart."""
+    session: Session = context.obj
+    told = asked(session, "level", level=level, seconds=duration(for_) if for_ else None)
+    session.done(f"the log level is {level}, it was {told['was']}", was=told["was"], level=level)
+
+
+def asked(session: Session, do: str, **facts: Any) -> dict[str, Any]:
+    """Ask the running node. Raises Temporary when there is none, or what it raised."""
+    data = session.config().node.data
+    told = control.ask(data, do, **facts)
+    if told is None:
+        raise Temporary(f"no node runs in {data}; is node.data right, and has `sendswitch run` been started?")
+    return told
