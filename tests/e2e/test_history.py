@@ -146,7 +146,8 @@ def test_held_mail_is_answered_once(what: str, state: str, tmp_path: Path) -> No
         assert node.run(*line, check=False).returncode == 4
         assert not held()
         words = " ".join(run(node, "explain", id_)[0]["sentences"])
-        assert f"{what.upper()}, because seen it." in words
+        assert f"Answered {what.upper()} by" in words
+        assert ", because seen it." in words
         if what == "pass":
             assert b"X-SendSwitch-Tags: T" in hop.parcels[0].data
         assert node.run("audit", check=False).returncode == 0

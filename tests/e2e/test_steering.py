@@ -1,4 +1,4 @@
-"""A running node is told what to do: reload, log level, drain; and what happens when that is wrong."""
+"""A running node is told what to do: reload, drain, orders on the queue; and what happens when that is wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import smtplib
 import socket
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node, free_port
+from sendswitch.reply import Reply
 from tests.e2e.next_hop import NextHop
 from tests.e2e.test_faults import QUICK, queue, ready, send, until
+
+PATIENT = {"next_hop": {"first_retry": "1h"}}
 
 
 def said(node: Node, *arguments: str, code: int = 0) -> Any:
@@ -210,3 +214,177 @@ def test_the_control_socket_is_private_and_takes_rubbish(tmp_path: Path) -> None
                 assert b'"error"' in answer or not answer
         os.chdir("/")
         assert said(node, "node", "status")["connections"] == 0
+
+
+# Orders
+
+
+def state(node: Node, word: str) -> list[str]:
+    rows = said(node, "message", "list", word)
+    return [row["state"] for row in rows]
+
+
+def test_mail_is_suspended_and_goes_on(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        told = said(node, "queue", "suspend", "to:ann@", "--reason", "full disk", "--ttl", "1h")
+        assert (told["order"], told["deliveries"], told["node_told"]) == (1, 0, True)
+        until(lambda: node.log.read_text().count('"event":"reloaded"') >= 1, node=node)
+        send(node.port, "ann@example.test", "bob@example.test")
+        until(lambda: len(hop.parcels) == 1, node=node)
+        assert [r.address for r in hop.parcels[0].envelope.recipients] == ["bob@example.test"]
+        until(lambda: queue(node) and queue(node)[0]["reply"], node=node)
+        (row,) = queue(node)
+        assert row["reply"] == "suspended by order 1: full disk"
+        assert row["attempts"] == 0
+        (order,) = said(node, "queue", "orders")
+        assert (order["kind"], order["words"], order["reason"]) == ("suspend", "to:ann@", "full disk")
+        node.stop()
+        node.start()  # it holds over a restart
+        send(node.port, "ann@example.test")
+        until(lambda: len([row for row in queue(node) if row["reply"]]) == 2, node=node)
+        assert said(node, "queue", "cancel", "1") == {"ended": [1], "resumed": 2, "node_told": True}
+        until(lambda: len(hop.parcels) == 3, node=node)
+        assert "no order 1" in said(node, "queue", "cancel", "1", code=3)["errors"][0]
+        words = node.run("message", "explain", str(row["id"])).stdout
+        assert "with order 1, because full disk." in words
+        # One that nobody ends, ends.
+        said(node, "queue", "suspend", "--ttl", "2s")
+        until(lambda: node.log.read_text().count('"event":"reloaded"') >= 3, node=node)
+        send(node.port, "ann@example.test")
+        assert said(node, "queue", "resume", "--json")["ended"] in ([2], [])
+        until(lambda: len(hop.parcels) == 4, node=node)
+        assert node.run("audit", check=False).returncode == 0
+
+
+def test_mail_is_bounced_and_dropped(tmp_path: Path) -> None:
+    with (
+        NextHop() as hop,
+        Node(tmp_path, f"127.0.0.1:{hop.port}", settings={"next_hop": {"first_retry": "1h"}}) as node,
+    ):
+        hop.answer = lambda data: Reply(450, "4.2.1", "busy") if b"report" not in data else Reply(250, "2.0.0", "Ok")
+        for to in ("ann@example.test", "bob@example.test", "carol@example.test"):
+            send(node.port, to)
+        until(lambda: all(row["attempts"] for row in queue(node)) and len(queue(node)) == 3, node=node)
+        would = said(node, "queue", "drop", "to:bob", "--reason", "spam run", "--dry-run")
+        assert [row["recipient"] for row in would] == ["bob@example.test"]
+        assert said(node, "queue", "orders") == []
+        assert said(node, "queue", "drop", "to:bob", "--reason", "spam run")["deliveries"] == 1
+        assert said(node, "queue", "bounce", "to:ann", "--reason", "no such office")["deliveries"] == 1
+        until(lambda: [row["recipient"] for row in queue(node)] == ["carol@example.test"], node=node)
+        (report,) = hop.parcels
+        assert b"no such office" in report.data
+        until(lambda: state(node, "to:bob@") == ["discarded"], node=node)
+        until(lambda: state(node, "to:ann@") == ["bounced"], node=node)
+        # They hold for what comes, until their time is over.
+        send(node.port, "bob@example.test")
+        until(lambda: state(node, "to:bob@") == ["discarded"] * 2, node=node)
+        # Too much was dropped: it comes back.
+        dropped = said(node, "message", "list", "to:bob@")[0]["id"]
+        for order in said(node, "queue", "orders"):
+            said(node, "queue", "cancel", str(order["order"]))
+        hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
+        assert said(node, "message", "requeue", dropped, "--reason", "a mistake")[0]["result"] == "requeued"
+        until(lambda: len(hop.parcels) == 2, node=node)
+        assert hop.parcels[1].envelope.recipients[0].address == "bob@example.test"
+        words = node.run("message", "explain", dropped).stdout
+        assert "Dropped by" in words
+        assert "because a mistake" in words
+        assert said(node, "queue", "flush", "to:carol")["flushed"] == 1
+        until(lambda: len(hop.parcels) == 3, node=node)
+        assert node.run("queue", "drop", "--reason", "x", check=False).returncode == 2
+        assert "subject" in said(node, "queue", "drop", "subject:x", "--reason", "x", code=2)["errors"][0]
+        assert node.run("audit", check=False).returncode == 0
+
+
+def test_what_is_in_the_queue_can_be_seen(tmp_path: Path) -> None:
+    with (
+        NextHop() as hop,
+        Node(tmp_path, f"127.0.0.1:{hop.port}", settings={"next_hop": {"first_retry": "1h"}}) as node,
+    ):
+        hop.answer = lambda data: Reply(450, "4.2.1", "busy")
+        for n in range(3):
+            send(node.port, f"ann{n}@one.example", subject=f"number {n}")
+        send(node.port, "bob@two.example", subject="other")
+        until(lambda: all(row["attempts"] for row in queue(node)) and len(queue(node)) == 4, node=node)
+        top = said(node, "queue", "top")
+        assert [(row["domain"], row["deliveries"]) for row in top] == [("one.example", 3), ("two.example", 1)]
+        assert said(node, "queue", "top", "--by", "answer")[0]["deliveries"] == 4
+        assert node.run("queue", "top", "--by", "colour", check=False).returncode == 2
+        (row,) = said(node, "queue", "list", "subject:number 1")
+        shown = said(node, "queue", "show", row["id"])
+        assert shown["recipient"] == "ann1@one.example"
+        assert "450 4.2.1 busy" in shown["timeline"][-1]["text"]
+        assert "450 4.2.1 busy" in node.run("queue", "show", row["id"]).stdout
+        assert said(node, "queue", "show", "0000000000000.0", code=3)
+
+
+def test_a_message_can_be_had_sent_again_and_sent_on(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "lists"\ndeny = ["spam.example"]\n')
+        body = b"x" * 400_000 + b"\r\n"
+        send(node.port, "ann@example.test", sender="joe@spam.example", subject="large", body=body)
+        send(node.port, "plain@example.test", subject="not recorded")
+        until(lambda: state(node, "to:ann@") == ["bounced"] and state(node, "to:plain") == ["delivered"], node=node)
+        (row,) = said(node, "message", "list", "to:ann@")
+        raw = node.run("message", "raw", row["id"]).stdout
+        assert raw.startswith("Subject: large")
+        assert len(raw) > 400_000
+        target = tmp_path / "out.eml"
+        assert said(node, "message", "raw", row["id"], "--output", str(target))["size"] == target.stat().st_size
+        count = len(hop.parcels)
+        assert said(node, "message", "requeue", row["id"])[0]["result"] == "requeued"
+        until(lambda: state(node, "to:ann@") == ["bounced"] * 2, node=node)  # its pipeline was asked again
+        assert said(node, "message", "requeue", row["id"], "--unfiltered")[0]["result"] == "requeued"
+        until(lambda: sorted(state(node, "to:ann@")) == ["bounced", "bounced", "delivered"], node=node)
+        assert said(node, "message", "forward", row["id"], "--to", "boss@example.test", "--reason", "look")
+        until(lambda: state(node, "to:boss") == ["delivered"], node=node)
+        assert len(hop.parcels) == count + 3  # a report, and two with the content
+        assert hop.parcels[-1].data.endswith(body)
+        (plain,) = said(node, "message", "list", "to:plain")
+        assert "not kept" in said(node, "message", "raw", plain["id"], code=3)["errors"][0]
+        assert "not kept" in said(node, "message", "requeue", plain["id"], code=3)[0]["result"]
+        assert said(node, "message", "requeue", "0000000000000.0", code=3)
+        assert "no mail address" in said(node, "message", "forward", row["id"], "--to", "x", code=2)["errors"][0]
+        assert node.run("audit", check=False).returncode == 0
+
+
+def test_much_is_released_deleted_and_answered_at_once(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\n')
+        node.add_pipeline("bob@example.test", '[[step]]\nuse = "hold"\n')
+        for n in range(6):
+            send(node.port, "ann@example.test", "bob@example.test", subject=f"{'shop' if n % 2 else 'friend'} {n}")
+        until(lambda: len(said(node, "quarantine", "list")) == 6 == len(said(node, "hold", "list")), node=node)
+        would = said(node, "quarantine", "release", "--where", "subject:friend", "--dry-run")
+        assert len(would) == 3
+        assert not hop.parcels
+        assert len(said(node, "quarantine", "release", "--where", "subject:friend")) == 3
+        assert {row["result"] for row in said(node, "quarantine", "delete", "--where", "subject:shop")} == {"deleted"}
+        assert len(said(node, "hold", "answer", "pass", "--where", "subject:friend", "--reason", "known")) == 3
+        until(lambda: len(hop.parcels) == 6, node=node)
+        assert said(node, "quarantine", "list") == []
+        assert len(said(node, "hold", "list", "subject:shop")) == 3
+        for line in (("release",), ("release", "0000000000000.0", "--where", "x")):
+            assert node.run("quarantine", *line, check=False).returncode == 2
+        assert said(node, "quarantine", "release", "--where", "subject:none") == []
+        # What was deleted can be had back.
+        (deleted, *_) = said(node, "message", "list", "user:ann@example.test", "state:discarded")
+        assert said(node, "message", "requeue", deleted["id"], "--unfiltered")[0]["result"] == "requeued"
+        until(lambda: len(hop.parcels) == 7, node=node)
+        assert node.run("audit", check=False).returncode == 0
+
+
+def test_two_people_at_once(tmp_path: Path) -> None:
+    """Of two who release the same mail one does, and there is one copy."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\n')
+        send(node.port, "ann@example.test")
+        until(lambda: said(node, "quarantine", "list"), node=node)
+        id_ = said(node, "quarantine", "list")[0]["id"]
+        lines = [node.line("quarantine", "release", id_) for _ in range(3)] + [node.line("quarantine", "delete", id_)]
+        processes = [subprocess.Popen(line, stdout=subprocess.DEVNULL) for line in lines]
+        codes = sorted(process.wait(30) for process in processes)
+        assert codes == [0, 4, 4, 4]
+        until(lambda: not said(node, "quarantine", "list") and not queue(node), node=node)
+        assert len(hop.parcels) <= 1
+        assert node.run("audit", check=False).returncode == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable, Temporary
+from sendswitch.journal.search import parse
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
@@ -229,6 +230,7 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
         await spool.close()
         with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
             connection.execute("DROP TABLE recorded")
+            connection.execute("DROP TABLE orders")
             connection.execute("PRAGMA user_version = 1")
         with pytest.raises(SpoolUnavailable, match="schema version 1"):
             inspect.open_files(tmp_path)
@@ -252,7 +254,9 @@ def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> 
         connection = inspect.open_files(tmp_path)
         first, second = (f"{message.text_id}.{n}" for n in (0, 1))
         assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,))] == [first, second]
-        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,), recipient="B@x")] == [second]
+        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,), terms=parse("user:B@x", 0.0))] == [
+            second
+        ]
         inspect.release(connection, first, clock(), by="me")
         with pytest.raises(Refused, match="not quarantined"):
             inspect.release(connection, first, clock(), by="me")

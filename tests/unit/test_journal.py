@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sendswitch.errors import InvalidSearch
 from sendswitch.journal.events import Event, fold
-from sendswitch.journal.search import NAMES, Term, parse
+from sendswitch.journal.search import NAMES, OF_MOVING, OF_SPOOLED, Facts, Term, matches, parse
 from sendswitch.journal.story import explain, recipients, timeline
+from sendswitch.mail.ids import first_at
 
 NOW = 1_700_000_000.0
 CAME = {"from": "a@b", "to": ["ann@x", "bob@x"], "size": 9, "via": "filter", "subject": "hi", "client": {"helo": "h"}}
@@ -123,7 +124,7 @@ def test_a_story_from_beginning_to_end() -> None:
         "The verdict was DENY with the tags T, because no; a sender is told 550 5.7.1 no.",
         "Held: the pipeline asked for it.",
         "The time of its hold was over; then: The verdict was PASS.",
-        "Answered by root: QUARANTINE, because odd.",
+        "Answered QUARANTINE by root, because odd.",
         "Quarantined: odd.",
         "Released by root.",
         "It is decided",
@@ -172,3 +173,79 @@ def test_a_candidate_is_compared_and_changes_nothing() -> None:
     assert (batch.comparisons[1, 0, 7]["differs"], batch.comparisons[1, 1, 7]["differs"]) == (True, False)
     assert "The candidate, version 7, would have been deny, because no." in explain(events, 0, "delivered").sentences
     assert "The candidate, version 7, agreed." in explain(events, 1, "accepted").sentences
+
+
+FACTS = Facts(
+    message=first_at(NOW),
+    sender="Alice@example.org",
+    recipient="ann@Example.test",
+    size=5000,
+    state="accepted",
+    subject="Your Invoice",
+    message_id="<1@x>",
+    address="192.0.2.1",
+    helo="mx.example.org",
+    queue_id="4XYZ",
+    action="pass",
+    tags=("SPAM",),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("", True),
+        ("from:alice to:EXAMPLE.test invoice", True),
+        ("alice", True),
+        ("addressed:ann helo:mx message-id:<1", True),
+        ("user:ANN@example.test state:accepted verdict:pass queue-id:4XYZ ip:192.0.2.1", True),
+        ("tag:spam larger:4kB smaller:6kB before:1h -after:1h", False),
+        ("tag:spam larger:4kB smaller:6kB after:1h -before:1h", True),
+        ("user:ann@example", False),
+        ("-from:alice", False),
+        ("-from:bob", True),
+        ("larger:5kB", False),
+        ("state:held", False),
+        ("subject:other", False),
+    ],
+)
+def test_a_search_in_what_a_spool_knows(words: str, found: bool) -> None:
+    assert matches(parse(words, NOW), FACTS) is found
+
+
+def test_an_id_is_looked_for_as_a_number() -> None:
+    assert matches([Term("id", FACTS.message)], FACTS)
+    assert not matches([Term("id", FACTS.message + 1)], FACTS)
+
+
+def test_words_that_nobody_can_know_yet() -> None:
+    with pytest.raises(InvalidSearch, match="known are from"):
+        parse("subject:x", NOW, OF_MOVING)
+    with pytest.raises(InvalidSearch):
+        parse("processor:x", NOW, OF_SPOOLED)
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "words"),
+    [
+        ("suspended", {"order": 3, "reason": "quota"}, "Suspended by root with order 3, because quota."),
+        ("dropped", {"order": 3, "reason": ""}, "Dropped by root with order 3."),
+        ("requeued", {"children": [[1, "a@x", "accepted"]]}, "Put into the queue again by root."),
+        ("requeued", {"unfiltered": True}, "Put into the queue again without its pipeline by root."),
+        ("sent on", {"children": [[1, "a@x", "accepted"], [2, "b@x", "accepted"]]}, "Sent on to a@x, b@x by root."),
+        ("answered", {"answer": "pass", "reason": "fine"}, "Answered PASS by root, because fine."),
+        ("released", {}, "Released by root."),
+    ],
+)
+def test_what_people_did_is_told(event: str, data: dict[str, Any], words: str) -> None:
+    (_, line) = timeline(story((None, "accepted", CAME), (0, event, {"by": "root"} | data)))
+    assert line.text == words
+
+
+def test_where_a_second_delivery_came_from() -> None:
+    children = {"by": "root", "children": [[2, "ann@x", "accepted"]]}
+    for event, words in (("requeued", "into the queue again"), ("sent on", "by hand")):
+        events = story((None, "accepted", CAME), (0, event, children), (2, "delivered", {"reply": "250 ok"}))
+        assert f"It came here {words} from delivery 0." in explain(events, 2, "delivered").sentences
+        assert fold(events).deliveries[1, 2]["state"] == "delivered"
+        assert fold(events).deliveries[1, 0]["state"] == "accepted"

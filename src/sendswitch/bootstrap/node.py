@@ -95,6 +95,7 @@ class Node:
         self.queue = Queue(self.spool, self.journeys, clock=system_clock)
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
+        self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
         self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
         if self._worker is not None:
@@ -201,7 +202,6 @@ class Node:
     def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], Coroutine[None, None, Mapping[str, Any]]]]:
         async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
             self._looking.set()
-            self.queue.look()
             self.spool.written.set()
             return {}
 
@@ -221,11 +221,13 @@ class Node:
         return {"look": look, "reload": reload, "level": level, "drain": drain, "status": status}
 
     async def _look(self) -> None:
-        """Read users and pipelines again whenever somebody says so; a database that fails leaves the old ones."""
+        """Read orders, users and pipelines again when somebody says so; a database that fails leaves the old ones."""
         while True:
             await self._looking.wait()
             self._looking.clear()
             try:
+                self.journeys.orders = await self.spool.orders()
+                self.queue.look()
                 self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
                 logs.reloaded(users=len(self.journeys.routes))
             except Exception as error:

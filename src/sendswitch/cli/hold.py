@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from sendswitch.cli.output import Session
-from sendswitch.cli.quarantine import each, show_kept
-from sendswitch.cli.queue import Limit
+from sendswitch.cli.quarantine import Ids, Where, choose, each, show_kept
+from sendswitch.cli.queue import SEARCH, DryRun, Limit, Reason, Words
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.spool import inspect
@@ -29,22 +29,25 @@ class Answer(StrEnum):
     DISCARD = "discard"
 
 
-@app.command("list")
+@app.command("list", context_settings=SEARCH)
 def list_(
     context: typer.Context,
+    words: Words = None,
     user: Annotated[str, typer.Option("--user", help="Only this recipient's.")] = "",
     limit: Limit = 1000,
 ) -> None:
     """List what is held, with the reason and until when."""
-    show_kept(context.obj, State.HELD, user, limit, "nothing is held")
+    show_kept(context.obj, State.HELD, words or [], user, limit, "nothing is held")
 
 
 @app.command("answer")
 def answer(
     context: typer.Context,
     what: Annotated[Answer, typer.Argument(help="What becomes of it.")],
-    ids: Annotated[list[str], typer.Argument(help="Ids as `hold list` shows them.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; the recipient reads it in the message's story.")] = "",
+    ids: Ids = None,
+    where: Where = None,
+    dry_run: DryRun = False,
+    reason: Reason = "",
 ) -> None:
     """Decide held mail. It is not filtered again; a second answer is refused."""
     session: Session = context.obj
@@ -54,4 +57,4 @@ def answer(
     def act(id_: str) -> None:
         inspect.answer(connection, id_, what.value, time.time(), by=by, reason=why)
 
-    each(session, ids, "answered", act)
+    each(session, choose(session, State.HELD, ids, where, dry_run), "answered", act)

@@ -1,8 +1,12 @@
-"""`message list|timeline|explain`: what happened to mail, and why."""
+"""`message …`: what happened to mail, and why; and what can still be done with it."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import getpass
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session, moment, readable
+from sendswitch.cli.quarantine import each
+from sendswitch.cli.queue import Reason
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
 from sendswitch.db import journal
@@ -21,10 +27,14 @@ from sendswitch.db.users import get_pipeline
 from sendswitch.errors import NotFound, SendSwitchError, Temporary
 from sendswitch.journal import story
 from sendswitch.journal.events import Event, fold
+from sendswitch.mail.address import valid
+from sendswitch.mail.content import read_all
 from sendswitch.mail.ids import from_text, to_text
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.rehearsal import record
 from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
-from sendswitch.spool import inspect
+from sendswitch.spool import again, inspect
 
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
 
@@ -113,6 +123,73 @@ def explain(context: typer.Context, id_: Id) -> None:
         change = changes.get(k)
         for sentence in (*one.sentences, *([change.sentence] if change else ())):
             print(f"  {readable(sentence)}")
+
+
+@app.command("raw")
+def raw(
+    context: typer.Context,
+    id_: Id,
+    output: Annotated[Path | None, typer.Option("--output", help="Write here instead of standard output.")] = None,
+) -> None:
+    """Print a message as it came, byte for byte, as long as its content is here."""
+    session: Session = context.obj
+    data = session.config().node.data
+    message, _ = _parse(id_)
+    content = again.content(inspect.open_files(data), data, message)
+    if output is not None:
+        with output.open("xb") as file:
+            file.writelines(content.chunks())
+        session.done(f"{content.size} bytes in {output}", size=content.size, file=str(output))
+    elif session.json:
+        text = base64.b64encode(read_all(content)).decode()
+        session.print_json({"id": to_text(message), "size": content.size, "raw": text})
+    else:
+        sys.stdout.flush()
+        for piece in content.chunks():
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+Deliveries = Annotated[list[str], typer.Argument(metavar="ID...", help="Deliveries' ids as listed.")]
+
+
+@app.command("requeue")
+def requeue(
+    context: typer.Context,
+    ids: Deliveries,
+    reason: Reason = "",
+    unfiltered: Annotated[bool, typer.Option("--unfiltered", help="Deliver without asking the pipeline.")] = False,
+) -> None:
+    """Deliver once more to the same recipient, as long as the content is here; also what was dropped or deleted."""
+    session: Session = context.obj
+    data = session.config().node.data
+    connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
+
+    def act(id_: str) -> None:
+        again.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered)
+
+    each(session, ids, "requeued", act)
+
+
+@app.command("forward")
+def forward(
+    context: typer.Context,
+    ids: Deliveries,
+    to: Annotated[list[str], typer.Option("--to", help="Where to; may be given more than once.")],
+    reason: Reason = "",
+) -> None:
+    """Send a message on to other addresses too, each through its own pipeline."""
+    session: Session = context.obj
+    for address in to:
+        if not valid(address) or "@" not in address:
+            raise ValueError(f"--to {address!r} is no mail address")
+    data = session.config().node.data
+    connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
+
+    def act(id_: str) -> None:
+        again.send_on(connection, data, id_, to, time.time(), by=by, reason=why)
+
+    each(session, ids, "sent on", act)
 
 
 def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | None:

@@ -1,4 +1,4 @@
-"""`quarantine list|release|delete`: mail that was put aside."""
+"""`quarantine list|release|delete`: mail that was put aside; one by one, or all that a search finds."""
 
 from __future__ import annotations
 
@@ -11,51 +11,74 @@ from typing import Annotated
 import typer
 
 from sendswitch.cli.output import Session, exit_code, moment
-from sendswitch.cli.queue import Limit
+from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words
+from sendswitch.cli.words import read_terms
 from sendswitch.errors import SendSwitchError
+from sendswitch.journal.search import OF_SPOOLED
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
 from sendswitch.switch.control import ring
 
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
 
-Ids = Annotated[list[str], typer.Argument(help="Ids as `quarantine list` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
+Where = Annotated[list[str] | None, typer.Option("--where", help="All that this search finds, instead of ids.")]
 
 
-@app.command("list")
+@app.command("list", context_settings=SEARCH)
 def list_(
     context: typer.Context,
+    words: Words = None,
     user: Annotated[str, typer.Option("--user", help="Only this recipient's.")] = "",
     limit: Limit = 1000,
 ) -> None:
     """List what is in quarantine, with the reason."""
-    show_kept(context.obj, State.QUARANTINED, user, limit, "the quarantine is empty")
+    show_kept(context.obj, State.QUARANTINED, words or [], user, limit, "the quarantine is empty")
 
 
 @app.command("release")
-def release(context: typer.Context, ids: Ids) -> None:
+def release(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
     """Deliver to the recipient; it is not filtered again. A second release is refused."""
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     by = getpass.getuser()
-    each(session, ids, "released", lambda id_: inspect.release(connection, id_, time.time(), by=by))
+    chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
+    each(session, chosen, "released", lambda id_: inspect.release(connection, id_, time.time(), by=by))
 
 
 @app.command("delete")
-def delete(context: typer.Context, ids: Ids) -> None:
+def delete(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
     """Delete; until its record goes, `message requeue` brings it back."""
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     by = getpass.getuser()
-    each(session, ids, "deleted", lambda id_: inspect.delete(connection, id_, time.time(), by=by))
+    chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
+    each(session, chosen, "deleted", lambda id_: inspect.delete(connection, id_, time.time(), by=by))
 
 
-def show_kept(session: Session, state: State, user: str, limit: int, empty: str) -> None:
-    """List what is kept in a state, for one recipient or, with '', for all."""
+def show_kept(session: Session, state: State, words: list[str], user: str, limit: int, empty: str) -> None:
+    """List what is kept in a state and a search finds, for one recipient or, with '', for all."""
     connection = inspect.open_files(session.config().node.data)
-    found = inspect.rows(connection, (state,), recipient=user, limit=limit)
-    rows = [asdict(row) if session.json else _readable(row) for row in found]
-    session.show(rows, ("id", "since", "from", "to", "size", "why", "until"), empty)
+    terms = read_terms([*words, *([f"user:{user}"] if user else ())], OF_SPOOLED)
+    _list(session, inspect.rows(connection, (state,), terms=terms, limit=limit), empty)
+
+
+def choose(session: Session, state: State, ids: list[str] | None, where: list[str] | None, dry_run: bool) -> list[str]:
+    """The ids that are meant, given or found. With `dry_run` they are listed and the command ends."""
+    if bool(ids) == bool(where):
+        raise typer.BadParameter("give ids, or --where with a search; one of both")
+    chosen = list(ids or ())
+    if where or dry_run:
+        connection = inspect.open_files(session.config().node.data)
+        if where:
+            found = inspect.rows(connection, (state,), terms=read_terms(where, OF_SPOOLED), limit=ALL)
+        else:
+            found = [inspect.row(connection, id_) for id_ in chosen]
+        if dry_run:
+            _list(session, found, "nothing is like that")
+            raise typer.Exit(0)
+        chosen = [row.id for row in found]
+    return chosen
 
 
 def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]) -> None:
@@ -70,9 +93,14 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
             results.append({"id": id_, "result": str(error)})
             worst = max(worst, exit_code(error))
     ring(session.config().node.data)
-    session.show(results, ("id", "result"), "")
+    session.show(results, ("id", "result"), "nothing is like that")
     if worst:
         raise typer.Exit(worst)
+
+
+def _list(session: Session, found: list[inspect.Row], empty: str) -> None:
+    rows = [asdict(row) if session.json else _readable(row) for row in found]
+    session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty)
 
 
 def _readable(row: inspect.Row) -> dict[str, object]:
@@ -81,6 +109,7 @@ def _readable(row: inspect.Row) -> dict[str, object]:
         "since": moment(row.since),
         "from": row.sender or "<>",
         "to": row.recipient,
+        "subject": row.subject,
         "size": row.size,
         "why": row.reply or row.reason,
         "until": moment(row.due),

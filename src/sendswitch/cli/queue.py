@@ -1,43 +1,248 @@
-"""`queue list|flush`: what is on its way."""
+"""`queue …`: what is on its way, and orders about it.
+
+Orders (`suspend`, `bounce`, `drop`) hold for mail that is here and mail that comes, until their time is over or
+somebody cancels them; the node carries them out.
+"""
 
 from __future__ import annotations
 
+import getpass
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sendswitch.cli.output import Session, moment
-from sendswitch.spool import inspect
+from sendswitch.cli.words import joined, read_terms
+from sendswitch.config.units import duration
+from sendswitch.journal import story
+from sendswitch.journal.search import OF_MOVING, OF_SPOOLED
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import MAX_REASON
+from sendswitch.spool import inspect, orders
+from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.states import State
 from sendswitch.switch.control import ring
 
 app = typer.Typer(help="The queue: mail on its way or held.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[SEARCH]...", help="Words like from:alice larger:1MB.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is told in each message's story.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what it is about.")]
+SEARCH = {"ignore_unknown_options": True}
+
+# Deliveries that are going somewhere, and those with what waits for a person.
+MOVING = (State.ACCEPTED, State.DECIDED)
+WAITING = (*MOVING, State.HELD)
+ALL = 1_000_000
 
 
-@app.command("list")
-def list_(context: typer.Context, limit: Limit = 1000) -> None:
+@app.command("list", context_settings=SEARCH)
+def list_(context: typer.Context, words: Words = None, limit: Limit = 1000) -> None:
     """List deliveries that are not final, the oldest first."""
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
-    found = inspect.rows(connection, (State.ACCEPTED, State.DECIDED, State.HELD), limit=limit)
+    found = inspect.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=limit)
+    _show(session, found, "the queue is empty" if not words else "nothing in the queue is like that")
+
+
+def _show(session: Session, found: list[inspect.Row], empty: str) -> None:
     rows = [asdict(row) if session.json else _readable(row) for row in found]
     columns = ("id", "since", "from", "to", "size", "state", "next_try", "attempts", "last_answer")
-    session.show(rows, columns, "the queue is empty")
+    session.show(rows, columns, empty)
 
 
-@app.command("flush")
-def flush(context: typer.Context) -> None:
-    """Try everything that waits for another attempt now."""
+_BY: dict[str, Callable[[inspect.Row], str]] = {
+    "domain": lambda row: row.recipient.rpartition("@")[2],
+    "recipient": lambda row: row.recipient,
+    "sender": lambda row: row.sender or "<>",
+    "client": lambda row: row.client,
+    "answer": lambda row: row.reply,
+    "state": lambda row: row.state,
+}
+
+
+@app.command("top", context_settings=SEARCH)
+def top(
+    context: typer.Context,
+    words: Words = None,
+    by: Annotated[str, typer.Option("--by", help=f"One of {', '.join(_BY)}.")] = "domain",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most rows.")] = 20,
+) -> None:
+    """Show what there is most of in the queue."""
+    session: Session = context.obj
+    if by not in _BY:
+        raise typer.BadParameter(f"--by {by} is none of {', '.join(_BY)}")
+    connection = inspect.open_files(session.config().node.data)
+    groups: dict[str, list[inspect.Row]] = {}
+    for row in inspect.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=ALL):
+        groups.setdefault(_BY[by](row), []).append(row)
+    rows = [
+        {
+            by: name,
+            "deliveries": len(group),
+            "bytes": sum(row.size for row in group),
+            "oldest": min(row.received for row in group) if session.json else moment(min(r.received for r in group)),
+        }
+        for name, group in sorted(groups.items(), key=lambda pair: -len(pair[1]))[:limit]
+    ]
+    session.show(rows, (by, "deliveries", "bytes", "oldest"), "the queue is empty")
+
+
+@app.command("show")
+def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID", help="As listed.")]) -> None:
+    """Show one delivery: all that is known of it, and what happened so far."""
+    session: Session = context.obj
+    connection = inspect.open_files(session.config().node.data)
+    row = inspect.row(connection, id_)
+    message, _ = inspect.parse_id(id_)
+    lines = story.timeline(inspect.events(connection, message))
+    if session.json:
+        session.print_json(asdict(row) | {"timeline": [asdict(line) for line in lines]})
+        return
+    told = asdict(row) | {name: moment(getattr(row, name)) for name in ("received", "since", "due")}
+    session.show([{"what": key, "is": value} for key, value in told.items() if value], ("what", "is"), "")
+    events = [{"at": moment(line.at), "recipient": line.recipient, "what": line.text} for line in lines]
+    session.show(events, ("at", "recipient", "what"), "nothing is told of it")
+
+
+@app.command("flush", context_settings=SEARCH)
+def flush(context: typer.Context, words: Words = None) -> None:
+    """Try what waits for another attempt now, all of it or what a search finds."""
     session: Session = context.obj
     data = session.config().node.data
-    count = inspect.flush(inspect.open_files(data), time.time())
+    connection = inspect.open_files(data)
+    terms = read_terms(words or (), OF_SPOOLED)
+    ids = [row.id for row in inspect.rows(connection, MOVING, terms=terms, limit=ALL)] if terms else None
+    count = inspect.flush(connection, ids, time.time())
     running = ring(data)
-    hint = "" if running else "; no node is running here, it will be tried at the next start"
-    session.done(f"{count} deliveries are due now{hint}", flushed=count, node_told=running)
+    session.done(f"{count} deliveries are due now{_hint(running)}", flushed=count, node_told=running)
+
+
+@app.command("suspend", context_settings=SEARCH)
+def suspend(
+    context: typer.Context,
+    words: Words = None,
+    reason: Reason = "",
+    ttl: Annotated[str, typer.Option("--ttl", help="How long.")] = "1h",
+    dry_run: DryRun = False,
+) -> None:
+    """Deliver nothing that a search finds, or nothing at all; prints the id that cancels it."""
+    _order(context.obj, Kind.SUSPEND, words or [], reason, ttl, dry_run)
+
+
+@app.command("bounce", context_settings=SEARCH)
+def bounce(
+    context: typer.Context,
+    words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="What to bounce.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; senders read it in the report.")],
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
+    dry_run: DryRun = False,
+) -> None:
+    """End deliveries with a report to their senders; prints the id that cancels it for what comes."""
+    _order(context.obj, Kind.BOUNCE, words, reason, ttl, dry_run)
+
+
+@app.command("drop", context_settings=SEARCH)
+def drop(
+    context: typer.Context,
+    words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="What to drop.")],
+    reason: Reason,
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
+    dry_run: DryRun = False,
+) -> None:
+    """End deliveries and tell nobody; `message requeue` brings one back as long as its record is kept."""
+    _order(context.obj, Kind.DROP, words, reason, ttl, dry_run)
+
+
+def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str, dry_run: bool) -> None:
+    data = session.config().node.data
+    connection = inspect.open_files(data)
+    terms = read_terms(words, OF_MOVING)
+    found = inspect.rows(connection, MOVING, terms=terms, limit=ALL)
+    if dry_run:
+        _show(session, found, "nothing in the queue is like that now")
+        return
+    order = orders.give(
+        connection,
+        kind,
+        joined(words),
+        reason=storable(reason, MAX_REASON),
+        author=getpass.getuser(),
+        now=time.time(),
+        time=duration(ttl),
+    )
+    running = ring(data)
+    if kind is not Kind.SUSPEND:
+        # What waits for its next attempt would hear of the order only then.
+        inspect.flush(connection, [row.id for row in found], time.time())
+        ring(data)
+    session.done(
+        f"order {order.id}: {kind} {order.words or 'everything'} until {moment(order.expires)},"
+        f" {len(found)} deliveries now; `sendswitch queue cancel {order.id}` ends it{_hint(running)}",
+        order=order.id,
+        kind=kind.value,
+        until=order.expires,
+        deliveries=len(found),
+        node_told=running,
+    )
+
+
+@app.command("orders")
+def orders_(context: typer.Context) -> None:
+    """List the orders that hold now."""
+    session: Session = context.obj
+    found = orders.active(inspect.open_files(session.config().node.data), time.time())
+    rows = [_listed(order, readable=not session.json) for order in found]
+    session.show(rows, ("order", "kind", "words", "reason", "by", "given", "until"), "no order holds")
+
+
+@app.command("cancel")
+def cancel(context: typer.Context, order: Annotated[int, typer.Argument(help="An order's id.")]) -> None:
+    """End an order; what it suspended goes on."""
+    _cancel(context.obj, [order])
+
+
+@app.command("resume")
+def resume(context: typer.Context) -> None:
+    """End every suspension."""
+    session: Session = context.obj
+    found = orders.active(inspect.open_files(session.config().node.data), time.time())
+    _cancel(session, [order.id for order in found if order.kind is Kind.SUSPEND])
+
+
+def _cancel(session: Session, ids: list[int]) -> None:
+    data: Path = session.config().node.data
+    connection = inspect.open_files(data)
+    ended = [orders.cancel(connection, id_, time.time()) for id_ in ids]
+    running = ring(data)
+    resumed = sum(count for _, count in ended)
+    session.done(
+        f"{len(ended)} orders ended, {resumed} deliveries go on{_hint(running)}",
+        ended=[order.id for order, _ in ended],
+        resumed=resumed,
+        node_told=running,
+    )
+
+
+def _listed(order: Order, *, readable: bool) -> dict[str, object]:
+    return {
+        "order": order.id,
+        "kind": order.kind.value,
+        "words": order.words,
+        "reason": order.reason,
+        "by": order.author,
+        "given": moment(order.created) if readable else order.created,
+        "until": moment(order.expires) if readable else order.expires,
+    }
+
+
+def _hint(running: bool) -> str:
+    return "" if running else "; no node is running here, it happens at the next start"
 
 
 def _readable(row: inspect.Row) -> dict[str, object]:
@@ -48,7 +253,7 @@ def _readable(row: inspect.Row) -> dict[str, object]:
         "to": row.recipient,
         "size": row.size,
         "state": row.state,
-        "next_try": moment(row.due) if row.attempts or row.state == State.HELD else "now",
+        "next_try": moment(row.due) if row.attempts or row.state == State.HELD or row.reply else "now",
         "attempts": row.attempts,
         "last_answer": row.reply or row.reason,
     }

@@ -11,14 +11,19 @@ from sendswitch.config.model import Config
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, Temporary
-from sendswitch.journal.search import Term, parse
+from sendswitch.journal.search import NAMES, Term, parse
 from sendswitch.mail.ids import from_text
 
 
-def read_terms(words: Iterable[str]) -> list[Term]:
+def read_terms(words: Iterable[str], known: Sequence[str] = NAMES) -> list[Term]:
     """The conditions that these words are. Raises InvalidSearch, NotFound for what is no id."""
     now = time.time()
-    return [_id(term) for word in words for term in parse(_quoted(word), now)]
+    return [_id(term) for word in words for term in parse(_quoted(word), now, known)]
+
+
+def joined(words: Iterable[str]) -> str:
+    """The words as one text that means the same."""
+    return " ".join(map(_quoted, words))
 
 
 def search(config: Config, terms: Sequence[Term], limit: int) -> list[journal.Found]:

@@ -23,6 +23,10 @@ STATES = {
     "deleted": "discarded",
     "deferred": None,
     "candidate": None,
+    "suspended": None,
+    "requeued": None,
+    "sent on": None,
+    "dropped": "discarded",
 }
 # Characters kept of what a stranger can make as long as they like.
 MAX_TEXT = 500

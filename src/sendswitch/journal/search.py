@@ -6,18 +6,24 @@ A word is looked for in sender, recipient and subject. `-` or `!` before a word 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sendswitch.config.units import duration, size
 from sendswitch.errors import InvalidSearch
 from sendswitch.mail.address import key
+from sendswitch.mail.ids import first_at
 
 # What can be searched by. `text` is a word without a name.
 NAMES = (
     *("from", "to", "addressed", "user", "subject", "message-id", "queue-id", "ip", "helo"),
     *("state", "verdict", "tag", "processor", "before", "after", "larger", "smaller", "id", "text"),
 )
+
+# What a spool knows of mail without the journal, and what is known of it on its way through the switch.
+OF_SPOOLED = tuple(name for name in NAMES if name != "processor")
+OF_MOVING = tuple(name for name in OF_SPOOLED if name not in ("subject", "message-id"))
 
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"?|(\S+))', re.I)
 
@@ -31,14 +37,92 @@ class Term:
     negated: bool = False
 
 
-def parse(text: str, now: float) -> list[Term]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a search looks at in one delivery; `message` is the id as a number, which rises with time."""
+
+    message: int
+    sender: str
+    recipient: str
+    size: int
+    state: str
+    subject: str = ""
+    message_id: str = ""
+    address: str = ""
+    helo: str = ""
+    queue_id: str = ""
+    action: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def matches(terms: Sequence[Term], facts: Facts) -> bool:
+    """Whether every condition holds, as the journal would find it."""
+    return all(_holds(term, facts) is not term.negated for term in terms)
+
+
+def _holds(term: Term, facts: Facts) -> bool:
+    value = term.value
+    within = _within(term.name, facts)
+    if within is not None:
+        return any(str(value).lower() in text.lower() for text in within)
+    match term.name:
+        case "tag":
+            return str(value).lower() in [tag.lower() for tag in facts.tags]
+        case "larger":
+            return facts.size > float(value)
+        case "smaller":
+            return facts.size < float(value)
+        case "before":
+            return facts.message < first_at(float(value))
+        case "after":
+            return facts.message >= first_at(float(value))
+    return _equal(term.name, facts) == value
+
+
+def _equal(name: str, facts: Facts) -> str | int:
+    """What a word must equal."""
+    match name:
+        case "user":
+            return key(facts.recipient)
+        case "state":
+            return facts.state
+        case "verdict":
+            return facts.action
+        case "queue-id":
+            return facts.queue_id
+        case "ip":
+            return facts.address
+    return facts.message  # id
+
+
+def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
+    """The texts in which a word is looked for; None when it must equal something."""
+    match name:
+        case "from":
+            return (facts.sender,)
+        case "to":
+            return (facts.recipient,)
+        case "addressed":
+            return (facts.sender, facts.recipient)
+        case "subject":
+            return (facts.subject,)
+        case "text":
+            return (facts.sender, facts.recipient, facts.subject)
+        case "helo":
+            return (facts.helo,)
+        case "message-id":
+            return (facts.message_id,)
+    return None
+
+
+def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:
     """The conditions, all of which must hold. Raises InvalidSearch that says which word is wrong and what is known."""
     terms = []
     for sign, name, quoted, bare in _WORD.findall(text):
         value = quoted or bare
         name = name.lower() or "text"
-        if name not in NAMES:
-            raise InvalidSearch(f"{name}: is nothing to search by; known are {', '.join(NAMES[:-1])}")
+        if name not in known:
+            raise InvalidSearch(f"{name}: is nothing to search by here; known are {', '.join(known[:-1])}")
         terms.append(Term(name, _value(name, value, now), bool(sign)))
     return terms
 

@@ -92,7 +92,8 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
             sentences += _beginning(event, n)
             steps += steps_of(event.data.get("verdicts", {}).get(str(n), {}))
         elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
-            sentences.append(f"It came here by a forward from delivery {event.n}.")
+            how = {"forwarded": "by a forward", "sent on": "by hand"}.get(event.event, "into the queue again")
+            sentences.append(f"It came here {how} from delivery {event.n}.")
         elif event.n == n and event.event == "candidate":
             sentences.append(_sentence(event))
         elif event.n == n:
@@ -148,8 +149,14 @@ def verdict_told(verdict: Mapping[str, Any]) -> str:
     return f"The verdict was {action}{tags}{reason}{reply}."
 
 
+def _because(data: Mapping[str, Any]) -> str:
+    return f", because {data['reason']}" if data.get("reason") else ""
+
+
 def _sentence(event: Event) -> str:
     data = event.data
+    if "by" in data:
+        return _by_hand(event)
     match event.event:
         case "accepted" | "rejected":
             return _came(event)
@@ -173,14 +180,23 @@ def _sentence(event: Event) -> str:
             return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}."
         case "held" | "quarantined":
             return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
-        case "released" | "deleted":
-            return f"{event.event.capitalize()} by {data.get('by')}."
-        case "answered":
-            why = f", because {data['reason']}" if data.get("reason") else ""
-            return f"Answered by {data.get('by')}: {str(data.get('answer')).upper()}{why}."
         case "hold expired":
             return f"The time of its hold was over; then: {verdict_told(data.get('then', {}))}"
     return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."
+
+
+def _by_hand(event: Event) -> str:
+    """What a person did."""
+    data = event.data
+    by = f"by {data['by']}" + (f" with order {data['order']}" if "order" in data else "") + _because(data)
+    match event.event:
+        case "requeued":
+            return f"Put into the queue again {'without its pipeline ' if data.get('unfiltered') else ''}{by}."
+        case "sent on":
+            return f"Sent on to {', '.join(str(address) for _, address, _ in data.get('children', ()))} {by}."
+        case "answered":
+            return f"Answered {str(data.get('answer')).upper()} {by}."
+    return f"{event.event.capitalize()} {by}."
 
 
 _THROUGH = {

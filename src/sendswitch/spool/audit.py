@@ -34,7 +34,7 @@ _ENDS = {
     State.FORWARDED: ("forwarded",),
     State.BOUNCED: ("bounced",),
     State.FAILED: ("failed",),
-    State.DISCARDED: ("discarded", "deleted"),
+    State.DISCARDED: ("discarded", "deleted", "dropped"),
 }
 _TERMINAL = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
 _STATES = ", ".join(f"'{state.value}'" for state in State)

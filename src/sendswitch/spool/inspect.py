@@ -16,6 +16,7 @@ import orjson
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.journal.events import Event
+from sendswitch.journal.search import Facts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.records import EVENTS, Record, change_row, dumps, event_from_row
@@ -40,6 +41,29 @@ class Row:
     action: str
     tags: tuple[str, ...]
     reason: str
+    subject: str
+    message_id: str
+    client: str
+    helo: str
+    queue_id: str
+
+    def facts(self) -> Facts:
+        """What a search looks at."""
+        message, _ = parse_id(self.id)
+        return Facts(
+            message=message,
+            sender=self.sender,
+            recipient=self.recipient,
+            size=self.size,
+            state=self.state,
+            subject=self.subject,
+            message_id=self.message_id,
+            address=self.client,
+            helo=self.helo,
+            queue_id=self.queue_id,
+            action=self.action,
+            tags=self.tags,
+        )
 
 
 def open_files(data: Path) -> sqlite3.Connection:
@@ -70,25 +94,42 @@ def rows(
     connection: sqlite3.Connection,
     states: Sequence[State],
     *,
-    recipient: str = "",
+    terms: Sequence[Term] = (),
     limit: int = 1000,
 ) -> list[Row]:
-    """Deliveries in these states, the oldest first."""
+    """Deliveries in these states for which every term holds, the oldest first."""
     marks = ",".join("?" * len(states))
-    query = (
-        "SELECT m.id, d.n, m.received, m.sender, d.recipient, m.size, d.state, d.since, d.due, d.attempts, d.reply,"
-        " d.verdict FROM delivery d JOIN message m ON m.id = d.message"
-        f" WHERE d.state IN ({marks})"
-        " AND (?1 = '' OR lower(d.recipient) = lower(?1))".replace("?1", f"?{len(states) + 1}")
-        + f" ORDER BY m.id, d.n LIMIT ?{len(states) + 2}"
-    )
-    found = connection.execute(query, (*(state.value for state in states), recipient, limit))
-    return [_row(*values) for values in found]
+    query = f"{_ROWS} WHERE d.state IN ({marks}) ORDER BY m.id, d.n"
+    found: list[Row] = []
+    for values in connection.execute(query, [state.value for state in states]):
+        row = _row(*values)
+        if not terms or matches(terms, row.facts()):
+            found.append(row)
+            if len(found) == limit:
+                break
+    return found
+
+
+def row(connection: sqlite3.Connection, id_: str) -> Row:
+    """One delivery. Raises NotFound."""
+    found = connection.execute(f"{_ROWS} WHERE d.message = ? AND d.n = ?", parse_id(id_)).fetchone()
+    if found is None:
+        raise NotFound(f"there is no delivery {id_} in this spool")
+    return _row(*found)
+
+
+_ROWS = (
+    "SELECT m.id, d.n, m.received, m.sender, d.recipient, m.size, d.state, d.since, d.due, d.attempts, d.reply,"
+    " d.verdict, m.envelope, (SELECT data FROM outbox WHERE message = m.id AND event IN ('accepted', 'rejected')"
+    " ORDER BY id LIMIT 1) FROM delivery d JOIN message m ON m.id = d.message"
+)
 
 
 def _row(message: int, n: int, *rest: Any) -> Row:
-    received, sender, recipient, size, state, since, due, attempts, reply, verdict = rest
+    received, sender, recipient, size, state, since, due, attempts, reply, verdict, envelope, came = rest
     data = orjson.loads(verdict) if verdict else {}
+    client = orjson.loads(envelope).get("client", {})
+    told = orjson.loads(came) if came else {}
     return Row(
         id=f"{to_text(message)}.{n}",
         received=received,
@@ -103,6 +144,11 @@ def _row(message: int, n: int, *rest: Any) -> Row:
         action=data.get("action", ""),
         tags=tuple(data.get("tags", ())),
         reason=data.get("reason", ""),
+        subject=told.get("subject", ""),
+        message_id=told.get("message_id", ""),
+        client=client.get("address", ""),
+        helo=client.get("helo", ""),
+        queue_id=client.get("ident", ""),
     )
 
 
@@ -111,12 +157,15 @@ def events(connection: sqlite3.Connection, message: int) -> list[Event]:
     return [event_from_row(row) for row in connection.execute(f"{EVENTS} WHERE message = ? ORDER BY id", (message,))]
 
 
-def flush(connection: sqlite3.Connection, now: float) -> int:
-    """Make everything that waits for another attempt due now; gives how many."""
+def flush(connection: sqlite3.Connection, ids: Sequence[str] | None, now: float) -> int:
+    """Make what waits for another attempt due now, all of it or these; gives how many."""
+    update = "UPDATE delivery SET due = ?1 WHERE due > ?1 AND state IN ('accepted', 'decided')"
     connection.execute("BEGIN IMMEDIATE")
-    count = connection.execute(
-        "UPDATE delivery SET due = ? WHERE due > ? AND state IN ('accepted', 'decided')", (now, now)
-    ).rowcount
+    if ids is None:
+        count = connection.execute(update, (now,)).rowcount
+    else:
+        keys = [(now, *parse_id(id_)) for id_ in ids]
+        count = connection.executemany(f"{update} AND message = ?2 AND n = ?3", keys).rowcount
     connection.execute("COMMIT")
     return count
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from sendswitch.journal.events import Event
+from sendswitch.journal.search import Facts
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
@@ -134,6 +135,23 @@ def change_row(
     """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
     new = (n, was, state, due, verdict, attempts, reply)
     return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None)
+
+
+def facts_of(message: Message, delivery: Delivery) -> Facts:
+    """What a search can look at while mail is on its way."""
+    client, verdict = message.envelope.client, delivery.verdict
+    return Facts(
+        message=message.id,
+        sender=message.envelope.sender,
+        recipient=delivery.recipient.address,
+        size=message.size,
+        state=delivery.state,
+        address=client.address,
+        helo=client.helo,
+        queue_id=client.ident,
+        action=verdict.action.value if verdict and verdict.action else "",
+        tags=verdict.tags if verdict else (),
+    )
 
 
 COLUMNS = (

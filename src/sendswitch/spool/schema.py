@@ -5,6 +5,7 @@ content   the bytes of messages up to 256 KiB; larger ones are `content/<id>.eml
 delivery  one row a recipient: its state, when to look at it next (`due`), what was decided
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
 recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
+orders    what people want to happen to mail on its way that matches a search: suspend, bounce, drop
 """
 
 from __future__ import annotations
@@ -13,9 +14,20 @@ import sqlite3
 
 from sendswitch.errors import Temporary
 
-VERSION = 2
+VERSION = 3
 
-_CREATE = """
+_ORDERS = """
+CREATE TABLE orders (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL,
+  words TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  author TEXT NOT NULL,
+  created REAL NOT NULL,
+  expires REAL NOT NULL
+);
+"""
+_CREATE = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE message (
   id INTEGER PRIMARY KEY,
@@ -56,6 +68,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_message ON outbox (message);
 CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+{_ORDERS}
 """
 
 # Whose content is kept when its last delivery ends. `filtered`: mail that a pipeline gave a verdict on.
@@ -110,6 +123,7 @@ END;
 # From version N to N + 1, in order.
 _MIGRATIONS: dict[int, str] = {
     1: "CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);",
+    2: _ORDERS,
 }
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -30,6 +30,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
+from sendswitch.spool.orders import Order, active
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -228,6 +229,10 @@ class Spool:
     async def call(self, call: Call) -> Any:
         """Run a function on the connection inside the next group's transaction. Raises what it raises."""
         return await self._writer.submit((), call)
+
+    async def orders(self) -> list[Order]:
+        """What people ordered about mail on its way and holds now."""
+        return cast(list[Order], await self.call(lambda c: active(c, self._clock())))
 
     # Reading
 

@@ -20,6 +20,7 @@ from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.verdict import MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
+from sendswitch.spool.orders import Order, first_for
 from sendswitch.spool.records import Change, Delivery, Message
 from sendswitch.spool.states import State
 from sendswitch.switch import decide
@@ -52,6 +53,7 @@ class Journeys:
     def __init__(self, outcomes: Outcomes, dispatcher: Dispatcher, terms: Terms, *, clock: Clock) -> None:
         self.outcomes, self.dispatcher, self.terms, self._clock = outcomes, dispatcher, terms, clock
         self.routes = Routes()
+        self.orders: Sequence[Order] = ()
 
     def enter(self, window: Window) -> None:
         """New deliveries that come of a journey enter this window."""
@@ -61,11 +63,24 @@ class Journeys:
         self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
     ) -> None:
         """The whole journey; never raises but when cancelled. `asked` are answers already on order."""
+        if self.orders and not (deliveries := await self._obey(message, deliveries)):
+            return
         first = deliveries[0]
         if len(deliveries) == 1 and first.state is State.ACCEPTED and self._route(first) is None:
             await self._safely(deliveries, self._deliver(message, deliveries))  # most mail
         else:
             await self._safely(deliveries, self._journey(message, deliveries, asked))
+
+    async def _obey(self, message: Message, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Carry out people's orders; gives the deliveries that none is about."""
+        free = []
+        for delivery in deliveries:
+            order = first_for(self.orders, message, delivery, self._clock())
+            if order is None or delivery.state not in (State.ACCEPTED, State.DECIDED):
+                free.append(delivery)
+            else:
+                await self._safely([delivery], self.outcomes.obey(delivery, order))
+        return free
 
     async def _safely(self, deliveries: Sequence[Delivery], work: Coroutine[None, None, None]) -> None:
         try:
@@ -203,6 +218,8 @@ class Journeys:
     async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
         began, terms = time.perf_counter(), self.terms
         async with terms.sending:
+            if self.orders and not (deliveries := await self._obey(message, deliveries)):
+                return
             content = await message.load()
             envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
 

@@ -21,6 +21,7 @@ from sendswitch.errors import SpoolUnavailable, classify
 from sendswitch.mail import dsn
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
+from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.records import Change, Delivery, Message, Record
 from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import TERMINAL, State
@@ -142,6 +143,26 @@ class Outcomes:
         data = {"reason": reason}
         await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
+
+    async def obey(self, delivery: Delivery, order: Order) -> None:
+        """Do what a person ordered about a delivery."""
+        told = {"order": order.id, "by": order.author, "reason": order.reason}
+        match order.kind:
+            case Kind.SUSPEND:
+                data = told | {"until": order.expires}
+                reply = printable(f"{order.mark} {order.reason}")
+                change = Change(
+                    delivery, delivery.state, "suspended", data, order.expires, attempts=delivery.attempts, reply=reply
+                )
+                await self.record([change])
+            case Kind.DROP:
+                reply = printable(f"dropped by order {order.id}: {order.reason}")
+                await self.record([Change(delivery, State.DISCARDED, "dropped", told, reply=reply)])
+                self.tell_end(delivery, State.DISCARDED, reply)
+            case Kind.BOUNCE:
+                refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {order.reason}"))
+                outcome = dsn.Outcome(delivery.recipient, refusal, f"ended by order {order.id} of {order.author}")
+                await self.fail(delivery.message, [(delivery, outcome)])
 
     async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.Outcome]]) -> None:
         """End deliveries for good: with a report where one is wanted, else as failed."""

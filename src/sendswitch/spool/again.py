@@ -1,0 +1,103 @@
+"""Mail that is here still is delivered once more: to its recipient again, or to somebody else."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sendswitch.errors import NotFound, Refused
+from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.mail.ids import to_text
+from sendswitch.spool.inspect import parse_id
+from sendswitch.spool.records import dumps
+from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.writer import scalar
+
+
+def content(connection: sqlite3.Connection, data: Path, message: int) -> Content:
+    """A message's content. Raises NotFound when it is not here, or not any more."""
+    row = connection.execute("SELECT in_file FROM message WHERE id = ?", (message,)).fetchone()
+    if row is not None and row[0]:
+        path = data / "spool" / "content" / f"{to_text(message)}.eml"
+        if path.exists():
+            return InFile(path, path.stat().st_size)
+    elif (found := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
+        return InMemory(found)
+    known = "is not kept any more; `recording` says what is" if row is not None else "is in no spool here"
+    raise NotFound(f"the content of {to_text(message)} {known}")
+
+
+def requeue(
+    connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str, reason: str, unfiltered: bool
+) -> str:
+    """Deliver to the same recipient once more, through the pipeline unless `unfiltered`; gives the new delivery's id.
+
+    Raises NotFound when its content is not here, Refused while it is on its way or kept.
+    """
+    state = _state(connection, id_)
+    if state not in TERMINAL:
+        hint = {"held": "hold answer", "quarantined": "quarantine release"}.get(state, "queue flush")
+        raise Refused(f"{id_} is {state}, so it is delivered once already; see `sendswitch {hint}`")
+    told = {"by": by, "reason": reason} | ({"unfiltered": True} if unfiltered else {})
+    passed = {"action": "pass", "reason": f"put into the queue again by {by}"} if unfiltered else None
+    return _add(connection, data, id_, [], passed, "requeued", told, now)[0]
+
+
+def send_on(
+    connection: sqlite3.Connection, data: Path, id_: str, to: Sequence[str], now: float, *, by: str, reason: str
+) -> list[str]:
+    """Deliver to other addresses, each through its own pipeline; gives the new deliveries' ids. Raises NotFound."""
+    _state(connection, id_)
+    return _add(connection, data, id_, to, None, "sent on", {"by": by, "reason": reason}, now)
+
+
+def _state(connection: sqlite3.Connection, id_: str) -> str:
+    found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", *parse_id(id_))
+    if found is None:
+        raise NotFound(f"there is no delivery {id_} in this spool; it may be too old, or another node's")
+    return str(found)
+
+
+def _add(
+    connection: sqlite3.Connection,
+    data: Path,
+    id_: str,
+    to: Sequence[str],
+    verdict: dict[str, Any] | None,
+    event: str,
+    told: dict[str, Any],
+    now: float,
+) -> list[str]:
+    """New deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
+    message, n = parse_id(id_)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        content(connection, data, message)  # in the same transaction, so that it cannot go in between
+        own = connection.execute(
+            "SELECT recipient, notify, orcpt FROM delivery WHERE message = ? AND n = ?", (message, n)
+        ).fetchone()
+        wanted = [(address, "NEVER", "") for address in to] or [own]
+        first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
+        state = State.ACCEPTED if verdict is None else State.DECIDED
+        text = None if verdict is None else dumps(verdict)
+        connection.executemany(
+            "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '')",
+            [(message, first + k, *who, state.value, now, now, n, text) for k, who in enumerate(wanted)],
+        )
+        connection.execute(
+            "UPDATE message SET recipients = recipients + ?, expires = max(expires, ? + expires - received)"
+            " WHERE id = ?",
+            (len(wanted), now, message),
+        )
+        children = [(first + k, address, state.value) for k, (address, _, _) in enumerate(wanted)]
+        connection.execute(
+            "INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)",
+            (message, n, now, event, dumps(told | {"children": children})),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return [f"{to_text(message)}.{child}" for child, _, _ in children]
