@@ -10,65 +10,24 @@ import sys
 from pathlib import Path
 
 import typer
-from pydantic import BaseModel
-
 from sendswitch import logs, metrics
 from sendswitch.cli.main import app
-from sendswitch.config.model import Config
+from sendswitch.config import reference
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.processors import registry
 
 MADE = "<!-- Made by tools/reference.py; change the code, then run `make reference`. -->\n\n"
 
 
-def _default(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str | Path) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rows(model: type[BaseModel]) -> list[str]:
-    rows = []
-    for name, field in model.model_fields.items():
-        if name == "host":
-            default = "this machine's name"
-        elif field.is_required():
-            default = "(must be given)"
-        else:
-            default = _default(field.get_default(call_default_factory=True))
-        help_ = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{name}` | `{default}` | {help_} |")
-    return rows
-
-
-def _table(model: type[BaseModel]) -> str:
-    return "| key | default | meaning |\n| --- | --- | --- |\n" + "\n".join(_rows(model)) + "\n"
-
-
 def configuration() -> str:
     """Every key of sendswitch.toml."""
-    text = MADE + "# Configuration\n\nEvery key has a default, so an empty file works. Durations are written `30s`, `5m`,"
-    text += " `2h`, `7d` or as seconds; sizes\n`256KiB`, `25MB` or as bytes. `SENDSWITCH_SECTION__KEY` in the environment"
-    text += " wins over the file. Defaults below are in seconds and bytes.\n"
-    for name, field in Config.model_fields.items():
-        annotation = field.annotation
-        many = name == "listener"
-        model = annotation.__args__[0] if many else annotation  # type: ignore[union-attr]
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        header = f"[[{name}]]" if many else f"[{name}]"
-        text += f"\n## `{header}`\n\n{inspect.getdoc(model)}\n\n{_table(model)}"
-    return text
+    return MADE + reference.page()
 
 
 def processors() -> str:
     """Pipelines and every processor with its options."""
-    text = MADE + "# Pipelines and processors\n\n## The file\n\n" + _table(PipelineConfig)
-    text += "\n## Each `[[step]]`\n\n" + _table(StepConfig)
+    text = MADE + "# Pipelines and processors\n\n## The file\n\n" + reference.table(PipelineConfig)
+    text += "\n## Each `[[step]]`\n\n" + reference.table(StepConfig)
     for name in registry.names():
         kind = registry.find(name)
         text += f"\n## `{name}`\n\n{inspect.getdoc(kind)}\n"
@@ -76,7 +35,7 @@ def processors() -> str:
         if name in ("lists", "python") and module is not None:
             text += "\n" + "\n\n".join((inspect.getdoc(module) or "").split("\n\n")[1:]) + "\n"
         if kind.Options.model_fields:
-            text += "\n" + _table(kind.Options)
+            text += "\n" + reference.table(kind.Options)
     return text
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,3 +164,31 @@ def test_every_line_of_the_log_is_json_with_its_keys(tmp_path: Path) -> None:
     assert all({"ts", "level", "event"} <= set(line) for line in lines)
     assert "private" not in node.log.read_text()
     assert "secret" not in node.log.read_text()
+
+
+def test_the_configuration_is_shown_and_declared(tmp_path: Path) -> None:
+    node = Node(tmp_path, "127.0.0.1:1", settings={"database": {"url": f"sqlite:///{tmp_path}/x.db"}})
+
+    def said(*arguments: str) -> Any:
+        return json.loads(node.run("config", *arguments, "--json").stdout)
+
+    rows = {row["key"]: row for row in said("show", "--changed")}
+    assert rows["next_hop.address"]["origin"].startswith(f"{node.config}:")
+    assert rows["database.url"]["value"] == '"(secret)"'
+    assert "web.bind" in node.run("config", "show", "web", "--origin").stdout
+    assert said("schema")["properties"].keys() >= {"node", "listener"}
+    assert "[node]" in node.run("config", "sample").stdout
+    assert "# Configuration" in node.run("config", "reference").stdout
+    file = tmp_path / "users.toml"
+    file.write_text('[[user]]\naddress = "ann@example.test"\npipeline = """\n[[step]]\nuse = "pass"\n"""\n')
+    assert "+[[step]]" in said("plan", str(file))["steps"][0]["diff"]
+    assert said("export")["text"].strip() in ("", "user = []")
+    assert said("apply", str(file))["applied"]
+    assert said("apply", str(file))["steps"] == []
+    exported = tmp_path / "out.toml"
+    exported.write_text(node.run("config", "export").stdout)
+    assert said("plan", str(exported), "--prune")["steps"] == []
+    file.write_text('[[user]]\naddress = "ann@example.test"\npipeline = "[[stp]]"\n')
+    done = node.run("config", "apply", str(file), check=False)
+    assert done.returncode == 2
+    assert "did you mean 'step'" in done.stderr

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import OperationalError
 
-from sendswitch.db import journal, users
+from sendswitch.db import declared, journal, users
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages, metadata
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
@@ -98,6 +98,48 @@ def test_a_candidate_is_promoted_or_not_and_history_can_be_gone_back_to(engine: 
     assert roles == [(6, "live"), (5, "live"), (4, "live"), (3, "retired"), (2, "retired"), (1, "live")]
     with pytest.raises(NotFound):
         users.history(engine, "bob@example.test")
+
+
+def test_what_a_file_declares_is_planned_and_made(engine: Engine, tmp_path: Path) -> None:
+    def ok(text: str, name: str) -> None:
+        if "wrong" in text:
+            raise InvalidConfiguration([f"{name}: wrong"])
+
+    users.add_user(engine, "ann@example.test")
+    users.set_pipeline(engine, "ann@example.test", "one = 1\n'''\n\"\"\"\n")
+    users.add_user(engine, "Bob@example.test")
+    file = tmp_path / "users.toml"
+    file.write_text(declared.export(engine))
+    assert declared.plan(engine, declared.read(file, ok), prune=True) == []
+    file.write_text(
+        '[[user]]\naddress = "ANN@example.test"\npipeline = "two = 2"\n'
+        '[[user]]\naddress = "@all.example"\npipeline = "three = 3"\n[[user]]\naddress = "dave@example.test"\n'
+    )
+    steps = declared.plan(engine, declared.read(file, ok), prune=True)
+    assert [(step.what, step.address) for step in steps] == [
+        ("change", "ann@example.test"),
+        ("add", "@all.example"),
+        ("add", "dave@example.test"),
+        ("remove", "Bob@example.test"),
+    ]
+    assert len(declared.plan(engine, declared.read(file, ok), prune=False)) == 3
+    # All or nothing: somebody was quicker with one of them.
+    with pytest.raises(NotFound):
+        declared.apply(engine, [*steps, declared.Step("gone@example.test", "remove")], author="me")
+    assert users.get_pipeline(engine, "ann@example.test").version == 1
+    declared.apply(engine, steps, author="me")
+    assert declared.plan(engine, declared.read(file, ok), prune=True) == []
+    addresses = {user.address for user in users.list_users(engine)}
+    assert addresses == {"@all.example", "ann@example.test", "dave@example.test"}
+    assert users.get_pipeline(engine, "ann@example.test").author == "me"
+    twice = '[[user]]\naddress = "a@b"\n[[user]]\naddress = "A@B"\n'
+    file.write_text(f'[[user]]\naddress = "x"\npipeline = "wrong"\n{twice}')
+    with pytest.raises(InvalidConfiguration) as caught:
+        declared.read(file, ok)
+    assert len(caught.value.problems) == 3
+    file.write_text('[[user]]\nadress = "x"\n')
+    with pytest.raises(InvalidConfiguration, match="did you mean 'address'"):
+        declared.read(file, ok)
 
 
 def test_comparisons_are_counted_and_go_with_their_message(engine: Engine) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sendswitch.config.load import key_lines, load
+from sendswitch.config import reference
+from sendswitch.config.load import key_lines, load, load_with_origins
 from sendswitch.config.model import Config
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
@@ -66,6 +67,112 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = load(file)
     assert config.next_hop.address == "127.0.0.1:2"
     assert config.next_hop.idle == 9
+
+
+def test_later_sources_win_and_each_value_knows_its_place(tmp_path: Path) -> None:
+    file, more = tmp_path / "x.toml", tmp_path / "conf.d"
+    more.mkdir()
+    file.write_text(
+        '[next_hop]\naddress = "127.0.0.1:1"\nidle = "9s"\n[[listener]]\n[[listener]]\nbind = "127.0.0.1:7"\n'
+    )
+    (more / "20-b.toml").write_text('[next_hop]\nidle = "3s"\n')
+    (more / "10-a.toml").write_text('[next_hop]\nidle = "2s"\n[log]\nlevel = "error"\n')
+    (more / "ignored.txt").write_text("not TOML")
+    secret = tmp_path / "secret"
+    secret.write_text("mysql+pymysql://u:hidden@h/d\n")
+    environment = {
+        "SENDSWITCH_LOG__FORMAT": "text",
+        "SENDSWITCH_DATABASE__URL_FILE": str(secret),
+        "SENDSWITCH_LISTENER__1__MESSAGE_SIZE": "1MB",
+        "SENDSWITCH_LISTENER__2__BIND": "127.0.0.1:8",
+        "SENDSWITCH_LISTENER__2__XFORWARD_FROM": "10.0.0.0/8, ::1",
+        "SENDSWITCH_TAGS__SUBJECT__SPAM": "*** ",
+        "SENDSWITCH_CONFIG": "not a setting",
+    }
+    loaded = load_with_origins(file, environment)
+    config = loaded.config
+    assert (config.next_hop.address, config.next_hop.idle, config.log.level) == ("127.0.0.1:1", 3.0, "error")
+    assert config.database_url == "mysql+pymysql://u:hidden@h/d"
+    assert [(listener.bind, listener.message_size) for listener in config.listener] == [
+        ("127.0.0.1:8025", 52_428_800),
+        ("127.0.0.1:7", 1_000_000),
+        ("127.0.0.1:8", 52_428_800),
+    ]
+    assert config.listener[2].xforward_from == ("10.0.0.0/8", "::1")
+    assert config.tags.subject == {"SPAM": "*** "}
+    rows = {row["key"]: row for row in reference.rows(config, loaded.origins)}
+    assert rows["next_hop.address"]["origin"] == f"{file}:2"
+    assert rows["next_hop.idle"]["origin"] == f"{more}/20-b.toml:2"
+    assert rows["listener.1.message_size"]["origin"] == "SENDSWITCH_LISTENER__1__MESSAGE_SIZE in the environment"
+    assert rows["listener.1.bind"]["origin"] == f"{file}:6"
+    assert rows["database.url"] == {
+        "key": "database.url",
+        "value": '"(secret)"',
+        "origin": "SENDSWITCH_DATABASE__URL_FILE in the environment",
+    }
+    assert rows["web.bind"]["origin"] == "default"
+    assert "hidden" not in str(rows)
+
+
+def test_an_array_in_a_later_file_replaces_the_earlier(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('[[listener]]\nbind = "127.0.0.1:1"\n[[listener]]\nbind = "127.0.0.1:2"\n')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "a.toml").write_text('[[listener]]\nmode = "proxy"\n')
+    loaded = load_with_origins(file, {})
+    assert [listener.bind for listener in loaded.config.listener] == ["127.0.0.1:8025"]
+    assert not [place for place in loaded.origins.values() if place.startswith(str(file))]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SENDSWITCH_NODE__LIFETIM", "1d", "did you mean SENDSWITCH_NODE__LIFETIME?"),
+        ("SENDSWITCH_NODES__X", "1d", "there is no such setting"),
+        ("SENDSWITCH_NODE__LIFETIME", "long", "SENDSWITCH_NODE__LIFETIME in the environment: node.lifetime: 'long' is"),
+        ("SENDSWITCH_NODE__HOST_FILE", "/nowhere/at/all", "No such file"),
+        ("SENDSWITCH_NODE__NOTHING_FILE", "/etc/hostname", "there is no such setting"),
+        ("SENDSWITCH_LISTENER__3__BIND", "127.0.0.1:1", "number 3 comes before number 0"),
+        ("SENDSWITCH_LISTENER__0__XFORWARD_FROM", "[1", "SENDSWITCH_LISTENER__0__XFORWARD_FROM in the environment"),
+    ],
+)
+def test_a_wrong_variable_is_told(name: str, value: str, told: str) -> None:
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(None, {name: value})
+    assert told in str(caught.value)
+
+
+def test_everything_wrong_in_every_file_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("[nod]\n[log]\nlevel = 'loud'\n")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "a.toml").write_text("[web]\nbin = 1\n")
+    (tmp_path / "conf.d" / "b.toml").write_text("[[\n")
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(file, {"SENDSWITCH_LOG__FORMA": "text"})
+    text = "\n".join(caught.value.problems)
+    for part in (
+        "x.toml:1: unknown key 'nod'",
+        "x.toml:3: log.level",
+        "a.toml:2: unknown key",
+        "b.toml",
+        "LOG__FORMAT?",
+    ):
+        assert part in text
+    assert len(caught.value.problems) == 5
+
+
+def test_the_sample_says_what_holds(tmp_path: Path) -> None:
+    """Every key of the sample, its comment sign taken away, is the default."""
+    file = tmp_path / "sample.toml"
+    lines = reference.sample().splitlines()
+    for text in ("\n".join(lines), "\n".join(line[1:] if _is_key(line) else line for line in lines)):
+        file.write_text(text)
+        assert load(file, {}) == Config()
+
+
+def _is_key(line: str) -> bool:
+    return line.startswith("#") and line[1:2].isalpha() and not line.startswith(("#host", "#tls_"))
 
 
 def test_lines_of_keys() -> None:

@@ -25,6 +25,9 @@ from sendswitch.cli import (
     trying,
     user,
 )
+from sendswitch.cli import (
+    config as configuration,
+)
 from sendswitch.cli.output import Session, complain, exit_code
 from sendswitch.errors import SendSwitchError
 
@@ -45,6 +48,7 @@ app.command("replay")(replay.replay)
 app.command("reload")(node.reload)
 app.command("bench")(bench.bench)
 app.add_typer(node.app, name="node")
+app.add_typer(configuration.app, name="config")
 app.add_typer(user.app, name="user")
 app.add_typer(message.app, name="message")
 app.add_typer(pipeline.app, name="pipeline")

@@ -39,12 +39,14 @@ class Session:
     config_path: Path | None = None
     json: bool = False
 
+    @property
+    def config_file(self) -> Path | None:
+        """--config, else /etc/sendswitch/sendswitch.toml if it is there, else none: the defaults."""
+        return self.config_path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+
     def config(self) -> Config:
-        """The configuration: --config, else /etc/sendswitch/sendswitch.toml if it is there, else defaults."""
-        path = self.config_path
-        if path is None and DEFAULT_CONFIG.exists():
-            path = DEFAULT_CONFIG
-        return load(path)
+        """The configuration. Raises InvalidConfiguration."""
+        return load(self.config_file)
 
     def show(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
         """A list: a table for people, one JSON array for programs."""

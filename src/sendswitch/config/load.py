@@ -3,30 +3,96 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sendswitch.config.environment import Path_, from_environment, inner_model
 from sendswitch.config.model import Config
 from sendswitch.errors import InvalidConfiguration
 
 Model = TypeVar("Model", bound=BaseModel)
-Path_ = tuple[str | int, ...]
+Line = TypeVar("Line", int, str, int | str)
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?\Z")
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 
 
-def load(path: Path | None) -> Config:
-    """The configuration from a file (None: defaults) and the environment. Raises InvalidConfiguration."""
-    if path is None:
-        return validate(Config, {}, "the environment", {})
-    data, lines = read(path)
-    return validate(Config, data, str(path), lines)
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each value that is not a default came from."""
+
+    config: Config
+    origins: Mapping[Path_, str]
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration from a file (None: defaults), `conf.d` beside it, and the environment.
+
+    Raises InvalidConfiguration with all that is wrong.
+    """
+    return load_with_origins(path, environment).config
+
+
+def load_with_origins(path: Path | None, environment: Mapping[str, str] | None = None) -> Loaded:
+    """The same with its origins. Later sources win, key by key; an array is replaced as a whole."""
+    data: dict[str, Any] = {}
+    places: dict[Path_, str] = {}
+    problems: list[str] = []
+    files = [] if path is None else [path, *sorted((path.parent / "conf.d").glob("*.toml"))]
+    for file in files:
+        try:
+            found, lines = read(file)
+        except InvalidConfiguration as error:
+            problems += error.problems
+            continue
+        _overlay(data, found, places, {key: f"{file}:{line}" for key, line in lines.items()})
+    given, named, wrong = from_environment(Config, os.environ if environment is None else environment)
+    problems += wrong
+    try:
+        _overlay(data, given, places, named)
+        config = validate(Config, data, str(path or "the environment"), places)
+    except InvalidConfiguration as error:
+        raise InvalidConfiguration(problems + error.problems) from None
+    if problems:
+        raise InvalidConfiguration(problems)
+    return Loaded(config, places)
+
+
+def _overlay(
+    data: dict[str, Any], new: Mapping[str, Any], places: dict[Path_, str], named: Mapping[Path_, str], at: Path_ = ()
+) -> None:
+    """Put `new` over `data`, and where it stands over where the old stood. Raises InvalidConfiguration for a number
+    that leaves a gap."""
+    for key, value in new.items():
+        here = (*at, key)
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            _overlay(data[key], value, places, named, here)
+        elif isinstance(value, dict) and all(isinstance(number, int) for number in value) and value:
+            _overlay_numbered(data.setdefault(key, []), value, places, named, here)
+        else:
+            for old in [known for known in places if known[: len(here)] == here]:
+                del places[old]
+            data[key] = value
+            places |= {known: place for known, place in named.items() if known[: len(here)] == here}
+
+
+def _overlay_numbered(
+    tables: list[Any], new: Mapping[int, Any], places: dict[Path_, str], named: Mapping[Path_, str], at: Path_
+) -> None:
+    for n, table in sorted(new.items()):
+        if n > len(tables):
+            place = next(place for known, place in named.items() if known[: len(at) + 1] == (*at, n))
+            raise InvalidConfiguration([f"{place}: number {n} comes before number {len(tables)}"])
+        if n == len(tables):
+            tables.append({})
+        _overlay(tables[n], table, places, named, (*at, n))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
@@ -50,8 +116,11 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, int]]:
         raise InvalidConfiguration([f"{place}: not valid TOML: {error}"]) from error
 
 
-def validate(model: type[Model], data: Mapping[str, Any], name: str, lines: Mapping[Path_, int]) -> Model:
-    """`data` as a `model`. Raises InvalidConfiguration with all problems in the order of the file."""
+def validate(model: type[Model], data: Mapping[str, Any], name: str, lines: Mapping[Path_, int | str]) -> Model:
+    """`data` as a `model`. Raises InvalidConfiguration with all problems in the order of the file.
+
+    `lines` gives the line of each key in the file `name`, or a whole place where there are several.
+    """
     try:
         return model(**data)
     except ValidationError as error:
@@ -59,12 +128,20 @@ def validate(model: type[Model], data: Mapping[str, Any], name: str, lines: Mapp
         for found in error.errors(include_url=False):
             where = tuple(part for part in found["loc"] if part not in ("function-after", "tuple"))
             line = line_of(where, lines)
-            place = f"{name}:{line}" if line else name
-            problems.append((line or 0, f"{place}: {_sentence(model, where, found)}"))
+            place = line if isinstance(line, str) else f"{name}:{line}" if line else name
+            problems.append((_order(line), f"{place}: {_sentence(model, where, found)}"))
         raise InvalidConfiguration([text for _, text in sorted(problems)]) from None
 
 
-def line_of(where: Path_, lines: Mapping[Path_, int]) -> int | None:
+def _order(place: int | str | None) -> tuple[str, int]:
+    """Problems of one file stand in the order of its lines."""
+    if not isinstance(place, str):
+        return "", place or 0
+    name, _, line = place.rpartition(":")
+    return (name, int(line)) if line.isdigit() else (place, 0)
+
+
+def line_of(where: Path_, lines: Mapping[Path_, Line]) -> Line | None:
     """The line of a key, or of the nearest table round it."""
     for end in range(len(where), 0, -1):
         if where[:end] in lines:
@@ -88,13 +165,10 @@ def _names(model: type[BaseModel], where: Path_) -> list[str]:
     for part in where:
         if isinstance(part, int):
             continue
-        if part not in model.model_fields:
+        inner = inner_model(model, part)
+        if inner is None:
             return []
-        annotation = model.model_fields[part].annotation
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
+        model = inner
     return sorted(model.model_fields)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sendswitch.config.units import Duration, Secret, Size
 
@@ -216,17 +215,8 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
 
 
-class Config(BaseSettings):
-    """All settings. Environment variables SENDSWITCH_SECTION__KEY override the file."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="SENDSWITCH_",
-        env_nested_delimiter="__",
-        validate_default=True,
-        nested_model_default_partial_update=True,
-    )
+class Config(Section):
+    """All settings."""
 
     node: Node = Node()
     listener: tuple[ListenerSection, ...] = (ListenerSection(),)
@@ -242,18 +232,6 @@ class Config(BaseSettings):
     tags: Tags = Tags()
     worker: Worker = Worker()
     log: Log = Log()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before the file; neither .env nor secret folders."""
-        return (env_settings, init_settings)
 
     @model_validator(mode="after")
     def _one_address_each(self) -> Config:

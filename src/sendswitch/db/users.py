@@ -34,23 +34,38 @@ class StoredPipeline:
     author: str = ""
 
 
+def is_owner(address: str) -> bool:
+    """True for what can own a pipeline: a mail address, or `@domain` for everybody in a domain."""
+    return (valid(address) and "@" in address) or (address.startswith("@") and valid("x" + address))
+
+
 def add_user(engine: Engine, address: str) -> None:
     """Add a user, or `@domain` for everybody in a domain. Raises Refused if there is one, ValueError for no address."""
-    if not (valid(address) and "@" in address) and not (address.startswith("@") and valid("x" + address)):
-        raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
     with engine.begin() as connection:
-        try:
-            connection.execute(insert(users).values(address=address, key=key(address), created=time.time()))
-        except IntegrityError as error:
-            raise Refused(f"user {address} exists already") from error
+        add(connection, address)
+
+
+def add(connection: Connection, address: str) -> None:
+    """Add a user inside somebody's transaction. Raises Refused, ValueError."""
+    if not is_owner(address):
+        raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
+    try:
+        connection.execute(insert(users).values(address=address, key=key(address), created=time.time()))
+    except IntegrityError as error:
+        raise Refused(f"user {address} exists already") from error
 
 
 def remove_user(engine: Engine, address: str) -> None:
     """Remove a user with all versions of the pipeline. Raises NotFound."""
     with engine.begin() as connection:
-        user = _user_id(connection, address)
-        connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
-        connection.execute(delete(users).where(users.c.id == user))
+        remove(connection, address)
+
+
+def remove(connection: Connection, address: str) -> None:
+    """Remove a user inside somebody's transaction. Raises NotFound."""
+    user = _user_id(connection, address)
+    connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
+    connection.execute(delete(users).where(users.c.id == user))
 
 
 def list_users(engine: Engine) -> list[User]:
@@ -71,10 +86,15 @@ def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", r
     As a `candidate` it takes the place of an earlier one.
     """
     with engine.begin() as connection:
-        user = _user_id(connection, address)
-        if role == "candidate":
-            _retire(connection, user)
-        return _store(connection, user, text, author, role)
+        return store(connection, address, text, author=author, role=role)
+
+
+def store(connection: Connection, address: str, text: str, *, author: str = "", role: str = "live") -> int:
+    """The same inside somebody's transaction."""
+    user = _user_id(connection, address)
+    if role == "candidate":
+        _retire(connection, user)
+    return _store(connection, user, text, author, role)
 
 
 def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int]:

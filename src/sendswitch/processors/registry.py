@@ -7,7 +7,8 @@ import difflib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from sendswitch.config.load import Path_, line_of, parse, validate
+from sendswitch.config.environment import Path_
+from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Processor

@@ -1,0 +1,123 @@
+"""`config …`: the settings, where they came from, and what the database holds as a file."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sendswitch.cli.output import Session
+from sendswitch.config import reference
+from sendswitch.config.load import load_with_origins
+from sendswitch.config.model import Config
+from sendswitch.db import declared
+from sendswitch.db.connect import open_database
+from sendswitch.db.declared import Step
+from sendswitch.processors import registry
+from sendswitch.switch.control import ring
+
+app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(help="Users and pipelines as TOML, as `config export` prints them.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Also remove users that the file does not name.")]
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Only keys with this in them.")] = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Where each value came from.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is not the default.")] = False,
+) -> None:
+    """Show every setting in force; secrets are not shown."""
+    session: Session = context.obj
+    loaded = load_with_origins(session.config_file)
+    rows = [
+        row
+        for row in reference.rows(loaded.config, loaded.origins)
+        if (not words or any(word in row["key"] for word in words)) and not (changed and row["origin"] == "default")
+    ]
+    session.show(rows, ("key", "value", "origin") if origin else ("key", "value"), "no key is like that")
+
+
+@app.command("sample")
+def sample(context: typer.Context) -> None:
+    """Print a file with every key in a comment, its default and what it means."""
+    session: Session = context.obj
+    text = reference.sample()
+    session.done(text.rstrip(), text=text)
+
+
+@app.command("reference")
+def reference_(context: typer.Context) -> None:
+    """Print the reference page of the configuration."""
+    session: Session = context.obj
+    text = reference.page()
+    session.done(text.rstrip(), text=text)
+
+
+@app.command("schema")
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    session: Session = context.obj
+    session.print_json(Config.model_json_schema())
+
+
+@app.command("export")
+def export(context: typer.Context) -> None:
+    """Print users and their live pipelines as a file that `plan` and `apply` read."""
+    session: Session = context.obj
+    text = declared.export(open_database(session.config().database_url))
+    session.done(text.rstrip(), text=text)
+
+
+@app.command("plan")
+def plan(context: typer.Context, file: File, prune: Prune = False) -> None:
+    """Show what `apply` would change. Changes nothing."""
+    session: Session = context.obj
+    _tell(session, _plan(session, file, prune), done=False)
+
+
+@app.command("apply")
+def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
+    """Make the database's users and pipelines what the file says, all or nothing."""
+    session: Session = context.obj
+    config = session.config()
+    steps = _plan(session, file, prune)
+    declared.apply(open_database(config.database_url), steps, author=getpass.getuser())
+    if steps:
+        ring(config.node.data)
+    _tell(session, steps, done=True)
+
+
+def _plan(session: Session, file: Path, prune: bool) -> list[Step]:
+    wanted = declared.read(file, registry.check)
+    return declared.plan(open_database(session.config().database_url), wanted, prune=prune)
+
+
+def _diff(step: Step) -> list[str]:
+    return list(difflib.unified_diff(step.old.splitlines(), step.new.splitlines(), "is", "shall be", lineterm=""))
+
+
+def _tell(session: Session, steps: list[Step], *, done: bool) -> None:
+    rows = [
+        {
+            "user": step.address,
+            "what": step.what,
+            "diff": [
+                *difflib.unified_diff(step.old.splitlines(), step.new.splitlines(), "is", "shall be", lineterm="")
+            ],
+        }
+        for step in steps
+    ]
+    if session.json:
+        session.print_json({"applied": done, "steps": rows})
+        return
+    for row in rows:
+        print(f"{row['user']}: {row['what']}")
+        for line in row["diff"]:
+            print(f"    {line}")
+    print(f"{len(steps)} changes{' made' if done else ''}" if steps else "nothing to change: all is as the file says")
