@@ -153,6 +153,11 @@ def journal_recovered(*, events: int) -> None:
     _emit("info", "journal_recovered", events=events)
 
 
+def unaccounted(msg_id: str, *, rule: str, what: str) -> None:
+    """The audit found what must not be; `sendswitch audit` shows all of it."""
+    _emit("error", "unaccounted", msg_id=msg_id, rule=rule, what=what)
+
+
 def session_failed(*, client: str, error: Exception) -> None:
     """An SMTP session met an error of ours; the client read a generic reply."""
     _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))

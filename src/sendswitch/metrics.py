@@ -34,6 +34,11 @@ QUEUE_OLDEST = Gauge("sendswitch_queue_oldest_seconds", "Age of the oldest deliv
 QUARANTINED = Gauge("sendswitch_quarantine_messages", "Deliveries in quarantine.", registry=REGISTRY)
 OUTBOX = Gauge("sendswitch_outbox_events", "Events that wait for the journal.", registry=REGISTRY)
 RECORDED = Gauge("sendswitch_recorded_bytes", "Content kept of final messages.", registry=REGISTRY)
+UNACCOUNTED = Gauge(
+    "sendswitch_unaccounted_recipients",
+    "What the audit finds wrong in spool and journal; must be 0.",
+    registry=REGISTRY,
+)
 JOURNAL_FAILURES = Counter("sendswitch_journal_failures", "Batches the database did not take.", registry=REGISTRY)
 SPOOL_COMMIT = Histogram(
     "sendswitch_spool_commit_seconds",
@@ -73,6 +78,11 @@ def ended(state: str) -> None:
 def processor_seconds(name: str) -> Histogram:
     """The histogram of one processor; looked up once."""
     return PROCESSOR_SECONDS.labels(name)
+
+
+def value(gauge: Gauge) -> float:
+    """A gauge's value now."""
+    return float(next(iter(gauge.collect())).samples[0].value)
 
 
 def text() -> bytes:

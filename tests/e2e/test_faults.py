@@ -6,6 +6,7 @@ import json
 import os
 import smtplib
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.error
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
 from tests.e2e.next_hop import NextHop, Rude
@@ -352,3 +354,22 @@ def test_a_loop_is_ended(tmp_path: Path) -> None:
         until(lambda: '"event":"refused"' in node.log.read_text(), node=node)
         until(lambda: not queue(node), node=node)
         assert node.log.read_text().count('"event":"accepted"') < 20
+
+
+def test_the_ledger_is_a_metric_that_must_be_0(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        send(node.port)
+        until(lambda: hop.parcels, node=node)
+        until(lambda: not queue(node), node=node)
+        assert figure(node, "sendswitch_unaccounted_recipients") == 0
+        node.stop()
+        with sqlite3.connect(node.data / "spool" / "spool.db") as connection:
+            connection.execute("DELETE FROM outbox WHERE event = 'delivered'")
+        node.start()
+        until(lambda: figure(node, "sendswitch_unaccounted_recipients") > 0, node=node)
+        assert '"event":"unaccounted"' in node.log.read_text()
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/healthz?check=ledger", timeout=10) as answer:
+            assert json.loads(answer.read())["status"] == "degraded"
+        done = node.run("audit", check=False)
+        assert done.returncode == 1
+        assert "a final delivery has one end" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 
 from sendswitch.db import declared, journal, users
@@ -24,7 +24,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.spool import new_message, open_spool
 from sendswitch.spool.states import State
-from sendswitch.switch import journaling
+from sendswitch.switch import journaling, ledger
 from sendswitch.switch.journaling import keep_journal
 from sendswitch.testing import FakeClock, envelope
 
@@ -380,3 +380,41 @@ def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path:
     for url in ("nonsense", "oracle+nothing://x"):
         with pytest.raises(InvalidConfiguration):
             open_database(url)
+
+
+BROKEN = {
+    ledger.HAS_MESSAGE: delete(messages),
+    ledger.HAS_DELIVERY: delete(deliveries).where(deliveries.c.n == 1),
+    ledger.SAME_STATE: update(deliveries).where(deliveries.c.n == 0).values(state="discarded"),
+    ledger.HAS_EVENTS: delete(events).where(events.c.event == "delivered"),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_the_ledger_notices_what_the_journal_has_lost(
+    rule: str, engine: Engine, run: Run, tmp_path: Path, clock: FakeClock
+) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        for _ in range(3):
+            message = new_message(
+                spool, envelope("s@x", "a@x", "b@x"), InMemory(b"x"), now=clock(), lifetime=100, via="filter"
+            )
+            both = [Delivery(message, n, r, due=clock()) for n, r in enumerate(message.envelope.recipients)]
+            await spool.accept(message, both)
+            await spool.change([Change(both[0], State.DELIVERED, "delivered", {"reply": "250 ok"})])
+        assert ledger.full_audit(tmp_path, engine).findings == ()  # the journal was told nothing yet
+        await journaling.finish_journal(spool, lambda batch: journal.write(engine, batch))
+        # Something happens that the journal is not told of yet: no finding.
+        await spool.change([Change(both[1], State.DELIVERED, "delivered", {"reply": "250 ok"})])
+        await spool.close()
+
+    run(inside())
+    assert ledger.full_audit(tmp_path, engine).findings == ()
+    with engine.begin() as connection:
+        if rule == ledger.HAS_MESSAGE:  # the oldest stays, or all would count as pruned
+            newest = connection.execute(select(func.max(messages.c.id))).scalar()
+            connection.execute(delete(messages).where(messages.c.id == newest))
+        else:
+            connection.execute(BROKEN[rule])
+    assert {finding.rule for finding in ledger.full_audit(tmp_path, engine).findings} == {rule}

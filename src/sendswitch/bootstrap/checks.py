@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sendswitch import metrics
 from sendswitch.clock import system_clock
 from sendswitch.web.health import Check
 
@@ -57,5 +58,9 @@ def warnings(node: Node) -> dict[str, Check]:
     async def configuration() -> str:
         return f"the configuration was not reloaded: {node.refused}" if node.refused else ""
 
-    found: dict[str, Check] = {"queue": queue_moves, "configuration": configuration}
+    async def ledger() -> str:
+        count = int(metrics.value(metrics.UNACCOUNTED))
+        return f"the audit found {count} things that must not be; run `sendswitch audit`" if count else ""
+
+    found: dict[str, Check] = {"ledger": ledger, "queue": queue_moves, "configuration": configuration}
     return found | {"journal": journal_keeps_up} if node.config.journal.enabled else found

@@ -41,6 +41,7 @@ from sendswitch.switch.control import Control
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
 from sendswitch.switch.journaling import finish_journal, keep_journal, prune_journal
+from sendswitch.switch.ledger import full_audit, keep_ledger
 from sendswitch.switch.overload import Overload
 from sendswitch.switch.queue import Queue
 from sendswitch.web.health import make_app
@@ -116,6 +117,7 @@ class Node:
         yield self._look()
         yield self.overload.watch()
         yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
+        yield keep_ledger(partial(full_audit, self.data, self._engine if kept else None))
         yield trim_recorded(self.spool, most=lambda: self.config.recording.most)
         if kept:
             yield keep_journal(self.spool, partial(journal.write, self._engine))

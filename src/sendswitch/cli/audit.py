@@ -7,15 +7,17 @@ from dataclasses import asdict
 import typer
 
 from sendswitch.cli.output import Session
-from sendswitch.spool import audit as spool_audit
-from sendswitch.spool import inspect
+from sendswitch.db.connect import open_database
+from sendswitch.switch.ledger import full_audit
 
 
 def audit(context: typer.Context) -> None:
-    """Prove that every accepted recipient is in exactly one state and nothing that is needed is missing."""
+    """Prove from spool and journal that every accepted recipient is in exactly one state and nothing is missing."""
     session: Session = context.obj
-    data = session.config().node.data
-    report = spool_audit.audit(inspect.open_files(data), data)
+    config = session.config()
+    data = config.node.data
+    engine = open_database(config.database_url) if config.journal.enabled else None
+    report = full_audit(data, engine)
     if session.json:
         session.print_json(asdict(report))
     else:

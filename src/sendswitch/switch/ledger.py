@@ -1,0 +1,123 @@
+"""The ledger: that each accepted recipient is in exactly one state, by the spool and by the journal, all the time.
+
+The spool is checked in one snapshot. The journal is compared with it in pieces: what the spool has told it must be
+there, every event once, and each delivery's row must say what the spool says. A delivery that changes meanwhile is left
+for the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sqlalchemy import Engine, func, select
+
+from sendswitch import logs, metrics
+from sendswitch.db.tables import deliveries, events, messages
+from sendswitch.mail.ids import to_text
+from sendswitch.spool.audit import Finding, Report, audit
+from sendswitch.spool.inspect import open_files
+from sendswitch.spool.writer import scalar
+
+# Messages in one piece.
+PIECE = 500
+# Seconds between two audits at least, and of the time no more than one part in so many.
+INTERVAL, PARTS = 300.0, 100
+
+HAS_MESSAGE = "the journal has every message"
+HAS_DELIVERY = "the journal has every delivery"
+SAME_STATE = "the journal says what the spool says"
+HAS_EVENTS = "the journal has every event"
+
+
+def full_audit(data: Path, engine: Engine | None) -> Report:
+    """Check every rule of the spool in `data` and, with `engine`, of the journal. It blocks."""
+    connection = open_files(data)
+    try:
+        report = audit(connection, data)
+        if engine is None:
+            return report
+        found = (*report.findings, *_compare(connection, engine))
+        return Report(report.messages, report.deliveries, report.states, found)
+    finally:
+        connection.close()
+
+
+def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[Finding]:
+    told = int(scalar(connection, "SELECT value FROM meta WHERE key = 'journaled'") or 0)
+    with engine.connect() as journal:
+        oldest = journal.execute(select(func.min(messages.c.id))).scalar()
+    if oldest is None or not told:
+        return
+    after = int(oldest) - 1  # what is older was pruned
+    while ids := [row[0] for row in connection.execute(_IDS, (after, PIECE))]:
+        after = ids[-1]
+        yield from _compare_piece(connection, engine, ids, told)
+
+
+_IDS = "SELECT id FROM message WHERE id > ? ORDER BY id LIMIT ?"
+
+
+def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence[int], told: int) -> Iterator[Finding]:
+    within = f"BETWEEN {ids[0]} AND {ids[-1]}"
+    counts = dict(
+        connection.execute(
+            f"SELECT message, count(*) FROM outbox WHERE message {within} AND id <= ? GROUP BY message", (told,)
+        ).fetchall()
+    )
+    newest = f"SELECT message, n, max(id) FROM outbox WHERE message {within} AND event <> 'candidate'"
+    last = {(message, n): seq for message, n, seq in connection.execute(f"{newest} GROUP BY message, n")}
+    spooled = connection.execute(f"SELECT message, n, state FROM delivery WHERE message {within}").fetchall()
+    with engine.connect() as journal:
+        first, end = ids[0], ids[-1]
+        known = {row[0] for row in journal.execute(select(messages.c.id).where(messages.c.id.between(first, end)))}
+        columns = (deliveries.c.message, deliveries.c.n, deliveries.c.state)
+        query = select(*columns).where(deliveries.c.message.between(first, end))
+        states = {(message, n): state for message, n, state in journal.execute(query)}
+        query_events = (
+            select(events.c.message, func.count())
+            .where(events.c.message.between(first, end), events.c.seq <= told)
+            .group_by(events.c.message)
+        )
+        kept = {message: count for message, count in journal.execute(query_events)}
+    for message in ids:
+        if counts.get(message) and message not in known:
+            yield Finding(HAS_MESSAGE, to_text(message), "it has none of it")
+        elif counts.get(message, 0) != kept.get(message, 0):
+            text = f"{kept.get(message, 0)} of {counts.get(message, 0)} events are there"
+            yield Finding(HAS_EVENTS, to_text(message), text)
+    for message, n, state in spooled:
+        if message not in known or not counts.get(message) or last.get((message, n), 0) > told:
+            continue
+        there = states.get((message, n))
+        if there != state and not _changed(connection, message, n, told):
+            about = f"{to_text(message)}.{n}"
+            if there is None:
+                yield Finding(HAS_DELIVERY, about, f"it is {state} and missing there")
+            else:
+                yield Finding(SAME_STATE, about, f"it is {state}, and {there} there")
+
+
+def _changed(connection: sqlite3.Connection, message: int, n: int, told: int) -> bool:
+    """Whether something happened to a delivery that the journal had not been told when we began."""
+    query = "SELECT max(id) FROM outbox WHERE message = ? AND (n = ? OR event IN ('forwarded', 'requeued', 'sent on'))"
+    return int(scalar(connection, query, message, n) or 0) > told
+
+
+async def keep_ledger(look: Callable[[], Report]) -> None:
+    """Audit in a thread, for ever; what it finds is a metric that must be 0, and a line in the log."""
+    while True:
+        began = time.monotonic()
+        try:
+            report = await asyncio.to_thread(look)
+        except Exception as error:
+            logs.failed("the audit", error=error)
+        else:
+            metrics.UNACCOUNTED.set(len(report.findings))
+            for finding in report.findings[:10]:
+                logs.unaccounted(finding.about, rule=finding.rule, what=finding.text)
+        spent = time.monotonic() - began
+        await asyncio.sleep(max(INTERVAL, spent * PARTS))
