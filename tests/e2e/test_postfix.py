@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import json
+import os
+import re
+import signal
 import smtplib
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sendswitch.bench.peers import Node, Postfix, public_folder
+from sendswitch.bench.peers import Node, Postfix, free_port, public_folder
 from tests.conftest import need
+from tests.e2e.next_hop import NextHop
 
 pytestmark = pytest.mark.usefixtures("postfix_installed")
 
@@ -233,7 +241,7 @@ def test_postfix_print_gives_lines_that_postfix_takes(chain: Chain, public: Path
             if not entry.startswith(("sendswitch ", f"127.0.0.1:{postfix.reinject} "))
         ]
         kept = [entry for entry in kept if not entry.startswith(f"127.0.0.1:{postfix.smtp} ")]
-        printed = lines.replace("smtp      inet", f"127.0.0.1:{postfix.smtp} inet", 1)
+        printed = lines.replace("smtp inet", f"127.0.0.1:{postfix.smtp} inet", 1)
         master.write_text("\n".join(kept) + "\n" + printed)
         postfix._write = lambda: None  # type: ignore[method-assign]
         with postfix:
@@ -249,3 +257,184 @@ def _entries(text: str) -> list[str]:
         elif line.strip():
             entries.append(line)
     return entries
+
+
+class Beside:
+    """A Postfix that knows nothing of us yet, and a node that will be put into it."""
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self.back = free_port()
+        self.node = Node(folder / "node", f"127.0.0.1:{self.back}", mode="proxy" if mode == "proxy" else "filter")
+        self.postfix = Postfix(folder / "postfix")
+        self.mode = mode
+
+    def run(self, *arguments: str, code: int = 0) -> Any:
+        done = self.node.run("postfix", *arguments, "--json", check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        return ("--postfix-config", str(self.postfix.folder / "etc"))
+
+    def reload(self) -> None:
+        assert self.postfix.process is not None
+        self.postfix.process.send_signal(signal.SIGHUP)
+
+    def check(self, to: str, code: int, limit: str = "30s") -> Any:
+        sender = "sender@example.test"
+        return self.run(
+            *("check", "--to", to, "--smtp", f"127.0.0.1:{self.postfix.plain}", "--from", sender, "--limit", limit),
+            code=code,
+        )
+
+
+@pytest.mark.parametrize("mode", ["filter", "proxy"])
+def test_postfix_is_changed_checked_and_changed_back(mode: str, public: Path) -> None:
+    beside = Beside(public, mode)
+    with beside.postfix as postfix, beside.node as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "tag"\ntags = ["SEEN"]\n')
+        master = postfix.folder / "etc" / "master.cf"
+        before = master.read_text()
+        service = f"127.0.0.1:{postfix.plain}/inet"
+        found = beside.check("ann@example.test", 1, "2s")
+        assert "look at `postqueue -p`" in found["trouble"]
+        assert [stage["name"] for stage in found["stages"]] == [f"Postfix 127.0.0.1:{postfix.plain}"]
+        line = ("apply", "--mode", mode, "--service", service, *beside.where, "--no-reload")
+        assert "no service smtp/inet" in beside.run("apply", "--mode", mode, *beside.where, code=3)["errors"][0]
+        assert not beside.run(*line, "--dry-run")["applied"]
+        assert master.read_text() == before
+        assert beside.run(*line)["applied"]
+        assert f"127.0.0.1:{beside.back}" in master.read_text()
+        assert "already" in beside.run(*line, code=4)["errors"][0]
+        past = time.time() - 60
+        os.utime(master, (past, past))  # Postfix waits where a file was changed this very second
+        beside.reload()
+        until_open(beside.back)
+        found = beside.check("ann@example.test", 0)
+        names = [stage["name"] for stage in found["stages"]]
+        assert names[:2] == [f"Postfix 127.0.0.1:{postfix.plain}", "SendSwitch"]
+        assert names[-1] == "next hop"
+        assert re.search(r"250 2\.0\.0 Ok: .*queued as", found["stages"][-1]["said"])
+        if mode == "filter":
+            assert "from Postfix queue id" in found["stages"][1]["said"]
+            assert names[2] == "pipeline of ann@example.test, version 1"
+            assert found["stages"][2]["said"] == "pass"
+        drawn = node.run(
+            *("postfix", "check", "--to", "ann@example.test", "--from", "sender@example.test"),
+            *("--smtp", f"127.0.0.1:{postfix.plain}"),
+        ).stdout
+        assert "──▶ SendSwitch" in drawn
+        postfix.wait_for("ann", 3)
+        probes = [message for message in postfix.messages("ann") if b"Subject: SendSwitch probe" in message]
+        assert [b"X-SendSwitch-Tags: SEEN" in probe for probe in probes].count(True) == 2
+        # The next hop goes away: it says so.
+        text = node.config.read_text()
+        node.config.write_text(text.replace(f":{beside.back}", f":{free_port()}"))
+        node.run("reload")
+        found = beside.check("ann@example.test", 1, "3s")
+        assert (
+            "is the re-injection service in master.cf" in found["trouble"]
+            or "did not take the probe" in found["trouble"]
+        )
+        node.config.write_text(text)
+        node.run("reload")
+        assert beside.run("remove", *beside.where, "--no-reload")["commands"]
+        # postconf lays the rest out anew; what it says is the same.
+        again = subprocess.run(
+            ["postconf", "-c", str(master.parent), "-Mf"], capture_output=True, text=True, check=True
+        )
+        assert "sendswitch" not in again.stdout
+        assert str(beside.back) not in again.stdout
+        parameters = subprocess.run(
+            ["postconf", "-c", str(master.parent), "-P"], capture_output=True, text=True, check=True
+        )
+        assert f"{service}/content_filter" not in parameters.stdout
+        assert f"{service}/smtpd_proxy_filter" not in parameters.stdout
+        assert "has not been put" in beside.run("remove", *beside.where, code=3)["errors"][0]
+
+
+def said(master: Path, what: str) -> list[str]:
+    line = ["postconf", "-c", str(master.parent), what]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def until_open(port: int) -> None:
+    end = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# pipe(8)
+
+
+def piped(node: Node, message: bytes, *arguments: str) -> tuple[int, str]:
+    line = node.line("pipe", *arguments)
+    # Where Postfix puts it: the options of the program first.
+    config = line.index("--config")
+    line = [*line[:3], *line[config : config + 2], *line[3:config]]
+    done = subprocess.run(line, input=message, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode() + done.stderr.decode()
+
+
+def test_pipe_has_the_codes_that_postfix_knows(tmp_path: Path) -> None:
+    mail = b"From sender@example.org Sat Nov 21 2026\nSubject: piped\n\nline\n.\nend\n"
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", listener={"message_size": "20kB"}) as node:
+        extra = (
+            "--client-address",
+            "192.0.2.7",
+            "--client-name",
+            "mx.example.org",
+            "--helo",
+            "mx",
+            "--queue-id",
+            "4XYZ",
+        )
+        code, said = piped(node, mail, *extra, "-f", "sender@example.org", "--", "ann@example.test", "-x@example.test")
+        assert (code, said[:12]) == (0, "250 2.0.0 Ok"), said
+        end = time.monotonic() + 10
+        while not hop.parcels and time.monotonic() < end:
+            time.sleep(0.02)
+        (parcel,) = hop.parcels
+        assert parcel.data.endswith(b"Subject: piped\r\n\r\nline\r\n.\r\nend\r\n")
+        assert [r.address for r in parcel.envelope.recipients] == ["ann@example.test", "-x@example.test"]
+        assert parcel.envelope.sender == "sender@example.org"
+        rows = json.loads(node.run("message", "list", "ip:192.0.2.7", "queue-id:4XYZ", "--json").stdout)
+        while len(rows) < 2 and time.monotonic() < end:
+            rows = json.loads(node.run("message", "list", "ip:192.0.2.7", "queue-id:4XYZ", "--json").stdout)
+        assert len(rows) == 2
+        code, said = piped(node, mail + b"x" * 30_000, "-f", "", "--", "ann@example.test")
+        assert (code, said[:9]) == (69, "552 5.3.4"), said
+        assert piped(node, mail, "-f", "sender@example.org")[0] == 2  # no recipient
+    code, said = piped(node, mail, "-f", "", "--", "ann@example.test")
+    assert code == 75, said
+    node.config.write_text("[nodes]\n")
+    code, said = piped(node, mail, "-f", "", "--", "ann@example.test")
+    assert code == 75, said
+    assert "unknown key" in said
+
+
+def test_mail_goes_through_pipe_of_a_real_postfix(public: Path) -> None:
+    beside = Beside(public, "pipe")
+    with beside.postfix as postfix, beside.node as node:
+        text = node.run("postfix", "print", "--mode", "pipe").stdout
+        assert "content_filter=sendswitch:" in text
+        service = f"127.0.0.1:{postfix.plain}/inet"
+        beside.run("apply", "--mode", "pipe", "--service", service, *beside.where, "--no-reload")
+        master = postfix.folder / "etc" / "master.cf"
+        # This machine has neither a user of ours nor the program where a package would put it.
+        program = f"{sys.executable} -m sendswitch.cli.main"
+        changed = master.read_text().replace("user=sendswitch", "user=nobody").replace("/usr/bin/sendswitch", program)
+        master.write_text(changed)
+        node.config.chmod(0o644)
+        past = time.time() - 60
+        os.utime(master, (past, past))
+        beside.reload()
+        until_open(beside.back)
+        with smtplib.SMTP("127.0.0.1", postfix.plain) as client:
+            client.sendmail("sender@example.test", ["joe@example.test", "ann@example.test"], body("through pipe"))
+        assert b"X-SendSwitch-Trace" in wait_of(postfix, "joe", "through pipe")
+        assert b"X-SendSwitch-Trace" in wait_of(postfix, "ann", "through pipe")

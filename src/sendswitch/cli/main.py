@@ -16,6 +16,7 @@ from sendswitch.cli import (
     hold,
     message,
     node,
+    pipe,
     pipeline,
     postfix,
     quarantine,
@@ -42,6 +43,7 @@ app.command("serve")(serve.serve)
 app.command("run")(serve.run)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
+app.command("pipe")(pipe.pipe)
 app.command("audit")(audit.audit)
 app.command("try")(trying.try_)
 app.command("replay")(replay.replay)

@@ -1,84 +1,207 @@
-"""`postfix print`: the lines of master.cf and main.cf for each mode, for this configuration."""
+"""`postfix print|apply|remove|check`: Postfix beside it, for this configuration."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from sendswitch.cli.output import Session
+from sendswitch.cli.output import Session, readable
+from sendswitch.cli.postconf import Postconf, Service, Wanted
 from sendswitch.config.model import Config
+from sendswitch.config.units import duration
 from sendswitch.errors import NotFound
-from sendswitch.smtp.address import parse_endpoint
+from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.spool import inspect
+from sendswitch.switch import probe
 
 app = typer.Typer(help="Postfix beside it.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Postfix beside it."""
+Mode = Annotated[
+    Literal["filter", "proxy", "pipe"], typer.Option("--mode", help="After the queue, before it, or through pipe(8).")
+]
+Services = Annotated[list[str] | None, typer.Option("--service", help="Services that take mail; by default smtp/inet.")]
+Folder = Annotated[Path | None, typer.Option("--postfix-config", help="Postfix's folder, if not the system's.")]
 
 
 @app.command("print")
-def print_(
-    context: typer.Context,
-    mode: Annotated[Literal["filter", "proxy"], typer.Option("--mode", help="After or before the queue.")] = "filter",
-) -> None:
+def print_(context: typer.Context, mode: Mode = "filter", service: Services = None) -> None:
     """Print the lines that put SendSwitch into Postfix; nothing is changed."""
     session: Session = context.obj
-    lines = master_cf(session.config(), mode)
-    session.done(lines, mode=mode, master_cf=lines)
+    text = as_text(wanted(session.config(), mode, tuple(service or SMTP), session.config_file))
+    session.done(text, mode=mode, master_cf=text)
 
 
-def master_cf(config: Config, mode: str) -> str:
-    """The lines. Raises NotFound when no listener has this mode."""
-    listener = next((section for section in config.listener if section.mode == mode), None)
+@app.command("apply")
+def apply(
+    context: typer.Context,
+    mode: Mode = "filter",
+    service: Services = None,
+    folder: Folder = None,
+    reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be run.")] = False,
+) -> None:
+    """Put SendSwitch into Postfix with postconf; `remove` puts back what was there."""
+    session: Session = context.obj
+    config = session.config()
+    postconf = Postconf(folder, config.node.data)
+    changes = wanted(config, mode, tuple(service or SMTP), session.config_file)
+    commands = [" ".join(_quoted(word) for word in line) for line in postconf.commands(changes)]
+    if not dry_run:
+        postconf.apply(changes)
+        if reload:
+            postconf.reload()
+    done = "nothing was run" if dry_run else "done; `sendswitch postfix check --to ADDRESS` sends a probe through it"
+    session.done("\n".join([*commands, done]), applied=not dry_run, commands=commands)
+
+
+@app.command("remove")
+def remove(
+    context: typer.Context,
+    folder: Folder = None,
+    reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
+) -> None:
+    """Take SendSwitch out of Postfix: what `apply` found is there again."""
+    session: Session = context.obj
+    postconf = Postconf(folder, session.config().node.data)
+    commands = [" ".join(_quoted(word) for word in line) for line in postconf.remove()]
+    if reload:
+        postconf.reload()
+    hint = "mail that is here still goes on; `sendswitch queue list` shows it"
+    session.done("\n".join([*commands, hint]), commands=commands)
+
+
+@app.command("check")
+def check(
+    context: typer.Context,
+    to: Annotated[str, typer.Option("--to", help="Who gets the probe; their pipeline is asked.")],
+    smtp: Annotated[str, typer.Option("--smtp", help="Where Postfix takes mail.")] = "127.0.0.1:25",
+    sender: Annotated[str, typer.Option("--from", help="The probe's sender.")] = "postmaster",
+    limit: Annotated[str, typer.Option("--limit", help="How long to wait.")] = "30s",
+) -> None:
+    """Send a probe through Postfix and back, and draw its way with the times; ends with 1 when it is not through."""
+    session: Session = context.obj
+    config = session.config()
+    end = time.monotonic() + duration(limit)
+    connection = inspect.open_files(config.node.data)
+    endpoint = parse_endpoint(smtp)
+    sending = probe.send(endpoint, host=config.node.host, sender=sender, to=to, limit=duration(limit))
+    sent, reply = asyncio.run(sending)
+    stages = [probe.Stage(f"Postfix {endpoint}", str(reply), time.time() - sent.began)]
+    state, trouble = "", ""
+    if not reply.positive:
+        trouble = f"{endpoint} did not take the probe; is Postfix there, and may it be sent to {to}?"
+    else:
+        while not probe.arrived(state) and time.monotonic() < end:
+            time.sleep(0.05)
+            reached, state = probe.trail(connection, sent)
+        stages += reached
+        trouble = _trouble(state, config)
+    told = {"ok": not trouble, "trouble": trouble, "state": state, "stages": [asdict(stage) for stage in stages]}
+    session.done(f"probe {sent.message_id}\n{readable_lines(probe.drawing(stages))}", **told)
+    if trouble:
+        if not session.json:
+            sys.stderr.write(f"sendswitch: {trouble}\n")
+        raise typer.Exit(1)
+
+
+def _trouble(state: str, config: Config) -> str:
+    """What to do about a probe that came no further; '' when it got through."""
+    if not state:
+        return (
+            "Postfix has the probe and SendSwitch does not: look at `postqueue -p`, and whether the service that took"
+            " it has our content_filter (`sendswitch postfix print`)"
+        )
+    if state == "deferred":
+        return f"the next hop {config.next_hop.address} did not take it; is the re-injection service in master.cf?"
+    return "" if probe.arrived(state) else f"it is {state} and goes no further; `sendswitch queue list` says why"
+
+
+def readable_lines(text: str) -> str:
+    """Lines for a terminal, without anything it would act on."""
+    return "\n".join(readable(line) for line in text.splitlines())
+
+
+SMTP = ("smtp/inet",)
+
+
+def wanted(config: Config, mode: str, services: tuple[str, ...], file: Path | None = None) -> Wanted:
+    """What master.cf must say. Raises NotFound when the configuration has nothing for this mode."""
+    listener = next((s for s in config.listener if s.mode == ("filter" if mode == "pipe" else mode)), None)
     if listener is None:
         raise NotFound(f'no listener has mode = "{mode}"; add one to the configuration first')
     if config.next_hop.address.startswith("maildir:"):
         raise NotFound("next_hop.address is a maildir; give it the address of Postfix's re-injection service")
     ours, back = parse_endpoint(listener.bind), parse_endpoint(config.next_hop.address)
-    entry = _FILTER if mode == "filter" else _PROXY
     # As many processes as we may use connections, and two more for whoever looks.
-    return entry.format(host=ours.host, port=ours.port) + _REINJECT.format(
-        back=back, most=config.next_hop.connections + 2
-    )
+    reinject = _service(str(back), "inet", f"n - n - {config.next_hop.connections + 2} smtpd", _REINJECT)
+    if mode == "proxy":
+        before = {"smtpd_proxy_filter": str(Endpoint(ours.host, ours.port)), **_BEFORE}
+        return Wanted((reinject,), {name: before for name in services})
+    if mode == "pipe":
+        where = f" --config {file}" if file else ""
+        filter_ = Service("sendswitch/unix", f"sendswitch unix - n n - 20 pipe {_PIPE.format(config=where)}")
+        target = "sendswitch:"
+    else:
+        filter_ = _service("sendswitch", "unix", "- - n - 20 smtp", _FILTER)
+        target = f"sendswitch:[{ours.host}]:{ours.port}"
+    return Wanted((filter_, reinject), {name: {"content_filter": target} for name in services})
 
 
-_FILTER = """\
-# master.cf: mail from outside goes through SendSwitch after it is queued.
-# Put the -o line under the service(s) that take mail, usually smtp.
-smtp      inet  n       -       n       -       -       smtpd
-  -o content_filter=sendswitch:[{host}]:{port}
+def _service(name: str, kind: str, rest: str, parameters: Mapping[str, str]) -> Service:
+    return Service(f"{name}/{kind}", f"{name} {kind} {rest}", dict(parameters))
 
-sendswitch unix -       -       n       -       20      smtp
-  -o smtp_send_xforward_command=yes
-  -o disable_mime_output_conversion=yes
-  -o smtp_generic_maps=
-"""
-_PROXY = """\
-# master.cf: mail from outside goes through SendSwitch before it is queued.
-# Put the -o lines under the service(s) that take mail, usually smtp.
-smtp      inet  n       -       n       -       20      smtpd
-  -o smtpd_proxy_filter={host}:{port}
-  -o smtpd_proxy_options=speed_adjust
-  -o smtpd_client_connection_count_limit=10
-"""
-_REINJECT = """
-# master.cf: where SendSwitch hands mail back. Reachable from this machine only, and not filtered again.
-{back} inet n    -       n       -       {most}      smtpd
-  -o content_filter=
-  -o smtpd_proxy_filter=
-  -o receive_override_options=no_unknown_recipient_checks,no_header_body_checks,no_milters
-  -o smtpd_tls_security_level=none
-  -o smtpd_sasl_auth_enable=no
-  -o smtpd_client_restrictions=
-  -o smtpd_helo_restrictions=
-  -o smtpd_sender_restrictions=
-  -o smtpd_relay_restrictions=permit_mynetworks,reject
-  -o smtpd_recipient_restrictions=permit_mynetworks,reject
-  -o mynetworks=127.0.0.0/8
-  -o smtpd_authorized_xforward_hosts=127.0.0.0/8
-  -o smtpd_client_connection_count_limit=0
-  -o smtpd_client_connection_rate_limit=0
-"""
+
+def as_text(changes: Wanted) -> str:
+    """The same as lines for an editor."""
+    lines = []
+    for name, parameters in changes.parameters.items():
+        service, _, kind = name.partition("/")
+        lines.append("# master.cf: put the -o lines under the service that takes mail from outside.")
+        lines.append(f"{service} {kind} n - n - - smtpd")
+        lines += [f"  -o {key}={value}" for key, value in parameters.items()]
+    for service_ in changes.services:
+        lines += ["", "# master.cf: a service of our own.", service_.line]
+        lines += [f"  -o {key}={value}" for key, value in service_.parameters.items()]
+    return "\n".join(lines)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if any(c in word for c in " ${}*") or word.endswith("=") else word
+
+
+_FILTER = {
+    "smtp_send_xforward_command": "yes",
+    "disable_mime_output_conversion": "yes",
+    "smtp_generic_maps": "",
+}
+_BEFORE = {"smtpd_proxy_options": "speed_adjust", "smtpd_client_connection_count_limit": "10"}
+# pipe(8) gives every recipient of one message in one call with ${recipient}; q quotes what a shell would not like.
+_PIPE = (
+    "flags=Rq user=sendswitch null_sender= argv=/usr/bin/sendswitch{config} pipe --queue-id ${{queue_id}}"
+    " --client-address ${{client_address}} --client-name ${{client_hostname}} --helo ${{client_helo}}"
+    " -f ${{sender}} -- ${{recipient}}"
+)
+# Reachable from this machine only, and not filtered again.
+_REINJECT = {
+    "content_filter": "",
+    "smtpd_proxy_filter": "",
+    "receive_override_options": "no_unknown_recipient_checks,no_header_body_checks,no_milters",
+    "smtpd_tls_security_level": "none",
+    "smtpd_sasl_auth_enable": "no",
+    "smtpd_client_restrictions": "",
+    "smtpd_helo_restrictions": "",
+    "smtpd_sender_restrictions": "",
+    "smtpd_relay_restrictions": "permit_mynetworks,reject",
+    "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+    "mynetworks": "127.0.0.0/8",
+    "smtpd_authorized_xforward_hosts": "127.0.0.0/8",
+    "smtpd_client_connection_count_limit": "0",
+    "smtpd_client_connection_rate_limit": "0",
+}

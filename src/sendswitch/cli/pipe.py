@@ -1,0 +1,80 @@
+"""`pipe`: take one message on standard input, for Postfix's pipe(8); ends with the codes of sysexits.h.
+
+The message goes to the node's own listener, so 0 is said after it is on disk. 75 (EX_TEMPFAIL) makes Postfix keep it
+and come again, 69 (EX_UNAVAILABLE) makes it return the message to its sender; what is printed stands in the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from sendswitch.cli.output import Session
+from sendswitch.errors import InvalidConfiguration
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.reply import Reply
+from sendswitch.smtp.address import parse_endpoint
+from sendswitch.smtp.client import ClientOptions, Pool
+
+EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL = 64, 69, 75
+# Seconds; Postfix's command_time_limit for pipe(8) is 1000.
+LIMIT = 600.0
+
+
+def pipe(
+    context: typer.Context,
+    recipients: Annotated[list[str], typer.Argument(metavar="RCPT...", help="Recipients.")],
+    sender: Annotated[str, typer.Option("-f", "--from", help="The envelope sender; '' for the null sender.")],
+    address: Annotated[str, typer.Option("--client-address", help="${client_address} of pipe(8).")] = "",
+    name: Annotated[str, typer.Option("--client-name", help="${client_hostname} of pipe(8).")] = "",
+    helo: Annotated[str, typer.Option("--helo", help="${client_helo} of pipe(8).")] = "",
+    queue_id: Annotated[str, typer.Option("--queue-id", help="${queue_id} of pipe(8).")] = "",
+) -> None:
+    """Take a message on standard input, for Postfix's pipe(8)."""
+    session: Session = context.obj
+    try:
+        config = session.config()
+    except InvalidConfiguration as error:
+        _end(session, Reply(451, "4.3.5", "; ".join(error.problems)))
+    listener = next((section for section in config.listener if section.mode == "filter"), None)
+    if listener is None:
+        _end(session, Reply(451, "4.3.5", 'no listener has mode = "filter"'))
+    data = sys.stdin.buffer.read().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    if data.startswith(b"From "):  # flags=F of pipe(8), a mailbox's separator
+        data = data.partition(b"\r\n")[2]
+    source = "LOCAL" if address in ("", "127.0.0.1", "::1", "unknown") else "REMOTE"
+    client = Client(address=address, name=name, helo=helo, ident=queue_id, protocol="SMTP", source=source)
+    sender = "" if sender in ("<>", "MAILER-DAEMON") else sender
+    envelope = Envelope(sender, tuple(Recipient(to) for to in recipients), client, body="8BITMIME")
+    if not (sender.isascii() and all(to.isascii() for to in recipients)):
+        envelope = Envelope(sender, envelope.recipients, client, body="8BITMIME", smtputf8=True)
+    lmtp = listener.protocol == "lmtp"
+
+    async def deliver() -> list[Reply]:
+        options = ClientOptions(helo=config.node.host, lmtp=lmtp)
+        pool = Pool(parse_endpoint(listener.bind), options, size=1, idle=1.0)
+        try:
+            async with asyncio.timeout(LIMIT):
+                result = await pool.deliver(envelope, InMemory(data), unanimous=not lmtp)
+        finally:
+            pool.close()
+        return [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
+
+    try:
+        replies = asyncio.run(deliver())
+    except TimeoutError:
+        replies = [Reply(451, "4.4.2", f"the node did not answer within {LIMIT:g} s")]
+    # One that would come again must not make the others come twice: who was refused for now decides for all.
+    worst = next((r for r in replies if r.temporary), None) or next((r for r in replies if not r.positive), None)
+    _end(session, worst or replies[0])
+
+
+def _end(session: Session, reply: Reply) -> NoReturn:
+    """Say what pipe(8) puts into its log and reports, and end."""
+    code = 0 if reply.positive else EX_TEMPFAIL if reply.temporary else EX_UNAVAILABLE
+    session.done(str(reply), reply=str(reply), exit=code)
+    raise typer.Exit(code)

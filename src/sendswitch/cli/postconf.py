@@ -1,0 +1,109 @@
+"""Postfix's master.cf changed with postconf(1), and changed back.
+
+What stood there before is remembered in the data folder, so that taking SendSwitch out leaves Postfix as it was. Only
+our own services and the parameters we set are ever touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from sendswitch.errors import NotFound, Refused, Temporary
+
+STATE = "postfix.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A line of master.cf with its parameters: `name` is like `smtp/inet`, `line` the whole line."""
+
+    name: str
+    line: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Services of our own, and parameters of services that are there."""
+
+    services: tuple[Service, ...]
+    parameters: dict[str, dict[str, str]]
+
+
+class Postconf:
+    """One Postfix: its configuration folder, None for the system's."""
+
+    def __init__(self, folder: Path | None, data: Path) -> None:
+        if shutil.which("postconf") is None:
+            raise NotFound("postconf is not installed here; `sendswitch postfix print` shows what to write elsewhere")
+        self._where = ["-c", str(folder)] if folder else []
+        self._state = data / STATE
+
+    def commands(self, wanted: Wanted) -> list[list[str]]:
+        """What `apply` runs, in order. Raises NotFound when a service to be changed is not in master.cf."""
+        for name in wanted.parameters:
+            if not self._run("-M", name).strip():
+                raise NotFound(f"master.cf has no service {name}; name yours with --service")
+        lines = []
+        for service in wanted.services:
+            lines.append(["-M", "-e", f"{service.name}={service.line}"])
+            lines += [["-P", "-e", f"{service.name}/{key}={value}"] for key, value in service.parameters.items()]
+        for name, parameters in wanted.parameters.items():
+            lines += [["-P", "-e", f"{name}/{key}={value}"] for key, value in parameters.items()]
+        return [["postconf", *self._where, *line] for line in lines]
+
+    def apply(self, wanted: Wanted) -> None:
+        """Change master.cf; what was there is remembered first. Raises Refused when it was changed by us already."""
+        if self._state.exists():
+            raise Refused("SendSwitch is in this Postfix already; `sendswitch postfix remove` takes it out first")
+        commands = self.commands(wanted)
+        before = {
+            name: {key: self._parameter(name, key) for key in parameters}
+            for name, parameters in wanted.parameters.items()
+        }
+        self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = {"services": [service.name for service in wanted.services], "parameters": before}
+        self._state.write_bytes(orjson.dumps(state))
+        for command in commands:
+            _check(command)
+
+    def remove(self) -> list[list[str]]:
+        """Put back what was there; gives what was run. Raises NotFound when we changed nothing here."""
+        if not self._state.exists():
+            raise NotFound("this node has not been put into Postfix with `postfix apply`; edit master.cf by hand")
+        state = orjson.loads(self._state.read_bytes())
+        lines = []
+        for name, parameters in state["parameters"].items():
+            for key, value in parameters.items():
+                setting = f"{name}/{key}"
+                lines.append(["-P", "-X", setting] if value is None else ["-P", "-e", f"{setting}={value}"])
+        lines += [["-M", "-X", name] for name in state["services"]]
+        commands = [["postconf", *self._where, *line] for line in lines]
+        for command in commands:
+            _check(command)
+        self._state.unlink()
+        return commands
+
+    def reload(self) -> None:
+        """Make a running Postfix read its configuration. Raises Temporary with its words."""
+        _check(["postfix", *self._where, "reload"])
+
+    def _parameter(self, service: str, key: str) -> str | None:
+        found = self._run("-P", f"{service}/{key}").strip()
+        return found.partition("=")[2].strip() if found else None
+
+    def _run(self, *arguments: str) -> str:
+        line = ["postconf", *self._where, *arguments]
+        return subprocess.run(line, capture_output=True, text=True, check=False).stdout
+
+
+def _check(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Temporary(f"{' '.join(command)} failed: {done.stderr.strip()}")

@@ -1,0 +1,113 @@
+"""A message of our own, sent through Postfix and back to us, to see whether the chain works.
+
+`send` hands it to Postfix; `trail` finds it again in the spool by its Message-ID and tells how far it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+
+import orjson
+
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.ids import to_text
+from sendswitch.reply import Reply
+from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.client import ClientOptions, Pool
+
+SUBJECT = "SendSwitch probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One station on the way: where, what was said there, and how many seconds after the probe was sent."""
+
+    name: str
+    said: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A message that is known by its Message-ID; `began` is when it was sent (seconds since the epoch)."""
+
+    message_id: str
+    began: float
+
+
+async def send(endpoint: Endpoint, *, host: str, sender: str, to: str, limit: float) -> tuple[Probe, Reply]:
+    """Send a probe to an SMTP server; gives what the server said, a 4xx of ours when it could not be asked."""
+    probe = Probe(f"<probe-{secrets.token_hex(8)}@{host}>", time.time())
+    text = (
+        f"From: <{sender}>\r\nTo: <{to}>\r\nSubject: {SUBJECT}\r\nDate: {formatdate(probe.began)}\r\n"
+        f"Message-ID: {probe.message_id}\r\nAuto-Submitted: auto-generated\r\n\r\n"
+        "This message checks the way of mail through Postfix and SendSwitch. Nothing need be done about it.\r\n"
+    )
+    pool = Pool(endpoint, ClientOptions(helo=host, connect=limit, command=limit, content=limit), size=1, idle=1.0)
+    try:
+        async with asyncio.timeout(limit):
+            envelope = Envelope(sender, (Recipient(to, "NEVER"),), Client())
+            result = await pool.deliver(envelope, InMemory(text.encode()))
+        reply = result.outcomes[0].reply
+    except TimeoutError:
+        reply = None
+    finally:
+        pool.close()
+    return probe, reply or Reply(451, "4.4.2", f"no answer within {limit:g} s")
+
+
+def trail(connection: sqlite3.Connection, probe: Probe) -> tuple[list[Stage], str]:
+    """The stations it has reached in this spool, and the state it is in; '' while it has not come."""
+    began = "SELECT message, at, data FROM outbox WHERE event IN ('accepted', 'rejected') AND at >= ? ORDER BY id DESC"
+    for message, at, text in connection.execute(began, (probe.began - 1.0,)):
+        told = orjson.loads(text)
+        if told.get("message_id") == probe.message_id:
+            return _stages(connection, message, at, told, probe.began)
+    return [], ""
+
+
+def _stages(
+    connection: sqlite3.Connection, message: int, at: float, told: dict[str, object], began: float
+) -> tuple[list[Stage], str]:
+    client = told.get("client")
+    ident = client.get("ident", "") if isinstance(client, dict) else ""
+    came = f"{to_text(message)}{f', from Postfix queue id {ident}' if ident else ''}"
+    stages = [Stage("SendSwitch", came, at - began)]
+    state = ""
+    for name in ("delivered", "rejected"):  # before the queue all is told in one
+        if name in told:
+            stages.append(Stage("next hop", str(told[name]), at - began))
+            state = name
+    events = connection.execute(
+        "SELECT at, event, data FROM outbox WHERE message = ? AND n IS NOT NULL ORDER BY id", (message,)
+    )
+    for happened, event, text in events:
+        data = orjson.loads(text)
+        state = event
+        if event == "verdict":
+            whose = f"pipeline of {data.get('pipeline')}, version {data.get('version')}"
+            stages.append(Stage(whose, str(data.get("action")), happened - began))
+        else:
+            said = data.get("reply") or data.get("why") or data.get("reason") or event
+            stages.append(
+                Stage("next hop" if event in ("delivered", "deferred") else event, str(said), happened - began)
+            )
+    return stages, state
+
+
+def arrived(state: str) -> bool:
+    """True when the chain has done with it, whatever the pipeline wanted."""
+    return state not in ("", "verdict", "deferred", "suspended")
+
+
+def drawing(stages: Sequence[Stage]) -> str:
+    """The way in lines, each station below the other, with the time it was reached."""
+    width = max(len(stage.name) for stage in stages)
+    return "\n".join(f"  ──▶ {stage.name:{width}}  {stage.seconds * 1000:7.0f} ms  {stage.said}" for stage in stages)
