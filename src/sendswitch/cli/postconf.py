@@ -68,7 +68,9 @@ class Postconf:
             for name, parameters in wanted.parameters.items()
         }
         self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = {"services": [service.name for service in wanted.services], "parameters": before}
+        # With its parameters, as postconf prints a service; '' where there was none.
+        services = {service.name: self._run("-M", service.name).strip() for service in wanted.services}
+        state = {"services": services, "parameters": before}
         self._state.write_bytes(orjson.dumps(state))
         for command in commands:
             _check(command)
@@ -83,7 +85,8 @@ class Postconf:
             for key, value in parameters.items():
                 setting = f"{name}/{key}"
                 lines.append(["-P", "-X", setting] if value is None else ["-P", "-e", f"{setting}={value}"])
-        lines += [["-M", "-X", name] for name in state["services"]]
+        for name, line in state["services"].items():
+            lines.append(["-M", "-e", f"{name}={line}"] if line else ["-M", "-X", name])
         commands = [["postconf", *self._where, *line] for line in lines]
         for command in commands:
             _check(command)
