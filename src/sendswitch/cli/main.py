@@ -10,9 +10,11 @@ import typer
 
 from sendswitch.cli import (
     audit,
+    backup,
     bench,
     check,
     demo,
+    doctor,
     hold,
     message,
     node,
@@ -45,10 +47,12 @@ app.command("demo")(demo.demo)
 app.command("check")(check.check)
 app.command("pipe")(pipe.pipe)
 app.command("audit")(audit.audit)
+app.command("doctor")(doctor.doctor)
 app.command("try")(trying.try_)
 app.command("replay")(replay.replay)
 app.command("reload")(node.reload)
 app.command("bench")(bench.bench)
+app.add_typer(backup.app, name="backup")
 app.add_typer(node.app, name="node")
 app.add_typer(configuration.app, name="config")
 app.add_typer(user.app, name="user")

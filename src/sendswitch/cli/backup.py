@@ -1,0 +1,185 @@
+"""`backup create|restore`: spool and database in one file, while the node runs, and back on this machine or another."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendswitch.cli.output import Session, moment
+from sendswitch.config.model import Config
+from sendswitch.db import dump
+from sendswitch.db.connect import open_database
+from sendswitch.errors import NotFound, Permanent, Refused, Temporary
+from sendswitch.spool import orders, schema
+from sendswitch.spool.audit import audit
+from sendswitch.spool.backup import copy_spool
+from sendswitch.spool.inspect import open_files
+from sendswitch.spool.orders import Kind
+
+app = typer.Typer(help="Backups of spool and database.", no_args_is_help=True)
+
+FORMAT = 1
+# Restored mail waits this long for somebody to let it go; until then it may have been delivered by the old machine.
+WAITS = 30 * 86400.0
+
+
+@app.command("create")
+def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A new file; a tar archive.")]) -> None:
+    """Copy spool and database into one file, while the node runs."""
+    session: Session = context.obj
+    config = session.config()
+    data = config.node.data
+    if not (data / "spool" / "spool.db").exists():
+        raise NotFound(f"there is no spool in {data}; is node.data right?")
+    if file.exists():
+        raise Refused(f"{file} is there already; name a new file")
+    began = time.time()
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
+        work = Path(folder)
+        with Console(stderr=True).status("the spool") as shown:
+            messages = copy_spool(data, work / "spool")
+            shown.update("the database")
+            rows = _dump(config, work / "database.jsonl")
+            manifest = {"format": FORMAT, "created": began, "host": config.node.host, "spool": schema.VERSION}
+            manifest |= {"messages": messages, "rows": rows, "files": _digests(work)}
+            (work / "manifest.json").write_bytes(orjson.dumps(manifest))
+            partial = work / "whole.tar"
+            with tarfile.open(partial, "w") as archive:
+                for path in (work / "manifest.json", work / "spool", work / "database.jsonl"):
+                    archive.add(path, path.name)
+        partial.chmod(0o600)
+        with partial.open("rb") as whole:
+            os.fsync(whole.fileno())
+        os.rename(partial, file)
+    session.done(
+        f"{messages} messages and {rows} rows are in {file}",
+        file=str(file),
+        messages=messages,
+        rows=rows,
+        created=began,
+    )
+
+
+def _dump(config: Config, file: Path) -> int:
+    count = -1  # the first line is the version
+    try:
+        with file.open("wb") as out:
+            for line in dump.dump(open_database(config.database_url)):
+                out.write(line)
+                count += 1
+    except SQLAlchemyError as error:
+        raise Temporary(f"the database cannot be read: {error}") from error
+    return count
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+@app.command("restore")
+def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="What `create` made.")]) -> None:
+    """Put a backup into an empty data folder and an empty database; its mail is suspended until you let it go."""
+    session: Session = context.obj
+    config = session.config()
+    data = config.node.data
+    _require_free(data)
+    engine = open_database(config.database_url)
+    dump.require_empty(engine)
+    with tempfile.TemporaryDirectory(dir=data, prefix=".restore-") as folder:
+        work = Path(folder)
+        manifest = _unpack(file, work)
+        findings = _check(work)
+        if findings:
+            raise Permanent(f"{file}: the audit finds {findings[0]} and {len(findings) - 1} more; nothing was restored")
+        reason = f"restored from the backup of {moment(manifest['created'])}"
+        with closing(open_files(work)) as connection:
+            orders.give(
+                connection, Kind.SUSPEND, "", reason=reason, author=getpass.getuser(), now=time.time(), time=WAITS
+            )
+        with (work / "database.jsonl").open("rb") as lines:
+            rows = dump.load(engine, lines)
+        os.rename(work / "spool", data / "spool")
+    session.done(
+        f"{manifest['messages']} messages and {rows} rows are restored from {moment(manifest['created'])}. What was on"
+        " its way is suspended, because it may have been delivered since; look at `sendswitch queue list`, then"
+        " `sendswitch queue resume`",
+        messages=manifest["messages"],
+        rows=rows,
+        created=manifest["created"],
+    )
+
+
+def _require_free(data: Path) -> None:
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (data / "spool").exists():
+        raise Refused(f"{data} has a spool already; restore into an empty node.data")
+    with (data / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Refused(f"a node runs in {data}; stop it first") from error
+
+
+def _unpack(file: Path, work: Path) -> dict[str, float]:
+    """The archive's files, each with the digest it was given. Raises NotFound, Permanent."""
+    try:
+        with tarfile.open(file, "r:") as archive:
+            _extract(archive, work)
+        manifest = orjson.loads((work / "manifest.json").read_bytes())
+        wanted = manifest.pop("files")
+    except FileNotFoundError as error:
+        raise NotFound(f"{file}: {error.strerror}") from error
+    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+        raise Permanent(f"{file} is no backup of ours, or cut: {error}") from error
+    if manifest.get("format") != FORMAT or manifest.get("spool", 0) > schema.VERSION:
+        raise Permanent(f"{file} was made by a newer program; restore it with that")
+    found = {name: digest for name, digest in _digests(work).items() if name != "manifest.json"}
+    if found != wanted:
+        wrong = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+        raise Permanent(f"{file} is damaged: {wrong} is not what it was; nothing was restored")
+    return dict(manifest)
+
+
+_MEMBER = re.compile(r"manifest\.json|database\.jsonl|spool/spool\.db|spool/content/[0-9a-z]{13}\.eml")
+
+
+def _extract(archive: tarfile.TarFile, work: Path) -> None:
+    """Write the files that a backup has; whatever else an archive holds could go anywhere. Raises ValueError."""
+    (work / "spool" / "content").mkdir(parents=True, mode=0o700)
+    for member in archive:
+        if member.isdir() and member.name in ("spool", "spool/content"):
+            continue
+        source = archive.extractfile(member) if member.isreg() and _MEMBER.fullmatch(member.name) else None
+        if source is None:
+            raise ValueError(f"{member.name!r} does not belong there")
+        with open(os.open(work / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+def _check(work: Path) -> list[str]:
+    """What the audit finds in the spool, brought to this program's version first."""
+    with closing(sqlite3.connect(work / "spool" / "spool.db", isolation_level=None)) as connection:
+        schema.prepare(connection)
+    with closing(open_files(work)) as connection:
+        return [f"{finding.about}: {finding.text}" for finding in audit(connection, work).findings]

@@ -1,0 +1,245 @@
+"""`doctor`: what is wrong with this installation, and what to do about it. Looks everywhere, changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendswitch.bootstrap.parts import listener_options, make_courier
+from sendswitch.cli.output import Session
+from sendswitch.config.model import Config
+from sendswitch.db.connect import open_database
+from sendswitch.db.users import all_pipelines
+from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.mail import ids
+from sendswitch.processors import registry
+from sendswitch.reply import Reply
+from sendswitch.spool.inspect import open_files
+from sendswitch.spool.writer import scalar
+from sendswitch.switch import control
+from sendswitch.switch.ledger import full_audit
+
+# File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
+# Seconds an id may be ahead of the clock: a machine whose clock was set back.
+AHEAD = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found: `status` is ok, warning or problem; `do` says what to do about it."""
+
+    what: str
+    status: str
+    found: str
+    do: str = ""
+
+
+def ok(what: str, found: str) -> Finding:
+    """All is well."""
+    return Finding(what, "ok", found)
+
+
+def problem(what: str, found: str, do: str) -> Finding:
+    """Mail is or will be in trouble."""
+    return Finding(what, "problem", found, do)
+
+
+def warning(what: str, found: str, do: str) -> Finding:
+    """Something to look at."""
+    return Finding(what, "warning", found, do)
+
+
+def doctor(context: typer.Context) -> None:
+    """Look for what is wrong with this installation, and say what to do; ends with 1 when there is a problem."""
+    session: Session = context.obj
+    findings = list(_examine(session))
+    if session.json:
+        session.print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [asdict(finding) for finding in findings]
+        session.show(rows, ("what", "status", "found", "do"), "")
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _examine(session: Session) -> Iterator[Finding]:
+    file = session.config_file
+    try:
+        config = session.config()
+    except InvalidConfiguration as error:
+        for text in error.problems:
+            yield problem("configuration", text, "correct it; `sendswitch check` shows all at once")
+        return
+    yield ok("configuration", str(file or "the defaults"))
+    looks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+        *(_secrets(file), _data, _spool, _database, _pipelines, _node, _next_hop, _certificates, _limits, _postfix),
+    )
+    for look in looks:
+        try:
+            yield from look(config)
+        except (SendSwitchError, OSError, sqlite3.Error, SQLAlchemyError) as error:
+            yield problem(look.__name__.strip("_").replace("_", " "), str(error), "the message says what failed")
+
+
+def _secrets(file: Path | None) -> Callable[[Config], Iterator[Finding]]:
+    def secrets(config: Config) -> Iterator[Finding]:
+        if file is not None and "@" in config.database_url and file.stat().st_mode & 0o044:
+            text = file.read_text(encoding="utf-8", errors="replace")
+            if "://" in text and "@" in text.partition("://")[2].partition("\n")[0]:
+                yield warning("secrets", f"{file} has a password and others can read it", f"chmod 640 {file}")
+
+    return secrets
+
+
+def _data(config: Config) -> Iterator[Finding]:
+    data = config.node.data
+    if not data.exists():
+        yield problem("data folder", f"{data} is not there", "start the node once, as the user it will run as")
+        return
+    stat = os.statvfs(data)
+    free = stat.f_bavail * stat.f_frsize
+    if not os.access(data, os.W_OK):
+        yield problem("data folder", f"{data} cannot be written by us", "run doctor as the node's user, or chown it")
+    if data.stat().st_mode & 0o077:
+        yield warning("data folder", f"{data} can be seen by others; there is mail in it", f"chmod 700 {data}")
+    if free < config.node.min_free:
+        yield problem("disk", f"{free} bytes free, no mail is taken below node.min_free", "make room")
+    elif free < 10 * config.node.min_free:
+        yield warning("disk", f"{free} bytes free", "make room before it is less than node.min_free")
+    else:
+        yield ok("disk", f"{free} bytes free")
+    kind = _file_system(data)
+    if kind in NETWORK:
+        yield problem("file system", f"{data} is on {kind}", "put node.data on a local disk: fsync and locks must hold")
+
+
+def _file_system(path: Path) -> str:
+    """The kind of file system a path is on."""
+    best, kind = "", ""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, found, *_ = line.split()
+        if (str(path.resolve()) + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
+            best, kind = mount, found
+    return kind
+
+
+def _spool(config: Config) -> Iterator[Finding]:
+    if not (config.node.data / "spool" / "spool.db").exists():
+        yield warning("spool", "there is none yet", "start the node once: sendswitch run")
+        return
+    with closing(open_files(config.node.data)) as connection:
+        said = scalar(connection, "PRAGMA quick_check(1)")
+        if said != "ok":
+            yield problem("spool", f"SQLite says: {said}", "stop the node, copy the spool, restore the last backup")
+            return
+        newest = scalar(connection, "SELECT max(id) FROM message")
+    if newest is not None and ids.received(newest) > time.time() + AHEAD:
+        ahead = ids.received(newest) - time.time()
+        yield warning(
+            "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
+        )
+    engine = open_database(config.database_url) if config.journal.enabled else None
+    report = full_audit(config.node.data, engine)
+    for finding in report.findings[:5]:
+        yield problem("ledger", f"{finding.about}: {finding.text}", "`sendswitch audit` shows all")
+    if not report.findings:
+        yield ok("ledger", f"{report.deliveries} recipients, each accounted for")
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    engine = open_database(config.database_url)
+    yield ok("database", engine.url.render_as_string(hide_password=True))
+
+
+def _pipelines(config: Config) -> Iterator[Finding]:
+    stored = all_pipelines(open_database(config.database_url))
+    wrong = 0
+    for one in stored:
+        try:
+            registry.check(one.text, f"the pipeline of {one.owner}")
+        except InvalidConfiguration as error:
+            wrong += 1
+            yield problem("pipeline", error.problems[0], f"its mail waits; sendswitch pipeline set {one.owner} FILE")
+    if not wrong:
+        yield ok("pipelines", f"{len(stored)}, all can run")
+
+
+def _node(config: Config) -> Iterator[Finding]:
+    told = control.ask(config.node.data, "status", timeout=5.0)
+    if told is None:
+        yield problem("node", "none runs here", "sendswitch run, or systemctl start sendswitch")
+        return
+    yield ok("node", f"runs; {told['on_the_way']} deliveries on their way, {told['connections']} connections")
+    if told["draining"]:
+        yield warning("node", "it is being drained and takes no mail", "sendswitch node resume")
+    if told["overloaded"]:
+        yield problem("node", f"it takes no mail: {told['overloaded']}", "the message says what there is too much of")
+    if told["configuration_refused"]:
+        yield warning("node", f"not reloaded: {told['configuration_refused']}", "correct it, then sendswitch reload")
+    if told["events_waiting"] > 10_000:
+        yield warning("journal", f"{told['events_waiting']} events wait", "look for journal_failed in the log")
+
+
+def _next_hop(config: Config) -> Iterator[Finding]:
+    async def ask() -> Reply | None:
+        courier = make_courier(config)
+        try:
+            return await courier.check()
+        finally:
+            courier.close()
+
+    reply = asyncio.run(ask())
+    if reply is None:
+        yield ok("next hop", f"{config.next_hop.address} answers")
+    else:
+        do = "is the re-injection service in Postfix's master.cf? `sendswitch postfix print`"
+        yield problem("next hop", f"{config.next_hop.address}: {reply}", do)
+
+
+def _certificates(config: Config) -> Iterator[Finding]:
+    for section in config.listener:
+        listener_options(section, config.node.host)
+        if section.tls_key is not None and section.tls_key.stat().st_mode & 0o004:
+            yield warning("certificate", f"{section.tls_key} can be read by all", f"chmod 640 {section.tls_key}")
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = sum(section.connections for section in config.listener) + config.next_hop.connections + 100
+    if 0 < hard < wanted:
+        yield warning("open files", f"at most {hard}, and listeners may have {wanted}", "LimitNOFILE= of the unit")
+
+
+def _postfix(config: Config) -> Iterator[Finding]:
+    if shutil.which("postconf") is None:
+        yield warning("Postfix", "it is not on this machine", "no more is looked at")
+        return
+    limit = _postconf("-h", "message_size_limit")
+    ours = min(section.message_size for section in config.listener)
+    if limit.isdigit() and (int(limit) > ours or int(limit) == 0):
+        do = f"postconf -e message_size_limit={ours}, or a larger listener.message_size"
+        yield warning("Postfix", f"message_size_limit is {limit}, we take {ours}: the rest is bounced", do)
+    filters = _postconf("-P") + _postconf("content_filter") + _postconf("smtpd_proxy_filter")
+    ports = [section.bind.rpartition(":")[2] for section in config.listener]
+    if not any(f":{port}" in filters for port in ports) and "sendswitch:" not in filters:
+        yield warning("Postfix", "no service sends its mail to us", "sendswitch postfix apply, then postfix check")
+    else:
+        yield ok("Postfix", "sends its mail to us")
+
+
+def _postconf(*arguments: str) -> str:
+    done = subprocess.run(["postconf", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

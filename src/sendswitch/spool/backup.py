@@ -1,0 +1,59 @@
+"""A copy of the spool while the node runs.
+
+SQLite copies its file in one step, from one moment, whoever writes meanwhile. Large messages are files that never
+change but go when they are no longer needed: each is linked before the copy is made and those that came meanwhile after
+it, so that what the copy needs is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from sendswitch.errors import Temporary
+from sendswitch.mail.ids import to_text
+from sendswitch.spool.writer import connect
+
+# A message that comes and goes while the copy is made can be missed; then the copy is made again.
+ATTEMPTS = 5
+_NEEDED = (
+    "SELECT id FROM message WHERE in_file AND (EXISTS"
+    " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+    " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
+)
+
+
+def copy_spool(data: Path, target: Path) -> int:
+    """Copy the spool of a data folder to a new folder; gives the number of messages. Raises Temporary."""
+    content, files, copy = data / "spool" / "content", target / "content", target / "spool.db"
+    files.mkdir(parents=True, mode=0o700)
+    for _ in range(ATTEMPTS):
+        _link(content, files)
+        with closing(connect(data / "spool" / "spool.db")) as source, closing(sqlite3.connect(copy)) as copied:
+            # In one step: several would begin anew whenever the node writes, which it always does.
+            source.backup(copied)
+        _link(content, files)
+        with closing(sqlite3.connect(copy)) as copied:
+            needed = {f"{to_text(row[0])}.eml" for row in copied.execute(_NEEDED)}
+            messages = int(copied.execute("SELECT count(*) FROM message").fetchone()[0])
+        there = set(os.listdir(files))
+        for name in there - needed:
+            (files / name).unlink()
+        if needed <= there:
+            return messages
+    raise Temporary("messages come and go faster than they can be copied; try again when there is less mail")
+
+
+def _link(content: Path, files: Path) -> None:
+    for path in content.glob("*.eml"):
+        target = files / path.name
+        if target.exists():
+            continue
+        with suppress(FileNotFoundError):  # it went meanwhile
+            try:
+                os.link(path, target)
+            except OSError:  # another file system
+                shutil.copyfile(path, target)
