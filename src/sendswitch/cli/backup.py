@@ -52,10 +52,11 @@ def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A 
     began = time.time()
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
         work = Path(folder)
-        with Console(stderr=True).status("the spool") as shown:
-            messages = copy_spool(data, work / "spool")
-            shown.update("the database")
+        with Console(stderr=True).status("the database") as shown:
+            # First, so that the spool knows all that it knows: a journal that is behind can be told again.
             rows = _dump(config, work / "database.jsonl")
+            shown.update("the spool")
+            messages = copy_spool(data, work / "spool")
             manifest = {"format": FORMAT, "created": began, "host": config.node.host, "spool": schema.VERSION}
             manifest |= {"messages": messages, "rows": rows, "files": _digests(work)}
             (work / "manifest.json").write_bytes(orjson.dumps(manifest))
@@ -114,6 +115,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
             raise Permanent(f"{file}: the audit finds {findings[0]} and {len(findings) - 1} more; nothing was restored")
         reason = f"restored from the backup of {moment(manifest['created'])}"
         with closing(open_files(work)) as connection:
+            connection.execute("DELETE FROM meta WHERE key = 'journaled'")  # the node tells the journal all again
             orders.give(
                 connection, Kind.SUSPEND, "", reason=reason, author=getpass.getuser(), now=time.time(), time=WAITS
             )
