@@ -72,6 +72,23 @@ def test_users_and_pipelines_are_kept_alike(engine: Engine) -> None:
     assert users.all_pipelines(engine)[0].text == "x = 2"
 
 
+def test_a_batch_that_is_cut_another_way_the_second_time(engine: Engine) -> None:
+    """After a crash the journal is told again, and more has happened since."""
+    one = id_at(NOW)
+    came = accepted(one, "ann@example.test", "bob@example.test")
+    later = [
+        Event(2, one, 0, NOW, "verdict", VERDICT),
+        Event(3, one, 0, NOW + 1, "bounced", {"reply": "550 no"}),
+        Event(4, one, 1, NOW + 2, "delivered", {"reply": "250 ok"}),
+    ]
+    for batch in ([came], [came, *later[:2]], [came, *later], [came], [came, later[0]], later[1:]):
+        journal.write(engine, batch)
+    kept = journal.story(engine, one)
+    assert [row["state"] for row in kept.deliveries] == ["bounced", "delivered"]
+    assert (kept.deliveries[0]["action"], kept.deliveries[0]["tags"]) == ("deny", " SPAM NEWS ")
+    assert len(kept.events) == 4
+
+
 def test_a_candidate_is_promoted_or_not_and_history_can_be_gone_back_to(engine: Engine) -> None:
     users.add_user(engine, "ann@example.test")
     users.set_pipeline(engine, "ann@example.test", "one", author="me")

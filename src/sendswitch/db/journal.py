@@ -72,7 +72,7 @@ def _text(event: Event) -> str:
 
 
 def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
-    """Insert rows that are not there yet.
+    """Insert rows that are not there yet; a delivery's that is there is written over.
 
     Through the driver's own executemany: what SQLAlchemy does for each row took half the time of the whole batch, and
     there is nothing to convert in numbers and text.
@@ -84,19 +84,32 @@ def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
     connection.exec_driver_sql(text, values)
 
 
+def _nothing(statement: postgresql.Insert | sqlite.Insert) -> Insert:
+    return statement.on_conflict_do_nothing()
+
+
 @lru_cache(maxsize=32)
 def _insert_new(table: Table, engine: Engine) -> tuple[str, tuple[str, ...]]:
     """The statement for this database, and the order of its values, empty where it takes them by name."""
     # Not INSERT IGNORE: that passes over more than what is there already, such as text that had to be cut.
     statement: Insert
+    keys = [column.name for column in table.primary_key]
+    # A delivery's row has the changes of its batch in it; when batches are cut another way the second time, the row
+    # is there already and the changes are not.
+    others = [column.name for column in table.columns if column.name not in keys] if table is deliveries else []
     match engine.dialect.name:
         case "postgresql":
-            statement = postgresql.insert(table).on_conflict_do_nothing()
+            insert = postgresql.insert(table)
+            new = {name: insert.excluded[name] for name in others}
+            statement = insert.on_conflict_do_update(index_elements=keys, set_=new) if new else _nothing(insert)
         case "sqlite":
-            statement = sqlite.insert(table).on_conflict_do_nothing()
+            insert_ = sqlite.insert(table)
+            new = {name: insert_.excluded[name] for name in others}
+            statement = insert_.on_conflict_do_update(index_elements=keys, set_=new) if new else _nothing(insert_)
         case _:
-            same = {column.name: column for column in table.primary_key}
-            statement = mysql.insert(table).on_duplicate_key_update(same)
+            insert_my = mysql.insert(table)
+            new_my = {name: insert_my.inserted[name] for name in others} or {name: table.c[name] for name in keys}
+            statement = insert_my.on_duplicate_key_update(new_my)
     compiled = statement.compile(engine, column_keys=table.c.keys())
     assert isinstance(compiled, SQLCompiler)
     return str(compiled), tuple(compiled.positiontup or ())
