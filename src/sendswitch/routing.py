@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sendswitch.mail.address import key, without_extension
@@ -36,6 +36,9 @@ class Routes:
 
     def __len__(self) -> int:
         return len(self._routes)
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes.values())
 
     def find(self, address: str) -> Route | None:
         """The route of a recipient; None means no pipeline: deliver."""

@@ -205,7 +205,7 @@ def listed_when_there(node: Node) -> list[dict[str, Any]]:
         (("list", "colour:red"), 2, "known are from"),
         (("list", "larger:huge"), 2, "is not a size"),
         (("list", "before:whenever"), 2, "is not a duration"),
-        (("list", "id:zz"), 3, "no message id"),
+        (("list", "id:zz"), 2, "no message id"),
     ],
 )
 def test_what_is_not_there_or_means_nothing(arguments: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:

@@ -231,6 +231,8 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
         with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
             connection.execute("DROP TABLE recorded")
             connection.execute("DROP TABLE orders")
+            connection.execute("DROP TABLE ordered")
+            connection.execute("ALTER TABLE message DROP COLUMN lifetime")
             connection.execute("PRAGMA user_version = 1")
         with pytest.raises(SpoolUnavailable, match="schema version 1"):
             inspect.open_files(tmp_path)
@@ -286,7 +288,7 @@ DAMAGE = {
     "what is final is not looked at again": "UPDATE delivery SET due = 1 WHERE state = 'delivered'",
     "what is not final has its content": "DELETE FROM content",
     "content goes with the last delivery that needs it": "INSERT INTO content VALUES (1, x'00')",
-    "what is recorded is there": "INSERT INTO recorded VALUES (1, 5)",
+    "what is recorded is there": "INSERT INTO recorded VALUES (1, 5, 0)",
     "every message has its first event": "DELETE FROM outbox WHERE event = 'accepted'",
     "a final delivery has one end": "DELETE FROM outbox WHERE event = 'delivered'",
 }

@@ -34,6 +34,7 @@ from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.journey import Journeys, Terms
 from sendswitch.switch.outcomes import Outcomes
+from sendswitch.switch.places import Places
 from sendswitch.switch.queue import Queue
 from sendswitch.switch.reports import Reporter
 from sendswitch.testing import FakeClock, MemoryCourier, message
@@ -103,7 +104,7 @@ async def switch(
     journeys = Journeys(
         Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
         Dispatcher(broker, policy=policy, clock=clock),
-        Terms(courier, Composer("us.example", {}), policy, 50, asyncio.Semaphore(10)),
+        Terms(courier, Composer("us.example", {}), policy, 50, Places(10)),
         clock=clock,
     )
     queue = Queue(spool, journeys, clock=clock)

@@ -33,7 +33,10 @@ def checks(node: Node) -> dict[str, Check]:
         return node.overload.why
 
     async def intake() -> str:
-        return "the node is being drained; `sendswitch node resume` takes mail again" if node.draining else ""
+        if node.draining:
+            return "the node is being drained; `sendswitch node resume` takes mail again"
+        missing = len(node.config.listener) - len(node.listeners)
+        return f"{missing} listeners are not bound; restart the node" if missing else ""
 
     return {"spool": spool, "next_hop": next_hop, "load": load, "intake": intake}
 

@@ -36,7 +36,7 @@ from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Te
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
-from sendswitch.switch.candidates import Candidates
+from sendswitch.switch.candidates import AT_ONCE, Candidates
 from sendswitch.switch.control import Control
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
@@ -62,6 +62,7 @@ FIXED = (
     "worker.concurrency",
     "journal.enabled",
     "recording.mail",
+    "pipelines.limit",
 )
 
 Source = Callable[[], Config]
@@ -80,6 +81,7 @@ class Node:
         self._looking = asyncio.Event()
         self._changing = asyncio.Lock()
         self.draining = False
+        self._quiet: asyncio.TimerHandle | None = None  # until when another log level is shown
         self.refused = ""  # why the last reload failed
 
     # Starting
@@ -92,7 +94,9 @@ class Node:
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
         broker = EmbeddedBroker()
         self.journeys = make_journeys(config, self.spool, broker)
-        self.candidates = Candidates(self.journeys.dispatcher, self.spool.note)
+        # So few that a worker has nine places of ten for live mail, whatever the candidates do.
+        most = min(AT_ONCE, config.worker.concurrency // 10)
+        self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
         self.queue = Queue(self.spool, self.journeys, clock=system_clock)
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
@@ -203,6 +207,8 @@ class Node:
 
     def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], Coroutine[None, None, Mapping[str, Any]]]]:
         async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            # Who cancelled an order may rely on it when this is answered.
+            self.journeys.orders = await self.spool.orders()
             self._looking.set()
             self.spool.written.set()
             return {}
@@ -231,6 +237,8 @@ class Node:
                 self.journeys.orders = await self.spool.orders()
                 self.queue.look()
                 self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
+                if self._worker is not None:
+                    await self._worker.retain(self.journeys.routes)
                 logs.reloaded(users=len(self.journeys.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
@@ -258,17 +266,19 @@ class Node:
         logs.configured(restart=restart)
         return restart
 
-    async def _change_to(self, config: Config) -> None:
-        wanted = {} if self.draining else _by_name(config)
+    async def _change_to(self, config: Config, *, draining: bool | None = None) -> None:
+        draining = self.draining if draining is None else draining
+        wanted = {} if draining else _by_name(config)
         options = {name: listener_options(section, config.node.host) for name, section in wanted.items()}
         old_courier = self.journeys.terms.courier
         courier = old_courier if config.next_hop == self.config.next_hop else make_courier(config)
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
         # From here on nothing can fail, and nothing waits.
-        if config.log != self.config.log:
-            logs.setup(config.log.format, config.log.level)
-        self.config = config
-        self.journeys.terms = make_terms(config, courier)
+        self._set_log(config)
+        self.config, self.draining = config, draining
+        before, self.journeys.terms = self.journeys.terms, make_terms(config, courier, self.journeys.terms)
+        if before.sending is not self.journeys.terms.sending:
+            before.sending.close()
         self.journeys.dispatcher.policy = make_policy(config)
         outcomes = self.journeys.outcomes
         outcomes.reporter, outcomes.backoff = make_reporter(config, self.spool), make_backoff(config)
@@ -286,16 +296,25 @@ class Node:
             raise Refused(f"{level!r} is none of {', '.join(logs.LEVELS)}")
         before = logs.set_level(level)
         logs.level_changed(was=before, now=level)
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
         if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._set_level, before, None)
+            self._quiet = asyncio.get_running_loop().call_later(seconds, self._set_level, self.config.log.level, None)
         return {"was": before}
+
+    def _set_log(self, config: Config) -> None:
+        """As configured; what was asked for a while is over."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        logs.setup(config.log.format, config.log.level)
 
     async def _drain(self, on: bool) -> None:
         async with self._changing:
-            self.draining = on
+            await self._change_to(self.config, draining=on)
             if on:
                 logs.draining()
-            await self._change_to(self.config)
 
     async def _status(self) -> Mapping[str, Any]:
         states, oldest, events = await self.spool.figures()

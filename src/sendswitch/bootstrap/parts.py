@@ -34,6 +34,7 @@ from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.journey import Journeys, Terms
 from sendswitch.switch.outcomes import Outcomes
+from sendswitch.switch.places import Places
 from sendswitch.switch.reports import Reporter
 from sendswitch.worker.runtime import Library, Worker
 
@@ -49,13 +50,13 @@ def make_journeys(config: Config, spool: Spool, broker: Broker) -> Journeys:
     return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config)), clock=system_clock)
 
 
-def make_terms(config: Config, courier: Courier) -> Terms:
-    """What the configuration says about journeys."""
+def make_terms(config: Config, courier: Courier, before: Terms | None = None) -> Terms:
+    """What the configuration says about journeys. The places stay while the courier does."""
     hop = config.next_hop
     composer = Composer(config.node.host, dict(config.tags.subject))
-    return Terms(
-        courier, composer, make_policy(config), hop.recipients, asyncio.Semaphore(UNRECORDED * hop.connections)
-    )
+    same = before is not None and before.courier is courier
+    sending = before.sending if before is not None and same else Places(UNRECORDED * hop.connections)
+    return Terms(courier, composer, make_policy(config), hop.recipients, sending)
 
 
 def make_reporter(config: Config, spool: Spool) -> Reporter:

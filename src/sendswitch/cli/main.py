@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.cli import (
     audit,
@@ -32,7 +34,7 @@ from sendswitch.cli import (
     config as configuration,
 )
 from sendswitch.cli.output import Session, complain, exit_code
-from sendswitch.errors import SendSwitchError
+from sendswitch.errors import SendSwitchError, SpoolUnavailable, Temporary
 
 app = typer.Typer(
     help="A programmable mail switch for Postfix.",
@@ -102,6 +104,15 @@ def main() -> None:
     except SendSwitchError as error:
         complain(error, json="--json" in arguments)
         sys.exit(exit_code(error))
+    except sqlite3.Error as error:
+        complain(SpoolUnavailable(f"the spool cannot be used now: {error}"), json="--json" in arguments)
+        sys.exit(75)
+    except SQLAlchemyError as error:
+        complain(Temporary(f"the database cannot be used now: {error}"), json="--json" in arguments)
+        sys.exit(75)
+    except OSError as error:
+        complain(error, json="--json" in arguments)
+        sys.exit(1)
     except ValueError as error:
         complain(error, json="--json" in arguments)
         sys.exit(2)

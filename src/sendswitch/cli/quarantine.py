@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -92,6 +93,9 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
         except SendSwitchError as error:
             results.append({"id": id_, "result": str(error)})
             worst = max(worst, exit_code(error))
+        except sqlite3.Error as error:
+            results.append({"id": id_, "result": f"the spool cannot be used now: {error}"})
+            worst = 75
     ring(session.config().node.data)
     session.show(results, ("id", "result"), "nothing is like that")
     if worst:

@@ -175,6 +175,7 @@ def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str
         author=getpass.getuser(),
         now=time.time(),
         time=duration(ttl),
+        here=[row.id for row in found],
     )
     running = ring(data)
     if kind is not Kind.SUSPEND:

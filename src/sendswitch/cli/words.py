@@ -10,15 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sendswitch.config.model import Config
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
-from sendswitch.errors import NotFound, Temporary
+from sendswitch.errors import Temporary
 from sendswitch.journal.search import NAMES, Term, parse
-from sendswitch.mail.ids import from_text
 
 
 def read_terms(words: Iterable[str], known: Sequence[str] = NAMES) -> list[Term]:
-    """The conditions that these words are. Raises InvalidSearch, NotFound for what is no id."""
+    """The conditions that these words are. Raises InvalidSearch."""
     now = time.time()
-    return [_id(term) for word in words for term in parse(_quoted(word), now, known)]
+    return [term for word in words for term in parse(_quoted(word), now, known)]
 
 
 def joined(words: Iterable[str]) -> str:
@@ -39,13 +38,3 @@ def _quoted(word: str) -> str:
     """The shell took the quotes away: `subject:two words` is one condition."""
     name, colon, value = word.partition(":")
     return f'{name}:"{value}"' if colon and " " in value and '"' not in value else word
-
-
-def _id(term: Term) -> Term:
-    """An id as people write it is a number in the journal."""
-    if term.name != "id":
-        return term
-    try:
-        return Term("id", from_text(str(term.value).partition(".")[0]), term.negated)
-    except ValueError as error:
-        raise NotFound(str(error)) from error

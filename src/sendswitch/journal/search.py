@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from sendswitch.config.units import duration, size
 from sendswitch.errors import InvalidSearch
 from sendswitch.mail.address import key
-from sendswitch.mail.ids import first_at
+from sendswitch.mail.ids import first_at, from_text
 
 # What can be searched by. `text` is a word without a name.
 NAMES = (
@@ -23,14 +23,15 @@ NAMES = (
 
 # What a spool knows of mail without the journal, and what is known of it on its way through the switch.
 OF_SPOOLED = tuple(name for name in NAMES if name != "processor")
-OF_MOVING = tuple(name for name in OF_SPOOLED if name not in ("subject", "message-id"))
+# A bare word would be looked for in the subject too, which is not known there.
+OF_MOVING = tuple(name for name in OF_SPOOLED if name not in ("subject", "message-id", "text"))
 
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"?|(\S+))', re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One condition: a text to be found or equalled, or a number of seconds or bytes."""
+    """One condition: a text to be found or equalled, or a number of seconds, bytes or of a message."""
 
     name: str
     value: str | float
@@ -122,7 +123,8 @@ def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:
         value = quoted or bare
         name = name.lower() or "text"
         if name not in known:
-            raise InvalidSearch(f"{name}: is nothing to search by here; known are {', '.join(known[:-1])}")
+            what = f"{name}: is nothing to search by here" if name != "text" else f"{value!r}: say where to look for it"
+            raise InvalidSearch(f"{what}; known are {', '.join(n for n in known if n != 'text')}")
         terms.append(Term(name, _value(name, value, now), bool(sign)))
     return terms
 
@@ -138,6 +140,8 @@ def _value(name: str, value: str, now: float) -> str | float:
                 return key(value)
             case "state" | "verdict":
                 return value.lower()
+            case "id":
+                return from_text(value.partition(".")[0])
     except ValueError as error:
         raise InvalidSearch(f"{name}:{value}: {error}") from error
     return value

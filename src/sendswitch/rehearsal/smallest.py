@@ -6,6 +6,7 @@ before one far from it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,27 +17,39 @@ from sendswitch.mail.verdict import Answer, Verdict
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial
 
-# Entries of one step that are tried; a person waits for the answer.
-MOST_ENTRIES = 500
+# Seconds for all tries; a person waits for the answer.
+LIMIT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class SmallestChange:
-    """`change` is what to leave out, in words; '' when nothing alone would do. `then` is what would have come of it."""
+    """`change` is what to leave out, in words; '' when nothing alone would do, or nothing was found in the `time` there
+    was. `then` is what would have come of it."""
 
     change: str
     then: str
+    in_time: bool = True
 
     @property
     def sentence(self) -> str:
         """Both in a sentence."""
+        if not self.in_time:
+            return f"What would have changed this was not found within {LIMIT:g} s."
         if not self.change:
             return "No step, left out alone, would have changed this."
         return f"{self.change} it would have been {self.then}."
 
 
 async def smallest_change(case: Case, trial: Trial) -> SmallestChange:
-    """Try every single change until one gives another action. Services and the record stand in as in a replay."""
+    """Try single changes until one gives another action. Services and the record stand in as in a replay."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            return await _smallest_change(case, trial)
+    except TimeoutError:
+        return SmallestChange("", "", in_time=False)
+
+
+async def _smallest_change(case: Case, trial: Trial) -> SmallestChange:
     assert case.verdict is not None
     if trial.pipeline.step and not case.verdict.trace:
         answer = await trial.replay(case)
@@ -64,13 +77,15 @@ def _outcome(answer: Answer) -> str:
 
 
 def _changes(pipeline: PipelineConfig, verdict: Verdict) -> Iterator[tuple[str, tuple[StepConfig, ...]]]:
-    """Each change in words with the steps that are left, the smallest first."""
+    """Each change in words with the steps that are left, the smallest first. A step without an opinion changed nothing,
+    and without it nothing would change."""
     asked = min(len(verdict.trace), len(pipeline.step))
-    if asked:
+    spoke = [step.outcome != "no opinion" for step in verdict.trace]
+    if asked and spoke[asked - 1]:
         decided = asked - 1
         for words, step in _entries(decided, pipeline.step[decided], verdict.reason):
             yield words, (*pipeline.step[:decided], step, *pipeline.step[asked:])
-    for n in reversed(range(asked)):
+    for n in reversed([n for n in range(asked) if spoke[n]]):
         yield f"Without step {n + 1} ({pipeline.step[n].use})", pipeline.step[:n] + pipeline.step[n + 1 :]
 
 
@@ -79,7 +94,7 @@ def _entries(number: int, step: StepConfig, reason: str) -> Iterator[tuple[str, 
     found = [(name, entry) for name, values in lists.items() for entry in values if isinstance(entry, str)]
     # What the reason names is probably what matched.
     found.sort(key=lambda pair: pair[1] not in reason)
-    for name, entry in found[:MOST_ENTRIES]:
+    for name, entry in found:
         left = [value for value in lists[name] if value != entry]
         words = f"Without {entry!r} in {name} of step {number + 1} ({step.use})"
         yield words, StepConfig(**{**_own(step), **step.options, name: left})

@@ -375,6 +375,7 @@ class Pool:
         self._returned: deque[Job] = deque()  # for new connections only
         self._timer: asyncio.TimerHandle | None = None
         self.turn = Turn()
+        self._closed = False
 
     @property
     def open(self) -> int:
@@ -401,17 +402,24 @@ class Pool:
         return failed.reply if failed else None
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, and the others when they are done; jobs that did not begin end without a reply."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         while self._idle:
             self._idle.pop()[0].quit()
+        for jobs in (self._waiting, self._returned):
+            while (job := _next(jobs)) is not None:
+                job.result.set_result(_not_begun(job))
 
     # What the connections call
 
     def submit(self, job: Job) -> None:
         """Begin a job now, or when there is a connection for it; not at all when nobody wants it any more."""
         if job.result.done():
+            return
+        if self._closed:
+            job.result.set_result(_not_begun(job))
             return
         if job.returned:
             self._returned.append(job)  # its connection is going, which makes room for the new one
@@ -455,6 +463,9 @@ class Pool:
             if not connection.usable:
                 return
             job = self._job_for(connection)
+        if self._closed:
+            connection.quit()
+            return
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
         if self._timer is None:
@@ -495,6 +506,10 @@ class Pool:
         if self._idle:
             due = self._idle[0][1] + self._keep - now
             self._timer = asyncio.get_running_loop().call_later(due, self._expire)
+
+
+def _not_begun(job: Job) -> Delivered:
+    return Delivered((Outcome(None),) * len(job.envelope.recipients))
 
 
 def _next(jobs: deque[Job]) -> Job | None:

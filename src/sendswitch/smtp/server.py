@@ -221,8 +221,14 @@ class Session(asyncio.Protocol):
             self._began = 0.0
         elif not self._began:
             self._began = self._last
-        if machine.closed and self._work is None:
+        if self._work is None:
+            self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self._machine.closed:
             self._end(linger=True)
+        elif self._listener.stopping and not self._machine.in_transaction:
+            self._close(replies.SHUTTING_DOWN, linger=False)
 
     def _take(self, data: bytes) -> None:
         sink = self._sink
@@ -312,7 +318,7 @@ class Session(asyncio.Protocol):
             self._resume()
         if self._work is None and self._eof:
             self._end(linger=False)
-        elif self._work is None and self._listener.stopping:
+        elif self._work is None and self._listener.stopping and not self._machine.in_transaction:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def flush(self) -> None:
@@ -351,8 +357,8 @@ class Session(asyncio.Protocol):
             self._timer = self._loop.call_later(due - now, self._check_time)
 
     def stop(self) -> None:
-        """Shut down: at once, or after the reply when a message is being stored."""
-        if self._work is None:
+        """Shut down: at once, or after the reply when a message is coming in or being stored."""
+        if self._work is None and not self._machine.in_transaction:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def abort(self) -> None:

@@ -36,10 +36,6 @@ def requeue(
 
     Raises NotFound when its content is not here, Refused while it is on its way or kept.
     """
-    state = _state(connection, id_)
-    if state not in TERMINAL:
-        hint = {"held": "hold answer", "quarantined": "quarantine release"}.get(state, "queue flush")
-        raise Refused(f"{id_} is {state}, so it is delivered once already; see `sendswitch {hint}`")
     told = {"by": by, "reason": reason} | ({"unfiltered": True} if unfiltered else {})
     passed = {"action": "pass", "reason": f"put into the queue again by {by}"} if unfiltered else None
     return _add(connection, data, id_, [], passed, "requeued", told, now)[0]
@@ -49,8 +45,20 @@ def send_on(
     connection: sqlite3.Connection, data: Path, id_: str, to: Sequence[str], now: float, *, by: str, reason: str
 ) -> list[str]:
     """Deliver to other addresses, each through its own pipeline; gives the new deliveries' ids. Raises NotFound."""
-    _state(connection, id_)
     return _add(connection, data, id_, to, None, "sent on", {"by": by, "reason": reason}, now)
+
+
+def _require_final(connection: sqlite3.Connection, message: int, n: int, id_: str, state: str) -> None:
+    """Raises Refused while the delivery, or the one that took its place, can still be delivered."""
+    if state not in TERMINAL:
+        hint = {"held": "hold answer", "quarantined": "quarantine release"}.get(state, "queue flush")
+        raise Refused(f"{id_} is {state}, so it is delivered once already; see `sendswitch {hint}`")
+    again = (
+        "SELECT c.n FROM delivery c JOIN delivery d ON d.message = c.message AND d.n = c.origin"
+        " AND d.recipient = c.recipient WHERE c.message = ? AND c.origin = ? AND c.due IS NOT NULL"
+    )
+    if (child := scalar(connection, again, message, n)) is not None:
+        raise Refused(f"{id_} was put into the queue again already, as {to_text(message)}.{child}")
 
 
 def _state(connection: sqlite3.Connection, id_: str) -> str:
@@ -74,24 +82,30 @@ def _add(
     message, n = parse_id(id_)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        content(connection, data, message)  # in the same transaction, so that it cannot go in between
+        # All in this transaction: nobody else decides, and the content cannot go in between.
+        state = _state(connection, id_)
+        if not to:
+            _require_final(connection, message, n, id_, state)
+        alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
+        if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
+            raise NotFound(f"the content of {to_text(message)} is not kept any more; `recording` says what is")
+        content(connection, data, message)
         own = connection.execute(
             "SELECT recipient, notify, orcpt FROM delivery WHERE message = ? AND n = ?", (message, n)
         ).fetchone()
         wanted = [(address, "NEVER", "") for address in to] or [own]
         first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
-        state = State.ACCEPTED if verdict is None else State.DECIDED
+        begins = State.ACCEPTED if verdict is None else State.DECIDED
         text = None if verdict is None else dumps(verdict)
         connection.executemany(
             "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '')",
-            [(message, first + k, *who, state.value, now, now, n, text) for k, who in enumerate(wanted)],
+            [(message, first + k, *who, begins.value, now, now, n, text) for k, who in enumerate(wanted)],
         )
         connection.execute(
-            "UPDATE message SET recipients = recipients + ?, expires = max(expires, ? + expires - received)"
-            " WHERE id = ?",
+            "UPDATE message SET recipients = recipients + ?, expires = max(expires, ? + lifetime) WHERE id = ?",
             (len(wanted), now, message),
         )
-        children = [(first + k, address, state.value) for k, (address, _, _) in enumerate(wanted)]
+        children = [(first + k, address, begins.value) for k, (address, _, _) in enumerate(wanted)]
         connection.execute(
             "INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)",
             (message, n, now, event, dumps(told | {"children": children})),

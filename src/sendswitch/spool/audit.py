@@ -108,11 +108,15 @@ def audit(connection: sqlite3.Connection, data: Path) -> Report:
             for message, n, detail in connection.execute(query)
         ]
         findings += _histories(connection)
-        findings += _files(connection, data / "spool" / "content")
         messages = connection.execute("SELECT count(*) FROM message").fetchone()[0]
         states = dict(connection.execute("SELECT state, count(*) FROM delivery GROUP BY state ORDER BY state"))
+        missing = _files(connection, data / "spool" / "content")
     finally:
         connection.execute("ROLLBACK")
+    # A file may have gone with its last delivery while we looked: what is still needed now is really missing.
+    findings += [
+        finding for message, finding in missing if connection.execute(f"{_FILES} AND id = ?", (message,)).fetchone()
+    ]
     return Report(messages, sum(states.values()), states, tuple(findings))
 
 
@@ -139,17 +143,19 @@ def _histories(connection: sqlite3.Connection) -> list[Finding]:
     return findings
 
 
-def _files(connection: sqlite3.Connection, folder: Path) -> list[Finding]:
-    query = (
-        "SELECT id, size FROM message WHERE in_file"
-        " AND (EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
-        " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
-    )
+_FILES = (
+    "SELECT id, size FROM message WHERE in_file"
+    " AND (EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+    " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
+)
+
+
+def _files(connection: sqlite3.Connection, folder: Path) -> list[tuple[int, Finding]]:
     findings = []
-    for message, size in connection.execute(query):
+    for message, size in connection.execute(_FILES):
         path = folder / f"{to_text(message)}.eml"
         there = path.stat().st_size if path.exists() else None
         if there != size:
             text = "its file is missing" if there is None else f"its file has {there} bytes, not {size}"
-            findings.append(Finding("what is needed has its content", to_text(message), text))
+            findings.append((message, Finding("what is needed has its content", to_text(message), text)))
     return findings

@@ -1,7 +1,8 @@
 """Orders: what a person wants to happen to mail on its way that matches a search, for a limited time.
 
 They are in the spool, so that they hold over a restart. The node carries them out, one delivery at a time, where it
-would have gone on with it: so an order and a delivery under way can never both happen.
+would have gone on with it: so an order and a delivery under way can never both happen. An order to bounce or to drop
+also names the deliveries that were here when it was given, and holds for those however long their turn takes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, Refused
 from sendswitch.journal.search import OF_MOVING, Term, matches, parse
+from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import Delivery, Message, facts_of
+from sendswitch.spool.writer import scalar
 
 
 class Kind(StrEnum):
@@ -26,7 +29,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order. Times in seconds since the epoch; `words` is the search, '' for all mail."""
+    """One order. Times in seconds since the epoch; `words` is the search, '' for all mail; `named` are the deliveries
+    it is about whatever the time."""
 
     id: int
     kind: Kind
@@ -36,6 +40,7 @@ class Order:
     created: float
     expires: float
     terms: tuple[Term, ...] = field(default=(), repr=False)
+    named: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
 
     @property
     def mark(self) -> str:
@@ -44,47 +49,99 @@ class Order:
 
 
 def give(
-    connection: sqlite3.Connection, kind: Kind, words: str, *, reason: str, author: str, now: float, time: float
+    connection: sqlite3.Connection,
+    kind: Kind,
+    words: str,
+    *,
+    reason: str,
+    author: str,
+    now: float,
+    time: float,
+    here: Sequence[str] = (),
 ) -> Order:
-    """Store an order that holds for `time` seconds. Raises InvalidSearch."""
-    parse(words, now, OF_MOVING)
+    """Store an order that holds for `time` seconds, and for the deliveries with the ids `here`.
+
+    Raises InvalidSearch, and Refused for an order to end all mail.
+    """
+    if not parse(words, now, OF_MOVING) and kind is not Kind.SUSPEND:
+        raise Refused(f"{kind} needs a search: it would be about all mail")
     row = (kind.value, words, reason, author, now, now + time)
-    cursor = connection.execute(
-        "INSERT INTO orders (kind, words, reason, author, created, expires) VALUES (?, ?, ?, ?, ?, ?)", row
-    )
-    return _order(cursor.lastrowid or 0, *row)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        cursor = connection.execute(
+            "INSERT INTO orders (kind, words, reason, author, created, expires) VALUES (?, ?, ?, ?, ?, ?)", row
+        )
+        id_ = cursor.lastrowid or 0
+        if kind is not Kind.SUSPEND:
+            named = [(id_, *parse_id(one)) for one in here]
+            connection.executemany("INSERT OR IGNORE INTO ordered VALUES (?, ?, ?)", named)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return _order(connection, id_, *row)
+
+
+_NAMED = (
+    "SELECT o.message, o.n FROM ordered o JOIN delivery d ON d.message = o.message AND d.n = o.n"
+    " AND d.due IS NOT NULL AND d.state IN ('accepted', 'decided') WHERE o.id = {id}"
+)
 
 
 def active(connection: sqlite3.Connection, now: float) -> list[Order]:
     """The orders that hold now, the oldest first."""
-    query = "SELECT id, kind, words, reason, author, created, expires FROM orders WHERE expires > ? ORDER BY id"
-    return [_order(*row) for row in connection.execute(query, (now,))]
+    query = (
+        "SELECT id, kind, words, reason, author, created, expires FROM orders"
+        f" WHERE ended IS NULL AND (expires > ? OR EXISTS ({_NAMED.format(id='orders.id')})) ORDER BY id"
+    )
+    return [_order(connection, *row) for row in connection.execute(query, (now,)).fetchall()]
+
+
+def holds(connection: sqlite3.Connection, id_: int) -> bool:
+    """False once somebody has cancelled it."""
+    return bool(scalar(connection, "SELECT count(*) FROM orders WHERE id = ? AND ended IS NULL", id_))
 
 
 def cancel(connection: sqlite3.Connection, id_: int, now: float) -> tuple[Order, int]:
     """End an order; what it suspended is due now. Gives the order, and how many deliveries go on. Raises NotFound."""
-    found = next((order for order in active(connection, now) if order.id == id_), None)
-    if found is None:
-        raise NotFound(f"there is no order {id_} that holds; `sendswitch queue orders` shows all")
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("UPDATE orders SET expires = ? WHERE id = ?", (now, id_))
-    resumed = connection.execute(
-        "UPDATE delivery SET due = ? WHERE due > ? AND state IN ('accepted', 'decided') AND reply LIKE ? || '%'",
-        (now, now, found.mark),
-    ).rowcount
-    connection.execute("COMMIT")
+    try:
+        found = next((order for order in active(connection, now) if order.id == id_), None)
+        if found is None:
+            raise NotFound(f"there is no order {id_} that holds; `sendswitch queue orders` shows all")
+        connection.execute("UPDATE orders SET ended = ? WHERE id = ?", (now, id_))
+        resumed = connection.execute(
+            "UPDATE delivery SET due = ? WHERE due > ? AND state IN ('accepted', 'decided') AND reply LIKE ? || '%'",
+            (now, now, found.mark),
+        ).rowcount
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
     return found, resumed
 
 
-def _order(id_: int, kind: str, words: str, reason: str, author: str, created: float, expires: float) -> Order:
+def _order(
+    connection: sqlite3.Connection,
+    id_: int,
+    kind: str,
+    words: str,
+    reason: str,
+    author: str,
+    created: float,
+    expires: float,
+) -> Order:
     terms = tuple(parse(words, created, OF_MOVING))
-    return Order(id_, Kind(kind), words, reason, author, created, expires, terms)
+    named = frozenset((message, n) for message, n in connection.execute(_NAMED.format(id="?"), (id_,)))
+    return Order(id_, Kind(kind), words, reason, author, created, expires, terms, named)
 
 
 def first_for(orders: Sequence[Order], message: Message, delivery: Delivery, now: float) -> Order | None:
     """The oldest order that holds now and is about this delivery."""
     facts = None
     for order in orders:
+        if delivery.key in order.named:
+            return order
         if order.expires > now:
             facts = facts or facts_of(message, delivery)
             if matches(order.terms, facts):

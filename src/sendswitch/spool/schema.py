@@ -6,6 +6,7 @@ delivery  one row a recipient: its state, when to look at it next (`due`), what 
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
 recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
 orders    what people want to happen to mail on its way that matches a search: suspend, bounce, drop
+ordered   the deliveries that were here when an order to bounce or drop was given
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sqlite3
 
 from sendswitch.errors import Temporary
 
-VERSION = 3
+VERSION = 2
 
 _ORDERS = """
 CREATE TABLE orders (
@@ -24,8 +25,15 @@ CREATE TABLE orders (
   reason TEXT NOT NULL,
   author TEXT NOT NULL,
   created REAL NOT NULL,
-  expires REAL NOT NULL
+  expires REAL NOT NULL,
+  ended REAL
 );
+CREATE TABLE ordered (id INTEGER NOT NULL, message INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (id, message, n))
+  WITHOUT ROWID;
+"""
+_RECORDED = """
+CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL, since REAL NOT NULL);
+CREATE INDEX recorded_since ON recorded (since);
 """
 _CREATE = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,7 +46,8 @@ CREATE TABLE message (
   in_file INTEGER NOT NULL,
   recipients INTEGER NOT NULL,
   via TEXT NOT NULL,
-  envelope TEXT NOT NULL
+  envelope TEXT NOT NULL,
+  lifetime REAL NOT NULL
 );
 CREATE TABLE content (message INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE delivery (
@@ -67,7 +76,7 @@ CREATE TABLE outbox (
   data TEXT NOT NULL
 );
 CREATE INDEX outbox_message ON outbox (message);
-CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+{_RECORDED}
 {_ORDERS}
 """
 
@@ -93,25 +102,26 @@ CREATE TEMP VIEW writing AS SELECT {", ".join(f"NULL AS {name}" for name in COLU
 CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing
   WHEN NEW.was IS NULL AND NEW.message IS NOT NULL BEGIN
   INSERT INTO message VALUES (NEW.message, NEW.at, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
-    json_array_length(NEW.deliveries), NEW.via, NEW.envelope);
+    json_array_length(NEW.deliveries), NEW.via, NEW.envelope, NEW.expires - NEW.at);
   INSERT INTO content SELECT NEW.message, NEW.bytes WHERE NEW.bytes IS NOT NULL;
   INSERT INTO delivery SELECT NEW.message, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
     NEW.at, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
   INSERT INTO outbox (message, n, at, event, data) VALUES (NEW.message, NULL, NEW.at, NEW.event, NEW.data);
-  INSERT INTO recorded SELECT NEW.message, NEW.size WHERE NEW.recorded;
+  INSERT INTO recorded SELECT NEW.message, NEW.size, NEW.at WHERE NEW.recorded;
 END;
 CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL BEGIN
   INSERT INTO outbox (message, n, at, event, data)
     SELECT NEW.message, NEW.n, NEW.at, NEW.event, NEW.data FROM delivery
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
-  UPDATE message SET expires = max(expires, NEW.at + expires - received)
+  UPDATE message SET expires = max(expires, NEW.at + lifetime)
     WHERE id = NEW.message AND NEW.event IN ('released', 'answered', 'hold expired');
   UPDATE delivery SET state = NEW.state, since = NEW.at, due = NEW.due,
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
-  INSERT OR IGNORE INTO recorded SELECT id, size FROM message
+  INSERT OR REPLACE INTO recorded SELECT id, size, NEW.at FROM message
     WHERE NEW.due IS NULL AND id = NEW.message AND {_NONE_LEFT}
-    AND (NEW.event IN ('deleted', 'dropped') OR CASE (SELECT value FROM meta WHERE key = 'recording')
+    AND (EXISTS (SELECT 1 FROM outbox WHERE message = NEW.message AND event IN ('deleted', 'dropped'))
+      OR CASE (SELECT value FROM meta WHERE key = 'recording')
       WHEN 'all' THEN 1
       WHEN 'filtered' THEN EXISTS (SELECT 1 FROM delivery WHERE message = NEW.message AND verdict IS NOT NULL)
       ELSE 0 END);
@@ -122,8 +132,7 @@ END;
 
 # From version N to N + 1, in order.
 _MIGRATIONS: dict[int, str] = {
-    1: "CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL);",
-    2: _ORDERS,
+    1: f"{_RECORDED}{_ORDERS}ALTER TABLE message ADD COLUMN lifetime REAL NOT NULL DEFAULT 432000;",
 }
 
 

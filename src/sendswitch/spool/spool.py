@@ -30,7 +30,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
-from sendswitch.spool.orders import Order, active
+from sendswitch.spool.orders import Order, active, holds
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -45,7 +45,7 @@ from sendswitch.spool.records import (
     message_row,
 )
 from sendswitch.spool.states import State
-from sendswitch.spool.writer import Call, Writer, connect, scalar
+from sendswitch.spool.writer import Call, Writer, connect, scalar, write_rows
 
 # Seconds that a look at the free space counts.
 FREE_FOR = 1.0
@@ -201,6 +201,9 @@ class Spool:
     async def change(self, changes: Sequence[Change], *, more: Sequence[Record] = ()) -> None:
         """Write new states with their events, durable on return. Raises SpoolUnavailable: then nothing changed."""
         await self._writer.submit([*map(self.change_row, changes), *more])
+        await self._changed(changes)
+
+    async def _changed(self, changes: Sequence[Change]) -> None:
         for change in changes:
             delivery = change.delivery
             delivery.state, delivery.due, delivery.attempts = change.state, change.due, change.attempts
@@ -229,6 +232,25 @@ class Spool:
     async def call(self, call: Call) -> Any:
         """Run a function on the connection inside the next group's transaction. Raises what it raises."""
         return await self._writer.submit((), call)
+
+    async def holds(self, order: int) -> bool:
+        """False once somebody has cancelled an order."""
+        return bool(await self.call(lambda c: holds(c, order)))
+
+    async def change_by_order(self, order: int, changes: Sequence[Change]) -> bool:
+        """Write new states because of an order, unless it was cancelled meanwhile: then nothing, and False."""
+        rows = [self.change_row(change) for change in changes]
+
+        def run(connection: sqlite3.Connection) -> bool:
+            if not holds(connection, order):
+                return False
+            write_rows(connection, rows)
+            return True
+
+        if not await self.call(run):
+            return False
+        await self._changed(changes)
+        return True
 
     async def orders(self) -> list[Order]:
         """What people ordered about mail on its way and holds now."""
@@ -270,7 +292,7 @@ class Spool:
             try:
                 found.append(delivery_from_row(row, messages, self.content))
             except (ValueError, TypeError, KeyError) as error:
-                await self._put_aside(row[0], row[7], error)
+                await self._put_aside(row[0], row[8], error)
         return found
 
     async def _put_aside(self, message: int, n: int, error: Exception) -> None:
@@ -336,8 +358,8 @@ class Spool:
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (at,)))
 
     async def purge(self, before: float, limit: int = 1000, *, journal: bool = True) -> int:
-        """Forget messages that came before `before`, are final and (with `journal`) in the journal, with their events
-        and recorded content; gives how many.
+        """Forget messages that came before `before`, are final, not recorded since, and (with `journal`) in the
+        journal, with their events and recorded content; gives how many.
 
         At most `limit` at once, because mail waits for the transaction. The newest event stays, because its number must
         not be given again.
@@ -350,14 +372,21 @@ class Spool:
         def run(connection: sqlite3.Connection) -> list[int]:
             ids = connection.execute(
                 "SELECT id FROM message WHERE id < ? AND NOT EXISTS"
-                " (SELECT 1 FROM delivery WHERE message = message.id AND due IS NOT NULL)"
+                " (SELECT 1 FROM delivery WHERE message = message.id AND due IS NOT NULL) AND NOT EXISTS"
+                " (SELECT 1 FROM recorded WHERE message = message.id AND since >= ?)"
                 f"{waits if journal else ''} LIMIT ?",
-                (first_at(before), limit),
+                (first_at(before), before, limit),
             ).fetchall()
             large = _forget_content(connection, ids)
             connection.executemany("DELETE FROM delivery WHERE message = ?", ids)
             newest = scalar(connection, "SELECT max(id) FROM outbox") or 0
             connection.executemany(f"DELETE FROM outbox WHERE message = ? AND id < {newest}", ids)
+            if len(ids) < limit:  # what was told of mail that was refused for now, and is in no other table
+                connection.execute(
+                    f"DELETE FROM outbox WHERE id < {newest} AND event = 'candidate' AND message < ?"
+                    " AND message NOT IN (SELECT id FROM message)",
+                    (first_at(before),),
+                )
             connection.executemany("DELETE FROM message WHERE id = ?", ids)
             return [len(ids), *large]
 
@@ -379,7 +408,7 @@ class Spool:
             ids, freed = [], 0
             for message, size in connection.execute(
                 "SELECT message, size FROM recorded WHERE NOT EXISTS (SELECT 1 FROM delivery d"
-                " WHERE d.message = recorded.message AND d.due IS NOT NULL) ORDER BY message LIMIT ?",
+                " WHERE d.message = recorded.message AND d.due IS NOT NULL) ORDER BY since LIMIT ?",
                 (limit,),
             ):
                 ids.append((message,))

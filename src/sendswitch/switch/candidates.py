@@ -1,8 +1,8 @@
 """Candidates: a new version of a pipeline runs beside the live one on the same mail, and nothing comes of its answer.
 
 Each comparison becomes an event for the journal. Rules:
-1. A candidate never holds mail up: it is asked after the live answer counted, and at most AT_ONCE of them are in the
-   workers' hands. What comes beyond that is left out and counted, not queued.
+1. A candidate never holds mail up: it is asked after the live answer counted, and at most a tenth of a worker's places
+   are for candidates. What comes beyond that is left out and counted, not queued.
 2. Its failure is its own: nothing here can put off, change or end a delivery.
 """
 
@@ -14,14 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 from sendswitch import logs, metrics
+from sendswitch.errors import SpoolUnavailable
 from sendswitch.journal.compare import action, differing, told
-from sendswitch.mail.content import Content
+from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.verdict import Answer, Deferral
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
 from sendswitch.switch.dispatcher import Dispatcher
 
-# Of the hundred places a worker has by default, so many may hang with candidates.
+# Most candidates asked at once; of the hundred places a worker has by default, so many may hang with them.
 AT_ONCE = 10
 
 Note = Callable[[int, int, str, dict[str, Any]], Awaitable[None]]
@@ -31,14 +32,14 @@ Note = Callable[[int, int, str, dict[str, Any]], Awaitable[None]]
 class Candidates:
     """Asks candidates for one node."""
 
-    def __init__(self, dispatcher: Dispatcher, note: Note) -> None:
-        self._dispatcher, self._note = dispatcher, note
+    def __init__(self, dispatcher: Dispatcher, note: Note, *, most: int = AT_ONCE) -> None:
+        self._dispatcher, self._note, self._most = dispatcher, note, most
         self._tasks: set[asyncio.Task[None]] = set()
         dispatcher.beside = self.beside
 
     def beside(self, delivery: Delivery, route: Route, answer: Answer) -> None:
         """Ask the candidate of a route about a delivery that has its answer."""
-        if len(self._tasks) >= AT_ONCE:
+        if len(self._tasks) >= self._most:
             metrics.CANDIDATES.labels("left out").inc()
             return
         task = asyncio.get_running_loop().create_task(self._compare(delivery, route, answer, delivery.message.content))
@@ -53,13 +54,17 @@ class Candidates:
             await asyncio.wait(self._tasks)
 
     async def _compare(self, delivery: Delivery, route: Route, was: Answer, content: Content | None) -> None:
-        async def load() -> Content:
-            # The mail may be delivered and its content forgotten before a worker begins.
-            return await delivery.message.load() if content is None else content
-
         message = delivery.message
         try:
+            # Now, because the mail may be delivered and its content forgotten before a worker begins.
+            held = await message.load() if content is None else content
+
+            async def load() -> Content:
+                return held
+
             now = await self._dispatcher.rehearse(delivery, replace(route, version=route.candidate), load)
+            if isinstance(held, InFile) and not await asyncio.to_thread(held.path.exists):
+                raise SpoolUnavailable("the content went before the candidate had read it")
             fields = _differing(was, now)
             data = {
                 "pipeline": route.owner,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,12 @@ def ask(data: Path, do: str, *, timeout: float = 30.0, **facts: Any) -> dict[str
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(timeout)
         try:
-            with _in_folder(data):
-                line.connect(NAME)
-        except OSError:
+            with _address(data) as address:
+                line.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
             return None
+        except OSError as error:
+            raise Temporary(f"the node in {data} cannot be asked: {error.strerror}; be root or its user") from error
         try:
             line.sendall(orjson.dumps({"do": do, **facts}) + b"\n")
             with line.makefile("rb") as answers:
@@ -78,8 +80,8 @@ class Control:
         line.setblocking(False)
         with suppress(FileNotFoundError):
             (data / NAME).unlink()
-        with _in_folder(data):
-            line.bind(NAME)
+        with _address(data) as address:
+            line.bind(address)
         (data / NAME).chmod(0o600)
         self._server = await asyncio.start_unix_server(self._serve, sock=line, limit=MAX_LINE)
 
@@ -116,16 +118,11 @@ class Control:
                 (data / NAME).unlink()
 
 
-class _in_folder:
-    """Be in a folder for a moment: a unix socket's path may have 107 bytes only, and data folders are longer."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        self._before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-        os.chdir(self._folder)
-
-    def __exit__(self, *_: object) -> None:
-        os.fchdir(self._before)
-        os.close(self._before)
+@contextmanager
+def _address(folder: Path) -> Iterator[str]:
+    """The socket's path by way of an open folder: such a path may have 107 bytes only, and data folders are longer."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{handle}/{NAME}"
+    finally:
+        os.close(handle)

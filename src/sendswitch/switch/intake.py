@@ -25,6 +25,7 @@ from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
 from sendswitch.smtp.protocol.server import Mail, Recipient
 from sendswitch.smtp.server import Sink
 from sendswitch.spool.body import Body
+from sendswitch.spool.orders import first_for
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
@@ -217,7 +218,10 @@ class ProxyIntake(FilterIntake):
     async def _answer(
         self, message: Message, deliveries: Sequence[Delivery], answers: dict[int, Answer]
     ) -> Reply | None:
-        """The reply when it can be given now; None when the message must be stored."""
+        """The reply when it can be given now; None when the message must be stored, as when an order is about it."""
+        orders, now = self._journeys.orders, self._clock()
+        if orders and any(first_for(orders, message, delivery, now) for delivery in deliveries):
+            return None
         each = [answers.get(delivery.n, _NO_PIPELINE) for delivery in deliveries]
         refusal = _refused_by_all(each)
         if refusal is not None:

@@ -27,6 +27,7 @@ from sendswitch.switch import decide
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.forward import forward
 from sendswitch.switch.outcomes import Outcomes, Window
+from sendswitch.switch.places import Places
 
 # Seconds in which recipients of one message that are decided one after the other may still share a transaction.
 GATHER = 0.05
@@ -37,14 +38,15 @@ class Terms:
     """What the configuration says about journeys; a reload replaces it as a whole.
 
     `recipients` are the most of one transaction. `sending` has a place for each message that is composed, sent and
-    recorded at once: no more are in memory, and no more can be repeated by a crash.
+    recorded at once: no more are in memory, and no more can be repeated by a crash. With another courier come other
+    places, so that mail which waits for a broken next hop goes to its successor.
     """
 
     courier: Courier
     composer: Composer
     policy: decide.Policy
     recipients: int
-    sending: asyncio.Semaphore
+    sending: Places
 
 
 class Journeys:
@@ -73,13 +75,20 @@ class Journeys:
 
     async def _obey(self, message: Message, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Carry out people's orders; gives the deliveries that none is about."""
-        free = []
+        free: list[Delivery] = []
+        ordered: dict[int, tuple[Order, list[Delivery]]] = {}
         for delivery in deliveries:
             order = first_for(self.orders, message, delivery, self._clock())
             if order is None or delivery.state not in (State.ACCEPTED, State.DECIDED):
                 free.append(delivery)
             else:
-                await self._safely([delivery], self.outcomes.obey(delivery, order))
+                ordered.setdefault(order.id, (order, []))[1].append(delivery)
+        for order, about in ordered.values():
+            try:
+                if not await self.outcomes.obey(message, about, order):
+                    free += about  # it was cancelled
+            except Exception as error:
+                await self.outcomes.after_error(about, error)
         return free
 
     async def _safely(self, deliveries: Sequence[Delivery], work: Coroutine[None, None, None]) -> None:
@@ -154,7 +163,7 @@ class Journeys:
         )
         data = {"then": verdict.to_json()}
         await self.outcomes.record([Change(delivery, State.DECIDED, "hold expired", data, now, verdict)])
-        message.expires = max(message.expires, now + message.expires - message.received)
+        message.expires = max(message.expires, now + message.lifetime)
 
     # Carrying out
 
@@ -216,25 +225,39 @@ class Journeys:
                     self._window.look()
 
     async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
-        began, terms = time.perf_counter(), self.terms
-        async with terms.sending:
-            if self.orders and not (deliveries := await self._obey(message, deliveries)):
-                return
-            content = await message.load()
-            envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
+        began = time.perf_counter()
+        while True:
+            terms = self.terms
+            if not await terms.sending.take():
+                continue
+            try:
+                if await self._send(terms, message, deliveries, began):
+                    return
+            finally:
+                terms.sending.give_back()
 
-            def compose() -> Content:
-                return terms.composer.compose(
-                    content,
-                    message=message.text_id,
-                    client=envelope.client,
-                    received=message.received,
-                    verdict=verdict,
-                )
+    async def _send(self, terms: Terms, message: Message, deliveries: Sequence[Delivery], began: float) -> bool:
+        """Hand it to the next hop and record what it said; False when that next hop was replaced before it began."""
+        if self.orders and not (deliveries := await self._obey(message, deliveries)):
+            return True
+        content = await message.load()
+        envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
 
-            # A file's head is read from disk, so not here.
-            composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
-            result = await terms.courier.deliver(envelope, composed)
-            # Within the same place: what a crash can repeat is never more than the places there are, and a spool that
-            # cannot be written stops deliveries, not only their record.
-            await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)
+        def compose() -> Content:
+            return terms.composer.compose(
+                content,
+                message=message.text_id,
+                client=envelope.client,
+                received=message.received,
+                verdict=verdict,
+            )
+
+        # A file's head is read from disk, so not here.
+        composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
+        result = await terms.courier.deliver(envelope, composed)
+        if terms.courier is not self.terms.courier and all(outcome.reply is None for outcome in result.outcomes):
+            return False
+        # In the same place: what a crash can repeat is never more than the places there are, and a spool that cannot
+        # be written stops deliveries, not only their record.
+        await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)
+        return True

@@ -144,25 +144,32 @@ class Outcomes:
         await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
 
-    async def obey(self, delivery: Delivery, order: Order) -> None:
-        """Do what a person ordered about a delivery."""
+    async def obey(self, message: Message, deliveries: Sequence[Delivery], order: Order) -> bool:
+        """Do what a person ordered about these deliveries of a message; False when it was cancelled meanwhile."""
         told = {"order": order.id, "by": order.author, "reason": order.reason}
         match order.kind:
             case Kind.SUSPEND:
-                data = told | {"until": order.expires}
+                data, due = told | {"until": order.expires}, order.expires
                 reply = printable(f"{order.mark} {order.reason}")
-                change = Change(
-                    delivery, delivery.state, "suspended", data, order.expires, attempts=delivery.attempts, reply=reply
+                return await self.spool.change_by_order(
+                    order.id,
+                    [Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries],
                 )
-                await self.record([change])
             case Kind.DROP:
                 reply = printable(f"dropped by order {order.id}: {order.reason}")
-                await self.record([Change(delivery, State.DISCARDED, "dropped", told, reply=reply)])
-                self.tell_end(delivery, State.DISCARDED, reply)
+                changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
+                if not await self.spool.change_by_order(order.id, changes):
+                    return False
+                for delivery in deliveries:
+                    self.tell_end(delivery, State.DISCARDED, reply)
+                return True
             case Kind.BOUNCE:
+                if not await self.spool.holds(order.id):
+                    return False
                 refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {order.reason}"))
-                outcome = dsn.Outcome(delivery.recipient, refusal, f"ended by order {order.id} of {order.author}")
-                await self.fail(delivery.message, [(delivery, outcome)])
+                why = f"ended by order {order.id} of {order.author}"
+                await self.fail(message, [(d, dsn.Outcome(d.recipient, refusal, why)) for d in deliveries])
+                return True
 
     async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.Outcome]]) -> None:
         """End deliveries for good: with a report where one is wanted, else as failed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from sendswitch import logs
 from sendswitch.broker.base import Broker, Lease
@@ -19,6 +19,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Answer, Deferral
 from sendswitch.processors.base import Context
+from sendswitch.routing import Route
 from sendswitch.worker.chain import Chain, build
 
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
@@ -64,6 +65,14 @@ class Library:
                 await old.close()
         return chain
 
+    async def retain(self, routes: Iterable[Route]) -> None:
+        """Close the chains that no route names any more."""
+        named = {place for route in routes for place in ((route.owner, False), (route.candidate and route.owner, True))}
+        async with self._making:
+            gone = [self._chains.pop(place)[1] for place in set(self._chains) - named]
+        for chain in gone:
+            await chain.close()
+
     async def close(self) -> None:
         """Close every chain."""
         while self._chains:
@@ -81,6 +90,10 @@ class Worker:
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
+
+    async def retain(self, routes: Iterable[Route]) -> None:
+        """Give up what is held for pipelines that are gone."""
+        await self._library.retain(routes)
 
     async def run(self) -> None:
         """Until `stop` is called; then every lease in hand is answered before this returns."""

@@ -1,0 +1,48 @@
+"""Places for work that may go on at once; who waits for one can be told that they are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Places:
+    """Like a semaphore; but when a reload replaces it, those who wait are told to look for the new one."""
+
+    def __init__(self, number: int) -> None:
+        self.number = self._free = number
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._closed = False
+
+    async def take(self) -> bool:
+        """Wait for a place; False when there are none any more."""
+        if self._closed:
+            return False
+        if self._free:
+            self._free -= 1
+            return True
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.result():
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """The place is free for the next who waits."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(True)
+                return
+        self._free += 1
+
+    def close(self) -> None:
+        """Nobody gets a place here any more; who has one keeps it."""
+        self._closed = True
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(False)
