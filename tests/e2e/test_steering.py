@@ -8,6 +8,7 @@ import signal
 import smtplib
 import socket
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ import pytest
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
-from tests.e2e.next_hop import NextHop
+from tests.e2e.next_hop import NextHop, Rude
 from tests.e2e.test_faults import QUICK, queue, ready, send, until
 
 PATIENT = {"next_hop": {"first_retry": "1h"}}
@@ -388,3 +389,143 @@ def test_two_people_at_once(tmp_path: Path) -> None:
         until(lambda: not said(node, "quarantine", "list") and not queue(node), node=node)
         assert len(hop.parcels) <= 1
         assert node.run("audit", check=False).returncode == 0
+
+
+# What a hostile reading found once
+
+
+def test_an_order_is_about_what_it_said(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=PATIENT) as node:
+        hop.answer = lambda data: Reply(450, "4.2.1", "busy")
+        for subject in ("one", "two", "three"):
+            send(node.port, "bob@example.test", subject=subject)
+        until(lambda: len(queue(node)) == 3 and all(row["attempts"] for row in queue(node)), node=node)
+        ids = {str(row["subject"]): str(row["id"]) for row in queue(node)}
+        line = ("queue", "drop", "--reason", "x")
+        assert "say where to look" in said(node, *line, "-one", code=2)["errors"][0]
+        assert "about all mail" in said(node, *line, "", code=4)["errors"][0]
+        assert said(node, *line, f"id:{ids['one']}")["deliveries"] == 1
+        until(lambda: len(queue(node)) == 2, node=node)
+        assert said(node, *line, "to:bob", f"-id:{ids['two']}")["deliveries"] == 1
+        until(lambda: [row["subject"] for row in queue(node)] == ["two"], node=node)
+        said(node, "queue", "flush")
+        until(lambda: queue(node)[0]["attempts"] == 2, node=node)
+
+
+def test_an_order_holds_for_what_is_in_hand_however_long_that_takes(tmp_path: Path) -> None:
+    settings = {"next_hop": {"first_retry": "1s", "last_retry": "1s", "content_timeout": "60s", "connections": 1}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        hop.delay, hop.answer = 4.0, lambda data: Reply(450, "4.2.1", "busy")
+        for n in range(3):
+            send(node.port, f"bob{n}@example.test", "same@example.test")
+        until(lambda: len(queue(node)) == 6, node=node)
+        said(node, "queue", "drop", "to:bob", "--reason", "x", "--ttl", "1s")
+        until(lambda: all("same" in str(row["recipient"]) for row in queue(node)), 40, node)
+        until(lambda: said(node, "queue", "orders") == [], node=node)
+
+
+def test_a_cancelled_order_holds_nothing_back(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=PATIENT) as node:
+        with Stream(node.port) as stream:
+            for number in (1, 2, 3):
+                said(node, "queue", "suspend", "--ttl", "5d", "--reason", "full")
+                before = stream.sent
+                until(lambda: stream.sent > before + 100)  # noqa: B023
+                said(node, "queue", "cancel", str(number))
+        until(lambda: not queue(node), node=node)
+        assert len(hop.parcels) == stream.sent
+
+
+def test_one_report_for_all_recipients_of_a_message(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=PATIENT) as node:
+        hop.answer = lambda data: Reply(250, "2.0.0", "Ok") if b"report" in data else Reply(450, "4.2.1", "busy")
+        send(node.port, *(f"u{n}@example.test" for n in range(5)))
+        until(lambda: len(queue(node)) == 5 and all(row["attempts"] for row in queue(node)), node=node)
+        said(node, "queue", "bounce", "to:u", "--reason", "closed")
+        until(lambda: not queue(node), node=node)
+        (report,) = hop.parcels
+        assert report.data.count(b"Final-Recipient") == 5
+
+
+def test_what_was_dropped_can_be_had_back_whoever_ended_later(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=PATIENT) as node:
+        hop.answer = lambda data: Reply(450, "4.2.1", "busy")
+        send(node.port, "ann@example.test", "bob@example.test")
+        until(lambda: len(queue(node)) == 2 and all(row["attempts"] for row in queue(node)), node=node)
+        said(node, "queue", "drop", "to:ann@", "--reason", "mistake")
+        until(lambda: len(queue(node)) == 1, node=node)
+        hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
+        said(node, "queue", "flush")
+        until(lambda: not queue(node), node=node)
+        for order in said(node, "queue", "orders"):
+            said(node, "queue", "cancel", str(order["order"]))
+        (row,) = said(node, "message", "list", "to:ann@")
+        assert said(node, "message", "requeue", row["id"])[0]["result"] == "requeued"
+        until(lambda: len(hop.parcels) == 2, node=node)
+        until(lambda: not queue(node), node=node)
+        # Nobody gets it a second time by mistake.
+        assert "--again" in said(node, "message", "requeue", row["id"], code=4)[0]["result"]
+        assert said(node, "message", "requeue", row["id"], "--again")[0]["result"] == "requeued"
+        until(lambda: len(hop.parcels) == 3, node=node)
+        assert node.run("audit", check=False).returncode == 0
+
+
+def test_orders_hold_before_the_queue_too(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", mode="proxy", settings=QUICK) as node:
+        said(node, "queue", "suspend", "to:joe@", "--reason", "full")
+        send(node.port, "joe@example.test")
+        send(node.port, "bob@example.test")
+        until(lambda: queue(node) and queue(node)[0]["reply"], node=node)
+        assert [parcel.envelope.recipients[0].address for parcel in hop.parcels] == ["bob@example.test"]
+
+
+def test_a_reload_saves_mail_from_a_broken_next_hop(tmp_path: Path) -> None:
+    """A next hop that says nothing keeps its connections for their timeouts; what waits goes to the new one at once."""
+    settings = {"next_hop": {"command_timeout": "60s", "connections": 2}}
+
+    def silent(connection: socket.socket) -> None:
+        connection.sendall(b"220 hi\r\n")
+        while connection.recv(4096):
+            pass
+
+    with Rude(silent) as bad, NextHop() as good, Node(tmp_path, f"127.0.0.1:{bad.port}", settings=settings) as node:
+        for n in range(60):
+            send(node.port, subject=f"number {n}")
+        until(lambda: bad.connections == 2, node=node)
+        node.config.write_text(node.config.read_text().replace(f":{bad.port}", f":{good.port}"))
+        said(node, "reload")
+        until(lambda: len(good.parcels) >= 58, 20, node)
+        node.kill()
+
+
+def test_a_message_that_is_coming_in_is_finished_before_the_listener_goes(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        client = smtplib.SMTP("127.0.0.1", node.port)
+        client.ehlo("c")
+        client.mail("a@example.org")
+        client.rcpt("joe@example.test")
+        client.docmd("DATA")
+        client.send(b"Subject: half\r\n\r\n")
+        said(node, "node", "drain")
+        client.send(b"and the rest\r\n.\r\n")
+        assert client.getreply()[0] == 250
+        assert client.getreply()[0] == 421
+        client.close()
+        until(lambda: any(b"and the rest" in parcel.data for parcel in hop.parcels), node=node)
+        # A port that somebody took meanwhile: the node says that it takes no mail.
+        with socket.create_server(("127.0.0.1", node.port)):
+            assert "choose another address" in said(node, "node", "resume", code=75)["errors"][0]
+            assert said(node, "node", "status")["draining"]
+            assert ready(node)[0] == 503
+        said(node, "node", "resume")
+        assert ready(node)[0] == 200
+
+
+def test_commands_from_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        script = f"import os, subprocess, sys\nos.chdir({str(gone)!r})\nos.rmdir({str(gone)!r})\n"
+        script += f"sys.exit(subprocess.call({node.line('node', 'status')!r}))\n"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -379,3 +379,23 @@ def test_few_statements_serve_groups_of_every_size(tmp_path: Path, run: Run, clo
     writer._text.cache_clear()
     run(inside())
     assert writer._text.cache_info().currsize <= 7
+
+
+def test_time_does_not_add_up_for_each_recipient(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """Mail that was kept gets its delivery time anew, and no more than that."""
+
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, deliveries = await stored(spool, clock, *(f"u{n}@x" for n in range(20)))
+        for delivery in deliveries:
+            await spool.change([Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 10**6)])
+        connection = inspect.open_files(tmp_path)
+        clock.advance(5000)
+        for n in range(20):
+            inspect.release(connection, f"{message.text_id}.{n}", clock(), by="me")
+        (due, *_) = await spool.due(clock(), 1)
+        assert due.message.expires == clock() + 1000
+        assert due.message.lifetime == 1000
+        await spool.close()
+
+    run(inside())

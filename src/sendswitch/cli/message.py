@@ -159,6 +159,7 @@ def requeue(
     ids: Deliveries,
     reason: Reason = "",
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="Deliver without asking the pipeline.")] = False,
+    once_more: Annotated[bool, typer.Option("--again", help="Also what was requeued and got through.")] = False,
 ) -> None:
     """Deliver once more to the same recipient, as long as the content is here; also what was dropped or deleted."""
     session: Session = context.obj
@@ -166,7 +167,7 @@ def requeue(
     connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
 
     def act(id_: str) -> None:
-        again.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered)
+        again.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered, once_more=once_more)
 
     each(session, ids, "requeued", act)
 

@@ -30,15 +30,24 @@ def content(connection: sqlite3.Connection, data: Path, message: int) -> Content
 
 
 def requeue(
-    connection: sqlite3.Connection, data: Path, id_: str, now: float, *, by: str, reason: str, unfiltered: bool
+    connection: sqlite3.Connection,
+    data: Path,
+    id_: str,
+    now: float,
+    *,
+    by: str,
+    reason: str,
+    unfiltered: bool,
+    once_more: bool = False,
 ) -> str:
     """Deliver to the same recipient once more, through the pipeline unless `unfiltered`; gives the new delivery's id.
 
-    Raises NotFound when its content is not here, Refused while it is on its way or kept.
+    Raises NotFound when its content is not here, Refused while it is on its way or kept, or when it was put into the
+    queue again already and got through; `once_more` allows that.
     """
     told = {"by": by, "reason": reason} | ({"unfiltered": True} if unfiltered else {})
     passed = {"action": "pass", "reason": f"put into the queue again by {by}"} if unfiltered else None
-    return _add(connection, data, id_, [], passed, "requeued", told, now)[0]
+    return _add(connection, data, id_, [], passed, "requeued", told, now, once_more=once_more)[0]
 
 
 def send_on(
@@ -48,17 +57,22 @@ def send_on(
     return _add(connection, data, id_, to, None, "sent on", {"by": by, "reason": reason}, now)
 
 
-def _require_final(connection: sqlite3.Connection, message: int, n: int, id_: str, state: str) -> None:
+def _require_final(
+    connection: sqlite3.Connection, message: int, n: int, id_: str, state: str, *, once_more: bool
+) -> None:
     """Raises Refused while the delivery, or the one that took its place, can still be delivered."""
     if state not in TERMINAL:
         hint = {"held": "hold answer", "quarantined": "quarantine release"}.get(state, "queue flush")
         raise Refused(f"{id_} is {state}, so it is delivered once already; see `sendswitch {hint}`")
     again = (
         "SELECT c.n FROM delivery c JOIN delivery d ON d.message = c.message AND d.n = c.origin"
-        " AND d.recipient = c.recipient WHERE c.message = ? AND c.origin = ? AND c.due IS NOT NULL"
+        " AND d.recipient = c.recipient WHERE c.message = ? AND c.origin = ?"
     )
-    if (child := scalar(connection, again, message, n)) is not None:
-        raise Refused(f"{id_} was put into the queue again already, as {to_text(message)}.{child}")
+    through = "" if once_more else " OR c.state IN ('delivered', 'forwarded')"
+    child = scalar(connection, f"{again} AND (c.due IS NOT NULL{through})", message, n)
+    if child is not None:
+        hint = "" if once_more else "; --again delivers one more"
+        raise Refused(f"{id_} was put into the queue again already, as {to_text(message)}.{child}{hint}")
 
 
 def _state(connection: sqlite3.Connection, id_: str) -> str:
@@ -77,6 +91,8 @@ def _add(
     event: str,
     told: dict[str, Any],
     now: float,
+    *,
+    once_more: bool = False,
 ) -> list[str]:
     """New deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
     message, n = parse_id(id_)
@@ -85,7 +101,7 @@ def _add(
         # All in this transaction: nobody else decides, and the content cannot go in between.
         state = _state(connection, id_)
         if not to:
-            _require_final(connection, message, n, id_, state)
+            _require_final(connection, message, n, id_, state, once_more=once_more)
         alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
         if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
             raise NotFound(f"the content of {to_text(message)} is not kept any more; `recording` says what is")
