@@ -228,6 +228,11 @@ def overload_over(*, dur_ms: float) -> None:
     _emit("info", "overload_over", dur_ms=round(dur_ms))
 
 
+def canary_lost(*, why: str) -> None:
+    """A probe sent through the chain did not come through in time."""
+    _emit("error", "canary_lost", why=why)
+
+
 def draining() -> None:
     """A person asked for it: no mail is taken, what is here goes on."""
     _emit("warning", "draining")

@@ -22,6 +22,8 @@ VERDICTS = Counter("sendswitch_verdicts", "Verdicts that counted, by action.", [
 DEFERRALS = Counter(
     "sendswitch_deferrals", "Answers that put a decision off, and retries of delivery.", ["why"], registry=REGISTRY
 )
+CANARY_SECONDS = Gauge("sendswitch_canary_seconds", "Time the last canary took through the chain.", registry=REGISTRY)
+CANARY_FAILURES = Counter("sendswitch_canary_failures", "Canaries that did not come through.", registry=REGISTRY)
 CANDIDATES = Counter(
     "sendswitch_candidates", "Answers of candidates beside the live ones, by outcome.", ["outcome"], registry=REGISTRY
 )

@@ -13,15 +13,18 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, Postfix, free_port, public_folder
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
+from tests.e2e.test_faults import until
 
 pytestmark = pytest.mark.usefixtures("postfix_installed")
 
@@ -431,3 +434,26 @@ def test_mail_goes_through_pipe_of_a_real_postfix(public: Path) -> None:
             client.sendmail("sender@example.test", ["joe@example.test", "ann@example.test"], body("through pipe"))
         assert b"X-SendSwitch-Trace" in wait_of(postfix, "joe", "through pipe")
         assert b"X-SendSwitch-Trace" in wait_of(postfix, "ann", "through pipe")
+
+
+def test_a_canary_flies_through_the_chain_and_is_missed_when_it_does_not(public: Path) -> None:
+    beside = Beside(public, "filter")
+    node, postfix = beside.node, beside.postfix
+    flight = f'\n[canary]\nto = "joe@example.test"\nsmtp = "127.0.0.1:{postfix.smtp}"\ninterval = "1s"\nlimit = "3s"\n'
+    node.config.write_text(node.config.read_text().replace(f":{beside.back}", f":{postfix.reinject}") + flight)
+    postfix._content_filter = node.port
+    with node:
+        with postfix:
+            until(lambda: figure(node, "sendswitch_canary_seconds") > 0, 60, node)
+            assert healthy(node)["status"] == "healthy"
+            assert b"Subject: SendSwitch probe" in postfix.wait_for("joe")[0]
+        until(lambda: figure(node, "sendswitch_canary_failures_total") > 0, 60, node)
+        assert healthy(node)["status"] == "degraded"
+        assert "did not take it" in healthy(node)["cause"] or "run `sendswitch postfix check`" in healthy(node)["cause"]
+        assert '"event":"canary_lost"' in node.log.read_text()
+
+
+def healthy(node: Node) -> dict[str, str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/healthz?check=canary", timeout=10) as answer:
+        found: dict[str, str] = json.loads(answer.read())["checks"][0]
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sendswitch import metrics
 from sendswitch.config.load import load
 from sendswitch.config.model import Config
 from sendswitch.db.connect import HEAD
@@ -98,3 +100,52 @@ def test_no_path_of_a_machine_in_the_project() -> None:
 def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_board_and_alerts_name_metrics_that_are_there() -> None:
+    known: set[str] = set()
+    for metric in metrics.REGISTRY.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        known |= {metric.name + suffix for suffix in suffixes}
+    board = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    assert board == _script("board").board(), "run tools/board.py"
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    rules = re.findall(r"expr: (.*)", (ROOT / "deploy" / "alerts.yml").read_text())
+    assert len(rules) >= 8
+    for query in queries + rules:
+        named = set(re.findall(r"sendswitch_[a-z_]+", query))
+        assert named, query
+        assert named <= known, query
+
+
+def test_every_alert_says_what_to_do() -> None:
+    text = (ROOT / "deploy" / "alerts.yml").read_text()
+    assert text.count("- alert:") == text.count("action:") == text.count("summary:") == text.count("expr:")
+
+
+def test_commands_in_docs_exist() -> None:
+    """Each `sendswitch …` in a page or in an alert names a command that is there."""
+    from typer.main import get_command
+
+    from sendswitch.cli.main import app
+
+    pages = [*PAGES, ROOT / "deploy" / "alerts.yml"]
+    for page in pages:
+        for line in re.findall(r"(?:`|\$ )sendswitch ([a-z][^`\n]*)", page.read_text()):
+            words = [word for word in line.split() if not word.startswith("-")]
+            command: Any = get_command(app)
+            while words and hasattr(command, "commands") and words[0].split("|")[0] in command.commands:
+                command = command.commands[words.pop(0).split("|")[0]]
+            assert not hasattr(command, "commands") or not words or words[0] in ("…", "COMMAND"), f"{page.name}: {line}"
+            for option in re.findall(r"(?<!\S)--([a-z-]+)", line):
+                names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+                assert f"--{option}" in names or option in ("json", "config", "help"), f"{page.name}: {line}"

@@ -12,7 +12,7 @@ from sendswitch.errors import InvalidSearch
 from sendswitch.journal.events import Event, fold
 from sendswitch.journal.search import NAMES, OF_MOVING, OF_SPOOLED, Facts, Term, matches, parse
 from sendswitch.journal.story import explain, recipients, timeline
-from sendswitch.mail.ids import first_at
+from sendswitch.mail.ids import first_at, to_text
 
 NOW = 1_700_000_000.0
 CAME = {"from": "a@b", "to": ["ann@x", "bob@x"], "size": 9, "via": "filter", "subject": "hi", "client": {"helo": "h"}}
@@ -214,6 +214,7 @@ def test_a_search_in_what_a_spool_knows(words: str, found: bool) -> None:
 
 
 def test_an_id_is_looked_for_as_a_number() -> None:
+    assert matches(parse(f"id:{to_text(FACTS.message)}.3", NOW), FACTS)
     assert matches([Term("id", FACTS.message)], FACTS)
     assert not matches([Term("id", FACTS.message + 1)], FACTS)
 

@@ -725,3 +725,8 @@ def test_what_a_deferral_and_a_hold_become() -> None:
 )
 def test_an_effect_in_words(effect: decide.Effect, words: str) -> None:
     assert decide.in_words(effect) == words
+
+
+def test_routes_can_be_gone_through() -> None:
+    route = Route("a@b", 1, 60, "pass", "bounce")
+    assert list(Routes([route])) == [route]

@@ -65,5 +65,8 @@ def warnings(node: Node) -> dict[str, Check]:
         count = int(metrics.value(metrics.UNACCOUNTED))
         return f"the audit found {count} things that must not be; run `sendswitch audit`" if count else ""
 
-    found: dict[str, Check] = {"ledger": ledger, "queue": queue_moves, "configuration": configuration}
+    async def canary() -> str:
+        return f"the canary was lost: {node.canary.trouble}" if node.canary.trouble else ""
+
+    found: dict[str, Check] = {"canary": canary, "ledger": ledger, "queue": queue_moves, "configuration": configuration}
     return found | {"journal": journal_keeps_up} if node.config.journal.enabled else found

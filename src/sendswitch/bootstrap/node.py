@@ -21,6 +21,7 @@ from sendswitch.bootstrap.parts import (
     load_routes,
     make_backoff,
     make_courier,
+    make_flight,
     make_journeys,
     make_policy,
     make_reporter,
@@ -36,6 +37,7 @@ from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Te
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
+from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
 from sendswitch.switch.control import Control
 from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
@@ -98,6 +100,7 @@ class Node:
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
         self.queue = Queue(self.spool, self.journeys, clock=system_clock)
+        self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
         self.journeys.orders = await self.spool.orders()
@@ -120,6 +123,7 @@ class Node:
         kept = self._first.journal.enabled
         yield self._look()
         yield self.overload.watch()
+        yield self.canary.run()
         yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
         yield keep_ledger(partial(full_audit, self.data, self._engine if kept else None))
         yield trim_recorded(self.spool, most=lambda: self.config.recording.most)

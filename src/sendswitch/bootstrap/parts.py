@@ -30,6 +30,7 @@ from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
 from sendswitch.spool.spool import Spool
+from sendswitch.switch.canary import Flight
 from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
 from sendswitch.switch.journey import Journeys, Terms
@@ -57,6 +58,12 @@ def make_terms(config: Config, courier: Courier, before: Terms | None = None) ->
     same = before is not None and before.courier is courier
     sending = before.sending if before is not None and same else Places(UNRECORDED * hop.connections)
     return Terms(courier, composer, make_policy(config), hop.recipients, sending)
+
+
+def make_flight(config: Config) -> Flight:
+    """Where the canary flies."""
+    canary, host = config.canary, config.node.host
+    return Flight(parse_endpoint(canary.smtp), host, canary.sender, canary.to, canary.interval, canary.limit)
 
 
 def make_reporter(config: Config, spool: Spool) -> Reporter:

@@ -90,7 +90,7 @@ def check(
     config = session.config()
     end = time.monotonic() + duration(limit)
     connection = inspect.open_files(config.node.data)
-    endpoint = parse_endpoint(smtp)
+    endpoint, after = parse_endpoint(smtp), probe.last_event(connection)
     sending = probe.send(endpoint, host=config.node.host, sender=sender, to=to, limit=duration(limit))
     sent, reply = asyncio.run(sending)
     stages = [probe.Stage(f"Postfix {endpoint}", str(reply), time.time() - sent.began)]
@@ -100,7 +100,7 @@ def check(
     else:
         while not probe.arrived(state) and time.monotonic() < end:
             time.sleep(0.05)
-            reached, state = probe.trail(connection, sent)
+            reached, state = probe.trail(connection, sent, after)
         stages += reached
         trouble = _trouble(state, config)
     told = {"ok": not trouble, "trouble": trouble, "state": state, "stages": [asdict(stage) for stage in stages]}

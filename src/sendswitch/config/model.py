@@ -202,6 +202,16 @@ class Tags(Section):
     )
 
 
+class Canary(Section):
+    """A message of our own, sent through Postfix and back now and then, to see whether the chain works."""
+
+    to: str = Field("", description="Who gets it; empty: none is sent.")
+    sender: str = Field("", description="Its envelope sender; empty: the null sender.")
+    smtp: Endpoint = Field("127.0.0.1:25", description="Where Postfix takes mail.")
+    interval: Duration = Field(300.0, ge=1, description="Time between two.")
+    limit: Duration = Field(60.0, ge=1, description="Time in which it must be through.")
+
+
 class Worker(Section):
     """The worker that runs pipelines."""
 
@@ -230,6 +240,7 @@ class Config(Section):
     hold: Hold = Hold()
     quarantine: Quarantine = Quarantine()
     tags: Tags = Tags()
+    canary: Canary = Canary()
     worker: Worker = Worker()
     log: Log = Log()
 

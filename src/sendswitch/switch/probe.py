@@ -21,6 +21,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.spool.writer import scalar
 
 SUBJECT = "SendSwitch probe"
 
@@ -63,10 +64,15 @@ async def send(endpoint: Endpoint, *, host: str, sender: str, to: str, limit: fl
     return probe, reply or Reply(451, "4.4.2", f"no answer within {limit:g} s")
 
 
-def trail(connection: sqlite3.Connection, probe: Probe) -> tuple[list[Stage], str]:
-    """The stations it has reached in this spool, and the state it is in; '' while it has not come."""
-    began = "SELECT message, at, data FROM outbox WHERE event IN ('accepted', 'rejected') AND at >= ? ORDER BY id DESC"
-    for message, at, text in connection.execute(began, (probe.began - 1.0,)):
+def last_event(connection: sqlite3.Connection) -> int:
+    """The number of the newest event in the spool: a probe that is sent now comes behind it."""
+    return int(scalar(connection, "SELECT max(id) FROM outbox") or 0)
+
+
+def trail(connection: sqlite3.Connection, probe: Probe, after: int) -> tuple[list[Stage], str]:
+    """The stations it has reached in this spool behind event `after`, and its state; '' while it has not come."""
+    began = "SELECT message, at, data FROM outbox WHERE id > ? AND event IN ('accepted', 'rejected')"
+    for message, at, text in connection.execute(began, (after,)):
         told = orjson.loads(text)
         if told.get("message_id") == probe.message_id:
             return _stages(connection, message, at, told, probe.began)
