@@ -58,9 +58,11 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml
 packages:
 	tools/packages
 
-# docs/reference, made from the code.
+# docs/reference, docs/man and deploy/grafana.json, made from the code.
 reference: $(VENV)/.dev
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/manual.py
+	$(BIN)/python tools/board.py
 
 lock:
 	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \

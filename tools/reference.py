@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import typer
+
 from sendswitch import logs, metrics
 from sendswitch.cli.main import app
 from sendswitch.config import reference
@@ -60,7 +61,9 @@ def observability() -> str:
 def commands() -> str:
     """Every command with its arguments."""
     text = MADE + "# Commands\n\n`sendswitch [--config FILE] [--json] COMMAND`; both options may stand anywhere.\n"
-    text += "Exit codes: 0 done, 1 failed, 2 usage or wrong configuration, 3 not found, 4 refused, 75 try again later.\n\n"
+    text += (
+        "Exit codes: 0 done, 1 failed, 2 usage or wrong configuration, 3 not found, 4 refused, 75 try again later.\n\n"
+    )
     text += "| command | what it does |\n| --- | --- |\n"
     group = typer.main.get_command(app)
     for line in _commands(group, "sendswitch"):

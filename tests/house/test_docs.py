@@ -149,3 +149,12 @@ def test_commands_in_docs_exist() -> None:
             for option in re.findall(r"(?<!\S)--([a-z-]+)", line):
                 names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
                 assert f"--{option}" in names or option in ("json", "config", "help"), f"{page.name}: {line}"
+
+
+def test_the_man_pages_are_what_the_code_gives() -> None:
+    pages = _script("manual").pages()
+    folder = ROOT / "docs" / "man"
+    assert {path.name for path in folder.iterdir()} == set(pages)
+    for name, text in pages.items():
+        assert (folder / name).read_text() == text, f"{name}: run `make reference`"
+        assert all(not line.startswith("'") for line in text.splitlines())

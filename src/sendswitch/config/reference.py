@@ -29,7 +29,7 @@ def header(name: str) -> str:
     return f"[[{name}]]" if name in ARRAYS else f"[{name}]"
 
 
-_HEAD = f"""# Configuration
+HEAD = f"""# Configuration
 
 Every key has a default, so an empty file works. Durations are written `30s`, `5m`, `2h`, `7d` or as seconds; sizes
 `256KiB`, `25MB` or as bytes. Defaults below are in seconds and bytes.
@@ -43,7 +43,7 @@ Read are `sendswitch.toml`, then `conf.d/*.toml` beside it in the order of their
 
 def page() -> str:
     """The reference as Markdown."""
-    text = _HEAD
+    text = HEAD
     for name, model in sections():
         text += f"\n## `{header(name)}`\n\n{inspect.getdoc(model)}\n\n{table(model)}"
     return text
