@@ -332,3 +332,56 @@ def test_rubbish_leaves_nothing_behind(run: Run) -> None:
                     await asyncio.sleep(0.05)
 
     run(inside())
+
+
+LOCAL = (ip_network("127.0.0.0/8"),)
+HEADER = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 25\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_balancer_says_who_the_client_is(run: Run, size: int) -> None:
+    async def inside() -> None:
+        options = replace(OPTIONS, haproxy_from=LOCAL, xforward_from=LOCAL, connections_per_address=1)
+        async with listening(options) as (listener, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            wire = HEADER + ENVELOPE + b"hi\r\n.\r\n"
+            for start in range(0, len(wire), size):
+                writer.write(wire[start : start + size])
+                await writer.drain()
+            while not inbox.parcels:
+                await asyncio.sleep(0.01)
+            client = inbox.parcels[0].envelope.client
+            assert (client.address, client.port) == ("192.0.2.7", "4711")
+            assert listener.connections == 1
+            # What the real client may do is not what the balancer may.
+            writer.write(b"XFORWARD ADDR=198.51.100.1\r\nQUIT\r\n")
+            said = await everything(reader)
+            assert b"\r\n550 5.7.0" in said
+            assert b"XFORWARD" not in said
+            writer.close()
+            # Its limit, not the balancer's.
+            one, other = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            one[1].write(HEADER)
+            assert (await one[0].readline()).startswith(b"220")
+            other[1].write(HEADER)
+            assert (await other[0].readline()).startswith(b"421")
+            for _, end in (one, other):
+                end.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize("said", [b"EHLO x\r\n", b"PROXY TCP9 x\r\n", b"\r\n\r\n\x00rubbish"])
+def test_who_leaves_the_header_out_is_cut(run: Run, said: bytes) -> None:
+    async def inside() -> None:
+        async with listening(replace(OPTIONS, haproxy_from=LOCAL)) as (listener, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            with contextlib.suppress(ConnectionError):
+                assert await everything(reader) == b""
+            writer.close()
+            while listener.connections:
+                await asyncio.sleep(0.01)
+            assert not inbox.parcels
+
+    run(inside())

@@ -408,3 +408,43 @@ def test_cut_anywhere_the_dialog_is_the_same(words: list[bytes], cuts: list[int]
     assert said == whole
     assert content(cut_events) == content(whole_events)
     assert ends(cut_events) == ends(whole_events)
+
+
+def trusting() -> ServerConnection:
+    return ServerConnection("mx.example.test", limits=Limits(), client=PEER, xforward=True, xclient=True)
+
+
+def test_xclient_makes_the_client_somebody_else_and_begins_anew() -> None:
+    wire = (
+        HELLO + b"XCLIENT NAME=mail.example.org ADDR=192.0.2.77 PORT=99 LOGIN=joe DESTPORT=25\r\n"
+        b"MAIL FROM:<a@b>\r\nEHLO other.example\r\n" + ENVELOPE + MESSAGE
+    )
+    machine = trusting()
+    machine.greet()
+    events, said = dialog(machine, wire)
+    assert codes(said) == [220, 250, 220, 503, 250, 250, 250, 354, 250]
+    assert b"XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT" in said
+    (end,) = ends(events)
+    client = end.envelope.client
+    assert (client.address, client.name, client.port) == ("192.0.2.77", "mail.example.org", "99")
+    assert client.helo == "other.example"
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [
+        (HELLO + b"XCLIENT\r\n", 501),
+        (HELLO + b"XCLIENT SOURCE=LOCAL\r\n", 501),
+        (HELLO + b"XCLIENT ADDR=nonsense\r\n", 501),
+        (HELLO + b"XCLIENT LOGIN=joe\r\n", 220),
+        (b"XCLIENT ADDR=192.0.2.1\r\n", 220),
+        (HELLO + b"MAIL FROM:<a@b>\r\nXCLIENT ADDR=192.0.2.1\r\n", 503),
+    ],
+)
+def test_xclient_is_read_strictly(wire: bytes, code: int) -> None:
+    assert codes(dialog(trusting(), wire)[1])[-1] == code
+
+
+def test_xclient_is_for_trusted_peers() -> None:
+    assert codes(dialog(server(), HELLO + b"XCLIENT ADDR=192.0.2.1\r\n")[1])[-1] == 550
+    assert b"XCLIENT" not in dialog(server(), HELLO)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,9 +108,15 @@ def listener_options(section: ListenerSection, host: str) -> Options:
         connections=section.connections,
         connections_per_address=section.connections_per_address,
         lmtp=section.protocol == "lmtp",
-        xforward_from=tuple(ipaddress.ip_network(net, strict=False) for net in section.xforward_from),
+        xforward_from=_networks(section.xforward_from),
+        xclient_from=_networks(section.xclient_from),
+        haproxy_from=_networks(section.haproxy_from),
         tls=_tls(section),
     )
+
+
+def _networks(names: Iterable[str]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(name, strict=False) for name in names)
 
 
 def _tls(section: ListenerSection) -> ssl.SSLContext | None:

@@ -84,6 +84,10 @@ class ListenerSection(Section):
     xforward_from: tuple[Network, ...] = Field(
         ("127.0.0.0/8", "::1/128"), description="Networks whose XFORWARD is believed."
     )
+    xclient_from: tuple[Network, ...] = Field((), description="Networks that may say with XCLIENT who the client is.")
+    haproxy_from: tuple[Network, ...] = Field(
+        (), description="Networks whose connections begin with a PROXY header, version 1 or 2; others have none."
+    )
     budget: Duration = Field(
         20.0, description="proxy: time for verdicts while the sender waits (Postfix smtpd_proxy_timeout is 100s)."
     )

@@ -19,7 +19,7 @@ from sendswitch.errors import Permanent, SendSwitchError, classify
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
-from sendswitch.smtp.protocol import replies
+from sendswitch.smtp.protocol import haproxy, replies
 from sendswitch.smtp.protocol.server import (
     Aborted,
     ContentPiece,
@@ -110,6 +110,18 @@ class Options:
     lmtp: bool = False
     xforward_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     tls: ssl.SSLContext | None = None
+    xclient_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    haproxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+
+def within(address: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
+    """True when a peer's address is in one of the networks; a unix socket has none."""
+    if not address or not networks:
+        return False
+    peer = ipaddress.ip_address(address.partition("%")[0])
+    if peer.version == 6 and peer.ipv4_mapped is not None:
+        peer = peer.ipv4_mapped
+    return any(peer in network for network in networks)
 
 
 class Session(asyncio.Protocol):
@@ -126,6 +138,7 @@ class Session(asyncio.Protocol):
         self._last = self._loop.time()
         self._began = 0.0  # when the transaction did, 0 outside one
         self._ending = self._blocked = self._paused = self._eof = False
+        self._header: bytes | None = None  # of a balancer, while it comes in
         self.address = ""
 
     # asyncio.Protocol
@@ -138,30 +151,75 @@ class Session(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address, port = (str(peer[0]), str(peer[1])) if isinstance(peer, tuple) else ("", "")
         # A reload gives the listener other options; a session keeps those it began with.
-        options = self._options = self._listener.options
-        self._machine = ServerConnection(
+        self._options = self._listener.options
+        self._machine = self._make_machine(port)
+        if not self._listener.admit(self):
+            self._close(replies.TOO_MANY_CONNECTIONS)
+            return
+        self._timer = self._loop.call_later(self._options.timeouts.idle, self._check_time)
+        if within(self.address, self._options.haproxy_from):
+            self._header = b""
+        else:
+            self._greet()
+
+    def _make_machine(self, port: str) -> ServerConnection:
+        options = self._options
+        return ServerConnection(
             options.host,
             limits=options.limits,
             client=Client(address=self.address, port=port, protocol="LMTP" if options.lmtp else "ESMTP"),
             lmtp=options.lmtp,
-            xforward=self._listener.may_xforward(self.address),
+            # A unix socket has file permissions instead.
+            xforward=not self.address or within(self.address, options.xforward_from),
+            xclient=within(self.address, options.xclient_from),
             starttls=options.tls is not None,
         )
-        if not self._listener.admit(self):
-            self._close(replies.TOO_MANY_CONNECTIONS)
-            return
+
+    def _greet(self) -> None:
         refusal = self._listener.handler.admit()
         if refusal is not None:
             self._close(refusal)
             return
         self._machine.greet()
-        self._timer = self._loop.call_later(options.timeouts.idle, self._check_time)
         self.flush()
+
+    def _read_header(self, data: bytes) -> bytes:
+        """Take what a balancer says of the client before anything else; gives what comes after it.
+
+        A connection that does not begin with it is cut: who could leave it out could be anybody.
+        """
+        self._header = (self._header or b"") + data
+        try:
+            found = haproxy.read(self._header)
+        except ValueError as error:
+            logs.session_failed(client=self.address, error=error)
+            self._header = None
+            self.abort()
+            return b""
+        if found is None:
+            return b""
+        source, length = found
+        rest, self._header = self._header[length:], None
+        if source.address:
+            self._machine = self._renamed(source)
+            if not self._listener.within_limits(self):
+                self._close(replies.TOO_MANY_CONNECTIONS)
+                return b""
+        self._greet()
+        return rest
+
+    def _renamed(self, source: haproxy.Source) -> ServerConnection:
+        self._listener.rename(self, source.address)
+        return self._make_machine(source.port)
 
     def data_received(self, data: bytes) -> None:
         self._last = self._loop.time()
         if self._ending:
             return
+        if self._header is not None:
+            data = self._read_header(data)
+            if not data or self._ending:
+                return
         self._machine.receive_data(data)
         if self._work is None and not self._blocked:
             self._advance()
@@ -422,15 +480,6 @@ class Listener:
         """Open connections."""
         return len(self._sessions)
 
-    def may_xforward(self, address: str) -> bool:
-        """True when XFORWARD from this peer is believed. A unix socket has file permissions instead."""
-        if not address:
-            return True
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        if peer.version == 6 and peer.ipv4_mapped is not None:
-            peer = peer.ipv4_mapped
-        return any(peer in network for network in self.options.xforward_from)
-
     def change(self, handler: Handler, options: Options) -> None:
         """Use these for every session that begins from now on, and the handler for every message."""
         self.handler, self.options = handler, options
@@ -441,6 +490,16 @@ class Listener:
         self._per_address[session.address] += 1
         metrics.SMTP_CONNECTIONS.inc()
         metrics.SMTP_SESSIONS.inc()
+        return self.within_limits(session)
+
+    def rename(self, session: Session, address: str) -> None:
+        """A session's client is somebody else than who connected."""
+        self._per_address[session.address] -= 1
+        session.address = address
+        self._per_address[address] += 1
+
+    def within_limits(self, session: Session) -> bool:
+        """False when there are too many sessions in all or from this address."""
         limits = self.options
         return (
             len(self._sessions) <= limits.connections

@@ -100,22 +100,42 @@ _CHECKS: Mapping[str, Callable[[str], bool]] = {
 }
 
 
+# Postfix XCLIENT_README. What names no field of ours is read and passed over.
+XCLIENT = {name: field for name, field in XFORWARD.items() if name not in ("IDENT", "SOURCE")} | {
+    "LOGIN": "",
+    "DESTADDR": "",
+    "DESTPORT": "",
+}
+
+
 def parse_xforward(text: str) -> dict[str, str] | Reply:
     """Read XFORWARD attributes, xtext decoded, into fields of `Client`; unknown ones are refused."""
+    return _attributes("XFORWARD", XFORWARD, text)
+
+
+def parse_xclient(text: str) -> dict[str, str] | Reply:
+    """Read XCLIENT attributes in the same way."""
+    return _attributes("XCLIENT", XCLIENT, text)
+
+
+def _attributes(verb: str, known: Mapping[str, str], text: str) -> dict[str, str] | Reply:
     found: dict[str, str] = {}
+    any_at_all = False
     for word in text.split():
         name, equals, value = word.partition("=")
         name = name.upper()
-        if name not in XFORWARD or not equals:
-            return Reply(501, "5.5.4", f"Bad XFORWARD attribute: {name[:40]}")
+        if name not in known or not equals:
+            return Reply(501, "5.5.4", f"Bad {verb} attribute: {name[:40]}")
+        any_at_all = True
         value = xtext.decode(value)
         if value.upper() in _UNKNOWN:
             value = ""
         elif len(value) > 255 or not _CHECKS.get(name, _anything)(value):
-            return Reply(501, "5.5.4", f"Bad XFORWARD value for {name}")
+            return Reply(501, "5.5.4", f"Bad {verb} value for {name}")
         if name == "ADDR" and value[:5].upper() == "IPV6:":
             value = value[5:]
-        found[XFORWARD[name]] = value.upper() if name == "SOURCE" else value
-    if not found:
-        return Reply(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
+        if known[name]:
+            found[known[name]] = value.upper() if name == "SOURCE" else value
+    if not any_at_all:
+        return Reply(501, "5.5.4", f"Syntax: {verb} attribute=value...")
     return found

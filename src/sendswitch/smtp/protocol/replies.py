@@ -10,7 +10,7 @@ RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
 START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
 READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 BYE = Reply(221, "2.0.0", "Bye")
-HELP = Reply(214, "2.0.0", "EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT STARTTLS XFORWARD")
+HELP = Reply(214, "2.0.0", "EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT STARTTLS XFORWARD XCLIENT")
 CANNOT_VERIFY = Reply(252, "2.0.0", "Cannot VRFY, but will take the message and attempt delivery")
 
 UNKNOWN = Reply(500, "5.5.2", "Error: command not recognized")

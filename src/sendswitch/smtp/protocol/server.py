@@ -57,6 +57,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     **_RESET,
     **_TLS,
     (State.READY, "XFORWARD"): State.READY,
+    (State.CONNECTED, "XCLIENT"): State.CONNECTED,
+    (State.READY, "XCLIENT"): State.CONNECTED,
     (State.READY, "MAIL"): State.MAIL,
     (State.MAIL, "RCPT"): State.RCPT,
     (State.RCPT, "RCPT"): State.RCPT,
@@ -134,7 +136,7 @@ _NOT_SMTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"))
 
 
 class ServerConnection:
-    """One session. `client` is what the connection shows; XFORWARD is offered when `xforward` says so."""
+    """One session. `client` is what the connection shows; XFORWARD and XCLIENT are offered when they say so."""
 
     def __init__(
         self,
@@ -144,11 +146,12 @@ class ServerConnection:
         client: Client,
         lmtp: bool = False,
         xforward: bool = False,
+        xclient: bool = False,
         starttls: bool = False,
     ) -> None:
         self.state = State.CONNECTED
         self._host, self._limits, self._lmtp = host, limits, lmtp
-        self._xforward, self._starttls, self._tls = xforward, starttls, False
+        self._xforward, self._xclient, self._starttls, self._tls = xforward, xclient, starttls, False
         self._peer, self._helo = client, ""
         self._forwarded: dict[str, str] | None = None
         self._buffer = b""
@@ -363,6 +366,8 @@ class ServerConnection:
             offers.append("STARTTLS")
         if self._xforward:
             offers.append("XFORWARD " + " ".join(parameters.XFORWARD))
+        if self._xclient:
+            offers.append("XCLIENT " + " ".join(parameters.XCLIENT))
         return tuple(offers)
 
     def _mail_command(self, rest: str) -> Event | None:
@@ -473,6 +478,18 @@ class ServerConnection:
         self._say(replies.OK)
         return None
 
+    def _xclient_command(self, rest: str) -> Event | None:
+        """The client is somebody else from here on: everything begins anew, with a greeting."""
+        if not self._xclient:
+            return self._error(replies.NOT_ALLOWED)
+        given = parameters.parse_xclient(rest)
+        if isinstance(given, Reply):
+            return self._error(given)
+        self._peer, self._helo, self._forwarded = replace(self._peer, **given), "", None
+        self.state = TRANSITIONS[self.state, "XCLIENT"]
+        self.greet()
+        return None
+
     def _unimplemented(self, rest: str) -> Event | None:
         return self._error(replies.NOT_IMPLEMENTED)
 
@@ -554,4 +571,5 @@ _COMMANDS: Mapping[str, Callable[[ServerConnection, str], Event | None]] = {
     "QUIT": ServerConnection._quit,
     "STARTTLS": ServerConnection._starttls_command,
     "XFORWARD": ServerConnection._xforward_command,
+    "XCLIENT": ServerConnection._xclient_command,
 } | dict.fromkeys(("EXPN", "AUTH", "ETRN", "TURN", "SEND", "SOML", "SAML"), ServerConnection._unimplemented)
