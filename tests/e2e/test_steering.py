@@ -19,6 +19,7 @@ import pytest
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
+from sendswitch.switch import control
 from tests.e2e.next_hop import NextHop, Rude
 from tests.e2e.test_faults import QUICK, queue, ready, send, until
 
@@ -529,3 +530,37 @@ def test_commands_from_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
         script += f"sys.exit(subprocess.call({node.line('node', 'status')!r}))\n"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_dialog_is_shown_and_its_content_is_not(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        with socket.create_connection(("127.0.0.1", node.port)) as early:
+            assert early.recv(100)
+            line = node.line("message", "trace", "--from", "joe@", "--for", "4s", "--json")
+            tracing = subprocess.Popen(line, stdout=subprocess.PIPE)
+            until(lambda: _traced(node), node=node)
+            send(node.port, sender="joe@example.org", body=b"a secret\r\n")
+            send(node.port, sender="ann@example.org")
+            early.sendall(b"EHLO early\r\nMAIL FROM:<joe@early.example>\r\n")
+            assert b"250 2.1.0" in early.recv(1000) + early.recv(1000)
+            out, _ = tracing.communicate(timeout=30)
+        lines = json.loads(out)
+        said_by = [f"{line['who']}: {line['text']}" for line in lines]
+        assert "S: 220 switch.example.test ESMTP SendSwitch" in said_by
+        assert "C: MAIL FROM:<JOE@EXAMPLE.ORG>" in [text.upper().partition(" SIZE=")[0] for text in said_by]
+        assert any(text.startswith("S: 250 2.0.0 Ok: queued as") for text in said_by)
+        assert "C: MAIL FROM:<joe@early.example>" in said_by
+        assert "secret" not in str(lines)
+        assert "ann@" not in str(lines)
+        assert len({line["session"] for line in lines}) >= 2
+        assert "no listener" in said(node, "message", "trace", "--listener", "127.0.0.1:1", code=3)["errors"][0]
+
+
+def _traced(node: Node) -> bool:
+    """Whether somebody listens: a session's line is told then."""
+    told = control.ask(node.data, "trace")
+    with smtplib.SMTP("127.0.0.1", node.port) as client:
+        client.ehlo("x")
+        client.mail("joe@probe")
+    after = control.ask(node.data, "trace")
+    return told != after

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
-from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
+from sendswitch.errors import InvalidConfiguration, NotFound, Refused, SendSwitchError, Temporary
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
+from sendswitch.smtp.trace import Trace
 from sendswitch.spool.spool import open_spool
 from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
@@ -83,6 +85,8 @@ class Node:
         self._looking = asyncio.Event()
         self._changing = asyncio.Lock()
         self.draining = False
+        self._dialogs: Trace | None = None
+        self._hearing: asyncio.TimerHandle | None = None  # until when dialogs are written down
         self._quiet: asyncio.TimerHandle | None = None  # until when another log level is shown
         self.refused = ""  # why the last reload failed
 
@@ -230,7 +234,10 @@ class Node:
         async def status(asked: Mapping[str, Any]) -> Mapping[str, Any]:
             return await self._status()
 
-        return {"look": look, "reload": reload, "level": level, "drain": drain, "status": status}
+        async def trace(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+            return self._trace(asked)
+
+        return {"trace": trace, "look": look, "reload": reload, "level": level, "drain": drain, "status": status}
 
     async def _look(self) -> None:
         """Read orders, users and pipelines again when somebody says so; a database that fails leaves the old ones."""
@@ -319,6 +326,33 @@ class Node:
             await self._change_to(self.config, draining=on)
             if on:
                 logs.draining()
+
+    def _trace(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin, end or go on with writing dialogs down; gives the lines behind `after`."""
+        if "seconds" in asked:
+            self._end_trace()
+            wanted = str(asked.get("listener", ""))
+            heard = [n for n, section in _by_name(self.config).items() if wanted in ("", section.bind)]
+            if not heard:
+                raise NotFound(f"no listener is bound to {wanted}; `sendswitch node status` shows them")
+            self._dialogs = Trace(wanted, str(asked.get("sender", "")), system_clock)
+            for name in heard:
+                if name in self._listeners:
+                    self._listeners[name].listen_in(self._dialogs)
+            # Who asked may go away without a word.
+            self._hearing = asyncio.get_running_loop().call_later(float(asked["seconds"]), self._end_trace)
+        lines = self._dialogs.after(int(asked.get("after", 0))) if self._dialogs else []
+        if asked.get("end"):
+            self._end_trace()
+        return {"lines": [asdict(line) for line in lines]}
+
+    def _end_trace(self) -> None:
+        if self._hearing is not None:
+            self._hearing.cancel()
+            self._hearing = None
+        self._dialogs = None
+        for listener in self.listeners:
+            listener.listen_in(None)
 
     async def _status(self) -> Mapping[str, Any]:
         states, oldest, events = await self.spool.figures()

@@ -16,11 +16,13 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import make_trial
+from sendswitch.cli.node import asked
 from sendswitch.cli.output import Session, moment, readable
 from sendswitch.cli.quarantine import each
 from sendswitch.cli.queue import Reason
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
+from sendswitch.config.units import duration
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import get_pipeline
@@ -35,6 +37,9 @@ from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.rehearsal import record
 from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
 from sendswitch.spool import again, inspect
+
+# Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
+LOOK, GRACE = 0.3, 5.0
 
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
 
@@ -123,6 +128,35 @@ def explain(context: typer.Context, id_: Id) -> None:
         change = changes.get(k)
         for sentence in (*one.sentences, *([change.sentence] if change else ())):
             print(f"  {readable(sentence)}")
+
+
+@app.command("trace")
+def trace(
+    context: typer.Context,
+    listener: Annotated[str, typer.Option("--listener", help="Only of this listener, by its bind address.")] = "",
+    sender: Annotated[str, typer.Option("--from", help="Only of senders with this in them.")] = "",
+    time_: Annotated[str, typer.Option("--for", help="How long.")] = "1m",
+) -> None:
+    """Show the SMTP dialogs of the running node as they happen, without content; Ctrl-C ends it."""
+    session: Session = context.obj
+    end = time.monotonic() + duration(time_)
+    asked(session, "trace", listener=listener, sender=sender, seconds=duration(time_) + GRACE)
+    seen, found = 0, []
+    try:
+        while time.monotonic() < end:
+            for line in asked(session, "trace", after=seen)["lines"]:
+                seen = line["number"]
+                found.append(line)
+                if not session.json:
+                    text = f"{moment(line['at'])} {line['session']} {line['who']}: {line['text']}"
+                    print(readable(text), flush=True)
+            time.sleep(LOOK)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        asked(session, "trace", end=True)
+    if session.json:
+        session.print_json(found)
 
 
 @app.command("raw")

@@ -30,6 +30,7 @@ from sendswitch.smtp.protocol.server import (
     ServerConnection,
     StartTls,
 )
+from sendswitch.smtp.trace import Tap, Trace
 from sendswitch.smtp.turn import Turn
 
 # Bytes a client may pipeline while its message is being stored: a few hundred commands.
@@ -139,6 +140,7 @@ class Session(asyncio.Protocol):
         self._began = 0.0  # when the transaction did, 0 outside one
         self._ending = self._blocked = self._paused = self._eof = False
         self._header: bytes | None = None  # of a balancer, while it comes in
+        self._tap: Tap | None = None
         self.address = ""
 
     # asyncio.Protocol
@@ -176,6 +178,8 @@ class Session(asyncio.Protocol):
         )
 
     def _greet(self) -> None:
+        if self._listener.trace is not None:
+            self.listen_in(self._listener.trace)
         refusal = self._listener.handler.admit()
         if refusal is not None:
             self._close(refusal)
@@ -382,7 +386,15 @@ class Session(asyncio.Protocol):
     def flush(self) -> None:
         """Write what there is to say."""
         if self._transport is not None and (data := self._machine.data_to_send()):
+            if self._tap is not None:
+                self._tap.said(data)
             self._transport.write(data)
+
+    def listen_in(self, trace: Trace | None) -> None:
+        """Write this session's dialog down, or no longer."""
+        name = f"{self.address or 'unix'}:{id(self):x}"
+        self._tap = None if trace is None else trace.session(name)
+        self._machine.tap = None if self._tap is None else self._tap.heard
 
     def _discard(self) -> None:
         if self._sink is not None:
@@ -459,6 +471,13 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._gone = asyncio.Event()
         self.stopping = False
+        self.trace: Trace | None = None
+
+    def listen_in(self, trace: Trace | None) -> None:
+        """Write the dialogs of all sessions down, or no longer."""
+        self.trace = trace
+        for session in self._sessions:
+            session.listen_in(trace)
 
     async def start(self, endpoint: Endpoint) -> None:
         """Bind and accept. Raises OSError when the address is taken."""

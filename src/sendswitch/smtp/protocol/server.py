@@ -165,6 +165,7 @@ class ServerConnection:
         self._chunk = 0  # bytes of a BDAT chunk still to come
         self._chunk_size = 0
         self._chunk_last = False
+        self.tap: Callable[[bytes], None] | None = None  # hears each command line, for a trace
         self._new_transaction()
 
     def _new_transaction(self) -> None:
@@ -295,6 +296,8 @@ class ServerConnection:
         return buffer[at:end]
 
     def _command(self, line: bytes) -> Event | None:
+        if self.tap is not None:
+            self.tap(line)
         if len(line) > self._limits.line - 2:
             return self._error(replies.TOO_LONG)
         try:

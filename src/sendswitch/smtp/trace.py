@@ -1,0 +1,76 @@
+"""The dialog of sessions, written down on request and for a time; content never is.
+
+A session whose sender is asked for is known only at MAIL: until then its lines are kept, and told or forgotten there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Lines kept for who asks; of one session until its sender is known.
+MOST, BEFORE_MAIL = 5000, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a dialog: when, in which session, who said it (`C` or `S`), and what."""
+
+    number: int
+    at: float
+    session: str
+    who: str
+    text: str
+
+
+class Trace:
+    """What was asked for: the sessions of a listener, or all, whose sender has `sender` in it; '' for any."""
+
+    def __init__(self, listener: str, sender: str, clock: Callable[[], float]) -> None:
+        self.listener, self.sender, self._clock = listener, sender.lower(), clock
+        self._lines: deque[Line] = deque(maxlen=MOST)
+        self._number = 0
+
+    def after(self, number: int) -> list[Line]:
+        """The lines behind that number."""
+        return [line for line in self._lines if line.number > number]
+
+    def add(self, session: str, who: str, text: str, at: float | None = None) -> None:
+        """One line was said."""
+        self._number += 1
+        self._lines.append(Line(self._number, self._clock() if at is None else at, session, who, text))
+
+    def session(self, name: str) -> Tap:
+        """The ear for one session."""
+        return Tap(self, name, self._clock)
+
+
+class Tap:
+    """Hears one session."""
+
+    def __init__(self, trace: Trace, name: str, clock: Callable[[], float]) -> None:
+        self._trace, self._name, self._clock = trace, name, clock
+        self._told = not trace.sender
+        self._kept: deque[tuple[str, str, float]] = deque(maxlen=BEFORE_MAIL)
+
+    def heard(self, line: bytes) -> None:
+        """The client said a command."""
+        text = line.decode("utf-8", "backslashreplace")
+        if self._trace.sender and text[:10].upper() == "MAIL FROM:":
+            self._told = self._trace.sender in text.lower()
+        self._add("C", text)
+
+    def said(self, data: bytes) -> None:
+        """The server said replies."""
+        for line in data.decode("utf-8", "backslashreplace").splitlines():
+            self._add("S", line)
+
+    def _add(self, who: str, text: str) -> None:
+        if not self._told:
+            self._kept.append((who, text, self._clock()))
+            return
+        while self._kept:
+            kept_who, kept, at = self._kept.popleft()
+            self._trace.add(self._name, kept_who, kept, at)
+        self._trace.add(self._name, who, text)
