@@ -51,6 +51,14 @@ def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path
             until(lambda: said(new, "queue", "list", "to:later")[0]["reply"].startswith("suspended"), node=new)
             assert not hop.parcels
             assert [row["address"] for row in said(new, "user", "list")] == ["ann@example.test"]
+            # What comes now is not held back, and the database goes on counting where it was.
+            send(new.port, "now@example.test", subject="came after the restore")
+            until(lambda: any(b"came after the restore" in parcel.data for parcel in hop.parcels), node=new)
+            hop.parcels.clear()
+            assert "before:0s" in str(found(new, 0)["orders"])
+            said(new, "user", "add", "dave@example.test")
+            new.add_pipeline("dave@example.test", '[[step]]\nuse = "pass"\n')
+            new.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\nreason = "again"\n')
             said(new, "queue", "resume")
             until(lambda: any(b"large, waiting" in parcel.data for parcel in hop.parcels), node=new)
             (kept,) = said(new, "quarantine", "list")
@@ -129,6 +137,18 @@ def test_the_doctor_finds_what_is_broken(tmp_path: Path) -> None:
     assert "chmod 640" in sick["secrets"][0]["do"]
     assert any(row["status"] == "problem" for row in sick["database"])
     assert "hidden" not in str(sick)
+    folder = node.config.parent / "conf.d"
+    folder.mkdir()
+    node.config.write_text(text)
+    (folder / "db.toml").write_text(
+        f'[database]\nurl = "postgresql+psycopg://127.0.0.1:{free_port()}/x?user=joe&password=hidden"\n'
+    )
+    (folder / "db.toml").chmod(0o644)
+    sick = found(node)
+    assert "db.toml" in sick["secrets"][0]["found"]
+    assert "hidden" not in str(sick)
+    assert "hidden" not in node.run("user", "list", check=False).stderr
+    (folder / "db.toml").unlink()
     node.config.write_text(text)
     with sqlite3.connect(node.data / "sendswitch.db") as connection:
         connection.execute("UPDATE pipelines SET text = '[[step]]\nuse = \"gone\"\n'")
@@ -145,3 +165,10 @@ def test_the_doctor_finds_what_is_broken(tmp_path: Path) -> None:
         file.seek(8192)
         file.write(b"\xff" * 16384)
     assert "spool" in found(node)
+
+
+def test_the_doctor_changes_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path, f"maildir:{tmp_path}/mail")
+    before = sorted(tmp_path.rglob("*"))
+    found(node)
+    assert sorted(tmp_path.rglob("*")) == before

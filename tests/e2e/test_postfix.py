@@ -343,6 +343,7 @@ def test_postfix_is_changed_checked_and_changed_back(mode: str, public: Path) ->
         )
         node.config.write_text(text)
         node.run("reload")
+        assert "not of" in beside.run("remove", "--no-reload", code=4)["errors"][0]
         assert beside.run("remove", *beside.where, "--no-reload")["commands"]
         # postconf lays it out anew; what it says is the same.
         assert said(master, "-M") == services

@@ -435,3 +435,32 @@ def test_the_ledger_notices_what_the_journal_has_lost(
         else:
             connection.execute(BROKEN[rule])
     assert {finding.rule for finding in ledger.full_audit(tmp_path, engine).findings} == {rule}
+
+
+def test_the_ledger_knows_what_was_pruned(engine: Engine, run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """An old message that is held must not make those look lost that came after it and were forgotten."""
+
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        for number in range(20):
+            message = new_message(
+                spool, envelope("s@x", "a@x"), InMemory(b"x"), now=clock(), lifetime=100, via="filter"
+            )
+            (one,) = [Delivery(message, n, r, due=clock()) for n, r in enumerate(message.envelope.recipients)]
+            await spool.accept(message, [one])
+            if number:
+                await spool.change([Change(one, State.DELIVERED, "delivered", {"reply": "250 ok"})])
+            clock.advance(1)
+        await journaling.finish_journal(spool, lambda batch: journal.write(engine, batch))
+        await spool.close()
+
+    run(inside())
+    while journal.prune(engine, before=0, most=5):
+        pass
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(messages)).scalar() == 6
+    assert ledger.full_audit(tmp_path, engine).findings == ()
+    with engine.begin() as connection:
+        newest = connection.execute(select(func.max(messages.c.id))).scalar()
+        connection.execute(delete(messages).where(messages.c.id == newest))
+    assert {finding.rule for finding in ledger.full_audit(tmp_path, engine).findings} == {ledger.HAS_MESSAGE}

@@ -24,7 +24,8 @@ from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool import inspect
+from sendswitch.smtp.protocol.client import Outcome
+from sendswitch.spool import inspect, orders
 from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
@@ -375,5 +376,31 @@ def test_a_spool_that_fails_after_the_next_hop_took_it_repeats_nothing(
             await s.accept("joe@example.test")
             await s.until(lambda: s.states() == {"joe@example.test": "delivered"})
             assert len(s.got("joe@example.test")) == 1
+
+    run(inside())
+
+
+def test_what_an_order_ended_is_not_sent_after_a_reload(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """The next hop is replaced before a transaction began, after an order took one of its recipients out."""
+
+    async def inside() -> None:
+        gone = MemoryCourier()
+        async with switch(tmp_path, clock, gone) as made:
+            journeys = made.queue._journeys
+            connection = inspect.open_files(tmp_path)
+            orders.give(connection, orders.Kind.DROP, "to:ann2@", reason="x", author="me", now=clock(), time=100)
+            new = MemoryCourier()
+
+            async def deliver(envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+                journeys.terms = replace(journeys.terms, courier=new)
+                return Delivered((Outcome(None),) * len(envelope.recipients))
+
+            gone.deliver = deliver  # type: ignore[method-assign]
+            journeys.orders = await made.spool.orders()
+            await made.accept("ann2@example.test", "bob2@example.test")
+            await made.until(lambda: new.parcels)
+            await made.until(lambda: made.states()["bob2@example.test"] == "delivered")
+            assert [r.address for parcel in new.parcels for r in parcel.envelope.recipients] == ["bob2@example.test"]
+            assert made.states()["ann2@example.test"] == "discarded"
 
     run(inside())

@@ -133,6 +133,7 @@ def test_an_array_in_a_later_file_replaces_the_earlier(tmp_path: Path) -> None:
         ("SENDSWITCH_NODE__HOST_FILE", "/nowhere/at/all", "No such file"),
         ("SENDSWITCH_NODE__NOTHING_FILE", "/etc/hostname", "there is no such setting"),
         ("SENDSWITCH_LISTENER__3__BIND", "127.0.0.1:1", "number 3 comes before number 0"),
+        ("SENDSWITCH_LISTENER__0", "a", "it names a table"),
         ("SENDSWITCH_LISTENER__0__XFORWARD_FROM", "[1", "SENDSWITCH_LISTENER__0__XFORWARD_FROM in the environment"),
     ],
 )
@@ -140,6 +141,19 @@ def test_a_wrong_variable_is_told(name: str, value: str, told: str) -> None:
     with pytest.raises(InvalidConfiguration) as caught:
         load(None, {name: value})
     assert told in str(caught.value)
+
+
+def test_a_setting_is_given_once(tmp_path: Path) -> None:
+    both = {"SENDSWITCH_LOG__LEVEL": "info", "SENDSWITCH_LOG__LEVEL_FILE": str(tmp_path)}
+    with pytest.raises(InvalidConfiguration, match="set one of both"):
+        load(None, both)
+    whole = {"SENDSWITCH_TAGS__SUBJECT": '{"A": "a"}', "SENDSWITCH_TAGS__SUBJECT__SPAM": "x"}
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(
+            None,
+            whole | {"SENDSWITCH_LISTENER__0__XFORWARD_FROM": "::1", "SENDSWITCH_LISTENER__0__XFORWARD_FROM__X": "y"},
+        )
+    assert "there is no such setting" in str(caught.value)
 
 
 def test_everything_wrong_in_every_file_is_told_at_once(tmp_path: Path) -> None:

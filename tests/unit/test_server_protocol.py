@@ -448,3 +448,10 @@ def test_xclient_is_read_strictly(wire: bytes, code: int) -> None:
 def test_xclient_is_for_trusted_peers() -> None:
     assert codes(dialog(server(), HELLO + b"XCLIENT ADDR=192.0.2.1\r\n")[1])[-1] == 550
     assert b"XCLIENT" not in dialog(server(), HELLO)[1]
+
+
+def test_a_tap_hears_commands_and_no_content() -> None:
+    machine, heard = server(), list[bytes]()
+    machine.tap = heard.append
+    dialog(machine, HELLO + ENVELOPE + MESSAGE + b"QUIT\r\n")
+    assert [line[:4] for line in heard] == [b"EHLO", b"MAIL", b"RCPT", b"DATA", b"QUIT"]

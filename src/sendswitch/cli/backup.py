@@ -116,8 +116,15 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
         reason = f"restored from the backup of {moment(manifest['created'])}"
         with closing(open_files(work)) as connection:
             connection.execute("DELETE FROM meta WHERE key = 'journaled'")  # the node tells the journal all again
+            # What comes from now on is not held: `before` counts from the moment of the order.
             orders.give(
-                connection, Kind.SUSPEND, "", reason=reason, author=getpass.getuser(), now=time.time(), time=WAITS
+                connection,
+                Kind.SUSPEND,
+                "before:0s",
+                reason=reason,
+                author=getpass.getuser(),
+                now=time.time(),
+                time=WAITS,
             )
         with (work / "database.jsonl").open("rb") as lines:
             rows = dump.load(engine, lines)

@@ -15,17 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import listener_options, make_courier
 from sendswitch.cli.output import Session
+from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
-from sendswitch.db.connect import open_database
+from sendswitch.db.connect import open_database, shown
 from sendswitch.db.users import all_pipelines
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
 from sendswitch.mail import ids
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
+from sendswitch.spool import orders
 from sendswitch.spool.inspect import open_files
 from sendswitch.spool.writer import scalar
 from sendswitch.switch import control
@@ -96,10 +99,11 @@ def _examine(session: Session) -> Iterator[Finding]:
 
 def _secrets(file: Path | None) -> Callable[[Config], Iterator[Finding]]:
     def secrets(config: Config) -> Iterator[Finding]:
-        if file is not None and "@" in config.database_url and file.stat().st_mode & 0o044:
-            text = file.read_text(encoding="utf-8", errors="replace")
-            if "://" in text and "@" in text.partition("://")[2].partition("\n")[0]:
-                yield warning("secrets", f"{file} has a password and others can read it", f"chmod 640 {file}")
+        url = make_url(config.database_url)
+        place = load_with_origins(file).origins.get(("database", "url"), "")
+        held = Path(place.rpartition(":")[0])  # file:line; a variable's place has no file
+        if (url.password or "password" in url.query) and held.is_file() and held.stat().st_mode & 0o044:
+            yield warning("secrets", f"{held} has a password and others can read it", f"chmod 640 {held}")
 
     return secrets
 
@@ -151,7 +155,7 @@ def _spool(config: Config) -> Iterator[Finding]:
         yield warning(
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
         )
-    engine = open_database(config.database_url) if config.journal.enabled else None
+    engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(config.node.data, engine)
     for finding in report.findings[:5]:
         yield problem("ledger", f"{finding.about}: {finding.text}", "`sendswitch audit` shows all")
@@ -160,12 +164,12 @@ def _spool(config: Config) -> Iterator[Finding]:
 
 
 def _database(config: Config) -> Iterator[Finding]:
-    engine = open_database(config.database_url)
-    yield ok("database", engine.url.render_as_string(hide_password=True))
+    engine = open_database(config.database_url, migrate=False)
+    yield ok("database", shown(engine.url))
 
 
 def _pipelines(config: Config) -> Iterator[Finding]:
-    stored = all_pipelines(open_database(config.database_url))
+    stored = all_pipelines(open_database(config.database_url, migrate=False))
     wrong = 0
     for one in stored:
         try:
@@ -185,6 +189,10 @@ def _node(config: Config) -> Iterator[Finding]:
     yield ok("node", f"runs; {told['on_the_way']} deliveries on their way, {told['connections']} connections")
     if told["draining"]:
         yield warning("node", "it is being drained and takes no mail", "sendswitch node resume")
+    with closing(open_files(config.node.data)) as connection:
+        for order in orders.active(connection, time.time()):
+            found = f"order {order.id}: {order.kind} {order.words or 'everything'}, because {order.reason or '?'}"
+            yield warning("orders", found, f"sendswitch queue cancel {order.id} ends it")
     if told["overloaded"]:
         yield problem("node", f"it takes no mail: {told['overloaded']}", "the message says what there is too much of")
     if told["configuration_refused"]:
@@ -194,6 +202,10 @@ def _node(config: Config) -> Iterator[Finding]:
 
 
 def _next_hop(config: Config) -> Iterator[Finding]:
+    if config.next_hop.address.startswith("maildir:"):
+        yield ok("next hop", config.next_hop.address)
+        return
+
     async def ask() -> Reply | None:
         courier = make_courier(config)
         try:

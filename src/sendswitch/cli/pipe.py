@@ -16,7 +16,7 @@ from sendswitch.cli.output import Session
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
-from sendswitch.reply import Reply
+from sendswitch.reply import Reply, printable
 from sendswitch.smtp.address import parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 
@@ -40,9 +40,10 @@ def pipe(
         config = session.config()
     except InvalidConfiguration as error:
         _end(session, Reply(451, "4.3.5", "; ".join(error.problems)))
-    listener = next((section for section in config.listener if section.mode == "filter"), None)
+    # Over SMTP all recipients are taken or none, and one exit code can say which; LMTP answers for each.
+    listener = next((s for s in config.listener if (s.mode, s.protocol) == ("filter", "smtp")), None)
     if listener is None:
-        _end(session, Reply(451, "4.3.5", 'no listener has mode = "filter"'))
+        _end(session, Reply(451, "4.3.5", 'no listener has mode = "filter" and protocol = "smtp"'))
     data = sys.stdin.buffer.read().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     if data.startswith(b"From "):  # flags=F of pipe(8), a mailbox's separator
         data = data.partition(b"\r\n")[2]
@@ -52,14 +53,13 @@ def pipe(
     envelope = Envelope(sender, tuple(Recipient(to) for to in recipients), client, body="8BITMIME")
     if not (sender.isascii() and all(to.isascii() for to in recipients)):
         envelope = Envelope(sender, envelope.recipients, client, body="8BITMIME", smtputf8=True)
-    lmtp = listener.protocol == "lmtp"
 
     async def deliver() -> list[Reply]:
-        options = ClientOptions(helo=config.node.host, lmtp=lmtp)
+        options = ClientOptions(helo=config.node.host)
         pool = Pool(parse_endpoint(listener.bind), options, size=1, idle=1.0)
         try:
             async with asyncio.timeout(LIMIT):
-                result = await pool.deliver(envelope, InMemory(data), unanimous=not lmtp)
+                result = await pool.deliver(envelope, InMemory(data), unanimous=True)
         finally:
             pool.close()
         return [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
@@ -68,7 +68,9 @@ def pipe(
         replies = asyncio.run(deliver())
     except TimeoutError:
         replies = [Reply(451, "4.4.2", f"the node did not answer within {LIMIT:g} s")]
-    # One that would come again must not make the others come twice: who was refused for now decides for all.
+    except Exception as error:  # whatever it is, Postfix keeps the mail
+        replies = [Reply(451, "4.3.0", printable(f"{type(error).__name__}: {error}"))]
+    # Nobody got it unless all did: who was refused for now makes it come again, else who was refused decides.
     worst = next((r for r in replies if r.temporary), None) or next((r for r in replies if not r.positive), None)
     _end(session, worst or replies[0])
 

@@ -42,8 +42,9 @@ class Postconf:
     def __init__(self, folder: Path | None, data: Path) -> None:
         if shutil.which("postconf") is None:
             raise NotFound("postconf is not installed here; `sendswitch postfix print` shows what to write elsewhere")
-        self._where = ["-c", str(folder)] if folder else []
         self._state = data / STATE
+        self._where = ["-c", str(folder)] if folder else []
+        self.folder = self._run("-h", "config_directory").strip()
 
     def commands(self, wanted: Wanted) -> list[list[str]]:
         """What `apply` runs, in order. Raises NotFound when a service to be changed is not in master.cf."""
@@ -70,16 +71,19 @@ class Postconf:
         self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # With its parameters, as postconf prints a service; '' where there was none.
         services = {service.name: self._run("-M", service.name).strip() for service in wanted.services}
-        state = {"services": services, "parameters": before}
+        state = {"folder": self.folder, "services": services, "parameters": before}
         self._state.write_bytes(orjson.dumps(state))
         for command in commands:
             _check(command)
 
     def remove(self) -> list[list[str]]:
-        """Put back what was there; gives what was run. Raises NotFound when we changed nothing here."""
+        """Put back what was there; gives what was run. Raises NotFound when we changed nothing, Refused when it was in
+        another Postfix."""
         if not self._state.exists():
             raise NotFound("this node has not been put into Postfix with `postfix apply`; edit master.cf by hand")
         state = orjson.loads(self._state.read_bytes())
+        if state["folder"] != self.folder:
+            raise Refused(f"SendSwitch was put into the Postfix of {state['folder']}, not of {self.folder}")
         lines = []
         for name, parameters in state["parameters"].items():
             for key, value in parameters.items():

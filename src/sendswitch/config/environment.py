@@ -47,6 +47,8 @@ def from_environment(
 def _setting(model: type[BaseModel], name: str, environment: Mapping[str, str]) -> tuple[Path_, Any]:
     """Where a variable belongs and what it says. Raises ValueError, OSError."""
     text = environment[name]
+    if f"{name}{_FILE}" in environment:
+        raise ValueError(f"{name}{_FILE} is set too; set one of both")
     where = tuple(name.removeprefix(PREFIX).lower().split("__"))
     try:
         path, kind = _find(model, where)
@@ -58,6 +60,8 @@ def _setting(model: type[BaseModel], name: str, environment: Mapping[str, str]) 
         except LookupError:
             raise ValueError(_unknown(model, where)) from None
         text = Path(text).read_text(encoding="utf-8").strip()
+    if _model(kind) is not None and get_origin(kind) is None:
+        raise ValueError("it names a table; name one of its keys")
     return path, _value(kind, text)
 
 
@@ -115,4 +119,6 @@ def _value(kind: Any, text: str) -> Any:
 def _put(data: dict[Any, Any], where: Path_, value: Any) -> None:
     for part in where[:-1]:
         data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ValueError("the whole is set by another variable; set the whole or its parts")
     data[where[-1]] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -13,8 +13,13 @@ from sendswitch.errors import InvalidConfiguration, Temporary
 HEAD = "0003"
 
 
-def open_database(url: str) -> Engine:
-    """The database with its tables at this program's version.
+def shown(url: URL) -> str:
+    """A database's address without what may be secret: no password, and nothing of the query."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_database(url: str, *, migrate: bool = True) -> Engine:
+    """The database with its tables at this program's version; without `migrate` as it is, or not at all.
 
     Raises Temporary when it cannot be opened, InvalidConfiguration when the URL means nothing here.
     """
@@ -32,11 +37,12 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _sqlite_settings)
     try:
         if address.database and address.get_backend_name() == "sqlite":
+            if not migrate and not Path(address.database).exists():
+                raise Temporary(f"the database {shown(address)} is not there yet; the node makes it at its start")
             Path(address.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _migrate(engine)
+        _migrate(engine, migrate=migrate)
     except (SQLAlchemyError, OSError) as error:
-        shown = address.render_as_string(hide_password=True)
-        raise Temporary(f"the database {shown} cannot be opened: {error}") from error
+        raise Temporary(f"the database {shown(address)} cannot be opened: {error}") from error
     return engine
 
 
@@ -47,13 +53,15 @@ def _sqlite_settings(connection: object, record: object) -> None:
     cursor.close()
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, *, migrate: bool) -> None:
     with engine.connect() as connection:
         # Asked directly first: Alembic is only worth its import when there is something to do.
         if inspect(connection).has_table("alembic_version"):
             version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             if version == HEAD:
                 return
+    if not migrate:
+        raise Temporary(f"the database {shown(engine.url)} is of another version; the node brings it up at its start")
     from alembic import command
     from alembic.config import Config
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy import Table as SqlTable
 
 from sendswitch.db.connect import HEAD
@@ -57,4 +57,15 @@ def load(engine: Engine, lines: Iterable[bytes]) -> int:
             count += 1
         if waiting and table is not None:
             connection.execute(insert(table), waiting)
+        if engine.dialect.name == "postgresql":
+            _go_on_counting(connection)
     return count
+
+
+def _go_on_counting(connection: Connection) -> None:
+    """Numbers that were given are not given again: PostgreSQL counts apart from the rows."""
+    for table in metadata.sorted_tables:
+        if "id" in table.columns and table.c.id.autoincrement is not False:
+            newest = connection.execute(select(func.max(table.c.id))).scalar()
+            if newest is not None:
+                connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), newest)))

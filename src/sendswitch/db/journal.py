@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, not_, or_, select, true, update
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, insert, not_, or_, select, true, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -20,7 +20,7 @@ from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from sendswitch import logs
-from sendswitch.db.tables import comparisons, deliveries, events, messages
+from sendswitch.db.tables import comparisons, deliveries, events, marks, messages
 from sendswitch.journal.events import Event, Key, Row, fold
 from sendswitch.journal.search import Term
 from sendswitch.mail.address import key
@@ -247,9 +247,25 @@ def prune(engine: Engine, *, before: float, most: int) -> int:
         ids = [row[0] for row in connection.execute(old)]
         for column in (events.c.message, comparisons.c.message, deliveries.c.message, messages.c.id):
             connection.execute(delete(column.table).where(column.in_(ids)))
+        if ids:
+            _mark_pruned(connection, max(ids))
         # Of mail that was refused for now there is a comparison and no message.
         connection.execute(delete(comparisons).where(comparisons.c.message < first_at(before)))
         return len(ids)
+
+
+def _mark_pruned(connection: Connection, newest: int) -> None:
+    here = marks.c.name == "pruned"
+    before = connection.execute(select(marks.c.value).where(here)).scalar()
+    if before is None:
+        connection.execute(insert(marks).values(name="pruned", value=newest))
+    elif newest > before:
+        connection.execute(update(marks).where(here).values(value=newest))
+
+
+def pruned_to(connection: Connection) -> int:
+    """The newest message that was forgotten, 0 for none: what is older may be gone."""
+    return int(connection.execute(select(marks.c.value).where(marks.c.name == "pruned")).scalar() or 0)
 
 
 # Candidates

@@ -91,6 +91,13 @@ events = Table(
     Column("event", String(32), nullable=False),
     Column("data", Long, nullable=False),
 )
+# Numbers that must be remembered: `pruned`, the newest message that was forgotten.
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
 # What a candidate would have done beside what was done.
 comparisons = Table(
     "comparisons",

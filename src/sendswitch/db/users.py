@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Select, delete, func, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from sendswitch.db.tables import pipelines, users
-from sendswitch.errors import NotFound, Refused
+from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.address import key, valid
 
 
@@ -49,10 +49,12 @@ def add(connection: Connection, address: str) -> None:
     """Add a user inside somebody's transaction. Raises Refused, ValueError."""
     if not is_owner(address):
         raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
+    if connection.execute(select(users.c.id).where(users.c.key == key(address))).scalar() is not None:
+        raise Refused(f"user {address} exists already")
     try:
         connection.execute(insert(users).values(address=address, key=key(address), created=time.time()))
-    except IntegrityError as error:
-        raise Refused(f"user {address} exists already") from error
+    except IntegrityError as error:  # somebody was quicker
+        raise Temporary(f"user {address} could not be added, try again: {error.orig}") from error
 
 
 def remove_user(engine: Engine, address: str) -> None:

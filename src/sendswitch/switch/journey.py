@@ -231,15 +231,19 @@ class Journeys:
             if not await terms.sending.take():
                 continue
             try:
-                if await self._send(terms, message, deliveries, began):
+                # What an order has ended is not sent in another round.
+                if not (deliveries := await self._send(terms, message, deliveries, began)):
                     return
             finally:
                 terms.sending.give_back()
 
-    async def _send(self, terms: Terms, message: Message, deliveries: Sequence[Delivery], began: float) -> bool:
-        """Hand it to the next hop and record what it said; False when that next hop was replaced before it began."""
+    async def _send(
+        self, terms: Terms, message: Message, deliveries: Sequence[Delivery], began: float
+    ) -> Sequence[Delivery]:
+        """Hand it to the next hop and record what it said; gives what must go another way, because that next hop was
+        replaced before it began."""
         if self.orders and not (deliveries := await self._obey(message, deliveries)):
-            return True
+            return ()
         content = await message.load()
         envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
 
@@ -256,8 +260,8 @@ class Journeys:
         composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
         result = await terms.courier.deliver(envelope, composed)
         if terms.courier is not self.terms.courier and all(outcome.reply is None for outcome in result.outcomes):
-            return False
+            return deliveries
         # In the same place: what a crash can repeat is never more than the places there are, and a spool that cannot
         # be written stops deliveries, not only their record.
         await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)
-        return True
+        return ()

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine, func, select
 
 from sendswitch import logs, metrics
+from sendswitch.db.journal import pruned_to
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.audit import Finding, Report, audit
@@ -48,12 +49,8 @@ def full_audit(data: Path, engine: Engine | None) -> Report:
 
 def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[Finding]:
     told = int(scalar(connection, "SELECT value FROM meta WHERE key = 'journaled'") or 0)
-    with engine.connect() as journal:
-        oldest = journal.execute(select(func.min(messages.c.id))).scalar()
-    if oldest is None or not told:
-        return
-    after = int(oldest) - 1  # what is older was pruned
-    while ids := [row[0] for row in connection.execute(_IDS, (after, PIECE))]:
+    after = 0
+    while told and (ids := [row[0] for row in connection.execute(_IDS, (after, PIECE))]):
         after = ids[-1]
         yield from _compare_piece(connection, engine, ids, told)
 
@@ -83,7 +80,11 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
             .group_by(events.c.message)
         )
         kept = {message: count for message, count in journal.execute(query_events)}
+    with engine.connect() as journal:
+        pruned = pruned_to(journal)  # after the rest: what went meanwhile is marked
     for message in ids:
+        if message <= pruned:
+            continue  # it may have been forgotten
         if counts.get(message) and message not in known:
             yield Finding(HAS_MESSAGE, to_text(message), "it has none of it")
         elif counts.get(message, 0) != kept.get(message, 0):

@@ -1,4 +1,4 @@
-"""candidates: pipelines that run beside the live ones, and how they compare"""
+"""candidates: pipelines that run beside the live ones, and how they compare; marks: how far the journal was pruned"""
 
 from __future__ import annotations
 
@@ -39,10 +39,17 @@ def upgrade() -> None:
         sa.Index("comparisons_of_owner", "owner_key", "version"),
         **TABLE,
     )
+    op.create_table(
+        "marks",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+        **TABLE,
+    )
 
 
 def downgrade() -> None:
     """Back to the version before."""
+    op.drop_table("marks")
     op.drop_table("comparisons")
     op.drop_column("pipelines", "author")
     op.drop_column("pipelines", "role")
