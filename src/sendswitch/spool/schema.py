@@ -119,12 +119,11 @@ CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
   INSERT OR REPLACE INTO recorded SELECT id, size, NEW.at FROM message
-    WHERE NEW.due IS NULL AND id = NEW.message AND {_NONE_LEFT}
-    AND (EXISTS (SELECT 1 FROM outbox WHERE message = NEW.message AND event IN ('deleted', 'dropped'))
-      OR CASE (SELECT value FROM meta WHERE key = 'recording')
+    WHERE NEW.due IS NULL AND id = NEW.message AND (NEW.event IN ('deleted', 'dropped') OR ({_NONE_LEFT}
+      AND CASE (SELECT value FROM meta WHERE key = 'recording')
       WHEN 'all' THEN 1
       WHEN 'filtered' THEN EXISTS (SELECT 1 FROM delivery WHERE message = NEW.message AND verdict IS NOT NULL)
-      ELSE 0 END);
+      ELSE 0 END));
   DELETE FROM content WHERE NEW.due IS NULL AND message = NEW.message AND {_NONE_LEFT}
     AND NOT EXISTS (SELECT 1 FROM recorded WHERE message = NEW.message);
 END;

@@ -228,7 +228,7 @@ class Journeys:
         began = time.perf_counter()
         while True:
             terms = self.terms
-            if not await terms.sending.take():
+            if not (terms.sending.at_once() or await terms.sending.take()):
                 continue
             try:
                 # What an order has ended is not sent in another round.

@@ -14,12 +14,18 @@ class Places:
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._closed = False
 
+    def at_once(self) -> bool:
+        """Take a place if there is one free; most often there is, and nothing need be awaited."""
+        if self._free and not self._closed:
+            self._free -= 1
+            return True
+        return False
+
     async def take(self) -> bool:
         """Wait for a place; False when there are none any more."""
         if self._closed:
             return False
-        if self._free:
-            self._free -= 1
+        if self.at_once():
             return True
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
