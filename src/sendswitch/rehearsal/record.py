@@ -17,6 +17,7 @@ from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.spool.body import content_file
 from sendswitch.spool.states import TERMINAL, State
 
 # Messages in one piece.
@@ -84,7 +85,7 @@ def _cases(connection: sqlite3.Connection, data: Path, row: _Row) -> list[Case]:
         return []  # never offered to a pipeline
     content: Content
     if in_file:
-        path = data / "spool" / "content" / f"{to_text(message)}.eml"
+        path = content_file(data / "spool" / "content", message)
         if not path.exists():
             return []
         content = InFile(path, path.stat().st_size)

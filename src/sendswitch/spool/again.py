@@ -10,17 +10,18 @@ from typing import Any
 from sendswitch.errors import NotFound, Refused
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.ids import to_text
+from sendswitch.spool.body import content_file
 from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import dumps
 from sendswitch.spool.states import TERMINAL, State
-from sendswitch.spool.writer import scalar
+from sendswitch.spool.writer import scalar, transaction
 
 
 def content(connection: sqlite3.Connection, data: Path, message: int) -> Content:
     """A message's content. Raises NotFound when it is not here, or not any more."""
     row = connection.execute("SELECT in_file FROM message WHERE id = ?", (message,)).fetchone()
     if row is not None and row[0]:
-        path = data / "spool" / "content" / f"{to_text(message)}.eml"
+        path = content_file(data / "spool" / "content", message)
         if path.exists():
             return InFile(path, path.stat().st_size)
     elif (found := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
@@ -96,38 +97,42 @@ def _add(
 ) -> list[str]:
     """New deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
     message, n = parse_id(id_)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # All in this transaction: nobody else decides, and the content cannot go in between.
+    # All in one transaction: nobody else decides, and the content cannot go in between.
+    with transaction(connection):
         state = _state(connection, id_)
         if not to:
             _require_final(connection, message, n, id_, state, once_more=once_more)
-        alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
-        if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
-            raise NotFound(f"the content of {to_text(message)} is not kept any more; `recording` says what is")
-        content(connection, data, message)
-        own = connection.execute(
-            "SELECT recipient, notify, orcpt FROM delivery WHERE message = ? AND n = ?", (message, n)
-        ).fetchone()
-        wanted = [(address, "NEVER", "") for address in to] or [own]
-        first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
-        begins = State.ACCEPTED if verdict is None else State.DECIDED
-        text = None if verdict is None else dumps(verdict)
-        connection.executemany(
-            "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '')",
-            [(message, first + k, *who, begins.value, now, now, n, text) for k, who in enumerate(wanted)],
-        )
+        _require_kept(connection, data, message)
+        new = _insert(connection, message, n, to, verdict, now)
         connection.execute(
             "UPDATE message SET recipients = recipients + ?, expires = max(expires, ? + lifetime) WHERE id = ?",
-            (len(wanted), now, message),
+            (len(new), now, message),
         )
-        children = [(first + k, address, begins.value) for k, (address, _, _) in enumerate(wanted)]
-        connection.execute(
-            "INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)",
-            (message, n, now, event, dumps(told | {"children": children})),
-        )
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    return [f"{to_text(message)}.{child}" for child, _, _ in children]
+        row = (message, n, now, event, dumps(told | {"children": new}))
+        connection.execute("INSERT INTO outbox (message, n, at, event, data) VALUES (?, ?, ?, ?, ?)", row)
+    return [f"{to_text(message)}.{child}" for child, _, _ in new]
+
+
+def _require_kept(connection: sqlite3.Connection, data: Path, message: int) -> None:
+    """Raises NotFound when the content is not here, or goes any moment."""
+    alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
+    if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
+        raise NotFound(f"the content of {to_text(message)} is not kept any more; `recording` says what is")
+    content(connection, data, message)
+
+
+def _insert(
+    connection: sqlite3.Connection, message: int, n: int, to: Sequence[str], verdict: dict[str, Any] | None, now: float
+) -> list[tuple[int, str, str]]:
+    """Deliveries that come from delivery `n`; gives each one's number, address and state."""
+    query = "SELECT recipient, notify, orcpt FROM delivery WHERE message = ? AND n = ?"
+    own = connection.execute(query, (message, n)).fetchone()
+    wanted = [(address, "NEVER", "") for address in to] or [own]
+    first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
+    state = State.ACCEPTED if verdict is None else State.DECIDED
+    text = None if verdict is None else dumps(verdict)
+    connection.executemany(
+        "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '')",
+        [(message, first + k, *who, state.value, now, now, n, text) for k, who in enumerate(wanted)],
+    )
+    return [(first + k, address, state.value) for k, (address, _, _) in enumerate(wanted)]

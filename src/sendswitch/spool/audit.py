@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sendswitch.mail.ids import to_text
+from sendswitch.spool.body import content_file
+from sendswitch.spool.schema import FILES_NEEDED
 from sendswitch.spool.states import TERMINAL, State
 
 
@@ -114,9 +116,8 @@ def audit(connection: sqlite3.Connection, data: Path) -> Report:
     finally:
         connection.execute("ROLLBACK")
     # A file may have gone with its last delivery while we looked: what is still needed now is really missing.
-    findings += [
-        finding for message, finding in missing if connection.execute(f"{_FILES} AND id = ?", (message,)).fetchone()
-    ]
+    still = f"{FILES_NEEDED} AND id = ?"
+    findings += [finding for message, finding in missing if connection.execute(still, (message,)).fetchone()]
     return Report(messages, sum(states.values()), states, tuple(findings))
 
 
@@ -143,17 +144,10 @@ def _histories(connection: sqlite3.Connection) -> list[Finding]:
     return findings
 
 
-_FILES = (
-    "SELECT id, size FROM message WHERE in_file"
-    " AND (EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
-    " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
-)
-
-
 def _files(connection: sqlite3.Connection, folder: Path) -> list[tuple[int, Finding]]:
     findings = []
-    for message, size in connection.execute(_FILES):
-        path = folder / f"{to_text(message)}.eml"
+    for message, size in connection.execute(FILES_NEEDED):
+        path = content_file(folder, message)
         there = path.stat().st_size if path.exists() else None
         if there != size:
             text = "its file is missing" if there is None else f"its file has {there} bytes, not {size}"

@@ -14,16 +14,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from sendswitch.errors import Temporary
-from sendswitch.mail.ids import to_text
+from sendswitch.spool.body import content_file
+from sendswitch.spool.schema import FILES_NEEDED
 from sendswitch.spool.writer import connect
 
 # A message that comes and goes while the copy is made can be missed; then the copy is made again.
 ATTEMPTS = 5
-_NEEDED = (
-    "SELECT id FROM message WHERE in_file AND (EXISTS"
-    " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
-    " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
-)
 
 
 def copy_spool(data: Path, target: Path) -> int:
@@ -37,7 +33,7 @@ def copy_spool(data: Path, target: Path) -> int:
             source.backup(copied)
         _link(content, files)
         with closing(sqlite3.connect(copy)) as copied:
-            needed = {f"{to_text(row[0])}.eml" for row in copied.execute(_NEEDED)}
+            needed = {content_file(files, row[0]).name for row in copied.execute(FILES_NEEDED)}
             messages = int(copied.execute("SELECT count(*) FROM message").fetchone()[0])
         there = set(os.listdir(files))
         for name in there - needed:

@@ -23,6 +23,11 @@ LARGE = 256 * 1024
 MANY = 16
 
 
+def content_file(folder: Path, message: int) -> Path:
+    """Where a large message's content is, in the spool's folder for it."""
+    return folder / f"{to_text(message)}.eml"
+
+
 class Body:
     """One message's content as it arrives (the listener's Sink)."""
 
@@ -88,7 +93,7 @@ class Body:
 
     @property
     def _final(self) -> Path:
-        return self._folder / f"{to_text(self.id)}.eml"
+        return content_file(self._folder, self.id)
 
     def _append(self, pieces: list[bytes | bytearray]) -> None:
         try:

@@ -21,7 +21,7 @@ from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.records import EVENTS, Record, change_row, dumps, event_from_row
 from sendswitch.spool.states import State
-from sendswitch.spool.writer import connect, scalar, write_rows
+from sendswitch.spool.writer import connect, scalar, transaction, write_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +160,11 @@ def events(connection: sqlite3.Connection, message: int) -> list[Event]:
 def flush(connection: sqlite3.Connection, ids: Sequence[str] | None, now: float) -> int:
     """Make what waits for another attempt due now, all of it or these; gives how many."""
     update = "UPDATE delivery SET due = ?1 WHERE due > ?1 AND state IN ('accepted', 'decided')"
-    connection.execute("BEGIN IMMEDIATE")
-    if ids is None:
-        count = connection.execute(update, (now,)).rowcount
-    else:
+    with transaction(connection):
+        if ids is None:
+            return connection.execute(update, (now,)).rowcount
         keys = [(now, *parse_id(id_)) for id_ in ids]
-        count = connection.executemany(f"{update} AND message = ?2 AND n = ?3", keys).rowcount
-    connection.execute("COMMIT")
-    return count
+        return connection.executemany(f"{update} AND message = ?2 AND n = ?3", keys).rowcount
 
 
 def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> None:
@@ -229,8 +226,7 @@ def delete(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> 
 
 
 def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, row: Record) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
         if found is None:
             noun = "hold" if state is State.HELD else "quarantine"
@@ -238,7 +234,3 @@ def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, r
         if found != state:
             raise Refused(f"{to_text(message)}.{n} is {found}, not {state}")
         write_rows(connection, [row])
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise

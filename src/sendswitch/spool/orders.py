@@ -16,7 +16,7 @@ from sendswitch.errors import NotFound, Refused
 from sendswitch.journal.search import OF_MOVING, Term, matches, parse
 from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import Delivery, Message, facts_of
-from sendswitch.spool.writer import scalar
+from sendswitch.spool.writer import scalar, transaction
 
 
 class Kind(StrEnum):
@@ -66,8 +66,7 @@ def give(
     if not parse(words, now, OF_MOVING) and kind is not Kind.SUSPEND:
         raise Refused(f"{kind} needs a search: it would be about all mail")
     row = (kind.value, words, reason, author, now, now + time)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         cursor = connection.execute(
             "INSERT INTO orders (kind, words, reason, author, created, expires) VALUES (?, ?, ?, ?, ?, ?)", row
         )
@@ -75,10 +74,6 @@ def give(
         if kind is not Kind.SUSPEND:
             named = [(id_, *parse_id(one)) for one in here]
             connection.executemany("INSERT OR IGNORE INTO ordered VALUES (?, ?, ?)", named)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
     return _order(connection, id_, *row)
 
 
@@ -104,8 +99,7 @@ def holds(connection: sqlite3.Connection, id_: int) -> bool:
 
 def cancel(connection: sqlite3.Connection, id_: int, now: float) -> tuple[Order, int]:
     """End an order; what it suspended is due now. Gives the order, and how many deliveries go on. Raises NotFound."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         found = next((order for order in active(connection, now) if order.id == id_), None)
         if found is None:
             raise NotFound(f"there is no order {id_} that holds; `sendswitch queue orders` shows all")
@@ -114,10 +108,6 @@ def cancel(connection: sqlite3.Connection, id_: int, now: float) -> tuple[Order,
             "UPDATE delivery SET due = ? WHERE due > ? AND state IN ('accepted', 'decided') AND reply LIKE ? || '%'",
             (now, now, found.mark),
         ).rowcount
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
     return found, resumed
 
 

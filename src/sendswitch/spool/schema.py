@@ -80,6 +80,13 @@ CREATE INDEX outbox_message ON outbox (message);
 {_ORDERS}
 """
 
+# Messages with a file that must be there: one that a delivery needs, or that is recorded.
+FILES_NEEDED = (
+    "SELECT id, size FROM message WHERE in_file"
+    " AND (EXISTS (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
+    " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
+)
+
 # Whose content is kept when its last delivery ends. `filtered`: mail that a pipeline gave a verdict on.
 RECORDINGS = ("filtered", "all", "none")
 

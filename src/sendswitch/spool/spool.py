@@ -29,7 +29,7 @@ from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
-from sendswitch.spool.body import LARGE, Body
+from sendswitch.spool.body import LARGE, Body, content_file
 from sendswitch.spool.orders import Order, active, holds
 from sendswitch.spool.records import (
     COLUMNS,
@@ -260,7 +260,7 @@ class Spool:
 
     def file(self, message: int) -> Path:
         """Where a large message's content is."""
-        return self._files / f"{to_text(message)}.eml"
+        return content_file(self._files, message)
 
     def remove_file(self, message: int) -> None:
         """Delete a finished message's file, if it had one."""
@@ -387,6 +387,7 @@ class Spool:
                     " AND message NOT IN (SELECT id FROM message)",
                     (first_at(before),),
                 )
+                connection.execute("DELETE FROM ordered WHERE message NOT IN (SELECT id FROM message)")
             connection.executemany("DELETE FROM message WHERE id = ?", ids)
             return [len(ids), *large]
 
@@ -467,15 +468,8 @@ def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -
 
 
 def _remove_orphans(connection: sqlite3.Connection, files: Path) -> int:
-    wanted = {
-        to_text(row[0])
-        for row in connection.execute(
-            "SELECT id FROM message WHERE in_file AND (EXISTS"
-            " (SELECT 1 FROM delivery WHERE message = id AND due IS NOT NULL)"
-            " OR EXISTS (SELECT 1 FROM recorded WHERE message = id))"
-        )
-    }
-    orphans = [path for path in files.iterdir() if path.suffix != ".eml" or path.stem not in wanted]
+    wanted = {content_file(files, row[0]) for row in connection.execute(schema.FILES_NEEDED)}
+    orphans = [path for path in files.iterdir() if path not in wanted]
     for path in orphans:
         path.unlink(missing_ok=True)
     return len(orphans)

@@ -18,7 +18,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -183,16 +184,10 @@ class Writer:
         if len(rows) <= MOST_ROWS and not calls:
             write_rows(connection, rows)
             return
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             write_rows(connection, rows)
             for operation in calls:
                 self._run_call(operation)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
     def _run_call(self, operation: _Operation) -> None:
         assert operation.call is not None
@@ -232,6 +227,19 @@ class Writer:
                 future.set_exception(operation.error)
             else:
                 future.set_result(operation.result)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing, durably; nobody else writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def scalar(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Any:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+from sendswitch.db.migrations.options import TABLE
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
-
-# Whatever the server's default: all of Unicode, compared as the other databases do.
-TABLE: dict[str, Any] = {
-    f"{kind}_{key}": value
-    for kind in ("mysql", "mariadb")
-    for key, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
-}
 
 
 def upgrade() -> None:
