@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,15 @@ from sendswitch.bootstrap.parts import (
     make_terms,
     make_worker,
 )
+from sendswitch.bootstrap.steering import Steering
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
-from sendswitch.errors import InvalidConfiguration, NotFound, Refused, SendSwitchError, Temporary
+from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
-from sendswitch.smtp.trace import Trace
 from sendswitch.spool.spool import open_spool
 from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
@@ -85,9 +84,7 @@ class Node:
         self._looking = asyncio.Event()
         self._changing = asyncio.Lock()
         self.draining = False
-        self._dialogs: Trace | None = None
-        self._hearing: asyncio.TimerHandle | None = None  # until when dialogs are written down
-        self._quiet: asyncio.TimerHandle | None = None  # until when another log level is shown
+        self.steering = Steering(self)
         self.refused = ""  # why the last reload failed
 
     # Starting
@@ -112,7 +109,7 @@ class Node:
         self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
         if self._worker is not None:
             self._worker_task = self._spawn(self._worker.run())
-        self._control = Control(self._commands())
+        self._control = Control(self.steering.commands())
         await self._control.listen(self.data)
         for work in self._chores():
             self._spawn(work)
@@ -184,6 +181,11 @@ class Node:
             budget=section.budget,
         )
 
+    def listener(self, section: ListenerSection) -> list[Listener]:
+        """The listener of a section of the configuration, none while it takes no mail."""
+        named = _by_name(self.config)
+        return [self._listeners[name] for name, one in named.items() if one is section and name in self._listeners]
+
     @property
     def listeners(self) -> list[Listener]:
         """The listeners that take mail."""
@@ -211,33 +213,11 @@ class Node:
         section = self.config.journal
         return journal.prune(self._engine, before=now - section.keep, most=section.most)
 
-    # What commands ask
+    # Changing while it runs
 
-    def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], Coroutine[None, None, Mapping[str, Any]]]]:
-        async def look(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            # Who cancelled an order may rely on it when this is answered.
-            self.journeys.orders = await self.spool.orders()
-            self._looking.set()
-            self.spool.written.set()
-            return {}
-
-        async def reload(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            return {"restart": await self.reload()}
-
-        async def level(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            return self._set_level(str(asked.get("level")), asked.get("seconds"))
-
-        async def drain(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            await self._drain(bool(asked.get("on", True)))
-            return {}
-
-        async def status(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            return await self._status()
-
-        async def trace(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-            return self._trace(asked)
-
-        return {"trace": trace, "look": look, "reload": reload, "level": level, "drain": drain, "status": status}
+    def look(self) -> None:
+        """Users and pipelines may have changed: read them again soon."""
+        self._looking.set()
 
     async def _look(self) -> None:
         """Read orders, users and pipelines again when somebody says so; a database that fails leaves the old ones."""
@@ -285,7 +265,7 @@ class Node:
         courier = old_courier if config.next_hop == self.config.next_hop else make_courier(config)
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
         # From here on nothing can fail, and nothing waits.
-        self._set_log(config)
+        self.steering.log_as(config)
         self.config, self.draining = config, draining
         before, self.journeys.terms = self.journeys.terms, make_terms(config, courier, self.journeys.terms)
         if before.sending is not self.journeys.terms.sending:
@@ -302,72 +282,12 @@ class Node:
         for listener in gone:
             self._spawn(listener.stop(GRACE))
 
-    def _set_level(self, level: str, seconds: float | None) -> Mapping[str, Any]:
-        if level not in logs.LEVELS:
-            raise Refused(f"{level!r} is none of {', '.join(logs.LEVELS)}")
-        before = logs.set_level(level)
-        logs.level_changed(was=before, now=level)
-        if self._quiet is not None:
-            self._quiet.cancel()
-            self._quiet = None
-        if seconds is not None:
-            self._quiet = asyncio.get_running_loop().call_later(seconds, self._set_level, self.config.log.level, None)
-        return {"was": before}
-
-    def _set_log(self, config: Config) -> None:
-        """As configured; what was asked for a while is over."""
-        if self._quiet is not None:
-            self._quiet.cancel()
-            self._quiet = None
-        logs.setup(config.log.format, config.log.level)
-
-    async def _drain(self, on: bool) -> None:
+    async def drain(self, on: bool) -> None:
+        """Take no more mail, or take it again. Raises Temporary when an address is taken: then nothing changed."""
         async with self._changing:
             await self._change_to(self.config, draining=on)
             if on:
                 logs.draining()
-
-    def _trace(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Begin, end or go on with writing dialogs down; gives the lines behind `after`."""
-        if "seconds" in asked:
-            self._end_trace()
-            wanted = str(asked.get("listener", ""))
-            heard = [n for n, section in _by_name(self.config).items() if wanted in ("", section.bind)]
-            if not heard:
-                raise NotFound(f"no listener is bound to {wanted}; `sendswitch node status` shows them")
-            self._dialogs = Trace(wanted, str(asked.get("sender", "")), system_clock)
-            for name in heard:
-                if name in self._listeners:
-                    self._listeners[name].listen_in(self._dialogs)
-            # Who asked may go away without a word.
-            self._hearing = asyncio.get_running_loop().call_later(float(asked["seconds"]), self._end_trace)
-        lines = self._dialogs.after(int(asked.get("after", 0))) if self._dialogs else []
-        if asked.get("end"):
-            self._end_trace()
-        return {"lines": [asdict(line) for line in lines]}
-
-    def _end_trace(self) -> None:
-        if self._hearing is not None:
-            self._hearing.cancel()
-            self._hearing = None
-        self._dialogs = None
-        for listener in self.listeners:
-            listener.listen_in(None)
-
-    async def _status(self) -> Mapping[str, Any]:
-        states, oldest, events = await self.spool.figures()
-        return {
-            "draining": self.draining,
-            "listening": self.addresses(),
-            "connections": sum(listener.connections for listener in self.listeners),
-            "on_the_way": states.get("accepted", 0) + states.get("decided", 0),
-            "held": states.get("held", 0),
-            "quarantined": states.get("quarantined", 0),
-            "oldest": oldest,
-            "events_waiting": events,
-            "overloaded": self.overload.why,
-            "configuration_refused": self.refused,
-        }
 
     # Stopping
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sendswitch.cli.output import Session
-from sendswitch.cli.quarantine import Ids, Where, choose, each, show_kept
+from sendswitch.cli.quarantine import Ids, User, Where, choose, each, show_kept
 from sendswitch.cli.queue import SEARCH, DryRun, Limit, Reason, Words
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
@@ -33,7 +33,7 @@ class Answer(StrEnum):
 def list_(
     context: typer.Context,
     words: Words = None,
-    user: Annotated[str, typer.Option("--user", help="Only this recipient's.")] = "",
+    user: User = "",
     limit: Limit = 1000,
 ) -> None:
     """List what is held, with the reason and until when."""

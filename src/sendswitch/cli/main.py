@@ -34,6 +34,7 @@ from sendswitch.cli import (
     config as configuration,
 )
 from sendswitch.cli.output import Session, complain, exit_code
+from sendswitch.cli.pipe import EX_TEMPFAIL, EX_UNAVAILABLE
 from sendswitch.errors import SendSwitchError, SpoolUnavailable, Temporary
 
 app = typer.Typer(
@@ -99,6 +100,27 @@ def hoist(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line and exit."""
     arguments = hoist(sys.argv[1:])
+    try:
+        _run(arguments)
+    except SystemExit as ended:
+        # To pipe(8) a code that sysexits.h does not have, such as 2 for usage, means to return the mail to its sender.
+        if _command(arguments) == "pipe" and ended.code not in (0, EX_UNAVAILABLE):
+            sys.exit(EX_TEMPFAIL)
+        raise
+
+
+def _command(arguments: list[str]) -> str:
+    """The first word behind the options that `hoist` put in front."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="sendswitch")
     except SendSwitchError as error:

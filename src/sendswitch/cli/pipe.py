@@ -17,10 +17,11 @@ from sendswitch.errors import InvalidConfiguration
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply, printable
-from sendswitch.smtp.address import parse_endpoint
+from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.protocol.replies import TOO_BIG
 
-EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL = 64, 69, 75
+EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 # Seconds; Postfix's command_time_limit for pipe(8) is 1000.
 LIMIT = 600.0
 
@@ -44,28 +45,17 @@ def pipe(
     listener = next((s for s in config.listener if (s.mode, s.protocol) == ("filter", "smtp")), None)
     if listener is None:
         _end(session, Reply(451, "4.3.5", 'no listener has mode = "filter" and protocol = "smtp"'))
-    data = sys.stdin.buffer.read().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    if data.startswith(b"From "):  # flags=F of pipe(8), a mailbox's separator
-        data = data.partition(b"\r\n")[2]
+    data = _read(listener.message_size)
+    if data is None:
+        _end(session, TOO_BIG)
     source = "LOCAL" if address in ("", "127.0.0.1", "::1", "unknown") else "REMOTE"
     client = Client(address=address, name=name, helo=helo, ident=queue_id, protocol="SMTP", source=source)
     sender = "" if sender in ("<>", "MAILER-DAEMON") else sender
-    envelope = Envelope(sender, tuple(Recipient(to) for to in recipients), client, body="8BITMIME")
-    if not (sender.isascii() and all(to.isascii() for to in recipients)):
-        envelope = Envelope(sender, envelope.recipients, client, body="8BITMIME", smtputf8=True)
-
-    async def deliver() -> list[Reply]:
-        options = ClientOptions(helo=config.node.host)
-        pool = Pool(parse_endpoint(listener.bind), options, size=1, idle=1.0)
-        try:
-            async with asyncio.timeout(LIMIT):
-                result = await pool.deliver(envelope, InMemory(data), unanimous=True)
-        finally:
-            pool.close()
-        return [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
-
+    smtputf8 = not all(one.isascii() for one in (sender, *recipients))
+    to = tuple(Recipient(address) for address in recipients)
+    envelope = Envelope(sender, to, client, body="8BITMIME", smtputf8=smtputf8)
     try:
-        replies = asyncio.run(deliver())
+        replies = asyncio.run(_deliver(parse_endpoint(listener.bind), config.node.host, envelope, data))
     except TimeoutError:
         replies = [Reply(451, "4.4.2", f"the node did not answer within {LIMIT:g} s")]
     except Exception as error:  # whatever it is, Postfix keeps the mail
@@ -73,6 +63,26 @@ def pipe(
     # Nobody got it unless all did: who was refused for now makes it come again, else who was refused decides.
     worst = next((r for r in replies if r.temporary), None) or next((r for r in replies if not r.positive), None)
     _end(session, worst or replies[0])
+
+
+def _read(most: int) -> bytes | None:
+    """The message on standard input with CRLF line ends; None when it is larger than the listener takes."""
+    data = sys.stdin.buffer.read(most + 1)
+    if len(data) > most:
+        return None
+    if data.startswith(b"From "):  # flags=F of pipe(8), a mailbox's separator
+        data = data.partition(b"\n")[2]
+    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+async def _deliver(node: Endpoint, host: str, envelope: Envelope, data: bytes) -> list[Reply]:
+    pool = Pool(node, ClientOptions(helo=host), size=1, idle=1.0)
+    try:
+        async with asyncio.timeout(LIMIT):
+            result = await pool.deliver(envelope, InMemory(data), unanimous=True)
+    finally:
+        pool.close()
+    return [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
 
 
 def _end(session: Session, reply: Reply) -> NoReturn:

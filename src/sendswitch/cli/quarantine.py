@@ -23,6 +23,7 @@ from sendswitch.switch.control import ring
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
+User = Annotated[str, typer.Option("--user", help="Only this recipient's.")]
 Where = Annotated[list[str] | None, typer.Option("--where", help="All that this search finds, instead of ids.")]
 
 
@@ -30,7 +31,7 @@ Where = Annotated[list[str] | None, typer.Option("--where", help="All that this 
 def list_(
     context: typer.Context,
     words: Words = None,
-    user: Annotated[str, typer.Option("--user", help="Only this recipient's.")] = "",
+    user: User = "",
     limit: Limit = 1000,
 ) -> None:
     """List what is in quarantine, with the reason."""

@@ -25,10 +25,10 @@ class Line:
 
 
 class Trace:
-    """What was asked for: the sessions of a listener, or all, whose sender has `sender` in it; '' for any."""
+    """What was asked for: the sessions whose sender has `sender` in it; '' for any."""
 
-    def __init__(self, listener: str, sender: str, clock: Callable[[], float]) -> None:
-        self.listener, self.sender, self._clock = listener, sender.lower(), clock
+    def __init__(self, sender: str, clock: Callable[[], float]) -> None:
+        self.sender, self._clock = sender.lower(), clock
         self._lines: deque[Line] = deque(maxlen=MOST)
         self._number = 0
 
