@@ -13,7 +13,7 @@ import pytest
 
 from sendswitch.bench.peers import Node
 from tests.e2e.next_hop import NextHop
-from tests.e2e.test_faults import clean, queue, send, until
+from tests.e2e.steps import clean, queue, send, until
 
 MIB = 1024 * 1024
 

@@ -20,51 +20,7 @@ from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
 from tests.e2e.next_hop import NextHop, Rude
-
-QUICK = {"next_hop": {"first_retry": "0.2s", "last_retry": "1s", "command_timeout": "2s", "content_timeout": "2s"}}
-
-
-def send(
-    port: int, *to: str, subject: str = "x", body: bytes = b"text\r\n", sender: str = "sender@example.org"
-) -> bytes:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
-        client.ehlo("client.example")
-        client.mail(sender)
-        for address in to or ("joe@example.test",):
-            client.rcpt(address)
-        code, text = client.data(f"Subject: {subject}\r\n\r\n".encode() + body)
-        if code != 250:
-            raise smtplib.SMTPDataError(code, text)
-        return text
-
-
-def ready(node: Node) -> tuple[int, dict[str, str]]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/readyz", timeout=10) as answer:
-            status, body = answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
-    return status, {check["name"]: check["cause"] for check in json.loads(body)["checks"]}
-
-
-def until(true: Callable[[], object], limit: float = 30.0, node: Node | None = None) -> None:
-    end = time.monotonic() + limit
-    while not true():
-        assert time.monotonic() < end, node.log.read_text()[-4000:] if node else "not in time"
-        time.sleep(0.05)
-
-
-def queue(node: Node) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads(node.run("queue", "list", "--json").stdout)
-    return rows
-
-
-def clean(node: Node) -> None:
-    done = node.run("audit", check=False)
-    assert done.returncode == 0, done.stdout
-    log = node.log.read_text()
-    assert "Traceback" not in log
-    assert '"event":"failed"' not in log
+from tests.e2e.steps import QUICK, clean, queue, ready, send, until
 
 
 def test_a_next_hop_that_is_down_then_up(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
-from tests.e2e.test_faults import QUICK, queue, send, until
+from tests.e2e.steps import QUICK, queue, send, until
 from tests.servers import POSTGRES, Postgres
 
 LISTS = """

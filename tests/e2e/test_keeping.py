@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.db.connect import open_database
 from sendswitch.reply import Reply
 from tests.e2e.next_hop import NextHop
-from tests.e2e.test_faults import QUICK, queue, send, until
-from tests.e2e.test_steering import Stream
+from tests.e2e.steps import QUICK, Stream, queue, said, send, until
 
 LARGE = b"x" * 400_000 + b"\r\n"
-
-
-def said(node: Node, *arguments: str, code: int = 0) -> Any:
-    done = node.run(*arguments, "--json", check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return json.loads(done.stdout)
 
 
 def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path, database: str) -> None:

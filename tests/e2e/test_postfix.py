@@ -24,7 +24,7 @@ from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, Postfix, free_port, public_folder
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
-from tests.e2e.test_faults import until
+from tests.e2e.steps import until
 
 pytestmark = pytest.mark.usefixtures("postfix_installed")
 

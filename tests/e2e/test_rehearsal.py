@@ -24,7 +24,7 @@ from sendswitch.rehearsal import record
 from sendswitch.rehearsal.trial import replay_each
 from sendswitch.spool import inspect
 from tests.e2e.next_hop import NextHop
-from tests.e2e.test_faults import QUICK, queue, send, until
+from tests.e2e.steps import QUICK, queue, send, until
 
 # More than one verdict of each kind, decided by envelope, header, body, attempt and tags.
 PROGRAM = """

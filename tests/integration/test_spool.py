@@ -17,6 +17,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.spool import inspect, writer
 from sendswitch.spool.audit import audit
+from sendswitch.spool.backup import copy_spool
 from sendswitch.spool.body import LARGE
 from sendswitch.spool.records import Change, Delivery, Message
 from sendswitch.spool.spool import Spool, new_message, open_spool
@@ -396,6 +397,26 @@ def test_time_does_not_add_up_for_each_recipient(run: Run, tmp_path: Path, clock
         (due, *_) = await spool.due(clock(), 1)
         assert due.message.expires == clock() + 1000
         assert due.message.lifetime == 1000
+        await spool.close()
+
+    run(inside())
+
+
+def test_a_copy_links_large_messages_and_has_all_that_are_needed(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock, recording="all")
+        waiting, _ = await stored(spool, clock, size=LARGE + 1)
+        kept, (one,) = await stored(spool, clock, size=LARGE + 1)
+        await spool.change([done(one)])
+        (tmp_path / "spool" / "content" / "0000000000000.tmp").write_bytes(b"coming in")
+        assert copy_spool(tmp_path, tmp_path / "copy" / "spool") == 2
+        files = {path.name: path for path in (tmp_path / "copy" / "spool" / "content").iterdir()}
+        assert set(files) == {f"{waiting.text_id}.eml", f"{kept.text_id}.eml"}
+        assert {path.stat().st_nlink for path in files.values()} == {2}
+        assert audit(inspect.open_files(tmp_path / "copy"), tmp_path / "copy").findings == ()
+        spool.file(waiting.id).unlink()
+        with pytest.raises(Temporary, match="come and go"):
+            copy_spool(tmp_path, tmp_path / "again")
         await spool.close()
 
     run(inside())

@@ -1,0 +1,92 @@
+"""What end-to-end tests do again and again: send, wait, ask the commands."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from sendswitch.bench.peers import Node
+
+QUICK = {"next_hop": {"first_retry": "0.2s", "last_retry": "1s", "command_timeout": "2s", "content_timeout": "2s"}}
+
+
+def send(
+    port: int, *to: str, subject: str = "x", body: bytes = b"text\r\n", sender: str = "sender@example.org"
+) -> bytes:
+    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        client.ehlo("client.example")
+        client.mail(sender)
+        for address in to or ("joe@example.test",):
+            client.rcpt(address)
+        code, text = client.data(f"Subject: {subject}\r\n\r\n".encode() + body)
+        if code != 250:
+            raise smtplib.SMTPDataError(code, text)
+        return text
+
+
+def ready(node: Node) -> tuple[int, dict[str, str]]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/readyz", timeout=10) as answer:
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    return status, {check["name"]: check["cause"] for check in json.loads(body)["checks"]}
+
+
+def until(true: Callable[[], object], limit: float = 30.0, node: Node | None = None) -> None:
+    end = time.monotonic() + limit
+    while not true():
+        assert time.monotonic() < end, node.log.read_text()[-4000:] if node else "not in time"
+        time.sleep(0.05)
+
+
+def queue(node: Node) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads(node.run("queue", "list", "--json").stdout)
+    return rows
+
+
+def clean(node: Node) -> None:
+    done = node.run("audit", check=False)
+    assert done.returncode == 0, done.stdout
+    log = node.log.read_text()
+    assert "Traceback" not in log
+    assert '"event":"failed"' not in log
+
+
+def said(node: Node, *arguments: str, code: int = 0) -> Any:
+    done = node.run(*arguments, "--json", check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+class Stream:
+    """Mail without end over one connection, to see whether anything disturbs it."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.sent, self.trouble = port, 0, ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            with smtplib.SMTP("127.0.0.1", self._port, timeout=20) as client:
+                while not self._stop.is_set():
+                    client.sendmail("a@example.org", ["joe@example.test"], b"Subject: x\r\n\r\ntext\r\n")
+                    self.sent += 1
+        except (OSError, smtplib.SMTPException) as error:
+            self.trouble = repr(error)
+
+    def __enter__(self) -> Stream:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        assert not self.trouble, self.trouble
