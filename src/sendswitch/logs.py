@@ -163,6 +163,11 @@ def session_failed(*, client: str, error: Exception) -> None:
     _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))
 
 
+def login_refused(*, client: str, user: str) -> None:
+    """A client gave a wrong password, or a name without one; what watches logs may block who does so often."""
+    _emit("warning", "login_refused", client=client, user=user)
+
+
 def tls_failed(*, client: str, error: Exception) -> None:
     """A client broke off its TLS handshake, or spoke no TLS."""
     _emit("info", "tls_failed", client=client, error=str(error))

@@ -13,6 +13,7 @@ REGISTRY = CollectorRegistry()
 
 SMTP_SESSIONS = Counter("sendswitch_smtp_sessions", "SMTP connections accepted.", registry=REGISTRY)
 SMTP_CONNECTIONS = Gauge("sendswitch_smtp_connections", "SMTP connections open now.", registry=REGISTRY)
+LOGINS = Counter("sendswitch_smtp_logins", "Passwords given to listeners, by outcome.", ["outcome"], registry=REGISTRY)
 ACCEPTED = Counter("sendswitch_messages_accepted", "Messages made safe and acknowledged.", registry=REGISTRY)
 OVERLOAD = Gauge(
     "sendswitch_overloaded", "1 while no mail is taken because there is too much to do.", registry=REGISTRY

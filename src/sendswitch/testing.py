@@ -7,7 +7,7 @@ The doubles pass the same contract suites as the real parts (tests/integration/t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sendswitch.mail.content import Content, InMemory, read_all
@@ -17,6 +17,7 @@ from sendswitch.processors.base import Context
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
+from sendswitch.smtp.protocol.sasl import Credentials
 from sendswitch.smtp.protocol.server import Mail as MailCommand
 from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
 from sendswitch.smtp.protocol.server import ServerConnection
@@ -159,8 +160,13 @@ class Inbox:
         return future
 
 
-def dialog(machine: ServerConnection, *pieces: bytes) -> tuple[list[object], bytes]:
-    """Feed pieces to a server half, accepting whatever it asks; gives its events and all it said."""
+def dialog(
+    machine: ServerConnection, *pieces: bytes, passwords: Mapping[str, str] | None = None
+) -> tuple[list[object], bytes]:
+    """Feed pieces to a server half, accepting whatever it asks; gives its events and all it said.
+
+    `passwords` are those of users, by name: nobody else logs in.
+    """
     events: list[object] = []
     said = b""
     for piece in pieces:
@@ -168,7 +174,10 @@ def dialog(machine: ServerConnection, *pieces: bytes) -> tuple[list[object], byt
         while (event := machine.next_event()) is not None or machine.more:
             if event is not None:
                 events.append(event)
-            if machine.waiting:
+            if isinstance(event, Credentials):
+                known = passwords is not None and passwords.get(event.user) == event.password
+                machine.logged_in(event.user if known else "")
+            elif machine.waiting:
                 machine.reply(OK)
         said += machine.data_to_send()
     return events, said

@@ -22,7 +22,8 @@ from sendswitch.mail.message import Mail
 from sendswitch.smtp.protocol import replies
 from sendswitch.smtp.protocol.client import ClientConnection, SendContent, State
 from sendswitch.smtp.protocol.client import StartTls as ClientStartTls
-from sendswitch.smtp.protocol.server import Limits, ServerConnection, StartTls
+from sendswitch.smtp.protocol.sasl import Credentials
+from sendswitch.smtp.protocol.server import Extensions, Limits, ServerConnection, StartTls
 
 SIZE = 10_000
 BOUND = 3 * SIZE  # bytes a connection may keep, whatever it is sent
@@ -32,8 +33,9 @@ def server(data: bytes) -> None:
     """The server half: the first byte says how the rest is cut and what is switched on."""
     how, wire = data[0], data[1:]
     lmtp, starttls, step = bool(how & 1), bool(how & 2), how >> 2 or len(wire) or 1
+    extensions = Extensions(xforward=True, xclient=True, starttls=starttls, auth="may", clear=True)
     machine = ServerConnection(
-        "mx", limits=Limits(size=SIZE, recipients=10), lmtp=lmtp, xforward=True, starttls=starttls, client=Client()
+        "mx", limits=Limits(size=SIZE, recipients=10), lmtp=lmtp, extensions=extensions, client=Client()
     )
     machine.greet()
     for at in range(0, len(wire), step):
@@ -42,6 +44,8 @@ def server(data: bytes) -> None:
             if isinstance(event, StartTls):
                 machine.reply(replies.READY_FOR_TLS)
                 machine.tls_started()
+            elif isinstance(event, Credentials):
+                machine.logged_in(event.user if len(event.password) > 3 else "")
             elif machine.waiting:
                 machine.reply(replies.OK)
         said = machine.data_to_send()

@@ -7,7 +7,6 @@ import contextlib
 import smtplib
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from ipaddress import ip_network
@@ -209,16 +208,6 @@ def test_xforward_is_for_trusted_networks(run: Run) -> None:
                 writer.close()
 
     run(inside())
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-    line += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(line, check=True, capture_output=True)
-    return cert, key
 
 
 def test_starttls(run: Run, certificate: tuple[Path, Path]) -> None:

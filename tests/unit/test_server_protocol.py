@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -11,13 +13,16 @@ from hypothesis import strategies as st
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.reply import Reply
 from sendswitch.smtp.protocol import replies
+from sendswitch.smtp.protocol.sasl import Credentials
 from sendswitch.smtp.protocol.server import (
     TRANSITIONS,
     TURN,
     Aborted,
     ContentPiece,
     EndOfData,
+    Extensions,
     Limits,
+    Mail,
     ServerConnection,
     StartTls,
     State,
@@ -28,9 +33,8 @@ PEER = Client(address="192.0.2.9", port="4711", protocol="ESMTP")
 
 
 def server(*, lmtp: bool = False, xforward: bool = True, starttls: bool = False, **limits: int) -> ServerConnection:
-    return ServerConnection(
-        "mx.example.test", limits=Limits(**limits), client=PEER, lmtp=lmtp, xforward=xforward, starttls=starttls
-    )
+    offered = Extensions(xforward=xforward, starttls=starttls)
+    return ServerConnection("mx.example.test", limits=Limits(**limits), client=PEER, lmtp=lmtp, extensions=offered)
 
 
 def codes(said: bytes) -> list[int]:
@@ -410,8 +414,12 @@ def test_cut_anywhere_the_dialog_is_the_same(words: list[bytes], cuts: list[int]
     assert ends(cut_events) == ends(whole_events)
 
 
+def offering(offered: Extensions) -> ServerConnection:
+    return ServerConnection("mx.example.test", limits=Limits(), client=PEER, extensions=offered)
+
+
 def trusting() -> ServerConnection:
-    return ServerConnection("mx.example.test", limits=Limits(), client=PEER, xforward=True, xclient=True)
+    return offering(Extensions(xforward=True, xclient=True))
 
 
 def test_xclient_makes_the_client_somebody_else_and_begins_anew() -> None:
@@ -427,7 +435,7 @@ def test_xclient_makes_the_client_somebody_else_and_begins_anew() -> None:
     (end,) = ends(events)
     client = end.envelope.client
     assert (client.address, client.name, client.port) == ("192.0.2.77", "mail.example.org", "99")
-    assert client.helo == "other.example"
+    assert (client.helo, client.login) == ("other.example", "joe")
 
 
 @pytest.mark.parametrize(
@@ -455,3 +463,117 @@ def test_a_tap_hears_commands_and_no_content() -> None:
     machine.tap = heard.append
     dialog(machine, HELLO + ENVELOPE + MESSAGE + b"QUIT\r\n")
     assert [line[:4] for line in heard] == [b"EHLO", b"MAIL", b"RCPT", b"DATA", b"QUIT"]
+
+
+JOE = {"joe@example.test": "pässword"}
+
+
+def b64(text: str) -> bytes:
+    return base64.b64encode(text.encode())
+
+
+PLAIN = b"AUTH PLAIN " + b64("\0joe@example.test\0pässword") + b"\r\n"
+
+
+def asking(auth: Literal["may", "require"] = "require", *, clear: bool = True) -> ServerConnection:
+    return offering(Extensions(xforward=True, xclient=True, starttls=True, auth=auth, clear=clear))
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        PLAIN,
+        b"auth plain\r\n" + b64("joe@example.test\0joe@example.test\0pässword") + b"\r\n",
+        b"AUTH LOGIN\r\n" + b64("joe@example.test") + b"\r\n" + b64("pässword") + b"\r\n",
+        b"AUTH LOGIN " + b64("joe@example.test") + b"\r\n" + b64("pässword") + b"\r\n",
+    ],
+)
+def test_who_logs_in_may_send(wire: bytes) -> None:
+    events, said = dialog(asking(), HELLO + wire + ENVELOPE + MESSAGE, passwords=JOE)
+    assert b"250-AUTH PLAIN LOGIN" in said
+    assert codes(said)[-5:] == [235, 250, 250, 354, 250]
+    (end,) = ends(events)
+    assert (end.envelope.client.login, end.envelope.client.protocol) == ("joe@example.test", "ESMTPA")
+    (mail,) = [event for event in events if isinstance(event, Mail)]
+    assert mail.login == "joe@example.test"
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [
+        (b"AUTH\r\n", 504),
+        (b"AUTH CRAM-MD5\r\n", 504),
+        (b"AUTH PLAIN not*base64\r\n", 501),
+        (b"AUTH PLAIN =\r\n", 501),
+        (b"AUTH PLAIN " + b64("joe@example.test\0pässword") + b"\r\n", 501),
+        (b"AUTH PLAIN " + b64("ann\0joe@example.test\0pässword") + b"\r\n", 501),
+        (b"AUTH PLAIN " + b64("\0joe@example.test\0") + b"\r\n", 501),
+        (b"AUTH PLAIN " + base64.b64encode(b"\0joe\0\xff") + b"\r\n", 501),
+        (b"AUTH LOGIN " + b64("joe\0x") + b"\r\n" + b64("pässword") + b"\r\n", 501),
+        (b"AUTH PLAIN\r\n*\r\n", 501),
+        (b"AUTH PLAIN " + b64("\0joe@example.test\0wrong") + b"\r\n", 535),
+        (PLAIN + PLAIN, 503),
+        (PLAIN + b"MAIL FROM:<a@b>\r\n" + PLAIN, 503),
+        (b"MAIL FROM:<a@b>\r\n", 530),
+    ],
+)
+def test_who_does_not_log_in_as_it_should_is_told_why(wire: bytes, code: int) -> None:
+    for pieces in ([HELLO + wire], [bytes((byte,)) for byte in HELLO + wire]):
+        assert codes(dialog(asking(), *pieces, passwords=JOE)[1])[-1] == code
+
+
+def test_an_answer_that_is_too_long_is_no_answer() -> None:
+    wire = HELLO + b"AUTH PLAIN\r\n" + b"A" * 3000 + b"\r\n" + PLAIN
+    assert codes(dialog(asking(), wire, passwords=JOE)[1]) == [250, 334, 500, 235]
+
+
+def test_a_password_is_asked_for_only_where_nobody_else_can_read_it() -> None:
+    machine = asking("may", clear=False)
+    said = dialog(machine, HELLO + PLAIN, passwords=JOE)[1]
+    assert (b"AUTH" in said, codes(said)[-1]) == (False, 538)
+    dialog(machine, b"STARTTLS\r\n")
+    machine.tls_started()
+    events, said = dialog(machine, HELLO + PLAIN + ENVELOPE + MESSAGE, passwords=JOE)
+    assert b"AUTH PLAIN LOGIN" in said
+    assert ends(events)[0].envelope.client.protocol == "ESMTPSA"
+    assert codes(dialog(server(), HELLO + PLAIN)[1])[-1] == 502
+
+
+def test_a_login_ends_with_what_it_was_given_for() -> None:
+    """TLS that begins later, and a client that is somebody else, begin without it (RFC 3207 4.2)."""
+    machine = asking()
+    dialog(machine, HELLO + PLAIN + b"STARTTLS\r\n", passwords=JOE)
+    machine.tls_started()
+    events, said = dialog(machine, HELLO + b"MAIL FROM:<a@b>\r\n" + PLAIN + ENVELOPE + MESSAGE, passwords=JOE)
+    assert 530 in codes(said)
+    assert ends(events)[0].envelope.client.protocol == "ESMTPSA"
+    other = dialog(asking(), HELLO + PLAIN + b"XCLIENT ADDR=192.0.2.77\r\n" + HELLO + ENVELOPE, passwords=JOE)[1]
+    assert codes(other)[-2:] == [530, 503]
+    wire = HELLO + PLAIN + b"XCLIENT ADDR=192.0.2.77\r\n" + HELLO + ENVELOPE + MESSAGE
+    assert ends(dialog(asking("may"), wire, passwords=JOE)[0])[0].envelope.client.login == ""
+
+
+def test_a_login_stays_when_somebody_else_s_client_is_told() -> None:
+    wire = HELLO + PLAIN + b"XFORWARD ADDR=192.0.2.7\r\n" + ENVELOPE + MESSAGE
+    (end,) = ends(dialog(asking(), wire, passwords=JOE)[0])
+    assert (end.envelope.client.address, end.envelope.client.login) == ("192.0.2.7", "joe@example.test")
+
+
+def test_guessing_ends_the_session_and_an_outage_does_not() -> None:
+    wrong = b"AUTH PLAIN " + b64("\0joe@example.test\0wrong") + b"\r\n"
+    assert codes(dialog(asking(), HELLO + wrong * 4)[1]) == [250, 535, 535, 535, 421]
+    machine = asking()
+    dialog(machine, HELLO)
+    for _ in range(4):
+        machine.receive_data(wrong)
+        assert isinstance(machine.next_event(), Credentials)
+        machine.logged_in("", replies.LOGIN_UNKNOWN)
+        assert codes(machine.data_to_send()) == [454]
+
+
+def test_a_password_is_never_shown() -> None:
+    machine, heard = asking(), list[bytes]()
+    machine.tap = heard.append
+    events, _ = dialog(machine, HELLO + b"AUTH PLAIN\r\n" + PLAIN[11:] + PLAIN, passwords=JOE)
+    assert heard == [HELLO[:-2], b"AUTH [not shown]", b"[not shown]", b"AUTH [not shown]"]
+    assert "pässword" not in repr(events)

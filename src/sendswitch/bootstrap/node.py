@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sendswitch import logs
+from sendswitch.auth.passwords import Passwords
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.parts import (
     listener_options,
@@ -94,6 +95,7 @@ class Node:
         config = self.config
         self._lock = _lock(self.data)
         self._engine = open_database(config.database_url)
+        self._passwords = Passwords(self._engine)
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
         broker = EmbeddedBroker()
         self.journeys = make_journeys(config, self.spool, broker)
@@ -144,7 +146,7 @@ class Node:
         bound: dict[str, Listener] = {}
         try:
             for name, section in sections.items():
-                options = listener_options(section, self.config.node.host)
+                options = listener_options(section, self.config.node.host, self._passwords.check)
                 listener = Listener(self._intake(section, self.config), options)
                 endpoint = parse_endpoint(section.bind)
                 try:
@@ -167,6 +169,7 @@ class Node:
             node.min_free,
             subject=config.journal.subject,
             overload=lambda: self.overload.why,
+            delimiters=config.routing.recipient_delimiter,
         )
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
@@ -260,7 +263,9 @@ class Node:
     async def _change_to(self, config: Config, *, draining: bool | None = None) -> None:
         draining = self.draining if draining is None else draining
         wanted = {} if draining else _by_name(config)
-        options = {name: listener_options(section, config.node.host) for name, section in wanted.items()}
+        options = {
+            name: listener_options(section, config.node.host, self._passwords.check) for name, section in wanted.items()
+        }
         old_courier = self.journeys.terms.courier
         courier = old_courier if config.next_hop == self.config.next_hop else make_courier(config)
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +99,9 @@ def make_courier(config: Config) -> Courier:
     return Pool(parse_endpoint(hop.address), options, size=hop.connections, idle=hop.idle)
 
 
-def listener_options(section: ListenerSection, host: str) -> Options:
+def listener_options(
+    section: ListenerSection, host: str, authenticate: Callable[[str, str], Awaitable[str]] | None = None
+) -> Options:
     """A listener's settings for the SMTP shell. Raises InvalidConfiguration for a bad certificate."""
     return Options(
         host=host,
@@ -112,6 +114,8 @@ def listener_options(section: ListenerSection, host: str) -> Options:
         xclient_from=_networks(section.xclient_from),
         haproxy_from=_networks(section.haproxy_from),
         tls=_tls(section),
+        auth=section.auth,
+        authenticate=authenticate,
     )
 
 

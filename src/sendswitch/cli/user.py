@@ -1,11 +1,13 @@
-"""`user add|list|rm`: whose mail has a pipeline."""
+"""`user add|list|rm|password`: whose mail has a pipeline, and who may log in."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from sendswitch.auth.passwords import generate, set_password
 from sendswitch.cli.output import Session, moment
 from sendswitch.db import users
 from sendswitch.db.connect import open_database
@@ -30,10 +32,43 @@ def list_(context: typer.Context) -> None:
     """List all users."""
     session: Session = context.obj
     rows = [
-        {"address": user.address, "pipeline": user.version or None, "since": moment(user.created)}
+        {
+            "address": user.address,
+            "pipeline": user.version or None,
+            "login": user.login,
+            "since": moment(user.created),
+        }
         for user in users.list_users(open_database(session.config().database_url))
     ]
-    session.show(rows, ("address", "pipeline", "since"), "no users; add one: sendswitch user add user@domain")
+    session.show(rows, ("address", "pipeline", "login", "since"), "no users; add one: sendswitch user add user@domain")
+
+
+@app.command("password")
+def password(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(help="user@domain.")],
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Take the password from standard input, its first line.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="The user can no longer log in.")] = False,
+) -> None:
+    """Give a user a password for AUTH on listeners: a new one, shown once, or one of your own."""
+    session: Session = context.obj
+    if stdin and remove:
+        raise typer.BadParameter("--stdin and --remove are two things; ask for one")
+    given = sys.stdin.readline().rstrip("\r\n") if stdin else ""
+    if stdin and not given:
+        raise typer.BadParameter("standard input has no password in its first line")
+    new = "" if remove else given or generate()
+    set_password(open_database(session.config().database_url), address, new)
+    if remove:
+        session.done(f"{address} can no longer log in", address=address)
+    elif given:
+        session.done(f"{address} logs in with the password you gave", address=address)
+    else:
+        session.done(
+            f"{address} logs in with this password, which is not shown again: {new}", address=address, password=new
+        )
 
 
 @app.command("rm")

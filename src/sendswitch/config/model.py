@@ -40,6 +40,10 @@ def _network(value: str) -> str:
     return value
 
 
+def _on_this_machine(endpoint: str) -> bool:
+    return endpoint.startswith(("unix:", "127.", "[::1]:", "localhost:"))
+
+
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Network = Annotated[str, AfterValidator(_network)]
 
@@ -93,6 +97,11 @@ class ListenerSection(Section):
     )
     tls_certificate: Path | None = Field(None, description="PEM file with certificate and chain; offers STARTTLS.")
     tls_key: Path | None = Field(None, description="PEM file with the private key.")
+    auth: Literal["off", "may", "require"] = Field(
+        "off",
+        description="AUTH PLAIN and LOGIN with the passwords of `sendswitch user password`: none, if the client wants,"
+        " or before any mail. Without TLS it is offered to clients on this machine only.",
+    )
 
     @model_validator(mode="after")
     def _key_with_certificate(self) -> ListenerSection:
@@ -100,6 +109,8 @@ class ListenerSection(Section):
             raise ValueError("tls_certificate and tls_key are needed together")
         if self.protocol == "lmtp" and self.mode == "proxy":
             raise ValueError('mode = "proxy" speaks smtp only; Postfix has no LMTP before the queue')
+        if self.auth != "off" and self.tls_certificate is None and not _on_this_machine(self.bind):
+            raise ValueError(f'auth = "{self.auth}" needs tls_certificate and tls_key, or nobody could log in')
         return self
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sendswitch.errors import InvalidConfiguration, Temporary
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def shown(url: URL) -> str:

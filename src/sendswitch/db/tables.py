@@ -22,7 +22,8 @@ metadata = MetaData()
 # An event tells of every recipient and every step; MySQL's TEXT ends at 64 KiB.
 Long = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
-# 320 is the longest address we take. The key is what addresses are compared by.
+# 320 is the longest address we take. The key is what addresses are compared by; the password is a hash, empty for who
+# cannot log in.
 users = Table(
     "users",
     metadata,
@@ -30,6 +31,7 @@ users = Table(
     Column("address", String(320), nullable=False),
     Column("key", String(320), nullable=False, unique=True),
     Column("created", Double, nullable=False),
+    Column("password", String(255), nullable=False, server_default=""),
 )
 
 # Every version stays: a message on its way is judged by the version it was offered to, and history has diffs. The

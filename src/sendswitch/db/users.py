@@ -15,11 +15,12 @@ from sendswitch.mail.address import key, valid
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as listed. `version` is the pipeline's, 0 without one."""
+    """A user as listed. `version` is the pipeline's, 0 without one; `login` says whether there is a password."""
 
     address: str
     created: float
     version: int
+    login: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,27 @@ def list_users(engine: Engine) -> list[User]:
     """All users by address."""
     last = _live_versions().subquery()
     query = (
-        select(users.c.address, users.c.created, func.coalesce(last.c.v, 0))
+        select(users.c.address, users.c.created, func.coalesce(last.c.v, 0), users.c.password != "")
         .select_from(users.outerjoin(last, last.c.user_id == users.c.id))
         .order_by(users.c.address)
     )
     with engine.connect() as connection:
         return [User(*row) for row in connection.execute(query)]
+
+
+def set_password(engine: Engine, address: str, hashed: str) -> None:
+    """Keep the hash of a user's password, '' for none. Raises NotFound."""
+    with engine.begin() as connection:
+        user = _user_id(connection, address)
+        connection.execute(update(users).where(users.c.id == user).values(password=hashed))
+
+
+def password(engine: Engine, address: str) -> tuple[str, str]:
+    """A user's address and the hash of the password, both '' when there is no such user."""
+    with engine.connect() as connection:
+        query = select(users.c.address, users.c.password).where(users.c.key == key(address))
+        row = connection.execute(query).first()
+    return (str(row.address), str(row.password)) if row is not None else ("", "")
 
 
 def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", role: str = "live") -> int:

@@ -212,6 +212,7 @@ def _came(event: Event) -> str:
     where = client.get("name") or client.get("helo") or ""
     address = f" [{client['address']}]" if client.get("address") else ""
     by = f" from {where or 'a client'}{address}" if where or address else ""
+    by += f" as {client['login']}" if client.get("login") else ""
     subject = f', "{data["subject"]}"' if data.get("subject") else ""
     begin = "Accepted" if event.event == "accepted" else "Refused"
     through = _THROUGH.get(data.get("via", ""), str(data.get("via", "")))

@@ -15,6 +15,8 @@ from typing import Any
 class Client:
     """Who handed the message in: what the connection shows, overridden by XFORWARD from a trusted peer.
 
+    `login` is who it proved to be with AUTH (RFC 4954), to us or to who said XCLIENT LOGIN; `protocol` has then an
+    A, and an S where TLS was in use (RFC 3848).
     `source` is XFORWARD SOURCE, 'LOCAL' or 'REMOTE' (Postfix XFORWARD_README), '' where nothing was said.
     """
 
@@ -25,6 +27,7 @@ class Client:
     protocol: str = ""
     source: str = ""
     ident: str = ""
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Envelope:
         return out
 
 
-_CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident")
+_CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident", "login")
 
 
 def from_json(sender: str, recipients: tuple[Recipient, ...], data: Mapping[str, Any]) -> Envelope:

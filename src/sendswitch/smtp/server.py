@@ -10,9 +10,9 @@ import asyncio
 import ipaddress
 import ssl
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sendswitch import logs, metrics
 from sendswitch.errors import Permanent, SendSwitchError, classify
@@ -20,10 +20,12 @@ from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.protocol import haproxy, replies
+from sendswitch.smtp.protocol.sasl import Credentials
 from sendswitch.smtp.protocol.server import (
     Aborted,
     ContentPiece,
     EndOfData,
+    Extensions,
     Limits,
     Mail,
     Recipient,
@@ -40,6 +42,8 @@ TLS_LIMIT = 60.0
 # Seconds in which a client may still read our last reply. Closing at once with unread input would make the
 # kernel send RST, and that can overtake the reply.
 LINGER = 5.0
+# Seconds before a wrong password is answered (Postfix smtpd_error_sleep_time).
+WRONG_PASSWORD = 1.0
 
 
 class Sink(Protocol):
@@ -113,6 +117,12 @@ class Options:
     tls: ssl.SSLContext | None = None
     xclient_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     haproxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    auth: Literal["off", "may", "require"] = "off"
+    # Who has this name and password, '' for nobody. Raises Temporary when that cannot be known now.
+    authenticate: Callable[[str, str], Awaitable[str]] | None = None
+
+
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 def within(address: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
@@ -171,10 +181,14 @@ class Session(asyncio.Protocol):
             limits=options.limits,
             client=Client(address=self.address, port=port, protocol="LMTP" if options.lmtp else "ESMTP"),
             lmtp=options.lmtp,
-            # A unix socket has file permissions instead.
-            xforward=not self.address or within(self.address, options.xforward_from),
-            xclient=within(self.address, options.xclient_from),
-            starttls=options.tls is not None,
+            extensions=Extensions(
+                # A unix socket has file permissions instead.
+                xforward=not self.address or within(self.address, options.xforward_from),
+                xclient=within(self.address, options.xclient_from),
+                starttls=options.tls is not None,
+                auth=options.auth,
+                clear=not self.address or within(self.address, _LOOPBACK),
+            ),
         )
 
     def _greet(self) -> None:
@@ -274,6 +288,8 @@ class Session(asyncio.Protocol):
             elif isinstance(event, StartTls):
                 machine.reply(replies.READY_FOR_TLS)
                 self._start(self._start_tls())
+            else:
+                self._start(self._log_in(event))
         self._listener.turn.add(self)
         if machine.more:
             # Many commands at once: others have their turn first.
@@ -364,6 +380,20 @@ class Session(asyncio.Protocol):
             self.connection_lost(None)
             return
         self._machine.tls_started()
+
+    async def _log_in(self, given: Credentials) -> None:
+        assert self._options.authenticate is not None
+        try:
+            login = await self._options.authenticate(given.user, given.password)
+        except Exception as error:
+            logs.session_failed(client=self.address, error=classify(error))
+            self._machine.logged_in("", replies.LOGIN_UNKNOWN)
+            return
+        metrics.LOGINS.labels("accepted" if login else "refused").inc()
+        if not login:
+            logs.login_refused(client=self.address, user=given.user)
+            await asyncio.sleep(WRONG_PASSWORD)
+        self._machine.logged_in(login)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._work = self._loop.create_task(work)

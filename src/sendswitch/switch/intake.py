@@ -15,12 +15,12 @@ from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
-from sendswitch.mail.address import display
+from sendswitch.mail.address import display, key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.headers import glance, unfinished
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
-from sendswitch.reply import Reply
+from sendswitch.reply import Reply, printable
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
 from sendswitch.smtp.protocol.server import Mail, Recipient
 from sendswitch.smtp.server import Sink
@@ -47,7 +47,7 @@ MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, pl
 class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
     space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
-    gives why no mail should be taken now, '' when it should."""
+    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension."""
 
     host: str
     lifetime: float
@@ -55,6 +55,7 @@ class IntakeOptions:
     min_free: int
     subject: bool = True
     overload: Callable[[], str] = lambda: ""
+    delimiters: str = "+"
 
 
 class FilterIntake:
@@ -70,9 +71,12 @@ class FilterIntake:
         return OVERLOADED if self._options.overload() else None
 
     def mail(self, mail: Mail) -> Reply:
-        """Any sender, as long as there is room and not too much to do."""
+        """Any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
         if self._options.overload():
             return OVERLOADED
+        if mail.login and not _owns(mail.login, mail.sender, self._options.delimiters):
+            metrics.REFUSED.labels("5xx").inc()
+            return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def recipient(self, recipient: Recipient) -> Reply:
@@ -302,6 +306,11 @@ def make_relay(courier: Courier, composer: Composer) -> Relay:
         return refusals[0] if len(refusals) == len(replies) else None
 
     return relay
+
+
+def _owns(login: str, sender: str, delimiters: str) -> bool:
+    """True when a user may send as that: the own address, with any extension, or the null path of a report."""
+    return not sender or key(login) in (key(sender), without_extension(key(sender), delimiters))
 
 
 def _passes(answer: Answer) -> bool:

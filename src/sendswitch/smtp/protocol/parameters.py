@@ -102,7 +102,7 @@ _CHECKS: Mapping[str, Callable[[str], bool]] = {
 
 # Postfix XCLIENT_README. What names no field of ours is read and passed over.
 XCLIENT = {name: field for name, field in XFORWARD.items() if name not in ("IDENT", "SOURCE")} | {
-    "LOGIN": "",
+    "LOGIN": "login",
     "DESTADDR": "",
     "DESTPORT": "",
 }

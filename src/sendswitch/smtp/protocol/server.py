@@ -2,16 +2,17 @@
 
 Theory of operation. `receive_data` adds bytes; `next_event` works through them until it has an event for the
 caller or needs more bytes, answering by itself what needs no opinion. An event that asks for one (`Mail`,
-`Recipient`, `EndOfData`, `StartTls`) stops the machine until `reply` is called, so replies keep the order of
-commands however much the client pipelines (RFC 2920 3.2). `data_to_send` takes what has gathered; a batch of
-pipelined commands is one write.
+`Recipient`, `EndOfData`, `StartTls`, `Credentials`) stops the machine until `reply` is called, so replies keep the
+order of commands however much the client pipelines (RFC 2920 3.2). `data_to_send` takes what has gathered; a batch
+of pipelined commands is one write.
 
 Rules:
 1. TRANSITIONS is the whole dialog: what may come in which state. Only an accepting reply moves the state.
 2. Content ends as `content.DotDecoder` says. A command line ends at CRLF; a bare LF in one ends the session.
 3. Whatever the client does, memory stays within `Limits`, and the machine never raises.
 
-Danger: after STARTTLS what the client had sent in the clear is thrown away (CVE-2011-0411).
+Danger: after STARTTLS what the client had sent in the clear is thrown away (CVE-2011-0411). A trace never hears what
+stands behind AUTH.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from typing import Literal
 
 from sendswitch.mail.address import parse_path
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
 from sendswitch.reply import Reply
-from sendswitch.smtp.protocol import parameters, replies
+from sendswitch.smtp.protocol import parameters, replies, sasl
 from sendswitch.smtp.protocol.content import ChunkDecoder, DotDecoder
 
 
@@ -56,6 +58,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     **_HELLO,
     **_RESET,
     **_TLS,
+    (State.READY, "AUTH"): State.READY,
     (State.READY, "XFORWARD"): State.READY,
     (State.CONNECTED, "XCLIENT"): State.CONNECTED,
     (State.READY, "XCLIENT"): State.CONNECTED,
@@ -87,11 +90,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Extensions:
+    """What this client is offered beyond what everybody is.
+
+    `auth` is whether it may or must say who it is before mail; `clear` that it may do so without TLS, because nobody
+    else can read the connection.
+    """
+
+    xforward: bool = False
+    xclient: bool = False
+    starttls: bool = False
+    auth: Literal["off", "may", "require"] = "off"
+    clear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Mail:
-    """MAIL was well-formed: take this sender?"""
+    """MAIL was well-formed: take this sender? `login` is who gave a password in this session, '' for nobody."""
 
     sender: str
     size: int
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +145,20 @@ class StartTls:
     """The client asks for TLS. Reply 220, then `tls_started` once it is."""
 
 
-Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls
+Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls | sasl.Credentials
 
 # Commands worked through before others have a turn: some milliseconds.
 TURN = 500
+
+# Wrong passwords before the session ends.
+FAILED_LOGINS = 3
 
 # Words of other protocols that browsers and worms can be made to send here (Postfix smtpd_forbidden_commands).
 _NOT_SMTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"))
 
 
 class ServerConnection:
-    """One session. `client` is what the connection shows; XFORWARD and XCLIENT are offered when they say so."""
+    """One session. `client` is what the connection shows."""
 
     def __init__(
         self,
@@ -145,13 +167,13 @@ class ServerConnection:
         limits: Limits,
         client: Client,
         lmtp: bool = False,
-        xforward: bool = False,
-        xclient: bool = False,
-        starttls: bool = False,
+        extensions: Extensions = Extensions(),
     ) -> None:
         self.state = State.CONNECTED
-        self._host, self._limits, self._lmtp = host, limits, lmtp
-        self._xforward, self._xclient, self._starttls, self._tls = xforward, xclient, starttls, False
+        self._host, self._limits, self._lmtp, self._extensions = host, limits, lmtp, extensions
+        self._tls = False
+        self._login, self._failed_logins = "", 0
+        self._exchange: sasl.Exchange | None = None  # an AUTH under way: the next line is its answer
         self._peer, self._helo = client, ""
         self._forwarded: dict[str, str] | None = None
         self._buffer = b""
@@ -242,7 +264,7 @@ class ServerConnection:
                 line = self._line()
                 if line is None:
                     return None
-                event = self._command(line)
+                event = self._command(line) if self._exchange is None else self._auth_answer(line)
             turn += 1
             if turn >= TURN and event is None:
                 self.more = True
@@ -252,7 +274,10 @@ class ServerConnection:
         return None
 
     def reply(self, reply: Reply, *others: Reply) -> None:
-        """Answer the event that waits. An LMTP end of data takes one reply for each accepted recipient."""
+        """Answer the event that waits. An LMTP end of data takes one reply for each accepted recipient.
+
+        Not for `Credentials`: who they are is told with `logged_in`.
+        """
         verb, self._waiting = self._waiting, ""
         self._out.append(reply.encode())
         if others:
@@ -271,7 +296,20 @@ class ServerConnection:
     def tls_started(self) -> None:
         """TLS is up: forget everything the client said before (RFC 3207 4.2)."""
         self._tls, self._buffer, self._at, self._helo = True, b"", 0, ""
-        self._forwarded = None
+        self._forwarded, self._login = None, ""
+        self._peer = replace(self._peer, login="", protocol=self._peer.protocol.removesuffix("A") + "S")
+
+    def logged_in(self, login: str, refusal: Reply = replies.WRONG_CREDENTIALS) -> None:
+        """Answer `Credentials`: they are those of `login`, or '' when they are nobody's and `refusal` says so."""
+        self._waiting = ""
+        if login:
+            self._login, self._peer = login, replace(self._peer, login=login, protocol=self._peer.protocol + "A")
+            self._say(replies.LOGGED_IN)
+            return
+        self._say(refusal)
+        self._failed_logins += refusal.permanent
+        if self._failed_logins >= FAILED_LOGINS:
+            self.close(replies.TOO_MANY_ERRORS)
 
     def close(self, reply: Reply) -> None:
         """End the session from this side with `reply` (421 of some kind), whatever state it is in."""
@@ -297,7 +335,7 @@ class ServerConnection:
 
     def _command(self, line: bytes) -> Event | None:
         if self.tap is not None:
-            self.tap(line)
+            self.tap(line if line[:4].upper() != b"AUTH" else b"AUTH [not shown]")
         if len(line) > self._limits.line - 2:
             return self._error(replies.TOO_LONG)
         try:
@@ -365,11 +403,14 @@ class ServerConnection:
     def _offers(self) -> tuple[str, ...]:
         offers = ["PIPELINING", f"SIZE {self._limits.size}", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
         offers += ["SMTPUTF8", "CHUNKING"]
-        if self._starttls and not self._tls:
+        extensions = self._extensions
+        if extensions.starttls and not self._tls:
             offers.append("STARTTLS")
-        if self._xforward:
+        if self._may_log_in:
+            offers.append("AUTH " + " ".join(sasl.MECHANISMS))
+        if extensions.xforward:
             offers.append("XFORWARD " + " ".join(parameters.XFORWARD))
-        if self._xclient:
+        if extensions.xclient:
             offers.append("XCLIENT " + " ".join(parameters.XCLIENT))
         return tuple(offers)
 
@@ -388,9 +429,11 @@ class ServerConnection:
         if size > self._limits.size:
             self._say(replies.TOO_BIG)
             return None
+        if self._extensions.auth == "require" and not self._login:
+            return self._error(replies.LOGIN_FIRST)
         self._sender, self._mail = parsed[0], given
         self._waiting = "MAIL"
-        return Mail(parsed[0], size)
+        return Mail(parsed[0], size, self._login)
 
     def _rcpt(self, rest: str) -> Event | None:
         if rest[:3].upper() != "TO:":
@@ -462,7 +505,7 @@ class ServerConnection:
         return None
 
     def _starttls_command(self, rest: str) -> Event | None:
-        if not self._starttls:
+        if not self._extensions.starttls:
             return self._error(replies.NOT_IMPLEMENTED)
         if self._tls:
             return self._error(replies.TLS_ACTIVE)
@@ -471,8 +514,46 @@ class ServerConnection:
         self._waiting = "STARTTLS"
         return StartTls()
 
+    @property
+    def _may_log_in(self) -> bool:
+        return self._extensions.auth != "off" and (self._tls or self._extensions.clear)
+
+    def _auth(self, rest: str) -> Event | None:
+        if self._extensions.auth == "off":
+            return self._error(replies.NOT_IMPLEMENTED)
+        if not self._may_log_in:
+            return self._error(replies.ENCRYPT_FIRST)
+        if self._login:
+            return self._error(replies.LOGGED_IN_ALREADY)
+        mechanism, _, initial = rest.partition(" ")
+        if mechanism.upper() not in sasl.MECHANISMS:
+            return self._error(replies.UNKNOWN_MECHANISM)
+        self._exchange = sasl.Exchange(mechanism.upper())
+        return self._auth_step(initial or None)
+
+    def _auth_answer(self, line: bytes) -> Event | None:
+        if self.tap is not None:
+            self.tap(b"[not shown]")
+        answer = line.decode("ascii", "replace")
+        if answer == "*" or len(line) > self._limits.line - 2:
+            self._exchange = None
+            return self._error(replies.LOGIN_ABORTED if answer == "*" else replies.TOO_LONG)
+        return self._auth_step(answer)
+
+    def _auth_step(self, answer: str | None) -> Event | None:
+        assert self._exchange is not None
+        said = self._exchange.step(answer)
+        if isinstance(said, Reply):
+            self._say(said)
+            return None
+        self._exchange = None
+        if said is None:
+            return self._error(replies.BAD_CREDENTIALS)
+        self._waiting = "AUTH"
+        return said
+
     def _xforward_command(self, rest: str) -> Event | None:
-        if not self._xforward:
+        if not self._extensions.xforward:
             return self._error(replies.NOT_ALLOWED)
         given = parameters.parse_xforward(rest)
         if isinstance(given, Reply):
@@ -483,12 +564,13 @@ class ServerConnection:
 
     def _xclient_command(self, rest: str) -> Event | None:
         """The client is somebody else from here on: everything begins anew, with a greeting."""
-        if not self._xclient:
+        if not self._extensions.xclient:
             return self._error(replies.NOT_ALLOWED)
         given = parameters.parse_xclient(rest)
         if isinstance(given, Reply):
             return self._error(given)
-        self._peer, self._helo, self._forwarded = replace(self._peer, **given), "", None
+        self._peer, self._helo, self._forwarded = replace(self._peer, **{"login": ""} | given), "", None
+        self._login = ""
         self.state = TRANSITIONS[self.state, "XCLIENT"]
         self.greet()
         return None
@@ -543,7 +625,7 @@ class ServerConnection:
             self._peer = client
         else:
             # XFORWARD speaks for the client; what the connection shows is the trusted peer and says nothing.
-            client = Client(**self._forwarded)
+            client = Client(**self._forwarded, login=self._peer.login)
         mail = self._mail
         return Envelope(
             sender=self._sender,
@@ -575,4 +657,5 @@ _COMMANDS: Mapping[str, Callable[[ServerConnection, str], Event | None]] = {
     "STARTTLS": ServerConnection._starttls_command,
     "XFORWARD": ServerConnection._xforward_command,
     "XCLIENT": ServerConnection._xclient_command,
-} | dict.fromkeys(("EXPN", "AUTH", "ETRN", "TURN", "SEND", "SOML", "SAML"), ServerConnection._unimplemented)
+    "AUTH": ServerConnection._auth,
+} | dict.fromkeys(("EXPN", "ETRN", "TURN", "SEND", "SOML", "SAML"), ServerConnection._unimplemented)

@@ -1,0 +1,1 @@
+"""Who somebody is: passwords. Knows the database, and nothing of the protocols that ask."""

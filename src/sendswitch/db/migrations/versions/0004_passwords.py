@@ -1,0 +1,21 @@
+"""passwords: what users log in with"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """To this version."""
+    op.add_column("users", sa.Column("password", sa.String(255), nullable=False, server_default=""))
+
+
+def downgrade() -> None:
+    """Back to the version before."""
+    op.drop_column("users", "password")
