@@ -163,6 +163,11 @@ def session_failed(*, client: str, error: Exception) -> None:
     _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))
 
 
+def traces(*, taken: bool) -> None:
+    """The OpenTelemetry collector takes our spans again, or no longer; mail goes on, and the journal has everything."""
+    _emit("info" if taken else "warning", "traces", taken=taken)
+
+
 def login_refused(*, client: str, user: str) -> None:
     """A client gave a wrong password, or a name without one; what watches logs may block who does so often."""
     _emit("warning", "login_refused", client=client, user=user)

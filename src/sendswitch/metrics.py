@@ -37,6 +37,12 @@ QUEUE_OLDEST = Gauge("sendswitch_queue_oldest_seconds", "Age of the oldest deliv
 QUARANTINED = Gauge("sendswitch_quarantine_messages", "Deliveries in quarantine.", registry=REGISTRY)
 OUTBOX = Gauge("sendswitch_outbox_events", "Events that wait for the journal.", registry=REGISTRY)
 RECORDED = Gauge("sendswitch_recorded_bytes", "Content kept of final messages.", registry=REGISTRY)
+SPANS = Counter(
+    "sendswitch_trace_spans",
+    "Spans for the OpenTelemetry collector, and events dropped before.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 UNACCOUNTED = Gauge(
     "sendswitch_unaccounted_recipients",
     "What the audit finds wrong in spool and journal; must be 0.",

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import tomli_w
+
 from sendswitch.errors import Temporary
 
 POSTFIX_DAEMONS = Path("/usr/lib/postfix/sbin")
@@ -111,7 +113,7 @@ class Node:
         self.folder, self.data = folder, folder / "data"
         self.host, self.port, self.web = "127.0.0.1", free_port(), free_port()
         self.config = folder / "sendswitch.toml"
-        sections: dict[str, dict[str, Any]] = {
+        sections: dict[str, Any] = {
             "node": {"data": str(self.data), "host": "switch.example.test"},
             "next_hop": {"address": next_hop},
             "web": {"bind": f"127.0.0.1:{self.web}"},
@@ -120,7 +122,7 @@ class Node:
             sections[name] = sections.get(name, {}) | dict(values)
         folder.mkdir(parents=True, exist_ok=True)
         listening = {"mode": mode, "bind": f"{self.host}:{self.port}"} | dict(listener or {})
-        self.config.write_text(_toml(sections, listening))
+        self.config.write_text(f"{tomli_w.dumps(sections)}\n[[listener]]\n{tomli_w.dumps(listening)}")
         self._command = command
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -174,24 +176,6 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _toml(sections: Mapping[str, Mapping[str, Any]], listener: Mapping[str, Any]) -> str:
-    lines = []
-    for name, values in (*sections.items(), ("[listener]", listener)):
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_value(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | Path):
-        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return str(value)
 
 
 class Postfix:

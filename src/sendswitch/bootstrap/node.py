@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sendswitch.bootstrap.parts import (
     make_policy,
     make_reporter,
     make_terms,
+    make_tracing,
     make_worker,
 )
 from sendswitch.bootstrap.steering import Steering
@@ -36,6 +37,7 @@ from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
+from sendswitch.journal.events import Event
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
@@ -67,6 +69,7 @@ FIXED = (
     "journal.enabled",
     "recording.mail",
     "pipelines.limit",
+    "tracing",
 )
 
 Source = Callable[[], Config]
@@ -94,6 +97,7 @@ class Node:
         """Start every part; mail is taken on return. Raises Temporary or InvalidConfiguration."""
         config = self.config
         self._lock = _lock(self.data)
+        self._tracing = make_tracing(config)
         self._engine = open_database(config.database_url)
         self._passwords = Passwords(self._engine)
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
@@ -130,8 +134,10 @@ class Node:
         yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
         yield keep_ledger(partial(full_audit, self.data, self._engine if kept else None))
         yield trim_recorded(self.spool, most=lambda: self.config.recording.most)
+        if self._tracing is not None:
+            yield self._tracing.run()
         if kept:
-            yield keep_journal(self.spool, partial(journal.write, self._engine))
+            yield keep_journal(self.spool, self._write_events)
             yield prune_journal(self._prune_journal, system_clock)
 
     async def _start_web(self) -> None:
@@ -211,6 +217,11 @@ class Node:
         task.add_done_callback(_tell_if_failed)
         self._tasks.append(task)
         return task
+
+    def _write_events(self, events: Sequence[Event]) -> None:
+        journal.write(self._engine, events)
+        if self._tracing is not None:
+            self._tracing.add(events)
 
     def _prune_journal(self, now: float) -> int:
         section = self.config.journal
@@ -321,7 +332,7 @@ class Node:
     async def _last_words(self) -> None:
         try:
             async with asyncio.timeout(LAST_WORDS):
-                await finish_journal(self.spool, partial(journal.write, self._engine))
+                await finish_journal(self.spool, self._write_events)
         except Exception as error:
             logs.journal_failed(error=error, retry_in=0.0)
 
@@ -333,8 +344,10 @@ def _by_name(config: Config) -> dict[str, ListenerSection]:
 
 
 def _value(config: Config, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:

@@ -38,6 +38,7 @@ from sendswitch.switch.journey import Journeys, Terms
 from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.places import Places
 from sendswitch.switch.reports import Reporter
+from sendswitch.tracing import Tracing, otlp
 from sendswitch.worker.runtime import Library, Worker
 
 # Transactions that may be under way or unrecorded, for each connection to the next hop. With one, a connection would
@@ -164,6 +165,15 @@ def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     """A pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
     return Trial(own, _route(owner, version, own, config), make_policy(config), config.pipelines.limit)
+
+
+def make_tracing(config: Config) -> Tracing | None:
+    """What sends traces, None when nobody asked for any. Raises InvalidConfiguration when it cannot."""
+    section = config.tracing
+    if not section.endpoint:
+        return None
+    headers = {name: value.get_secret_value() for name, value in section.header.items()}
+    return Tracing(otlp(section.endpoint, headers, config.node.host), share=section.sample)
 
 
 def make_policy(config: Config) -> Policy:

@@ -240,6 +240,21 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
 
 
+class Tracing(Section):
+    """Traces for an OpenTelemetry collector, made from the journal's events. Needs `sendswitch[otel]`."""
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where OTLP over HTTP goes, such as http://127.0.0.1:4318/v1/traces; empty: none are made.",
+    )
+    sample: float = Field(1.0, ge=0, le=1, description="Share of messages that are traced.")
+    header: dict[str, Secret] = Field(
+        default_factory=dict,
+        description='What the collector asks for, such as Authorization = "Bearer …"; a value may be {file = "/path"}.',
+    )
+
+
 class Config(Section):
     """All settings."""
 
@@ -257,6 +272,7 @@ class Config(Section):
     tags: Tags = Tags()
     canary: Canary = Canary()
     worker: Worker = Worker()
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -267,6 +283,8 @@ class Config(Section):
                 raise ValueError(f"{bind} is bound twice; each listener and the web port need an address of their own")
         if self.next_hop.address in binds:
             raise ValueError(f"next_hop.address {self.next_hop.address} is our own listener: mail would loop")
+        if self.tracing.endpoint and not self.journal.enabled:
+            raise ValueError("tracing.endpoint needs journal.enabled: traces are made from the journal's events")
         return self
 
     @property
