@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from sendswitch.db.migrations.options import TABLE
+from sendswitch.db.migrations import steps
 
 revision = "0001"
 down_revision = None
@@ -15,24 +15,23 @@ depends_on = None
 
 def upgrade() -> None:
     """To this version."""
-    op.create_table(
+    steps.table(
         "users",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("address", sa.String(320), nullable=False),
         sa.Column("key", sa.String(320), nullable=False, unique=True),
         sa.Column("created", sa.Double, nullable=False),
-        **TABLE,
     )
-    op.create_table(
+    steps.table(
         "pipelines",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("user_id", sa.Integer, nullable=False, index=True),
+        sa.Column("user_id", sa.Integer, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("text", sa.Text, nullable=False),
         sa.Column("created", sa.Double, nullable=False),
         sa.UniqueConstraint("user_id", "version"),
-        **TABLE,
     )
+    steps.index("ix_pipelines_user_id", "pipelines", "user_id")
 
 
 def downgrade() -> None:

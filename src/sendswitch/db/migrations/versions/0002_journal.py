@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
-from sendswitch.db.migrations.options import TABLE
+from sendswitch.db.migrations import steps
 
 revision = "0002"
 down_revision = "0001"
@@ -16,7 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     """To this version."""
-    op.create_table(
+    steps.table(
         "messages",
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("received", sa.Double, nullable=False),
@@ -29,9 +29,8 @@ def upgrade() -> None:
         sa.Column("queue_id", sa.String(64), nullable=False),
         sa.Column("subject", sa.String(500), nullable=False),
         sa.Column("message_id", sa.String(500), nullable=False),
-        **TABLE,
     )
-    op.create_table(
+    steps.table(
         "deliveries",
         sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
@@ -45,10 +44,9 @@ def upgrade() -> None:
         sa.Column("processor", sa.String(64), nullable=False),
         sa.Column("reason", sa.String(500), nullable=False),
         sa.Column("reply", sa.String(500), nullable=False),
-        sa.Index("deliveries_of_recipient", "recipient_key", "message"),
-        **TABLE,
     )
-    op.create_table(
+    steps.index("deliveries_of_recipient", "deliveries", "recipient_key", "message")
+    steps.table(
         "events",
         sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -56,7 +54,6 @@ def upgrade() -> None:
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("event", sa.String(32), nullable=False),
         sa.Column("data", sa.Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb"), nullable=False),
-        **TABLE,
     )
 
 

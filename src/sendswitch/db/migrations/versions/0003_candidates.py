@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from sendswitch.db.migrations.options import TABLE
+from sendswitch.db.migrations import steps
 
 revision = "0003"
 down_revision = "0002"
@@ -15,9 +15,9 @@ depends_on = None
 
 def upgrade() -> None:
     """To this version."""
-    op.add_column("pipelines", sa.Column("role", sa.String(16), nullable=False, server_default="live"))
-    op.add_column("pipelines", sa.Column("author", sa.String(64), nullable=False, server_default=""))
-    op.create_table(
+    steps.column("pipelines", sa.Column("role", sa.String(16), nullable=False, server_default="live"))
+    steps.column("pipelines", sa.Column("author", sa.String(64), nullable=False, server_default=""))
+    steps.table(
         "comparisons",
         sa.Column("message", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
@@ -29,14 +29,12 @@ def upgrade() -> None:
         sa.Column("told_was", sa.String(500), nullable=False),
         sa.Column("told_now", sa.String(500), nullable=False),
         sa.Column("reason", sa.String(500), nullable=False),
-        sa.Index("comparisons_of_owner", "owner_key", "version"),
-        **TABLE,
     )
-    op.create_table(
+    steps.index("comparisons_of_owner", "comparisons", "owner_key", "version")
+    steps.table(
         "marks",
         sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.BigInteger, nullable=False),
-        **TABLE,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from sendswitch.db.migrations import steps
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -13,7 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     """To this version."""
-    op.add_column("users", sa.Column("password", sa.String(255), nullable=False, server_default=""))
+    steps.column("users", sa.Column("password", sa.String(255), nullable=False, server_default=""))
 
 
 def downgrade() -> None:

@@ -1,0 +1,87 @@
+"""Tables are brought up to date in every database: killed at any statement, by two nodes at once, and never back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, event, text
+
+from sendswitch.bench.peers import Node
+from sendswitch.db import users
+from sendswitch.db.connect import open_database
+from sendswitch.db.tables import metadata
+from sendswitch.errors import Refused
+
+
+class Killed(Exception):
+    """The node was killed here."""
+
+
+@contextmanager
+def killed_at(statement: int) -> Iterator[list[str]]:
+    """Every connection ends before the statement of this number that changes tables; gives those before it."""
+    done: list[str] = []
+
+    def before(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+        if sql.split()[0] in ("CREATE", "ALTER", "INSERT", "UPDATE"):
+            if len(done) == statement:
+                raise Killed
+            done.append(sql)
+
+    event.listen(Engine, "before_cursor_execute", before)
+    try:
+        yield done
+    finally:
+        event.remove(Engine, "before_cursor_execute", before)
+
+
+def as_it_should_be(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        differences: list[Any] = compare_metadata(MigrationContext.configure(connection), metadata)
+    return not differences
+
+
+def test_a_node_killed_at_any_statement_of_a_migration(database: str) -> None:
+    at, whole = 0, False
+    while not whole:
+        with killed_at(at) as done:
+            try:
+                open_database(database).dispose()
+                whole = True
+            except Killed:
+                at += 1
+    # What was done half each time adds up to the whole, on MariaDB without doing anything twice.
+    assert at >= len(done) > 0
+    engine = open_database(database)
+    assert as_it_should_be(engine)
+    users.add_user(engine, "joe@example.test")
+    engine.dispose()
+
+
+def test_of_nodes_that_start_at_once_one_makes_the_tables(database: str) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        engines = list(threads.map(open_database, [database] * 6))
+    assert as_it_should_be(engines[0])
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_newer_program_s_database_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'data' / 'sendswitch.db'}"
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    for migrate in (True, False):
+        with pytest.raises(Refused, match="made by a newer SendSwitch"):
+            open_database(url, migrate=migrate)
+    node = Node(tmp_path, "127.0.0.1:9")
+    done = node.run("run", check=False)
+    assert (done.returncode, "newer SendSwitch" in done.stderr) == (4, True), done.stderr
