@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ import pytest
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.reply import Reply
-from tests.conftest import need
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, queue, send, until
-from tests.servers import POSTGRES, Postgres
 
 LISTS = """
 [[step]]
@@ -151,28 +148,6 @@ def test_held_mail_is_answered_once(what: str, state: str, tmp_path: Path) -> No
         if what == "pass":
             assert b"X-SendSwitch-Tags: T" in hop.parcels[0].data
         assert node.run("audit", check=False).returncode == 0
-
-
-def test_a_database_that_goes_away_costs_only_time(tmp_path: Path, public: Path) -> None:
-    if not POSTGRES.exists():
-        need("postgres", "postgresql")
-    database = Postgres(public / "postgres")
-    database.start()
-    settings = QUICK | {"database": {"url": database.url}}
-    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
-        send(node.port, subject="before")
-        until(lambda: listed(node, "subject:before", "state:delivered"), node=node)
-        database.stop()
-        for n in range(5):
-            send(node.port, subject=f"meanwhile {n}")
-        until(lambda: "journal_failed" in node.log.read_text(), node=node)
-        until(lambda: len(hop.parcels) == 6 and not queue(node), node=node)
-        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/healthz?check=journal", timeout=10) as answer:
-            assert json.loads(answer.read())["status"] == "healthy"  # nobody need be called for a minute or two
-        database.start()
-        until(lambda: "journal_recovered" in node.log.read_text(), 90, node)
-        until(lambda: len(listed(node, "subject:meanwhile", "state:delivered")) == 5, node=node)
-    database.stop()
 
 
 def test_without_the_database_the_spool_still_knows(tmp_path: Path) -> None:
