@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from sendswitch.bench.measure import figure, memory_of
 from sendswitch.bench.peers import Node, public_folder
+from sendswitch.mail import ids
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, queue, said, send, until
@@ -141,3 +144,52 @@ def test_a_database_that_is_full(tmp_path: Path, small_disk: Path) -> None:
         filler.unlink()
         until(lambda: "journal_recovered" in node.log.read_text(), 60, node)
         all_there(node)
+
+
+@pytest.mark.parametrize(
+    "events", [50_000, pytest.param(1_000_000, marks=pytest.mark.soak)], ids=["many", "a million, in make soak"]
+)
+def test_a_database_that_was_away_for_long(tmp_path: Path, events: int) -> None:
+    """What gathered in the outbox is taken over beside the mail, in pieces, whatever its size."""
+    with NextHop() as hop, node_with(tmp_path, f"sqlite:///{tmp_path}/journal.db", hop) as node:
+        node.stop()
+        fill_outbox(next((node.data / "spool").glob("*.db")), events // 2)
+        begin = monotonic()
+        node.start()
+        assert monotonic() - begin < 5
+        mail_flows(node, hop)
+        for page in ("metrics", "healthz", "readyz"):
+            begin = monotonic()
+            with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/{page}", timeout=10) as answer:
+                assert answer.status == 200
+            assert monotonic() - begin < 2, page
+        assert figure(node, "sendswitch_outbox_events") > events / 2
+        until(lambda: figure(node, "sendswitch_outbox_events") == 0, events / 2000, node)
+        assert node.process is not None
+        assert memory_of(node.process.pid, "VmHWM") < 300
+        engine = create_engine(f"sqlite:///{tmp_path}/journal.db")
+        with engine.connect() as connection:
+            told = connection.execute(text("SELECT count(*) FROM events")).scalar()
+        engine.dispose()
+        assert told == events + 2 * 21
+        all_there(node)
+
+
+def fill_outbox(spool: Path, messages: int) -> None:
+    """So many delivered messages of an hour ago, about which the journal knows nothing."""
+    first = ids.first_at(time() - 3600)
+    with contextlib.closing(sqlite3.connect(spool)) as connection:
+        connection.executescript(
+            f"""
+            CREATE TEMP TABLE made AS WITH RECURSIVE n(id) AS
+              (SELECT {first} UNION ALL SELECT id + 2048 FROM n LIMIT {messages}) SELECT id FROM n;
+            INSERT INTO message SELECT id, unixepoch() - 3600, unixepoch() + 1e6, 's@example.org', 9, 0, 1, 'filter',
+              '{{}}', 432000 FROM made;
+            INSERT INTO delivery SELECT id, 0, 'joe@example.test', '', '', 'delivered', unixepoch() - 3600, NULL, 0,
+              NULL, NULL, '250 ok' FROM made;
+            INSERT INTO outbox (message, n, at, event, data) SELECT id, NULL, unixepoch() - 3600, 'accepted',
+              '{{"from":"s@example.org","to":["joe@example.test"],"size":9,"via":"filter"}}' FROM made;
+            INSERT INTO outbox (message, n, at, event, data) SELECT id, 0, unixepoch() - 3600, 'delivered',
+              '{{"reply":"250 ok","seconds":0.01}}' FROM made;
+            """
+        )

@@ -378,19 +378,20 @@ def memory(folder: Path) -> list[Result]:
         idle = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(2000)]
         for connection in idle:
             connection.recv(200)
-        resting = _memory(node.process.pid, "VmRSS")
+        resting = memory_of(node.process.pid, "VmRSS")
         for connection in idle:
             connection.close()
         _send_large(node.port, 50, 25_000_000)
         drained(node)
-        peak = _memory(node.process.pid, "VmHWM")
+        peak = memory_of(node.process.pid, "VmHWM")
     return [
         Result("2,000 idle connections, MiB", resting, "< 100", resting < 100, "resident, the whole node"),
         Result("50 messages of 25 MB at once, MiB", peak, "< 300", peak < 300, "peak resident"),
     ]
 
 
-def _memory(pid: int, key: str) -> float:
+def memory_of(pid: int, key: str) -> float:
+    """A figure of /proc/PID/status, in MiB. Raises Temporary when it is not there."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) / 1024
