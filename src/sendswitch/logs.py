@@ -168,6 +168,11 @@ def traces(*, taken: bool) -> None:
     _emit("info" if taken else "warning", "traces", taken=taken)
 
 
+def clock_set(*, seconds: float, hurried: int) -> None:
+    """The clock was set, by so many seconds; what had been put off by the wrong one is tried now."""
+    _emit("warning", "clock_set", seconds=round(seconds, 3), hurried=hurried)
+
+
 def login_refused(*, client: str, user: str) -> None:
     """A client gave a wrong password, or a name without one; what watches logs may block who does so often."""
     _emit("warning", "login_refused", client=client, user=user)

@@ -18,6 +18,9 @@ from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import Delivery, Message, facts_of
 from sendswitch.spool.writer import scalar, transaction
 
+# What every suspended delivery's last answer begins with.
+SUSPENDED = "suspended by order"
+
 
 class Kind(StrEnum):
     """What is ordered."""
@@ -45,7 +48,7 @@ class Order:
     @property
     def mark(self) -> str:
         """What a suspended delivery's last answer begins with."""
-        return f"suspended by order {self.id}:"
+        return f"{SUSPENDED} {self.id}:"
 
 
 def give(

@@ -30,7 +30,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body, content_file
-from sendswitch.spool.orders import Order, active, holds
+from sendswitch.spool.orders import SUSPENDED, Order, active, holds
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -305,6 +305,18 @@ class Spool:
         """When the next delivery's time comes, after `now`."""
         rows = await self._read("SELECT min(due) FROM delivery WHERE due > ?", now)
         return None if not rows else rows[0][0]
+
+    async def hurry(self, now: float, longest: float) -> int:
+        """Make deliveries due that are put off for longer than any is, by a clock that was wrong; gives how many.
+
+        What is suspended waits for what a person said.
+        """
+        late = "due > ? AND state IN ('accepted', 'decided') AND substr(reply, 1, ?) != ?"
+        which = (now + longest, len(SUSPENDED), SUSPENDED)
+        if not await self._read(f"SELECT 1 FROM delivery WHERE {late} LIMIT 1", *which):
+            return 0
+        sql = f"UPDATE delivery SET due = ? WHERE {late}"
+        return int(await self.call(lambda c: c.execute(sql, (now, *which)).rowcount))
 
     async def _needed(self, message: int) -> bool:
         alive = "SELECT n FROM delivery WHERE message = ? AND due IS NOT NULL ORDER BY n DESC LIMIT 1"

@@ -11,6 +11,7 @@ after its new state is durable. What ends while a load reads the disk is remembe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 from sendswitch import logs
@@ -28,6 +29,8 @@ WINDOW = 10_000
 CONTENT = 64 * 1024 * 1024
 # Longest sleep of the feeder; a clock that jumps is noticed after this.
 NAP = 60.0
+# Seconds by which the clock may run away from the time that passes before it was set.
+JUMP = 30.0
 # Seconds between loads that fail, so that an unreadable spool is not asked thousands of times.
 PAUSE = 1.0
 
@@ -44,6 +47,7 @@ class Queue:
         self._more = True
         self._held = 0
         self._stopping = False
+        self._offset: float | None = None
         journeys.enter(self)
 
     @property
@@ -105,11 +109,27 @@ class Queue:
         """Load what is due; gives the seconds until there may be more."""
         # One moment for both questions: what falls due between them would be in neither answer.
         now = self._clock()
+        await self._mind(now)
         await self._load(now)
         if self._more:
             return 0.0 if len(self._active) < WINDOW // 2 else NAP
         due = await self._spool.next_due(now)
         return NAP if due is None else max(0.001, min(NAP, due - self._clock()))
+
+    async def _mind(self, now: float) -> None:
+        """See whether the clock was set. Set back, it would make mail wait that was put off before.
+
+        The same may have happened while we were not running.
+        """
+        offset = now - time.monotonic()
+        jumped = 0.0 if self._offset is None else offset - self._offset
+        if self._offset is None or jumped < -JUMP:
+            hurried = await self._spool.hurry(now, self._journeys.outcomes.backoff.longest)
+        else:
+            hurried = 0
+        if hurried or abs(jumped) > JUMP:
+            logs.clock_set(seconds=jumped, hurried=hurried)
+        self._offset = offset
 
     def look(self) -> None:
         """Look at the spool now: something may be due."""
