@@ -267,3 +267,45 @@ def test_orders_hold_before_the_queue_too(tmp_path: Path) -> None:
         send(node.port, "bob@example.test")
         until(lambda: queue(node) and queue(node)[0]["reply"], node=node)
         assert [parcel.envelope.recipients[0].address for parcel in hop.parcels] == ["bob@example.test"]
+
+
+def test_what_was_let_go_by_mistake_comes_back(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=PATIENT) as node:
+        hop.answer = lambda data: Reply(450, "4.2.1", "busy")
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\n')
+        node.add_pipeline("bob@example.test", '[[step]]\nuse = "hold"\n')
+        for to in ("ann@example.test", "bob@example.test", "carol@example.test"):
+            send(node.port, to)
+        until(lambda: said(node, "quarantine", "list") and said(node, "hold", "list"), node=node)
+        (ann,), (bob,) = said(node, "quarantine", "list"), said(node, "hold", "list")
+        said(node, "quarantine", "release", ann["id"])
+        said(node, "hold", "answer", "pass", bob["id"])
+        until(lambda: [row["attempts"] for row in queue(node)] == [1, 1, 1], node=node)
+        for row in (ann, bob):
+            ordered = said(node, "queue", "quarantine", f"id:{row['id']}", "--reason", "not that one")
+            assert ordered["deliveries"] == 1
+        until(lambda: len(said(node, "quarantine", "list")) == 2, node=node)
+        assert [row["recipient"] for row in queue(node)] == ["carol@example.test"]
+        # What comes meanwhile and is like that is put aside too, and the reason is told.
+        said(node, "queue", "quarantine", "to:carol@", "--reason", "is this real?", "--ttl", "1h")
+        send(node.port, "carol@example.test")
+        until(lambda: len(said(node, "quarantine", "list", "to:carol@")) == 2, node=node)
+        (first, _) = said(node, "quarantine", "list", "to:carol@")
+        assert "with order 3, because is this real?." in node.run("message", "explain", first["id"]).stdout
+        assert first["reply"] == "quarantined by order 3: is this real?"
+        assert first["due"] > first["since"] + 29 * 86400
+        assert not hop.parcels
+        hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
+        for order in said(node, "queue", "orders"):
+            said(node, "queue", "cancel", str(order["order"]))
+        assert len(said(node, "quarantine", "release", "--where", "larger:0")) == 4
+        until(lambda: len(hop.parcels) == 4 and not queue(node), node=node)
+        # An answer that threw mail away.
+        send(node.port, "bob@example.test")
+        until(lambda: said(node, "hold", "list"), node=node)
+        (row,) = said(node, "hold", "list")
+        said(node, "hold", "answer", "discard", row["id"])
+        until(lambda: state(node, f"id:{row['id']}") == ["discarded"], node=node)
+        said(node, "message", "requeue", row["id"], "--unfiltered")
+        until(lambda: len(hop.parcels) == 5, node=node)
+        assert node.run("audit", check=False).returncode == 0

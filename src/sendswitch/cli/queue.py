@@ -147,6 +147,18 @@ def bounce(
     _order(context.obj, Kind.BOUNCE, words, reason, ttl, dry_run)
 
 
+@app.command("quarantine", context_settings=SEARCH)
+def quarantine(
+    context: typer.Context,
+    words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="What to put aside.")],
+    reason: Reason,
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
+    dry_run: DryRun = False,
+) -> None:
+    """Put mail on its way into the quarantine, also what was released or answered and is not delivered yet."""
+    _order(context.obj, Kind.QUARANTINE, words, reason, ttl, dry_run)
+
+
 @app.command("drop", context_settings=SEARCH)
 def drop(
     context: typer.Context,

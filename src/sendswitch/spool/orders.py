@@ -1,7 +1,7 @@
 """Orders: what a person wants to happen to mail on its way that matches a search, for a limited time.
 
 They are in the spool, so that they hold over a restart. The node carries them out, one delivery at a time, where it
-would have gone on with it: so an order and a delivery under way can never both happen. An order to bounce or to drop
+would have gone on with it: so an order and a delivery under way can never both happen. Every order but a suspension
 also names the deliveries that were here when it was given, and holds for those however long their turn takes.
 """
 
@@ -28,6 +28,7 @@ class Kind(StrEnum):
     SUSPEND = "suspend"
     BOUNCE = "bounce"
     DROP = "drop"
+    QUARANTINE = "quarantine"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,8 +144,11 @@ class Outcomes:
         await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
 
-    async def obey(self, message: Message, deliveries: Sequence[Delivery], order: Order) -> bool:
-        """Do what a person ordered about these deliveries of a message; False when it was cancelled meanwhile."""
+    async def obey(self, message: Message, deliveries: Sequence[Delivery], order: Order, *, quarantine: float) -> bool:
+        """Do what a person ordered about these deliveries of a message; False when it was cancelled meanwhile.
+
+        `quarantine` is for how many seconds it keeps mail.
+        """
         told = {"order": order.id, "by": order.author, "reason": order.reason}
         match order.kind:
             case Kind.SUSPEND:
@@ -155,6 +158,12 @@ class Outcomes:
                     order.id,
                     [Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries],
                 )
+            case Kind.QUARANTINE:
+                until = self._clock() + quarantine
+                reply = printable(f"quarantined by order {order.id}: {order.reason}")
+                data = told | {"until": until}
+                changes = [Change(d, State.QUARANTINED, "quarantined", data, until, reply=reply) for d in deliveries]
+                return await self.spool.change_by_order(order.id, changes)
             case Kind.DROP:
                 reply = printable(f"dropped by order {order.id}: {order.reason}")
                 changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
