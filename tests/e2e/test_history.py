@@ -174,7 +174,8 @@ def listed_when_there(node: Node) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("explain", "nonsense"), 3, "no message id"),
+        (("explain", "nonsense"), 3, "no mail is like that"),
+        (("timeline", "nonsense"), 3, "no message id"),
         (("explain", "0000000000000"), 3, "nothing is known"),
         (("timeline", "0000000000000.x"), 3, "recipient's number"),
         (("list", "colour:red"), 2, "known are from"),

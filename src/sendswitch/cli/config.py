@@ -120,4 +120,5 @@ def _tell(session: Session, steps: list[Step], *, done: bool) -> None:
         print(f"{row['user']}: {row['what']}")
         for line in row["diff"]:
             print(f"    {line}")
-    print(f"{len(steps)} changes{' made' if done else ''}" if steps else "nothing to change: all is as the file says")
+    count = f"{len(steps)} change{'s' if len(steps) != 1 else ''}"
+    print(f"{count}{' made' if done else ''}" if steps else "nothing to change: all is as the file says")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import getpass
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +42,9 @@ from sendswitch.spool import again, inspect
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
 LOOK, GRACE = 0.3, 5.0
 
+# What is meant as an id, right or wrong, and no word to search for.
+ID = re.compile(r"[0-7][0-9A-Za-z]{12}(\..*)?")
+
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
@@ -64,7 +68,8 @@ def list_(
     if not session.json:
         for row in rows:
             row["received"] = moment(float(str(row["received"])))
-    columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "reason", "last_answer")
+            row["why"] = row["last_answer"] or row["reason"]
+    columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "why")
     session.show(rows, columns, "no mail is like that" if terms else "the journal has no mail yet")
 
 
@@ -107,27 +112,50 @@ def timeline(context: typer.Context, id_: Id) -> None:
     session.show(rows, ("at", "recipient", "what"), "nothing")
 
 
-@app.command("explain")
-def explain(context: typer.Context, id_: Id) -> None:
-    """Tell why each recipient's delivery of a message ended as it did."""
+@app.command("explain", context_settings={"ignore_unknown_options": True})
+def explain(
+    context: typer.Context,
+    words: Annotated[
+        list[str], typer.Argument(metavar="ID|SEARCH...", help="An id as listed, or words that find the mail.")
+    ],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most deliveries that a search tells of.")] = 3,
+) -> None:
+    """Tell why each recipient's delivery of a message ended as it did, or the newest that a search finds."""
     session: Session = context.obj
-    message, n = _parse(id_)
+    wanted = _wanted(session.config(), words, limit)
+    told = [one for message, n in wanted for one in _explained(session, message, n)]
+    if session.json:
+        session.print_json([one | {"change": change and asdict(change)} for one, change in told])
+        return
+    for one, change in told:
+        print(f"{one['id']} for {readable(one['recipient'])}: {one['state']}")
+        for sentence in (*one["sentences"], *([change.sentence] if change else ())):
+            print(f"  {readable(sentence)}")
+
+
+def _wanted(config: Config, words: list[str], limit: int) -> list[tuple[int, int | None]]:
+    """The deliveries that are meant. Raises NotFound, InvalidSearch."""
+    if len(words) == 1 and ID.fullmatch(words[0]):
+        return [_parse(words[0])]
+    found = search(config, read_terms(words), limit)
+    if not found:
+        raise NotFound("no mail is like that; `sendswitch message list` shows all, a second after it came")
+    return [(row.message["id"], row.delivery["n"]) for row in found]
+
+
+def _explained(session: Session, message: int, n: int | None) -> list[tuple[dict[str, Any], SmallestChange | None]]:
     events, states = _history(session, message)
     if n is not None and n not in states:
         raise NotFound(f"{to_text(message)} has no delivery {n}; it has {', '.join(map(str, sorted(states)))}")
     told = {k: story.explain(events, k, states[k]) for k in sorted(states) if n in (None, k)}
-    changes = {k: _smallest_change(session.config(), message, k) for k, one in told.items() if one.steps}
-    if session.json:
-        found = {k: asdict(change) for k, change in changes.items() if change}
-        session.print_json(
-            [{"id": f"{to_text(message)}.{k}", **asdict(one), "change": found.get(k)} for k, one in told.items()]
+    config = session.config()
+    return [
+        (
+            {"id": f"{to_text(message)}.{k}", **asdict(one)},
+            _smallest_change(config, message, k) if one.steps else None,
         )
-        return
-    for k, one in told.items():
-        print(f"{to_text(message)}.{k} for {readable(one.recipient)}: {one.state}")
-        change = changes.get(k)
-        for sentence in (*one.sentences, *([change.sentence] if change else ())):
-            print(f"  {readable(sentence)}")
+        for k, one in told.items()
+    ]
 
 
 @app.command("trace")

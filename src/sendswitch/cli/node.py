@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from http.client import OK, HTTPConnection, HTTPException
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 
@@ -12,12 +14,13 @@ from sendswitch.cli.output import Session, moment
 from sendswitch.config.units import duration
 from sendswitch.errors import Temporary
 from sendswitch.logs import LEVELS
+from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.switch import control
 
 app = typer.Typer(help="The running node.", no_args_is_help=True)
 
-# Seconds between two looks at a node that is being drained.
-LOOK = 0.5
+# Seconds between two looks at a node that is waited for, and how long one may take.
+LOOK, PATIENCE = 0.5, 10.0
 
 
 def reload(context: typer.Context) -> None:
@@ -40,6 +43,37 @@ def status(context: typer.Context) -> None:
         return
     told = told | {"oldest": moment(told["oldest"]), **{f"listening: {k}": v for k, v in told.pop("listening").items()}}
     session.show([{"what": key.replace("_", " "), "is": value} for key, value in told.items()], ("what", "is"), "")
+
+
+@app.command("ready")
+def ready(
+    context: typer.Context,
+    wait: Annotated[str, typer.Option("--wait", help="How long to wait until it is.")] = "0s",
+) -> None:
+    """Ask whether the node takes mail and can hand it on (`/readyz`); ends with 75 and the causes when it does not."""
+    session: Session = context.obj
+    web = parse_endpoint(session.config().web.bind)
+    end = time.monotonic() + duration(wait)
+    while trouble := _trouble(web):
+        if time.monotonic() >= end:
+            raise Temporary(f"not ready: {'; '.join(trouble)}")
+        time.sleep(LOOK)
+    session.done("ready", ready=True)
+
+
+def _trouble(web: Endpoint) -> list[str]:
+    """Why the node is not ready, nothing when it is."""
+    connection = HTTPConnection(web.host, web.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        checks = orjson.loads(answer.read())["checks"]
+    except (OSError, HTTPException) as error:
+        return [f"web.bind {web}: {error}"]
+    finally:
+        connection.close()
+    causes = [f"{check['name']}: {check['cause']}" for check in checks if check["status"] != "healthy"]
+    return causes if answer.status != OK else []
 
 
 @app.command("drain")

@@ -80,6 +80,8 @@ def readable(value: Any) -> str:
     """A value in a table cell, without anything a terminal would act on."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(readable(item) for item in value)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

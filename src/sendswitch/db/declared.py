@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,20 @@ class Step:
 def export(engine: Engine) -> str:
     """Everybody with the live pipeline, as TOML."""
     live = {stored.owner: stored.text for stored in users.all_pipelines(engine)}
-    found = [
-        {"address": user.address} | ({"pipeline": live[user.address]} if user.address in live else {})
-        for user in users.list_users(engine)
-    ]
-    return tomli_w.dumps({"user": found}, multiline_strings=True)
+    return "\n".join(_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine))
+
+
+def _declared(address: str, pipeline: str) -> str:
+    """One user, the pipeline as it was written where TOML can show it so."""
+    if not pipeline:
+        return f"[[user]]\n{tomli_w.dumps({'address': address})}"
+    literal = f"pipeline = '''\n{pipeline}'''\n"
+    try:
+        faithful = tomllib.loads(literal)["pipeline"] == pipeline
+    except tomllib.TOMLDecodeError:
+        faithful = False
+    text = literal if faithful else tomli_w.dumps({"pipeline": pipeline})
+    return f"[[user]]\n{tomli_w.dumps({'address': address})}{text}"
 
 
 def read(file: Path, check: Callable[[str, str], object]) -> Mapping[str, str]:

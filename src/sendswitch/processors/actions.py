@@ -107,6 +107,7 @@ class HoldOptions(base.Options):
 
     time: Duration | None = Field(None, gt=0, description="How long; default hold.expires.")
     then: Literal["", "pass", "deny", "quarantine"] = Field("", description="What then; default hold.then.")
+    reason: str = Field("the step says hold", description="What who decides about it reads.")
 
 
 class Hold(_Fixed):
@@ -115,7 +116,7 @@ class Hold(_Fixed):
     Options = HoldOptions
 
     def __init__(self, options: HoldOptions) -> None:
-        self._verdict = Verdict.pending("the step says hold", hold=options.time, then=options.then)
+        self._verdict = Verdict.pending(options.reason, hold=options.time, then=options.then)
 
 
 class QuarantineOptions(base.Options):

@@ -1,0 +1,50 @@
+"""The tutorial and every how-to page, done from top to bottom as their readers would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sendswitch.bench.peers import Postfix, public_folder
+from tests.conftest import need
+from tests.e2e.pages import Reader
+
+DOCS = Path(__file__).parents[2] / "docs"
+START = DOCS / "howto" / "README.md"
+PAGES = sorted(page for page in (DOCS / "howto").glob("*.md") if page != START)
+BEHIND = "put-it-behind-postfix.md"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The reader's home; Postfix must be able to look into it."""
+    with public_folder("reader") as folder:
+        yield folder / "you"
+
+
+def test_the_tutorial(folder: Path) -> None:
+    with Reader(folder, {"/home/you": str(folder)}) as reader:
+        reader.follow((DOCS / "tutorial.md").read_text())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != BEHIND], ids=lambda page: page.stem)
+def test_how_to(page: Path, folder: Path) -> None:
+    need("swaks", "swaks")
+    with Reader(folder, {"/home/you": str(folder)}) as reader:
+        reader.follow(START.read_text())
+        reader.follow(page.read_text())
+
+
+def test_how_to_put_it_behind_postfix(folder: Path, postfix_installed: None) -> None:
+    with Postfix(folder.parent / "postfix") as postfix, behind(folder, postfix) as reader:
+        reader.follow(START.read_text())
+        reader.follow((DOCS / "howto" / BEHIND).read_text())
+
+
+def behind(folder: Path, postfix: Postfix) -> Reader:
+    """A reader whose Postfix is a private one."""
+    smtp = f"127.0.0.1:{postfix.plain}"
+    known = {"/home/you": str(folder), "smtp/inet": f"{smtp}/inet", "127.0.0.1:25": smtp}
+    return Reader(folder, known, {"MAIL_CONFIG": str(postfix.folder / "etc")})
