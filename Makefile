@@ -21,8 +21,8 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/house
@@ -44,8 +44,8 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.protocol $(ARGS)
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests tools
+	$(BIN)/ruff check --fix src tests tools
 
 $(VENV)/.run: requirements/run.lock pyproject.toml
 	tools/setup $(PYTHON) $(VENV) requirements/run.lock

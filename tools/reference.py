@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: configuration, processors, metrics, log events, commands.
+"""Write docs/reference from the code: configuration, processors, metrics, log events, commands, the wire format.
 
 `tools/reference.py` writes; a test in tests/house holds the pages to what this gives.
 """
@@ -6,16 +6,30 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
 
 from sendswitch import logs, metrics
+from sendswitch.bootstrap.steering import Steering
 from sendswitch.cli.main import app
 from sendswitch.config import reference
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
+from sendswitch.delivery.compose import Composer
+from sendswitch.journal import events
+from sendswitch.mail.content import InMemory, read_all
+from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader
+from sendswitch.mail.verdict import Action, Step, Verdict
 from sendswitch.processors import registry
+from sendswitch.reply import Reply
+from sendswitch.smtp.protocol import parameters, replies
+from sendswitch.smtp.protocol.server import TRANSITIONS, Extensions, Limits, ServerConnection
+from sendswitch.spool.states import State
+from sendswitch.switch import intake
 
 MADE = "<!-- Made by tools/reference.py; change the code, then run `make reference`. -->\n\n"
 
@@ -85,11 +99,138 @@ def _commands(command: object, path: str) -> list[str]:
     return [f"| `{' '.join(words)}` | {help_} |\n"]
 
 
+_WIRE = """# The wire format
+
+## SMTP and LMTP
+
+Everything a listener can offer; STARTTLS, AUTH, XFORWARD and XCLIENT where the listener is told to.
+
+```
+C: EHLO client.example
+{hello}```
+
+Which command may come in which state, and where an accepting reply leads (`LHLO` for LMTP):
+
+| state | command | then |
+| --- | --- | --- |
+{transitions}
+Parameters of MAIL: {mail}. Of RCPT: {rcpt}.
+Attributes of XFORWARD: {xforward}. Of XCLIENT: {xclient}.
+
+Replies that a listener gives by itself; others are the pipeline's, the next hop's or the configuration's:
+
+| code | status | text |
+| --- | --- | --- |
+{replies}
+## What a message gains
+
+Two fields on top, the tags below, header edits; the body is never touched.
+
+```
+{composed}```
+
+## A verdict
+
+In the spool, in events, and from a worker. What is empty is left out; `reply` is one SMTP reply.
+
+```json
+{verdict}
+```
+
+## An envelope
+
+Sender and recipients are kept beside it.
+
+```json
+{envelope}
+```
+
+## Events
+
+What a delivery's history is made of, and the state each leads to. Others are named after their state: {states}.
+
+| event | leads to |
+| --- | --- |
+{events}
+## The control socket
+
+`control` in `node.data`: one JSON object a line each way, `do` and what it needs. An error comes back as
+`{{"error": KIND, "problems": [TEXT, …]}}`.
+
+| do | what it does |
+| --- | --- |
+{control}"""
+
+
+def wire() -> str:
+    """What goes over the wire: SMTP, what a message gains, verdicts, events, the control socket."""
+    own = {reply for module in (replies, intake) for reply in vars(module).values() if isinstance(reply, Reply)}
+    asked = Steering(None).commands()  # type: ignore[arg-type] # nothing is called
+    return MADE + _WIRE.format(
+        hello=_hello(),
+        transitions=_rows(sorted((state.name, verb, then.name) for (state, verb), then in TRANSITIONS.items())),
+        mail=_words(parameters.MAIL),
+        rcpt=_words(parameters.RCPT),
+        xforward=_words(parameters.XFORWARD),
+        xclient=_words(parameters.XCLIENT),
+        replies=_rows(sorted((reply.code, reply.enhanced, f"`{reply.text}`") for reply in own)),
+        composed=_composed(),
+        verdict=json.dumps(_VERDICT.to_json(), indent=2),
+        envelope=json.dumps(_ENVELOPE.to_json(), indent=2),
+        states=_words(state.value for state in State if state.value not in events.STATES),
+        events=_rows((f"`{name}`", state or "the state it was in") for name, state in events.STATES.items()),
+        control=_rows((f"`{name}`", (inspect.getdoc(do) or "").splitlines()[0]) for name, do in asked.items()),
+    )
+
+
+_VERDICT = Verdict(
+    Action.DENY,
+    tags=("SPAM",),
+    edits=(AddHeader("X-Score", "9.1"), RemoveHeader("X-Old"), MarkSubject("[spam] ")),
+    reply=Reply(550, "5.7.1", "Not wanted here"),
+    reason="too many exclamation marks",
+    then="bounce",
+    trace=(
+        Step("lists", seconds=0.0001, outcome="no opinion"),
+        Step("python", seconds=0.02, outcome="deny", saw="9 of 5"),
+    ),
+    pipeline="joe@example.com",
+    version=3,
+)
+_CLIENT = Client("203.0.113.9", "mail.example.org", "25", "mail.example.org", "ESMTP", "REMOTE", "4XyZ1")
+_ENVELOPE = Envelope("ann@example.org", (Recipient("joe@example.com"),), _CLIENT, "8BITMIME", True, "HDRS", "QQ314159")
+
+
+def _hello() -> str:
+    offered = Extensions(xforward=True, xclient=True, starttls=True, auth="may", clear=True)
+    machine = ServerConnection("switch.example.com", limits=Limits(), client=Client(), extensions=offered)
+    machine.receive_data(b"EHLO client.example\r\n")
+    machine.next_event()
+    return "".join(f"S: {line}\n" for line in machine.data_to_send().decode().splitlines())
+
+
+def _composed() -> str:
+    verdict = Verdict(tags=("SPAM",), edits=(AddHeader("X-Score", "9.1"),))
+    came = InMemory(b"From: ann@example.org\r\nSubject: Hello\r\n\r\nHow are you?\r\n")
+    composer = Composer("switch.example.com", {"SPAM": "***SPAM*** "})
+    left = composer.compose(came, message="38fwqhqeqet00", client=_CLIENT, received=1.7e9, verdict=verdict)
+    return read_all(left).decode().replace("\r\n", "\n")
+
+
+def _rows(rows: Iterable[tuple[object, ...]]) -> str:
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 PAGES = {
     "configuration.md": configuration,
     "processors.md": processors,
     "observability.md": observability,
     "commands.md": commands,
+    "wire.md": wire,
 }
 
 

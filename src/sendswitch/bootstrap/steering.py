@@ -49,13 +49,16 @@ class Steering:
         return {}
 
     async def _reload(self, asked: Facts) -> Facts:
+        """Read the configuration again; gives the changed keys that wait for a restart."""
         return {"restart": await self._node.reload()}
 
     async def _drain(self, asked: Facts) -> Facts:
+        """Take no more mail, or with `on` false take it again."""
         await self._node.drain(bool(asked.get("on", True)))
         return {}
 
     async def _status(self, asked: Facts) -> Facts:
+        """What the node has to do, and where it listens."""
         node = self._node
         states, oldest, events = await node.spool.figures()
         return {
@@ -74,6 +77,7 @@ class Steering:
     # The log level
 
     async def _level(self, asked: Facts) -> Facts:
+        """Log at `level`, for `seconds` or until the next reload; gives what it was."""
         return {"was": self._show(str(asked.get("level")), asked.get("seconds"))}
 
     def _show(self, level: str, seconds: float | None) -> str:
