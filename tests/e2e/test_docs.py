@@ -9,7 +9,7 @@ import pytest
 
 from sendswitch.bench.peers import Postfix, public_folder
 from tests.conftest import need
-from tests.e2e.pages import Reader
+from tests.e2e.pages import Reader, compare, replaced
 
 DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
@@ -48,3 +48,35 @@ def behind(folder: Path, postfix: Postfix) -> Reader:
     smtp = f"127.0.0.1:{postfix.plain}"
     known = {"/home/you": str(folder), "smtp/inet": f"{smtp}/inet", "127.0.0.1:25": smtp}
     return Reader(folder, known, {"MAIL_CONFIG": str(postfix.folder / "etc")})
+
+
+@pytest.mark.parametrize(
+    ("expected", "said", "problem"),
+    [
+        (["one", "two"], ["one", "", "two"], ""),
+        (["one"], ["one", "two"], "nothing more expected"),
+        (["one", "two"], ["one"], "nothing more"),
+        (["one  two"], ["one two"], ""),
+        (["one"], ["two"], "expected: one"),
+        (["one", "…", "four"], ["one", "two", "three", "four"], ""),
+        (["one", "…", "four"], ["one", "two"], "nothing more"),
+        (["took 1.5 ms at 2026-01-01 00:00:00"], ["took 20 ms at 2026-11-21 10:11:12"], ""),
+        (["took 1.5 ms"], ["took 1.5 s"], "expected"),
+        (["a … c"], ["a b c"], ""),
+        (["38fwqhqeqet00.0 38fwqhqeqet00"], ["38fxt8ybhj800.0 38fxt8ybhj800"], ""),
+        (["38fwqhqeqet00.0 38fwqhqeqet00"], ["38fxt8ybhj800.0 38fxt8ybhj900"], "expected"),
+        (["38fwqhqeqet00", "38fwqhqeqet00"], ["38fxt8ybhj800", "38fxt8ybhj900"], "expected"),
+    ],
+)
+def test_a_page_that_is_wrong_is_noticed(expected: list[str], said: list[str], problem: str) -> None:
+    found = compare(expected, said, {})
+    assert problem in found
+    assert bool(problem) == bool(found)
+
+
+def test_ports_and_folders_are_replaced_at_once() -> None:
+    known = {":25": ":25188", "smtp/inet": "127.0.0.1:25188/inet", "/home/you": "/tmp/x"}
+    page = "to 127.0.0.1:25 of smtp/inet in /home/you, not 127.0.0.1:2525"
+    here = "to 127.0.0.1:25188 of 127.0.0.1:25188/inet in /tmp/x, not 127.0.0.1:2525"
+    assert replaced(page, known) == here
+    assert replaced(here, {value: key for key, value in known.items()}) == page
