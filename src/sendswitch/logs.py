@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from typing import Literal
@@ -22,6 +23,7 @@ _format: Format = "json"
 _level = LEVELS["info"]
 _second = (0, "")
 _lines: list[bytes] = []
+_DIVIDES = re.compile(r'[\s"=]')
 
 
 def setup(form: Format = "json", level: str = "info") -> None:
@@ -47,7 +49,7 @@ def _emit(level: str, event: str, **facts: object) -> None:
     if _format == "json":
         line = orjson.dumps({"ts": _now(), "level": level, "event": event, **facts}, default=str)
     else:
-        told = " ".join(f"{key}={value}" for key, value in facts.items() if value not in ("", None))
+        told = " ".join(f"{key}={_shown(value)}" for key, value in facts.items() if value not in ("", None))
         line = f"{_now()} {level:7} {event:12} {told}".encode("utf-8", "replace")
     try:
         loop = asyncio.get_running_loop()
@@ -57,6 +59,14 @@ def _emit(level: str, event: str, **facts: object) -> None:
     if not _lines:
         loop.call_soon(flush)
     _lines.append(line)
+
+
+def _shown(value: object) -> str:
+    """A value in a line for people; what strangers wrote in it can end neither the value nor the line."""
+    text = str(value)
+    if text.isprintable() and not _DIVIDES.search(text):
+        return text
+    return orjson.dumps(text).decode()
 
 
 def flush() -> None:
@@ -168,9 +178,9 @@ def traces(*, taken: bool) -> None:
     _emit("info" if taken else "warning", "traces", taken=taken)
 
 
-def clock_set(*, seconds: float, hurried: int) -> None:
-    """The clock was set, by so many seconds; what had been put off by the wrong one is tried now."""
-    _emit("warning", "clock_set", seconds=round(seconds, 3), hurried=hurried)
+def clock_set(*, seconds: float | None, hurried: int) -> None:
+    """The clock was set, by so many seconds or before we started; what the wrong one had put off is tried now."""
+    _emit("warning", "clock_set", seconds=None if seconds is None else round(seconds, 3), hurried=hurried)
 
 
 def login_refused(*, client: str, user: str) -> None:

@@ -4,6 +4,7 @@
 - Other blocks whose first line is `# FILE` are files, written as they stand.
 - `…` stands for any text, alone on a line for any lines. Ids, times and how long something took differ; an id must
   differ in the same way everywhere, and a later command uses the one that was printed. Ports and folders are ours.
+- A command ends with 0 unless the page shows an error of ours or a server's refusal.
 - What shows something is asked again until it shows it: mail is through in its own time.
 """
 
@@ -37,6 +38,8 @@ SHOWS = re.compile(
     r"sendswitch (message (list|explain|timeline)|\w+ list|node (status|ready)|pipeline compare)|ls |cat |curl "
 )
 SOON = 20.0
+# What a command prints that ends with another status than 0, and only such a one.
+REFUSED = re.compile(r"sendswitch: |<\*\* ")
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Reader:
         folder.mkdir(parents=True, exist_ok=True)
         ports = {port: str(free_port()) for port in ("8025", "8587", "10025", "60666")}
         self._known = {f":{port}": f":{here}" for port, here in ports.items()} | dict(known or {})
-        self._folder, self._ids = folder, dict[str, str]()
+        self._folder, self._ids, self._status = folder, dict[str, str](), 0
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"PATH": path, "LOGNAME": "admin", "HOME": str(folder), "COLUMNS": "160", "PS1": ""}
         self._shell = subprocess.Popen(
@@ -107,6 +110,8 @@ class Reader:
             said = self._say(self._here(command.line))
             ids = dict(self._ids)
             problem = compare(command.expected, said, ids)
+            if not problem and (self._status == 0) is any(REFUSED.match(line) for line in command.expected):
+                problem = f"it ended with {self._status}"
             if not problem or not SHOWS.match(command.line) or time.monotonic() > end:
                 break
             time.sleep(0.2)
@@ -127,6 +132,7 @@ class Reader:
         said: list[str] = []
         for answer in self._shell.stdout:
             if answer.startswith("=== "):
+                self._status = int(answer[4:])
                 break
             said.append(self._there(answer.rstrip("\n")))
         return said

@@ -79,6 +79,20 @@ def test_mail_put_off_before_a_restart_with_the_right_clock(tmp_path: Path, set_
         clean(node)
 
 
+def test_a_shorter_delay_after_a_restart_is_no_wrong_clock(tmp_path: Path) -> None:
+    with Node(tmp_path, f"127.0.0.1:{free_port()}", settings={"next_hop": {"first_retry": "1h"}}) as node:
+        send(node.port)
+        until(lambda: '"event":"deferred"' in node.log.read_text(), node=node)
+        node.stop()
+        node.config.write_text(
+            node.config.read_text().replace('first_retry = "1h"', 'first_retry = "1s"\nlast_retry = "5s"')
+        )
+        node.start()
+        (row,) = queue(node)
+        assert row["attempts"] == 1
+        assert "clock_set" not in node.log.read_text()
+
+
 def test_a_clock_set_forward_loses_nothing(tmp_path: Path, set_clock: Callable[[int], None]) -> None:
     port = free_port()
     with Node(tmp_path, f"127.0.0.1:{port}", settings=SLOW) as node:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import smtplib
+import socket
 import ssl
 import subprocess
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Node
-from sendswitch.smtp.server import WRONG_PASSWORD
+from sendswitch.smtp.server import LOGINS, WRONG_PASSWORD
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, said, until
 
@@ -20,7 +22,8 @@ def test_only_who_logs_in_sends_and_only_as_who_it_is(tmp_path: Path, certificat
     cert, key = certificate
     listener = {"auth": "require", "tls_certificate": str(cert), "tls_key": str(key)}
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK, listener=listener) as node:
-        node.run("user", "add", "joe@example.test")
+        for user in ("joe@example.test", "joe+boss@example.test"):
+            node.run("user", "add", user)
         password = said(node, "user", "password", "joe@example.test")["password"]
         with smtplib.SMTP("127.0.0.1", node.port, timeout=20) as client:
             client.starttls(context=ssl.create_default_context(cafile=str(cert)))
@@ -33,6 +36,8 @@ def test_only_who_logs_in_sends_and_only_as_who_it_is(tmp_path: Path, certificat
             client.login("joe@example.test", password)
             with pytest.raises(smtplib.SMTPSenderRefused, match="not owned by user joe@"):
                 client.sendmail("boss@example.test", ["ann@example.test"], b"Subject: forged\r\n\r\n")
+            with pytest.raises(smtplib.SMTPSenderRefused, match="not owned by user joe@"):
+                client.sendmail("joe+boss@example.test", ["ann@example.test"], b"Subject: somebody else's\r\n\r\n")
             for sender in ("joe@example.test", "Joe+shop@example.test", ""):
                 client.sendmail(sender, ["ann@example.test"], b"Subject: mine\r\n\r\nx\r\n")
         until(lambda: len(hop.parcels) == 3, node=node)
@@ -59,3 +64,22 @@ def test_only_who_logs_in_sends_and_only_as_who_it_is(tmp_path: Path, certificat
             client.login("joe@example.test", "my own")
         assert "my own" not in node.log.read_text()
         clean(node)
+
+
+def test_many_logins_from_one_address_keep_nobody_else_waiting_and_no_line_is_forged(tmp_path: Path) -> None:
+    listener, settings = {"auth": "may"}, QUICK | {"log": {"format": "text"}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings, listener=listener) as node:
+        evil = "x\n2026-01-01T00:00:00.000Z warning login_refused client=198.51.100.7 user=victim"
+        wrong = b"AUTH PLAIN " + base64.b64encode(f"\0{evil}\0x".encode()) + b"\r\n"
+        crowd = [socket.create_connection(("127.0.0.1", node.port), timeout=20) for _ in range(LOGINS + 5)]
+        for one in crowd:
+            one.sendall(b"EHLO x\r\n" + wrong * 4 + b"QUIT\r\n")
+        said = [b"".join(iter(lambda one=one: one.recv(4096), b"")) for one in crowd]  # type: ignore[misc]
+        assert sum(b"\r\n454 " in answer for answer in said) >= 5
+        assert all(answer.count(b"\r\n535 ") <= 3 for answer in said)
+        for one in crowd:
+            one.close()
+        log = node.log.read_text()
+        assert "login_refused" in log
+        assert not [line for line in log.splitlines() if line.startswith("2026-01-01")]
+        assert "client=198.51.100.7 user=victim\n" not in log

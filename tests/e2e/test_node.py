@@ -9,6 +9,7 @@ import smtplib
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -68,6 +69,28 @@ def _open(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_ready_waits_and_says_why_not(tmp_path: Path) -> None:
+    with NextHop() as hop:
+        node = Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK)
+        assert "web.bind" in said(node, "node", "ready", code=75)["errors"][0]
+        waiting = subprocess.Popen(node.line("node", "ready", "--wait", "20s"), stdout=subprocess.PIPE)
+        with node:
+            assert waiting.communicate(timeout=30)[0] == b"ready\n"
+            assert said(node, "node", "ready") == {"ready": True}
+    # Somebody else has the port.
+    with socket.create_server(("127.0.0.1", node.web)) as other:
+
+        def answer() -> None:
+            with other.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 503 No\r\n\r\n<html>")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert "not ready" in said(node, "node", "ready", code=75)["errors"][0]
+        answering.join()
 
 
 def test_a_wrong_configuration_changes_nothing_and_is_seen(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 
 from sendswitch.bench.peers import Node
-from sendswitch.db import users
+from sendswitch.db import connect, users
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import metadata
 from sendswitch.errors import Refused
@@ -71,6 +71,22 @@ def test_of_nodes_that_start_at_once_one_makes_the_tables(database: str) -> None
     assert as_it_should_be(engines[0])
     for engine in engines:
         engine.dispose()
+
+
+def test_who_waited_for_a_newer_node_leaves_its_tables_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'sendswitch.db'}"
+    alone = connect._alone
+
+    @contextmanager
+    def after_a_newer_one(engine: Engine) -> Iterator[Connection]:
+        with alone(engine) as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('9999')"))
+            yield connection
+
+    monkeypatch.setattr(connect, "_alone", after_a_newer_one)
+    with pytest.raises(Refused, match="made by a newer SendSwitch"):
+        open_database(url)
 
 
 def test_a_newer_program_s_database_is_left_alone(tmp_path: Path) -> None:

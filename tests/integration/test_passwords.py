@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from argon2.exceptions import VerificationError
+from argon2.exceptions import VerificationError, VerifyMismatchError
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.auth import passwords
 from sendswitch.auth.passwords import MOST_WAITING, Passwords, generate, set_password
@@ -87,7 +89,7 @@ def test_an_outage_or_a_crowd_is_no_refusal(engine: Engine, run: Run, monkeypatc
         many = [checks.check("joe@example.test", "x") for _ in range(MOST_WAITING + 5)]
         return await asyncio.gather(*many, return_exceptions=True)
 
-    monkeypatch.setattr(passwords, "_hasher", Quick())
+    monkeypatch.setattr(passwords, "_hasher", Quick(VerifyMismatchError()))
     found = run(crowd())
     assert sum(isinstance(answer, Temporary) for answer in found) == 5
     assert found.count("") == MOST_WAITING
@@ -97,11 +99,58 @@ def test_an_outage_or_a_crowd_is_no_refusal(engine: Engine, run: Run, monkeypatc
         run(checks.check("joe@example.test", "x"))
 
 
+def test_a_hash_is_in_no_error(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE users RENAME TO others"))
+    with pytest.raises(SQLAlchemyError) as caught:
+        users.set_password(engine, "joe@example.test", "a-hash-nobody-shall-see")
+    assert "nobody-shall-see" not in str(caught.value)
+
+
+def test_what_cannot_be_checked_is_no_refusal(engine: Engine, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """argon2 says the same of too little memory as of a wrong password, but for the class."""
+    checks = Passwords(engine)
+    set_password(engine, "joe@example.test", "right")
+    monkeypatch.setattr(passwords, "_hasher", Quick(VerificationError("Memory allocation error")))
+    for user in ("joe@example.test", "nobody@example.test"):
+        with pytest.raises(Temporary, match="Memory allocation"):
+            run(checks.check(user, "right"))
+
+
+def test_a_database_that_hangs_is_no_refusal_and_holds_nobody_else_up(
+    engine: Engine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks, go = Passwords(engine), threading.Event()
+
+    def hang(engine: Engine, address: str) -> tuple[str, str]:
+        go.wait(20)
+        return "", ""
+
+    monkeypatch.setattr(passwords, "LIMIT", 0.2)
+    monkeypatch.setattr(users, "password", hang)
+
+    async def inside() -> None:
+        crowd = [asyncio.create_task(checks.check("joe@example.test", "x")) for _ in range(10)]
+        while checks._waiting < 10:
+            await asyncio.sleep(0)
+        # The mail path reads in threads of its own, however many the database holds.
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "read"), 0.15) == "read"
+        for answer in await asyncio.gather(*crowd, return_exceptions=True):
+            assert isinstance(answer, Temporary)
+            assert "within 0.2 s" in str(answer)
+        go.set()
+
+    run(inside())
+
+
 class Quick:
-    """A hash that costs nothing: what is tested is the crowd."""
+    """A hash that costs nothing: what is tested is the crowd, or the `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
 
     def hash(self, password: str) -> str:
         return password
 
     def verify(self, hashed: str, password: str) -> bool:
-        raise VerificationError
+        raise self._error

@@ -569,6 +569,26 @@ def test_guessing_ends_the_session_and_an_outage_does_not() -> None:
         assert isinstance(machine.next_event(), Credentials)
         machine.logged_in("", replies.LOGIN_UNKNOWN)
         assert codes(machine.data_to_send()) == [454]
+    # But it is an error, of which a session has so many.
+    assert codes(dialog_of_outages(offering(Extensions(auth="may", clear=True))))[-2:] == [454, 421]
+
+
+def dialog_of_outages(machine: ServerConnection) -> bytes:
+    machine.receive_data(HELLO + PLAIN * 30)
+    while machine.next_event() is not None:
+        machine.logged_in("", replies.LOGIN_UNKNOWN)
+    return machine.data_to_send()
+
+
+def test_who_speaks_for_somebody_elsewhere_asks_for_no_password_in_clear() -> None:
+    wire = HELLO + b"XCLIENT ADDR=203.0.113.9\r\n" + HELLO + PLAIN
+    said = dialog(asking("may"), wire, passwords=JOE)[1]
+    assert said.count(b"AUTH PLAIN") == 1  # before XCLIENT only
+    assert codes(said)[-1] == 538
+    # A login that a trusted peer tells of is one.
+    wire = HELLO + b"XCLIENT LOGIN=joe@example.test\r\n" + HELLO + ENVELOPE + MESSAGE
+    events, _ = dialog(asking(), wire)
+    assert ends(events)[0].envelope.client.login == "joe@example.test"
 
 
 def test_a_password_is_never_shown() -> None:

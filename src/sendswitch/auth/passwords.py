@@ -6,21 +6,25 @@ import asyncio
 import secrets
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.db import users
+from sendswitch.db.connect import in_thread
 from sendswitch.errors import Temporary
 
-# One check takes 64 MiB and a core for some ten milliseconds, on purpose: few at once, and not many who wait.
+# One check takes a core for some ten milliseconds, on purpose: few at once, and not many who wait.
 AT_ONCE, MOST_WAITING = 2, 50
+# Seconds in which the database must say who somebody is.
+LIMIT = 10.0
 # Bytes of a password; hashing has no use for more.
 LONGEST = 1024
 # Octets of chance in a generated password: nobody guesses 16.
 CHANCE = 18
 
-_hasher = PasswordHasher()
+# OWASP's parameters for Argon2id: 19 MiB and two passes.
+_hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 def generate() -> str:
@@ -44,6 +48,7 @@ class Passwords:
         self._engine = engine
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
+        self._nobodys = _hasher.hash(generate())  # the hash of a password that nobody has
 
     async def check(self, user: str, password: str) -> str:
         """The address of the user whose password this is, '' for nobody. Raises Temporary: ask again later."""
@@ -51,8 +56,10 @@ class Passwords:
             raise Temporary("too many log in at once")
         self._waiting += 1
         try:
-            async with self._places:
-                return await asyncio.to_thread(self._check, user, password)
+            async with asyncio.timeout(LIMIT), self._places:
+                return await in_thread(self._check, user, password)
+        except TimeoutError as error:
+            raise Temporary(f"nobody said within {LIMIT:g} s who {user[:100]!r} is") from error
         finally:
             self._waiting -= 1
 
@@ -62,17 +69,9 @@ class Passwords:
         except SQLAlchemyError as error:
             raise Temporary(f"passwords cannot be read: {error}") from error
         try:
-            _hasher.verify(hashed or _nobodys(), password)
-        except (VerificationError, InvalidHashError):
+            _hasher.verify(hashed or self._nobodys, password)
+        except (VerifyMismatchError, InvalidHashError):
             return ""
+        except Argon2Error as error:  # no memory, say: that proves nothing about the password
+            raise Temporary(f"a password cannot be checked: {error}") from error
         return address
-
-
-def _nobodys() -> str:
-    """The hash of a password that nobody has."""
-    global _nobody
-    _nobody = _nobody or _hasher.hash(generate())
-    return _nobody
-
-
-_nobody = ""

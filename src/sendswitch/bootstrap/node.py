@@ -20,6 +20,7 @@ from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.parts import (
     listener_options,
     load_routes,
+    load_users,
     make_backoff,
     make_courier,
     make_flight,
@@ -35,7 +36,7 @@ from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal
-from sendswitch.db.connect import open_database
+from sendswitch.db.connect import in_thread, open_database
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
 from sendswitch.smtp.address import Endpoint, parse_endpoint
@@ -109,7 +110,8 @@ class Node:
         self.queue = Queue(self.spool, self.journeys, clock=system_clock)
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
-        self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, config)
+        self.journeys.routes = await in_thread(load_routes, self._engine, config)
+        self._users = await in_thread(load_users, self._engine)
         self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
         self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
@@ -176,6 +178,7 @@ class Node:
             subject=config.journal.subject,
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
+            known=lambda key: key in self._users,
         )
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
@@ -241,7 +244,8 @@ class Node:
             try:
                 self.journeys.orders = await self.spool.orders()
                 self.queue.look()
-                self.journeys.routes = await asyncio.to_thread(load_routes, self._engine, self.config)
+                self.journeys.routes = await in_thread(load_routes, self._engine, self.config)
+                self._users = await in_thread(load_users, self._engine)
                 if self._worker is not None:
                     await self._worker.retain(self.journeys.routes)
                 logs.reloaded(users=len(self.journeys.routes))

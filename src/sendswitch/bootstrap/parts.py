@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,12 +16,14 @@ from sendswitch.clock import system_clock
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.config.pipeline import PipelineConfig
-from sendswitch.db.users import all_pipelines, candidates, get_pipeline
+from sendswitch.db.connect import in_thread
+from sendswitch.db.users import all_pipelines, candidates, get_pipeline, list_users
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.mail.address import key
 from sendswitch.processors import registry
 from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
@@ -135,6 +136,11 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
     return context
 
 
+def load_users(engine: Engine) -> frozenset[str]:
+    """The address keys of all users."""
+    return frozenset(key(user.address) for user in list_users(engine))
+
+
 def load_routes(engine: Engine, config: Config) -> Routes:
     """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
     routes = []
@@ -190,7 +196,7 @@ def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
     """The worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
-        stored = await asyncio.to_thread(get_pipeline, engine, owner, version)
+        stored = await in_thread(get_pipeline, engine, owner, version)
         return _pipeline(stored.text, owner)
 
     library = Library(source, config.pipelines.limit)

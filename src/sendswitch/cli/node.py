@@ -68,11 +68,13 @@ def _trouble(web: Endpoint) -> list[str]:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
         checks = orjson.loads(answer.read())["checks"]
+        causes = [f"{check['name']}: {check['cause']}" for check in checks if check["status"] != "healthy"]
     except (OSError, HTTPException) as error:
         return [f"web.bind {web}: {error}"]
+    except (ValueError, KeyError, TypeError):
+        return [f"web.bind {web}: somebody else answers there"]
     finally:
         connection.close()
-    causes = [f"{check['name']}: {check['cause']}" for check in checks if check["status"] != "healthy"]
     return causes if answer.status != OK else []
 
 

@@ -24,6 +24,7 @@ def add(context: typer.Context, address: Address) -> None:
     session: Session = context.obj
     config = session.config()
     users.add_user(open_database(config.database_url), address)
+    ring(config.node.data)
     session.done(f"user {address} added; now: sendswitch pipeline set {address} FILE", address=address)
 
 

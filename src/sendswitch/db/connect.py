@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import make_url
@@ -12,10 +16,24 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sendswitch.errors import InvalidConfiguration, Refused, Temporary
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 HEAD = "0004"
+
+# Threads for what asks the database. It may hang with every one of them, and the mail path has others.
+THREADS = 8
 
 # What nodes that change tables lock in PostgreSQL, and for how many seconds they wait for each other elsewhere.
 MIGRATION_LOCK, MIGRATION_WAIT = 7466, 60
+
+
+_threads = ThreadPoolExecutor(THREADS, "database")
+
+
+async def in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call what blocks because it asks the database; raises what it raises."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, partial(function, *arguments, **named))
 
 
 def shown(url: URL) -> str:
@@ -31,8 +49,9 @@ def open_database(url: str, *, migrate: bool = True) -> Engine:
     """
     try:
         address = make_url(url)
-        # A connection that the server closed meanwhile is noticed before it is used.
-        engine = create_engine(address, pool_pre_ping=True, pool_recycle=3600)
+        # A connection that the server closed meanwhile is noticed before it is used. Parameters may be secret, and are
+        # never part of an error.
+        engine = create_engine(address, pool_pre_ping=True, pool_recycle=3600, hide_parameters=True)
     except ArgumentError as error:
         raise InvalidConfiguration([f"database.url: {error}"]) from error
     except ModuleNotFoundError as error:
@@ -65,15 +84,8 @@ def _sqlite_settings(connection: object, record: object) -> None:
 def _migrate(engine: Engine, *, migrate: bool) -> None:
     with engine.connect() as connection:
         # Asked directly first: Alembic is only worth its import when there is something to do.
-        if inspect(connection).has_table("alembic_version"):
-            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-            if version == HEAD:
-                return
-            if version is not None and version > HEAD:
-                raise Refused(
-                    f"the database {shown(engine.url)} was made by a newer SendSwitch: it has version {version}, this"
-                    f" program knows {HEAD}; install the newer one, or restore a backup from before"
-                )
+        if _current(connection):
+            return
     if not migrate:
         raise Temporary(f"the database {shown(engine.url)} is of another version; the node brings it up at its start")
     from alembic import command
@@ -82,8 +94,22 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _alone(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if not _current(connection):  # whoever we waited for may have done it, and be newer than we are
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _current(connection: Connection) -> bool:
+    """True when the tables are at this program's version. Raises Refused when they are a newer one's."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if version is not None and version > HEAD:
+        raise Refused(
+            f"the database {shown(connection.engine.url)} was made by a newer SendSwitch: it has version {version},"
+            f" this program knows {HEAD}; install the newer one, or restore a backup from before"
+        )
+    return version == HEAD
 
 
 @contextmanager
@@ -103,15 +129,18 @@ def _alone(engine: Engine) -> Iterator[Connection]:
                 raise
             connection.exec_driver_sql("COMMIT")
         return
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             yield connection
-            return
+        return
+    # The lock is a connection's, and must outlive the transaction: who gets it next reads what was committed.
+    with engine.connect() as keeper:
         lock = f"sendswitch {engine.url.database}"[:64]  # it holds for the whole server, and no longer name is taken
-        if not connection.execute(select(func.get_lock(lock, MIGRATION_WAIT))).scalar():
+        if not keeper.execute(select(func.get_lock(lock, MIGRATION_WAIT))).scalar():
             raise Temporary(f"another node has been changing the database's tables for {MIGRATION_WAIT} seconds")
         try:
-            yield connection
+            with engine.begin() as connection:
+                yield connection
         finally:
-            connection.execute(select(func.release_lock(lock)))
+            keeper.execute(select(func.release_lock(lock)))

@@ -10,12 +10,14 @@ import asyncio
 import ipaddress
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from sendswitch import logs, metrics
-from sendswitch.errors import Permanent, SendSwitchError, classify
+from sendswitch.errors import Permanent, SendSwitchError, Temporary, classify
+from sendswitch.mail.address import MAX_ADDRESS
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
@@ -44,6 +46,8 @@ TLS_LIMIT = 60.0
 LINGER = 5.0
 # Seconds before a wrong password is answered (Postfix smtpd_error_sleep_time).
 WRONG_PASSWORD = 1.0
+# Passwords of one address that are checked at once, so that one cannot keep all others waiting.
+LOGINS = 5
 
 
 class Sink(Protocol):
@@ -384,14 +388,16 @@ class Session(asyncio.Protocol):
     async def _log_in(self, given: Credentials) -> None:
         assert self._options.authenticate is not None
         try:
-            login = await self._options.authenticate(given.user, given.password)
+            with self._listener.logging_in(self.address):
+                login = await self._options.authenticate(given.user, given.password)
         except Exception as error:
             logs.session_failed(client=self.address, error=classify(error))
+            await asyncio.sleep(WRONG_PASSWORD)
             self._machine.logged_in("", replies.LOGIN_UNKNOWN)
             return
         metrics.LOGINS.labels("accepted" if login else "refused").inc()
         if not login:
-            logs.login_refused(client=self.address, user=given.user)
+            logs.login_refused(client=self.address, user=given.user[:MAX_ADDRESS])
             await asyncio.sleep(WRONG_PASSWORD)
         self._machine.logged_in(login)
 
@@ -498,6 +504,7 @@ class Listener:
         self._sessions: set[Session] = set()
         self.turn = Turn()
         self._per_address: Counter[str] = Counter()
+        self._logging_in: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._gone = asyncio.Event()
         self.stopping = False
@@ -554,6 +561,19 @@ class Listener:
             len(self._sessions) <= limits.connections
             and self._per_address[session.address] <= limits.connections_per_address
         )
+
+    @contextmanager
+    def logging_in(self, address: str) -> Iterator[None]:
+        """A password from there is being checked. Raises Temporary when too many are."""
+        if self._logging_in[address] >= LOGINS:
+            raise Temporary(f"more than {LOGINS} log in at once from {address}")
+        self._logging_in[address] += 1
+        try:
+            yield
+        finally:
+            self._logging_in[address] -= 1
+            if not self._logging_in[address]:
+                del self._logging_in[address]
 
     def leave(self, session: Session) -> None:
         """A session's connection is gone."""

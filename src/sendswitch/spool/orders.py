@@ -101,6 +101,20 @@ def holds(connection: sqlite3.Connection, id_: int) -> bool:
     return bool(scalar(connection, "SELECT count(*) FROM orders WHERE id = ? AND ended IS NULL", id_))
 
 
+def let_go_since(connection: sqlite3.Connection, id_: int, message: int, n: int) -> bool:
+    """True when a person released or answered this delivery after the order was given: the newer word counts."""
+    query = (
+        "SELECT 1 FROM outbox WHERE message = ? AND n = ? AND event IN ('released', 'answered')"
+        " AND at >= (SELECT created FROM orders WHERE id = ?)"
+    )
+    return scalar(connection, query, message, n, id_) is not None
+
+
+def obeyed(connection: sqlite3.Connection, id_: int, message: int, n: int) -> None:
+    """The order was carried out on this delivery, and is not about it any more by name."""
+    connection.execute("DELETE FROM ordered WHERE id = ? AND message = ? AND n = ?", (id_, message, n))
+
+
 def cancel(connection: sqlite3.Connection, id_: int, now: float) -> tuple[Order, int]:
     """End an order; what it suspended is due now. Gives the order, and how many deliveries go on. Raises NotFound."""
     with transaction(connection):

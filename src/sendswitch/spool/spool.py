@@ -30,7 +30,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body, content_file
-from sendswitch.spool.orders import SUSPENDED, Order, active, holds
+from sendswitch.spool.orders import SUSPENDED, Order, active, holds, let_go_since, obeyed
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -237,20 +237,31 @@ class Spool:
         """False once somebody has cancelled an order."""
         return bool(await self.call(lambda c: holds(c, order)))
 
-    async def change_by_order(self, order: int, changes: Sequence[Change]) -> bool:
-        """Write new states because of an order, unless it was cancelled meanwhile: then nothing, and False."""
-        rows = [self.change_row(change) for change in changes]
+    async def change_by_order(self, order: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
+        """Write new states because of an order; gives those that were written.
 
-        def run(connection: sqlite3.Connection) -> bool:
+        None is when it was cancelled meanwhile. One that `keeps` mail passes over what a person let go after it was
+        given, and is about each delivery once.
+        """
+        rows = [(change, self.change_row(change)) for change in changes]
+
+        def run(connection: sqlite3.Connection) -> list[Change]:
             if not holds(connection, order):
-                return False
-            write_rows(connection, rows)
-            return True
+                return []
+            meant = [
+                (change, row)
+                for change, row in rows
+                if not keeps or not let_go_since(connection, order, *change.delivery.key)
+            ]
+            write_rows(connection, [row for _, row in meant])
+            if keeps:
+                for change in changes:
+                    obeyed(connection, order, *change.delivery.key)
+            return [change for change, _ in meant]
 
-        if not await self.call(run):
-            return False
-        await self._changed(changes)
-        return True
+        done: list[Change] = await self.call(run)
+        await self._changed(done)
+        return done
 
     async def orders(self) -> list[Order]:
         """What people ordered about mail on its way and holds now."""

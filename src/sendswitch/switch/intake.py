@@ -47,7 +47,8 @@ MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, pl
 class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
     space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
-    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension."""
+    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension, and `known`
+    says whether an address key is a user's."""
 
     host: str
     lifetime: float
@@ -56,6 +57,7 @@ class IntakeOptions:
     subject: bool = True
     overload: Callable[[], str] = lambda: ""
     delimiters: str = "+"
+    known: Callable[[str], bool] = lambda key: False
 
 
 class FilterIntake:
@@ -74,10 +76,18 @@ class FilterIntake:
         """Any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
         if self._options.overload():
             return OVERLOADED
-        if mail.login and not _owns(mail.login, mail.sender, self._options.delimiters):
+        if mail.login and not self._owns(mail.login, mail.sender):
             metrics.REFUSED.labels("5xx").inc()
             return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
+
+    def _owns(self, login: str, sender: str) -> bool:
+        """True when a user may send as that: the own address, with any extension that makes nobody else's of it, or
+        the null path of a report."""
+        own, wanted = key(login), key(sender)
+        if not sender or wanted == own:
+            return True
+        return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
 
     def recipient(self, recipient: Recipient) -> Reply:
         """Any recipient: Postfix has checked them."""
@@ -306,11 +316,6 @@ def make_relay(courier: Courier, composer: Composer) -> Relay:
         return refusals[0] if len(refusals) == len(replies) else None
 
     return relay
-
-
-def _owns(login: str, sender: str, delimiters: str) -> bool:
-    """True when a user may send as that: the own address, with any extension, or the null path of a report."""
-    return not sender or key(login) in (key(sender), without_extension(key(sender), delimiters))
 
 
 def _passes(answer: Answer) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
+from sendswitch.db.connect import in_thread
 from sendswitch.journal.events import Event
 from sendswitch.spool.spool import Spool
 
@@ -72,7 +73,7 @@ async def _take_over(spool: Spool, write: Write) -> int:
     """One batch; gives how many events (rule 1)."""
     batch = await spool.events(await spool.journaled(), BATCH)
     if batch:
-        await asyncio.to_thread(write, batch)
+        await in_thread(write, batch)
         await spool.mark_journaled(batch[-1].seq)
     return len(batch)
 
@@ -89,7 +90,7 @@ async def prune_journal(prune: Prune, clock: Clock) -> None:
     """Forget what is too old or too much, in small steps, for ever."""
     while True:
         try:
-            while await asyncio.to_thread(prune, clock()):  # noqa: ASYNC110 - steps, not polling
+            while await in_thread(prune, clock()):  # noqa: ASYNC110 - steps, not polling
                 await asyncio.sleep(0.1)
         except Exception as error:
             logs.failed("pruning the journal", error=error)

@@ -85,8 +85,7 @@ class Journeys:
                 ordered.setdefault(order.id, (order, []))[1].append(delivery)
         for order, about in ordered.values():
             try:
-                if not await self.outcomes.obey(message, about, order, quarantine=self.terms.policy.quarantine):
-                    free += about  # it was cancelled
+                free += await self.outcomes.obey(message, about, order, quarantine=self.terms.policy.quarantine)
             except Exception as error:
                 await self.outcomes.after_error(about, error)
         return free

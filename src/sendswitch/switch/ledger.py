@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine, func, select
 
 from sendswitch import logs, metrics
+from sendswitch.db.connect import in_thread
 from sendswitch.db.journal import pruned_to
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
@@ -113,7 +114,7 @@ async def keep_ledger(look: Callable[[], Report]) -> None:
     while True:
         began = time.monotonic()
         try:
-            report = await asyncio.to_thread(look)
+            report = await in_thread(look)
         except Exception as error:
             logs.failed("the audit", error=error)
         else:

@@ -144,41 +144,42 @@ class Outcomes:
         await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
 
-    async def obey(self, message: Message, deliveries: Sequence[Delivery], order: Order, *, quarantine: float) -> bool:
-        """Do what a person ordered about these deliveries of a message; False when it was cancelled meanwhile.
+    async def obey(
+        self, message: Message, deliveries: Sequence[Delivery], order: Order, *, quarantine: float
+    ) -> Sequence[Delivery]:
+        """Do what a person ordered about these deliveries of a message; gives those that go on as if it were not.
 
-        `quarantine` is for how many seconds it keeps mail.
+        They are all when it was cancelled meanwhile. `quarantine` is for how many seconds it keeps mail.
         """
         told = {"order": order.id, "by": order.author, "reason": order.reason}
         match order.kind:
             case Kind.SUSPEND:
                 data, due = told | {"until": order.expires}, order.expires
                 reply = printable(f"{order.mark} {order.reason}")
-                return await self.spool.change_by_order(
-                    order.id,
-                    [Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries],
-                )
+                changes = [
+                    Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries
+                ]
+                return _left(deliveries, await self.spool.change_by_order(order.id, changes))
             case Kind.QUARANTINE:
                 until = self._clock() + quarantine
                 reply = printable(f"quarantined by order {order.id}: {order.reason}")
                 data = told | {"until": until}
                 changes = [Change(d, State.QUARANTINED, "quarantined", data, until, reply=reply) for d in deliveries]
-                return await self.spool.change_by_order(order.id, changes)
+                return _left(deliveries, await self.spool.change_by_order(order.id, changes, keeps=True))
             case Kind.DROP:
                 reply = printable(f"dropped by order {order.id}: {order.reason}")
                 changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
-                if not await self.spool.change_by_order(order.id, changes):
-                    return False
-                for delivery in deliveries:
-                    self.tell_end(delivery, State.DISCARDED, reply)
-                return True
+                done = await self.spool.change_by_order(order.id, changes)
+                for change in done:
+                    self.tell_end(change.delivery, State.DISCARDED, reply)
+                return _left(deliveries, done)
             case Kind.BOUNCE:
                 if not await self.spool.holds(order.id):
-                    return False
+                    return deliveries
                 refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {order.reason}"))
                 why = f"ended by order {order.id} of {order.author}"
                 await self.fail(message, [(d, dsn.Outcome(d.recipient, refusal, why)) for d in deliveries])
-                return True
+                return ()
 
     async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.Outcome]]) -> None:
         """End deliveries for good: with a report where one is wanted, else as failed."""
@@ -220,6 +221,11 @@ class Outcomes:
         metrics.ended(state)
         message = delivery.message
         logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
+
+
+def _left(deliveries: Sequence[Delivery], done: Sequence[Change]) -> Sequence[Delivery]:
+    changed = {change.delivery.n for change in done}
+    return [delivery for delivery in deliveries if delivery.n not in changed]
 
 
 def _expired(delivery: Delivery, last: str) -> dsn.Outcome:

@@ -31,6 +31,8 @@ CONTENT = 64 * 1024 * 1024
 NAP = 60.0
 # Seconds by which the clock may run away from the time that passes before it was set.
 JUMP = 30.0
+# Seconds that no mail is put off for, whatever the configuration was.
+FAR = 2 * 86400.0
 # Seconds between loads that fail, so that an unreadable spool is not asked thousands of times.
 PAUSE = 1.0
 
@@ -123,12 +125,14 @@ class Queue:
         """
         offset = now - time.monotonic()
         jumped = 0.0 if self._offset is None else offset - self._offset
-        if self._offset is None or jumped < -JUMP:
-            hurried = await self._spool.hurry(now, self._journeys.outcomes.backoff.longest)
-        else:
-            hurried = 0
+        hurried, longest = 0, self._journeys.outcomes.backoff.longest
+        if self._offset is None:
+            # The configuration may have been another when that mail was put off, but hardly by so much.
+            hurried = await self._spool.hurry(now, max(longest, FAR))
+        elif jumped < -JUMP:
+            hurried = await self._spool.hurry(now, longest)
         if hurried or abs(jumped) > JUMP:
-            logs.clock_set(seconds=jumped, hurried=hurried)
+            logs.clock_set(seconds=jumped if self._offset is not None else None, hurried=hurried)
         self._offset = offset
 
     def look(self) -> None:

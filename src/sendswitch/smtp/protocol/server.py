@@ -306,7 +306,7 @@ class ServerConnection:
             self._login, self._peer = login, replace(self._peer, login=login, protocol=self._peer.protocol + "A")
             self._say(replies.LOGGED_IN)
             return
-        self._say(refusal)
+        self._error(refusal)
         self._failed_logins += refusal.permanent
         if self._failed_logins >= FAILED_LOGINS:
             self.close(replies.TOO_MANY_ERRORS)
@@ -429,7 +429,7 @@ class ServerConnection:
         if size > self._limits.size:
             self._say(replies.TOO_BIG)
             return None
-        if self._extensions.auth == "require" and not self._login:
+        if self._extensions.auth == "require" and not self._peer.login:
             return self._error(replies.LOGIN_FIRST)
         self._sender, self._mail = parsed[0], given
         self._waiting = "MAIL"
@@ -571,6 +571,9 @@ class ServerConnection:
             return self._error(given)
         self._peer, self._helo, self._forwarded = replace(self._peer, **{"login": ""} | given), "", None
         self._login = ""
+        if "address" in given:
+            # The client is elsewhere, and who carries its words here is no reason to ask for a password in clear.
+            self._extensions = replace(self._extensions, clear=False)
         self.state = TRANSITIONS[self.state, "XCLIENT"]
         self.greet()
         return None
