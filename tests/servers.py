@@ -104,6 +104,30 @@ def mariadb(folder: Path) -> Iterator[str]:
         stop(process)
 
 
+# What a test file for virus scanners is made of, in two halves so that none of our files is one.
+EICAR = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR" + "-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+
+
+@contextmanager
+def clamd(folder: Path, *, largest: str = "25M", port: int | None = None) -> Iterator[tuple[str, int]]:
+    """A clamd that knows EICAR and nothing else; gives its socket's path and its port."""
+    (folder / "db").mkdir(parents=True, exist_ok=True)
+    (folder / "db" / "local.ndb").write_text(f"Eicar-Test-Signature:0:*:{EICAR.encode().hex()}\n")
+    port = port or free_port()
+    (folder / "clamd.conf").write_text(
+        f"Foreground yes\nDatabaseDirectory {folder}/db\nTemporaryDirectory {folder}\nLocalSocket {folder}/clamd.sock\n"
+        f"LocalSocketMode 666\nFixStaleSocket yes\nTCPSocket {port}\nTCPAddr 127.0.0.1\nLogFile {folder}/clamd.log\n"
+        f"MaxThreads 8\nStreamMaxLength {largest}\nSelfCheck 3600\nUser root\n"
+    )
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(["clamd", "-c", str(folder / "clamd.conf")], stdout=log, stderr=log)
+    try:
+        wait_for_port(port, process)
+        yield f"{folder}/clamd.sock", port
+    finally:
+        stop(process)
+
+
 def _until_it_answers(url: str) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import OperationalError

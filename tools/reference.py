@@ -47,7 +47,7 @@ def processors() -> str:
         kind = registry.find(name)
         text += f"\n## `{name}`\n\n{inspect.getdoc(kind)}\n"
         module = inspect.getmodule(kind)
-        if name in ("lists", "python") and module is not None:
+        if name in ("clamav", "lists", "python") and module is not None:
             text += "\n" + "\n\n".join((inspect.getdoc(module) or "").split("\n\n")[1:]) + "\n"
         if kind.Options.model_fields:
             text += "\n" + reference.table(kind.Options)

@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from sendswitch.config.condition import Condition
 from sendswitch.config.pipeline import OnError
+from sendswitch.errors import InvalidConfiguration
+from sendswitch.journal.story import numbered, steps_of
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Verdict, step_from_json
@@ -179,3 +182,42 @@ def test_a_service_is_not_asked_again_in_a_replay(run: Run, act: Callable[[Mail,
     # Each answer counts once, and one that was never given is a failure of that step.
     twice = run(Chain([never, never]).run(mail(), context(), ()))
     assert twice.trace[0].saw == "no answer of this service is on record"
+
+
+def test_a_step_is_asked_only_when_its_condition_holds(run: Run) -> None:
+    links = [
+        link(lambda m, c: Verdict.tagged("SPAM") if "buy" in m.subject else None),
+        replace(
+            link(lambda m, c: Verdict.quarantine("spam")), when=Condition("tag:SPAM and not from:*@friend.example")
+        ),
+    ]
+    chain = Chain(links)
+    passed = run(chain.run(mail(Subject="hello"), context()))
+    assert (passed.action, passed.trace[1].outcome) == (Action.PASS, "not asked")
+    assert passed.trace[1].saw == "only when tag:SPAM and not from:*@friend.example"
+    assert run(chain.run(mail(Subject="buy"), context())).action is Action.QUARANTINE
+    assert run(chain.run(mail(Subject="buy"), context("joe@friend.example"))).action is Action.PASS
+    assert seen(links[1]).seen == 1
+    assert "was not asked: only when tag:SPAM" in numbered(steps_of(passed.to_json()))[1]
+
+
+@pytest.mark.parametrize(
+    "act", [boom, lambda m, c: Verdict.deny("no"), lambda m, c: Verdict.tagged("X"), lambda m, c: hang()]
+)
+def test_of_a_step_in_the_shadow_comes_nothing(run: Run, act: Callable[[Mail, Context], Any]) -> None:
+    links = [replace(link(act, "deny"), shadow=True), link(lambda m, c: Verdict.tagged("Y"))]
+    verdict = run(Chain(links).run(mail(), context()))
+    assert (verdict.action, verdict.tags) == (Action.PASS, ("Y",))
+    shadow, other = verdict.trace
+    assert shadow.outcome.endswith(", in the shadow")
+    assert (shadow.spoke, other.spoke) == (False, True)
+
+
+def test_conditions_and_shadows_are_checked_when_a_pipeline_is_saved() -> None:
+    step = "[[step]]\nuse = 'pass'\nwhen = 'tag:A and colour:red'\n"
+    with pytest.raises(InvalidConfiguration) as caught:
+        registry.check(step, "joe.toml")
+    assert caught.value.problems[0].startswith("joe.toml:3: step.0.when: the condition is wrong at 'colour:red'")
+    checked = registry.check("[[step]]\nuse = 'pass'\nwhen = 'tag:A'\nshadow = true\n", "joe.toml")
+    (made,) = build(checked, 1.0)._links
+    assert (made.when is not None, made.shadow) == (True, True)

@@ -11,11 +11,19 @@ deny = ["*@spam.example"]
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from sendswitch.config.condition import Condition
 from sendswitch.config.units import Duration
+
+
+def _condition(text: str) -> str:
+    if text:
+        Condition(text)
+    return text
+
 
 OnError = Literal["skip", "defer", "deny", "hold"]
 
@@ -28,6 +36,10 @@ class StepConfig(BaseModel):
     use: str = Field(description="The processor's name.")
     on_error: OnError = Field("defer", description="What a failure or a timeout of this step means.")
     limit: Duration | None = Field(None, gt=0, description="Time for this step; default pipelines.limit.")
+    when: Annotated[str, AfterValidator(_condition)] = Field(
+        "", description="Only mail for which this holds, such as 'tag:SPAM and size > 1MB'; the others pass it by."
+    )
+    shadow: bool = Field(False, description="Ask this step and record what it says, but do nothing about it.")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -137,6 +137,8 @@ def steps_of(data: Mapping[str, Any]) -> list[Step]:
 def _told(step: Step) -> str:
     version = f" (version {step.version})" if step.version else ""
     saw = f": {step.saw}" if step.saw else ""
+    if step.outcome == "not asked":
+        return f"{step.processor}{version} was not asked{saw}."
     return f"{step.processor}{version} took {step.seconds * 1000:.1f} ms and said {step.outcome}{saw}."
 
 

@@ -40,6 +40,10 @@ MAX_EDITS = 100
 MAX_VALUE = 10_000
 
 
+# How steps end that decide nothing.
+NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one processor did: which one, how long it took (seconds), how it ended, what it saw.
@@ -53,6 +57,11 @@ class Step:
     outcome: str = ""
     saw: str = ""
     answer: Mapping[str, Any] | None = None
+
+    @property
+    def spoke(self) -> bool:
+        """True when what it said counted for something."""
+        return self.outcome not in (NO_OPINION, NOT_ASKED) and not self.outcome.endswith(SHADOWED)
 
     def to_json(self) -> dict[str, Any]:
         """The step with its empty fields left out."""

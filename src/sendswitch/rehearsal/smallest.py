@@ -80,7 +80,7 @@ def _changes(pipeline: PipelineConfig, verdict: Verdict) -> Iterator[tuple[str, 
     """Each change in words with the steps that are left, the smallest first. A step without an opinion changed nothing,
     and without it nothing would change."""
     asked = min(len(verdict.trace), len(pipeline.step))
-    spoke = [step.outcome != "no opinion" for step in verdict.trace]
+    spoke = [step.spoke for step in verdict.trace]
     if asked and spoke[asked - 1]:
         decided = asked - 1
         for words, step in _entries(decided, pipeline.step[decided], verdict.reason):

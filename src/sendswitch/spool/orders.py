@@ -110,11 +110,6 @@ def let_go_since(connection: sqlite3.Connection, id_: int, message: int, n: int)
     return scalar(connection, query, message, n, id_) is not None
 
 
-def obeyed(connection: sqlite3.Connection, id_: int, message: int, n: int) -> None:
-    """The order was carried out on this delivery, and is not about it any more by name."""
-    connection.execute("DELETE FROM ordered WHERE id = ? AND message = ? AND n = ?", (id_, message, n))
-
-
 def cancel(connection: sqlite3.Connection, id_: int, now: float) -> tuple[Order, int]:
     """End an order; what it suspended is due now. Gives the order, and how many deliveries go on. Raises NotFound."""
     with transaction(connection):

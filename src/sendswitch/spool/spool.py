@@ -30,7 +30,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body, content_file
-from sendswitch.spool.orders import SUSPENDED, Order, active, holds, let_go_since, obeyed
+from sendswitch.spool.orders import SUSPENDED, Order, active, holds, let_go_since
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -240,8 +240,8 @@ class Spool:
     async def change_by_order(self, order: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
         """Write new states because of an order; gives those that were written.
 
-        None is when it was cancelled meanwhile. One that `keeps` mail passes over what a person let go after it was
-        given, and is about each delivery once.
+        None are when it was cancelled meanwhile. One that `keeps` mail passes over what a person let go after it was
+        given.
         """
         rows = [(change, self.change_row(change)) for change in changes]
 
@@ -254,9 +254,6 @@ class Spool:
                 if not keeps or not let_go_since(connection, order, *change.delivery.key)
             ]
             write_rows(connection, [row for _, row in meant])
-            if keeps:
-                for change in changes:
-                    obeyed(connection, order, *change.delivery.key)
             return [change for change, _ in meant]
 
         done: list[Change] = await self.call(run)

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sendswitch import metrics
+from sendswitch.config.condition import Condition, Facts
 from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     MAX_REASON,
     MAX_TAGS,
+    NO_OPINION,
+    NOT_ASKED,
+    SHADOWED,
     Action,
     Answer,
     Deferral,
@@ -36,7 +40,8 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 @dataclass(frozen=True, slots=True)
 class Link:
     """One step, ready to run. `waits` is False for a processor that never waits, which needs no timer; `outside` is
-    True for one that asks a service (see `Processor`)."""
+    True for one that asks a service (see `Processor`). Without `when` it is asked about all mail; of a `shadow` nothing
+    comes but its line in the trace."""
 
     name: str
     processor: Processor
@@ -44,6 +49,8 @@ class Link:
     limit: float
     waits: bool = True
     outside: bool = False
+    when: Condition | None = None
+    shadow: bool = False
 
 
 class Chain:
@@ -63,6 +70,9 @@ class Chain:
         merged = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
         for link in self._links:
+            if link.when is not None and not link.when.holds(_facts(mail, context)):
+                trace.append(Step(link.name, link.processor.version, 0.0, NOT_ASKED, f"only when {link.when.text}"))
+                continue
             began = time.perf_counter()
             if said is not None and link.outside:
                 opinion = _recorded(link, said)
@@ -71,6 +81,8 @@ class Chain:
             seconds = time.perf_counter() - began
             metrics.processor_seconds(link.name).observe(seconds)
             trace.append(_step(link, opinion, seconds))
+            if link.shadow:
+                continue
             if isinstance(opinion, _Failure):
                 if link.on_error == "skip":
                     continue
@@ -132,7 +144,12 @@ def build(config: PipelineConfig, limit: float) -> Chain:
 def _link(step: StepConfig, limit: float) -> Link:
     processor = registry.make(step)
     waits, outside = getattr(processor, "waits", True), getattr(processor, "outside", False)
-    return Link(step.use, processor, step.on_error, step.limit or limit, waits, outside)
+    when = Condition(step.when) if step.when else None
+    return Link(step.use, processor, step.on_error, step.limit or limit, waits, outside, when, step.shadow)
+
+
+def _facts(mail: Mail, context: Context) -> Facts:
+    return Facts(mail, context.sender, context.recipient.address, context.client, context.tags)
 
 
 def _by_policy(link: Link, failure: _Failure) -> Verdict:
@@ -150,12 +167,21 @@ def _merge(before: Verdict, opinion: Verdict) -> Verdict:
 
 
 def _step(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
+    step = _said(link, opinion, seconds)
+    return replace(step, outcome=f"{step.outcome}{SHADOWED}") if link.shadow else step
+
+
+def _said(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
     if isinstance(opinion, _Failure):
         answer: dict[str, object] | None = {"failed": opinion.kind, "text": opinion.text} if link.outside else None
         return Step(link.name, link.processor.version, seconds, opinion.kind, opinion.text, answer)
     if opinion is None:
-        return Step(link.name, link.processor.version, seconds, "no opinion", answer={} if link.outside else None)
-    outcome = opinion.action.value if opinion.action else "tags " + ", ".join(opinion.tags)
+        return Step(link.name, link.processor.version, seconds, NO_OPINION, answer={} if link.outside else None)
+    outcome = NO_OPINION
+    if opinion.action:
+        outcome = opinion.action.value
+    elif opinion.tags or opinion.edits:
+        outcome = f"tags {', '.join(opinion.tags)}" if opinion.tags else "header edits"
     answer = opinion.to_json() if link.outside else None
     return Step(link.name, link.processor.version, seconds, outcome, opinion.reason, answer)
 

@@ -1,0 +1,231 @@
+"""Conditions: `when = "tag:SPAM and size > 1MB and not from:*@partner.example"`.
+
+One small language of the words people search with. A condition is read once, when a pipeline is saved, and then asked
+about each message; it never raises for what a message contains.
+
+    condition   any of them: A or B; all of them: A and B, or just A B; the opposite: not A, -A, !A; ( A )
+    from: to: addressed: subject: helo: message-id:    this text is in it; with * or ? it is like all of it
+    user: queue-id:                                     exactly this recipient, this queue id of Postfix
+    ip:192.0.2.7  ip:192.0.2.0/24                       the client, or its network
+    tag:SPAM                                            an earlier step has set it
+    size > 1MB  size <= 20kB  larger:1MB  smaller:20kB  bytes of the whole message
+    header:X-Spam-Flag  header:X-Spam-Flag=YES          the field is there; this text is in it, or it is like it
+    has:attachment                                      there is one
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import translate
+from ipaddress import ip_address, ip_network
+
+from sendswitch.config.units import size
+from sendswitch.mail.address import key
+from sendswitch.mail.envelope import Client
+from sendswitch.mail.headers import valid_name
+from sendswitch.mail.message import Mail
+
+# Characters of a condition, and parentheses in each other: more than anybody reads.
+LONGEST, DEEPEST = 1000, 20
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<bracket>[()])"
+    r"|size\s*(?P<how>>=|<=|>|<|=)\s*(?P<size>[^\s()]+)"
+    r"|(?P<not>[-!](?=\S)|not\b(?!:))"
+    r"|(?P<join>and|or)\b(?!:)"
+    r'|(?P<name>[a-z-]+):(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s()"]+)))',
+    re.I,
+)
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "=": operator.eq,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a condition looks at: the message, and what is known of it for one recipient so far."""
+
+    mail: Mail
+    sender: str
+    recipient: str
+    client: Client
+    tags: tuple[str, ...] = ()
+
+
+Test = Callable[[Facts], bool]
+
+
+class Condition:
+    """One condition. Raises ValueError that says where it is wrong and what could stand there."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if len(text) > LONGEST:
+            raise ValueError(f"a condition has at most {LONGEST} characters")
+        self.holds: Test = _Reader(text).condition()
+
+
+class _Reader:
+    """Reads a condition from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at, self._depth = text, 0, 0
+        self._next: re.Match[str] | None = None
+        self._advance()
+
+    def _advance(self) -> None:
+        end = self._next.end() if self._next else 0
+        self._at, self._next = end, _TOKEN.match(self._text, end)
+        if self._next is None and self._text[end:].strip():
+            raise self._wrong("is nothing to ask about")
+
+    def _wrong(self, what: str) -> ValueError:
+        rest = self._text[self._at :].strip()
+        where = f"at {rest[:30]!r}: " if rest else "at its end: "
+        return ValueError(
+            f"the condition is wrong {where}{what}; write it like"
+            f" 'tag:SPAM and size > 1MB and not from:*@partner.example' with the words {', '.join(sorted(_WORDS))}"
+        )
+
+    def condition(self) -> Test:
+        """The whole."""
+        test = self._any()
+        if self._next is not None:
+            raise self._wrong("there is no ( for this")
+        return test
+
+    def _any(self) -> Test:
+        tests = [self._all()]
+        while self._next is not None and (self._next["join"] or "").lower() == "or":
+            self._advance()
+            tests.append(self._all())
+        return tests[0] if len(tests) == 1 else lambda facts: any(test(facts) for test in tests)
+
+    def _all(self) -> Test:
+        tests = [self._one()]
+        while self._next is not None and self._next["bracket"] != ")" and (self._next["join"] or "").lower() != "or":
+            if self._next["join"]:
+                self._advance()
+            tests.append(self._one())
+        return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
+
+    def _one(self) -> Test:
+        token = self._next
+        if token is None or token["join"] or token["bracket"] == ")":
+            raise self._wrong("a word is missing")
+        if token["not"] or token["bracket"]:
+            self._depth += 1
+            if self._depth > DEEPEST:
+                raise self._wrong(f"more than {DEEPEST} parentheses and negations")
+            self._advance()
+            inner = self._one() if token["not"] else self._any()
+            if token["bracket"]:
+                if self._next is None or self._next["bracket"] != ")":
+                    raise self._wrong("a ) is missing")
+                self._advance()
+            self._depth -= 1
+            return (lambda facts: not inner(facts)) if token["not"] else inner
+        try:
+            test = _sized(token["how"], token["size"]) if token["how"] else _word(token)
+        except ValueError as error:
+            raise self._wrong(str(error)) from error
+        self._advance()
+        return test
+
+
+def _sized(how: str, value: str) -> Test:
+    compare, bound = _COMPARE[how], size(value)
+    return lambda facts: compare(facts.mail.size, bound)
+
+
+def _word(token: re.Match[str]) -> Test:
+    name = token["name"].lower()
+    value = token["bare"] or token["quoted"] or ""
+    make = _WORDS.get(name)
+    if make is None:
+        raise ValueError(f"{name}: is no word of a condition")
+    if not value:
+        raise ValueError(f"{name}: says nothing")
+    return make(value)
+
+
+def _text(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
+    """A word that looks for a text, or with * and ? for a likeness."""
+
+    def make(value: str) -> Test:
+        like = _like(value)
+        return lambda facts: any(like(text) for text in of(facts))
+
+    return make
+
+
+def _like(value: str) -> Callable[[str], bool]:
+    wanted = value.lower()
+    if "*" in wanted or "?" in wanted:
+        # A bracket means itself here: nobody writes a set of characters in an address.
+        matches = re.compile(translate(wanted.replace("[", "[[]"))).match
+        return lambda text: matches(text.lower()) is not None
+    return lambda text: wanted in text.lower()
+
+
+def _ip(value: str) -> Test:
+    network = ip_network(value, strict=False)
+
+    def test(facts: Facts) -> bool:
+        try:
+            return ip_address(facts.client.address) in network
+        except ValueError:  # a unix socket, or nothing is known
+            return False
+
+    return test
+
+
+def _tag(value: str) -> Test:
+    wanted = value.lower()
+    return lambda facts: any(tag.lower() == wanted for tag in facts.tags)
+
+
+def _header(value: str) -> Test:
+    name, equals, wanted = value.partition("=")
+    if not valid_name(name):
+        raise ValueError(f"{name!r} is no name of a header field")
+    if not equals:
+        return lambda facts: bool(facts.mail.raw_headers(name))
+    like = _like(wanted)
+    return lambda facts: any(like(text) for text in facts.mail.headers(name))
+
+
+def _has(value: str) -> Test:
+    if value.lower() != "attachment":
+        raise ValueError(f"has:{value} is nothing that can be asked; has:attachment is")
+    return lambda facts: bool(facts.mail.attachments)
+
+
+def _user(value: str) -> Test:
+    wanted = key(value)
+    return lambda facts: key(facts.recipient) == wanted
+
+
+_WORDS: dict[str, Callable[[str], Test]] = {
+    "from": _text(lambda facts: (facts.sender,)),
+    "to": _text(lambda facts: (facts.recipient,)),
+    "addressed": _text(lambda facts: (facts.sender, facts.recipient)),
+    "subject": _text(lambda facts: (facts.mail.subject,)),
+    "helo": _text(lambda facts: (facts.client.helo,)),
+    "message-id": _text(lambda facts: facts.mail.headers("message-id")),
+    "user": _user,
+    "queue-id": lambda value: lambda facts: facts.client.ident == value,
+    "ip": _ip,
+    "tag": _tag,
+    "larger": lambda value: _sized(">", value),
+    "smaller": lambda value: _sized("<", value),
+    "header": _header,
+    "has": _has,
+}

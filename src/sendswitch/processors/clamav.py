@@ -1,0 +1,207 @@
+"""ClamAV: the message is streamed to clamd, which says whether a virus is in it.
+
+A message is clean only when clamd says so. One that is larger than clamd takes is what `too_large` says, whether we
+know that from `largest` or hear it from clamd; anything else (no clamd, no answer, an answer nobody understands) is a
+failure of the step, and `on_error` decides.
+
+Spoken is clamd's own protocol (clamd(8): IDSESSION, INSTREAM), so that a connection serves many messages and none is
+ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from sendswitch.config.units import Size
+from sendswitch.errors import SendSwitchError
+from sendswitch.mail.content import Content
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Verdict, parse_refusal
+from sendswitch.processors import base
+from sendswitch.smtp.address import parse_endpoint
+
+TAG, UNSCANNED = "VIRUS", "UNSCANNED"
+# Bytes of an answer; a signature's name has some dozen.
+LONGEST = 4096
+# Seconds before clamd's IdleTimeout (30) would close a session under our hands.
+IDLE = 20.0
+
+_ANSWER = re.compile(r"\d+: stream: (?:(?P<clean>OK)|(?P<signature>\S.*) FOUND)\Z")
+
+
+class ClamAVOptions(base.Options):
+    """Options of `clamav`."""
+
+    address: str = Field("unix:/run/clamav/clamd.ctl", description="clamd's socket: unix:/path or host:port.")
+    action: Literal["quarantine", "deny", "tag"] = Field(
+        "quarantine", description="What a virus means; the tag VIRUS is set in any case."
+    )
+    reply: str = Field("550 5.7.1 Message refused: it carries a virus", description="What a denied sender is told.")
+    too_large: Literal["quarantine", "defer", "tag"] = Field(
+        "quarantine", description="What a message means that clamd does not take whole; `tag` sets UNSCANNED."
+    )
+    largest: Size = Field(26_214_400, description="Most bytes that clamd takes, its StreamMaxLength; more is not sent.")
+    connections: int = Field(4, ge=1, le=100, description="Most messages that are scanned at once.")
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parse_endpoint(value)
+        return value
+
+    @field_validator("reply")
+    @classmethod
+    def _refusal(cls, value: str) -> str:
+        parse_refusal(value)
+        return value
+
+
+class TooLarge(SendSwitchError):
+    """clamd takes no message of this size; raise StreamMaxLength in clamd.conf, and `largest` with it."""
+
+
+class ClamAV:
+    """Looks for viruses; has no opinion on what is clean."""
+
+    Options: ClassVar[type[base.Options]] = ClamAVOptions
+    version = "1"
+    outside = True
+
+    def __init__(self, options: ClamAVOptions) -> None:
+        self._options = options
+        self._places = asyncio.Semaphore(options.connections)
+        self._idle: list[_Session] = []
+
+    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """VIRUS with the configured action, or nothing but what was found. Raises when clamd cannot say."""
+        options = self._options
+        try:
+            if mail.size > options.largest:
+                raise TooLarge
+            signature = await self._scan(mail.content)
+        except TooLarge:
+            if options.too_large == "defer":
+                raise
+            action = Action.QUARANTINE if options.too_large == "quarantine" else None
+            reason = f"{mail.size} bytes are more than clamd takes, so nobody knows what is in them"
+            return Verdict(action, tags=(UNSCANNED,), reason=reason)
+        if not signature:
+            return Verdict(reason="no virus found")
+        reason = f"virus {signature}"
+        match options.action:
+            case "deny":
+                return Verdict(Action.DENY, tags=(TAG,), reason=reason, reply=parse_refusal(options.reply))
+            case "tag":
+                return Verdict(tags=(TAG,), reason=reason)
+        return Verdict(Action.QUARANTINE, tags=(TAG,), reason=reason)
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _scan(self, content: Content) -> str:
+        """The signature that matched, '' for a clean message."""
+        async with self._places:
+            session = self._reusable()
+            if session is not None:
+                try:
+                    return await self._ask(session, content)
+                except (OSError, EOFError):
+                    pass  # clamd was restarted or had enough of waiting: a new connection shows which
+            return await self._ask(await _Session.open(self._options.address), content)
+
+    def _reusable(self) -> _Session | None:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            session = self._idle.pop()
+            if now - session.used < IDLE:
+                return session
+            session.close()
+        return None
+
+    async def _ask(self, session: _Session, content: Content) -> str:
+        try:
+            answer = await session.scan(content)
+        except BaseException:
+            session.close()
+            raise
+        self._idle.append(session)
+        return answer
+
+
+class _Session:
+    """One connection in which clamd answers question after question."""
+
+    def __init__(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._address, self._reader, self._writer = address, reader, writer
+        self.used = 0.0
+        writer.write(b"zIDSESSION\0")
+
+    @classmethod
+    async def open(cls, address: str) -> _Session:
+        """Connect. Raises OSError that names the address."""
+        where = parse_endpoint(address)
+        try:
+            if where.path:
+                reader, writer = await asyncio.open_unix_connection(where.path, limit=LONGEST)
+            else:
+                reader, writer = await asyncio.open_connection(where.host, where.port, limit=LONGEST)
+        except OSError as error:
+            raise OSError(f"clamd at {address} cannot be reached: {error.strerror or error}") from error
+        return cls(address, reader, writer)
+
+    async def scan(self, content: Content) -> str:
+        """Stream a message; the signature that matched, '' for none. Raises OSError, EOFError, TooLarge, ValueError."""
+        self._writer.write(b"zINSTREAM\0")
+        # clamd says at once what it does not take, and closes: its words are worth more than our failed write, and they
+        # are lost with the connection unless somebody listens meanwhile.
+        answering = asyncio.create_task(self._answer())
+        try:
+            with suppress(ConnectionError, RuntimeError):  # the second is uvloop's word for a closed transport
+                async for piece in _pieces(content):
+                    if answering.done():
+                        break
+                    self._writer.write(len(piece).to_bytes(4, "big") + piece)
+                    await self._writer.drain()
+                else:
+                    self._writer.write(b"\0\0\0\0")
+            answer = await answering
+        finally:
+            answering.cancel()
+        self.used = asyncio.get_running_loop().time()
+        if "size limit exceeded" in answer:
+            raise TooLarge
+        found = _ANSWER.match(answer)
+        if found is None:
+            raise ValueError(f"clamd at {self._address} said what is no answer: {answer[:200]!r}")
+        return found["signature"] or ""
+
+    async def _answer(self) -> str:
+        try:
+            answer = await self._reader.readuntil(b"\0")
+        except asyncio.IncompleteReadError as error:
+            raise EOFError(f"clamd at {self._address} closed without an answer") from error
+        except asyncio.LimitOverrunError as error:
+            raise ValueError(f"clamd at {self._address} said more than {LONGEST} bytes") from error
+        return answer[:-1].decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._writer.transport.abort()
+
+
+async def _pieces(content: Content) -> AsyncIterator[bytes]:
+    """The content in pieces; a file is read beside the event loop."""
+    if (data := content.whole()) is not None:
+        yield data
+        return
+    pieces = content.chunks()
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece

@@ -1,0 +1,54 @@
+"""Processors in a running node: conditions, and what services say, from the mail to its story."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sendswitch.bench.peers import Node, free_port
+from tests.conftest import need
+from tests.e2e.next_hop import NextHop
+from tests.e2e.steps import QUICK, clean, said, send, until
+from tests.servers import EICAR, clamd
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_about_conditions(tmp_path: Path) -> None:
+    page = (DOCS / "conditions.md").read_text()
+    pipeline = re.findall(r"```toml\n(.*?)```", page, re.S)[0]
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", pipeline)
+        send(node.port, subject="You are the winner", sender="a@partner.example", body=b"x" * 70 + b"\r\n" * 600)
+        send(node.port, subject="You are the winner", sender="a@else.example", body=b"x" * 70 + b"\r\n" * 600)
+        send(node.port, subject="Lunch?")
+        until(lambda: len(hop.parcels) == 2 and len(said(node, "message", "list")) == 3, node=node)
+        (kept,) = said(node, "quarantine", "list")
+        assert (kept["sender"], kept["reply"]) == ("a@else.example", "large spam of strangers")
+        story = node.run("message", "explain", "from:partner").stdout
+        told = re.findall(r"```\n(Step.*?)```", page, re.S)[0]
+        for line in told.splitlines():
+            assert re.sub(r"\d\.\d ms", "N ms", line) in re.sub(r"\d\.\d ms", "N ms", story), story
+        clean(node)
+
+
+def test_a_virus_is_put_aside_and_an_outage_lets_nothing_in(tmp_path: Path, public: Path) -> None:
+    need("clamd", "clamav-daemon")
+    port = free_port()
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", f"[[step]]\nuse = 'clamav'\naddress = '127.0.0.1:{port}'\n")
+        send(node.port, subject="virus", body=EICAR.encode() + b"\r\n")
+        send(node.port, subject="clean")
+        until(lambda: node.log.read_text().count('"action":"defer"') >= 2, node=node)
+        assert not hop.parcels
+        with clamd(public / "clamd", port=port):
+            until(lambda: len(hop.parcels) == 1 and said(node, "quarantine", "list"), node=node)
+            assert b"Subject: clean" in hop.parcels[0].data
+            (row,) = said(node, "quarantine", "list")
+            assert (row["subject"], row["tags"]) == ("virus", ["VIRUS"])
+            story = node.run("message", "explain", row["id"]).stdout
+            assert f"clamd at 127.0.0.1:{port} cannot be reached" in story
+            assert "said quarantine: virus Eicar-Test-Signature" in story
+        # What was said is on record: a replay asks nobody.
+        assert "0 of 2 would be treated differently" in node.run("replay", "--since", "1d").stdout
+        clean(node)
