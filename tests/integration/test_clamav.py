@@ -14,7 +14,7 @@ from sendswitch.bench.peers import free_port
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.processors.clamav import ClamAV, ClamAVOptions, TooLarge
+from sendswitch.processors.clamav import ClamAV, ClamAVOptions, Pool, TooLarge
 from sendswitch.testing import context, message
 from tests.conftest import need
 from tests.servers import EICAR, clamd
@@ -40,19 +40,24 @@ async def asking(address: str, **options: Any) -> AsyncIterator[ClamAV]:
         await processor.close()
 
 
+def idle(processor: ClamAV) -> list[object]:
+    assert processor._pool is not None
+    return list(processor._pool.idle)
+
+
 @pytest.mark.parametrize("socket", [0, 1], ids=["unix", "tcp"])
 def test_a_virus_is_found_and_clean_mail_goes_on(run: Run, scanner: tuple[str, str], socket: int) -> None:
     async def inside() -> None:
         async with asking(scanner[socket]) as clamav:
             await clamav.process(CLEAN, context())
-            (session,) = clamav._idle
+            (session,) = idle(clamav)
             for _ in range(3):  # one connection for all
                 found = await clamav.process(VIRUS, context())
                 assert found == Verdict(
                     Action.QUARANTINE, tags=("VIRUS",), reason="virus Eicar-Test-Signature.UNOFFICIAL"
                 )
                 assert await clamav.process(CLEAN, context()) == Verdict(reason="no virus found")
-            assert clamav._idle == [session]
+            assert idle(clamav) == [session]
 
     run(inside())
 
@@ -115,7 +120,25 @@ def test_no_more_are_scanned_at_once_than_configured(run: Run, scanner: tuple[st
         async with asking(scanner[0], connections=3) as clamav:
             found = await asyncio.gather(*(clamav.process(VIRUS, context()) for _ in range(40)))
             assert all(verdict is not None and verdict.tags == ("VIRUS",) for verdict in found)
-            assert len(clamav._idle) <= 3
+            assert len(idle(clamav)) <= 3
+
+    run(inside())
+
+
+def test_all_pipelines_share_the_connections(run: Run, scanner: tuple[str, str]) -> None:
+    async def inside() -> None:
+        many = [ClamAV(ClamAVOptions(address=scanner[0], connections=2)) for _ in range(20)]
+        found = await asyncio.gather(*(one.process(VIRUS, context()) for one in many))
+        assert all(verdict is not None and verdict.tags == ("VIRUS",) for verdict in found)
+        assert 1 <= len(idle(many[0])) <= 2
+        for one in many[1:]:
+            await one.close()
+        assert await many[0].process(CLEAN, context()) == Verdict(reason="no virus found")
+        last = many[0]._pool
+        await many[0].close()
+        assert last is not None
+        assert last.idle == []
+        assert not Pool._all
 
     run(inside())
 
@@ -176,6 +199,6 @@ def test_one_that_hangs_holds_up_only_who_asked_it(run: Run) -> None:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1):
                         await clamav.process(CLEAN, context())
-            assert clamav._idle == []
+            assert idle(clamav) == []
 
     run(inside())

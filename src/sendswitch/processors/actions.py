@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from sendswitch.config.units import Duration
 from sendswitch.mail.address import valid
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal
+from sendswitch.mail.verdict import Action, Verdict, checked_tags
 from sendswitch.processors import base
 
 
@@ -39,14 +39,10 @@ class Pass(_Fixed):
 class DenyOptions(base.Options):
     """Options of `deny`."""
 
-    reply: str = Field("550 5.7.1 Message refused by the recipient's filter", description="What the sender is told.")
+    reply: base.Refusal = Field(
+        "550 5.7.1 Message refused by the recipient's filter", description="What the sender is told."
+    )
     reason: str = Field("the step says deny", description="What the recipient reads.")
-
-    @field_validator("reply")
-    @classmethod
-    def _refusal(cls, value: str) -> str:
-        parse_refusal(value)
-        return value
 
 
 class Deny(_Fixed):

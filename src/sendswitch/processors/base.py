@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict import Verdict, parse_refusal
+from sendswitch.smtp.address import parse_endpoint
+
+
+def _refusal(text: str) -> str:
+    parse_refusal(text)
+    return text
+
+
+def _address(text: str) -> str:
+    parse_endpoint(text)
+    return text
+
+
+# Kinds of options: an SMTP reply that refuses, and where a service is (host:port or unix:/path).
+Refusal = Annotated[str, AfterValidator(_refusal)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Options(BaseModel):

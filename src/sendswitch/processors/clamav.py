@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sendswitch.config.units import Size
 from sendswitch.errors import SendSwitchError
@@ -38,28 +38,20 @@ _ANSWER = re.compile(r"\d+: stream: (?:(?P<clean>OK)|(?P<signature>\S.*) FOUND)\
 class ClamAVOptions(base.Options):
     """Options of `clamav`."""
 
-    address: str = Field("unix:/run/clamav/clamd.ctl", description="clamd's socket: unix:/path or host:port.")
+    address: base.Address = Field("unix:/run/clamav/clamd.ctl", description="clamd's socket: unix:/path or host:port.")
     action: Literal["quarantine", "deny", "tag"] = Field(
         "quarantine", description="What a virus means; the tag VIRUS is set in any case."
     )
-    reply: str = Field("550 5.7.1 Message refused: it carries a virus", description="What a denied sender is told.")
+    reply: base.Refusal = Field(
+        "550 5.7.1 Message refused: it carries a virus", description="What a denied sender is told."
+    )
     too_large: Literal["quarantine", "defer", "tag"] = Field(
         "quarantine", description="What a message means that clamd does not take whole; `tag` sets UNSCANNED."
     )
     largest: Size = Field(26_214_400, description="Most bytes that clamd takes, its StreamMaxLength; more is not sent.")
-    connections: int = Field(4, ge=1, le=100, description="Most messages that are scanned at once.")
-
-    @field_validator("address")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        parse_endpoint(value)
-        return value
-
-    @field_validator("reply")
-    @classmethod
-    def _refusal(cls, value: str) -> str:
-        parse_refusal(value)
-        return value
+    connections: int = Field(
+        4, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
+    )
 
 
 class TooLarge(SendSwitchError):
@@ -75,8 +67,7 @@ class ClamAV:
 
     def __init__(self, options: ClamAVOptions) -> None:
         self._options = options
-        self._places = asyncio.Semaphore(options.connections)
-        self._idle: list[_Session] = []
+        self._pool: Pool | None = None
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """VIRUS with the configured action, or nothing but what was found. Raises when clamd cannot say."""
@@ -84,7 +75,9 @@ class ClamAV:
         try:
             if mail.size > options.largest:
                 raise TooLarge
-            signature = await self._scan(mail.content)
+            if self._pool is None:
+                self._pool = Pool.shared(options.address, options.connections)
+            signature = await self._pool.scan(mail.content)
         except TooLarge:
             if options.too_large == "defer":
                 raise
@@ -102,12 +95,41 @@ class ClamAV:
         return Verdict(Action.QUARANTINE, tags=(TAG,), reason=reason)
 
     async def close(self) -> None:
-        """Close idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        """Leave the connections to the others, and close them when there are none."""
+        if self._pool is not None:
+            self._pool.leave()
+            self._pool = None
 
-    async def _scan(self, content: Content) -> str:
-        """The signature that matched, '' for a clean message."""
+
+class Pool:
+    """The connections to one clamd, which all pipelines share: a thousand users must not mean a thousand scans."""
+
+    _all: ClassVar[dict[tuple[int, str, int], Pool]] = {}
+
+    def __init__(self, key: tuple[int, str, int]) -> None:
+        self._key, self._users = key, 0
+        _, self._address, size = key
+        self._places = asyncio.Semaphore(size)
+        self.idle: list[_Session] = []
+
+    @classmethod
+    def shared(cls, address: str, size: int) -> Pool:
+        """The pool of this event loop with `size` connections; `leave` it when it is not needed any more."""
+        key = (id(asyncio.get_running_loop()), address, size)
+        pool = cls._all.setdefault(key, cls(key))
+        pool._users += 1
+        return pool
+
+    def leave(self) -> None:
+        """Who came with `shared` goes; with the last the idle connections are closed."""
+        self._users -= 1
+        if self._users == 0:
+            self._all.pop(self._key, None)
+            while self.idle:
+                self.idle.pop().close()
+
+    async def scan(self, content: Content) -> str:
+        """The signature that matched, '' for a clean message. Raises OSError, EOFError, TooLarge, ValueError."""
         async with self._places:
             session = self._reusable()
             if session is not None:
@@ -115,12 +137,12 @@ class ClamAV:
                     return await self._ask(session, content)
                 except (OSError, EOFError):
                     pass  # clamd was restarted or had enough of waiting: a new connection shows which
-            return await self._ask(await _Session.open(self._options.address), content)
+            return await self._ask(await _Session.open(self._address), content)
 
     def _reusable(self) -> _Session | None:
         now = asyncio.get_running_loop().time()
-        while self._idle:
-            session = self._idle.pop()
+        while self.idle:
+            session = self.idle.pop()
             if now - session.used < IDLE:
                 return session
             session.close()
@@ -132,7 +154,7 @@ class ClamAV:
         except BaseException:
             session.close()
             raise
-        self._idle.append(session)
+        self.idle.append(session)
         return answer
 
 

@@ -30,7 +30,9 @@ class ListsOptions(base.Options):
 
     allow: tuple[str, ...] = Field((), description="Senders whose mail passes.")
     deny: tuple[str, ...] = Field((), description="Senders whose mail is refused.")
-    reply: str = Field("550 5.7.1 Sender refused by the recipient", description="What a denied sender is told.")
+    reply: base.Refusal = Field(
+        "550 5.7.1 Sender refused by the recipient", description="What a denied sender is told."
+    )
 
     @field_validator("allow", "deny")
     @classmethod
@@ -38,12 +40,6 @@ class ListsOptions(base.Options):
         for entry in value:
             if not entry.strip() or " " in entry.strip() or len(entry) > 320:
                 raise ValueError(f"{entry!r} is no address, domain or glob")
-        return value
-
-    @field_validator("reply")
-    @classmethod
-    def _refusal(cls, value: str) -> str:
-        parse_refusal(value)
         return value
 
 
