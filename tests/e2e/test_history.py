@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import smtplib
 import subprocess
 import sys
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,22 @@ def test_what_became_of_a_mail(busy: Node) -> None:
     assert "450 4.2.1 busy" in lines[1]["text"]
     (moved,) = (one for one in run(busy, "explain", listed(busy, "to:dave")[0]["id"]))
     assert "came here by a forward" in " ".join(moved["sentences"])
+
+
+@pytest.mark.parametrize("size", [100, 400_000], ids=["in memory", "in a file"])
+def test_mail_is_found_by_what_stands_in_it(tmp_path: Path, size: int) -> None:
+    mail = EmailMessage()
+    mail["To"], mail["Cc"], mail["Reply-To"] = "Joe <joe@example.test>", "carol@example.org", "desk@example.org"
+    mail.set_content("see the bill\n")
+    mail.add_attachment(b"x" * size, "application", "pdf", filename="bill.pdf")
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        with smtplib.SMTP("127.0.0.1", node.port, timeout=20) as client:
+            client.send_message(mail, "shop@example.org", ["joe@example.test", "blind@example.test"])
+        send(node.port, subject="nothing attached")
+        until(lambda: len(listed(node)) == 3, node=node)
+        assert len(listed(node, "has:attachment", "cc:carol", "reply-to:desk")) == 2
+        assert [row["to"] for row in listed(node, "bcc:example.test", "has:attachment")] == ["blind@example.test"]
+        assert listed(node, "has:inline") == []
 
 
 def test_a_person_s_doing_is_told(busy: Node) -> None:

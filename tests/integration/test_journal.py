@@ -270,6 +270,16 @@ def test_children_of_a_forward_and_mail_refused_before_the_queue(engine: Engine)
         ("message-id:x@y", ["c"]),
         ("100%", ["c"]),
         ("subject:_", []),
+        ("cc:carol", ["c"]),
+        ("reply-to:desk", ["c"]),
+        ("bcc:ann", ["a", "b"]),
+        ("bcc:bob", []),
+        ("has:attachment", ["c"]),
+        ("has:inline", []),
+        ("-has:attachment", ["a", "b"]),
+        ("is:tagged", ["b"]),
+        ("-is:tagged", ["a", "c"]),
+        ("rule:loud", ["b"]),
     ],
 )
 def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
@@ -287,6 +297,10 @@ def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
             subject="100% off",
             message_id="<x@y>",
             client={"address": "192.0.2.7", "ident": "4ABC"},
+            header_to="Ann <ANN+x@example.test>",
+            header_cc="Carol <carol@example.org>",
+            reply_to="desk@example.org",
+            parts=["attachment"],
             **{"from": ""},
         ),
     ]

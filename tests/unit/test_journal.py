@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,6 +189,11 @@ FACTS = Facts(
     queue_id="4XYZ",
     action="pass",
     tags=("SPAM",),
+    reason="deny list (example.org)",
+    header_to="ANN@example.test",
+    header_cc="Carol <carol@example.org>",
+    reply_to="desk@example.org",
+    parts=("inline",),
 )
 
 
@@ -207,6 +213,11 @@ FACTS = Facts(
         ("larger:5kB", False),
         ("state:held", False),
         ("subject:other", False),
+        ("cc:carol reply-to:desk rule:deny has:inline is:tagged", True),
+        ("has:attachment", False),
+        ("bcc:ann", False),
+        ("-bcc:ann", True),
+        ("cc:bob", False),
     ],
 )
 def test_a_search_in_what_a_spool_knows(words: str, found: bool) -> None:
@@ -217,6 +228,18 @@ def test_an_id_is_looked_for_as_a_number() -> None:
     assert matches(parse(f"id:{to_text(FACTS.message)}.3", NOW), FACTS)
     assert matches([Term("id", FACTS.message)], FACTS)
     assert not matches([Term("id", FACTS.message + 1)], FACTS)
+
+
+def test_who_is_named_nowhere_got_a_blind_copy() -> None:
+    assert matches(parse("bcc:ann", NOW), replace(FACTS, header_to="list@example.org"))
+    assert not matches(parse("is:tagged", NOW), replace(FACTS, tags=()))
+
+
+def test_what_there_is_to_ask_for_is_told() -> None:
+    with pytest.raises(InvalidSearch, match="known are attachment, inline"):
+        parse("has:wings", NOW)
+    with pytest.raises(InvalidSearch, match="known are tagged"):
+        parse("is:read", NOW)
 
 
 def test_words_that_nobody_can_know_yet() -> None:

@@ -26,6 +26,7 @@ from sendswitch.mail.headers import (
     MarkSubject,
     RemoveHeader,
     SetHeader,
+    dispositions,
     edit,
     field_bytes,
     fields,
@@ -210,6 +211,31 @@ def test_a_glance_at_a_message() -> None:
     head = b"X-Subject: no\r\nsubject : first\r\n line\r\nSubject: second\r\nMESSAGE-ID:<a@b>\r\n\r\nSubject: body"
     assert glance(head_of(head)) == {"subject": b"first line", "message-id": b"<a@b>"}
     assert glance(b"\r\n") == {}
+    named = b"To: a@b,\r\n c@d\r\nTopic: x\r\nCC: e@f\r\nReply-To: g@h\r\n\r\n"
+    assert glance(named) == {"to": b"a@b, c@d", "cc": b"e@f", "reply-to": b"g@h"}
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        (b"Subject: x\r\n\r\nContent-Disposition: attachment\r\n", []),
+        (b"Content-Type: Multipart/Mixed\r\n\r\n--a\r\nContent-Disposition: attachment\r\n", ["attachment"]),
+        (b"Content-Type: multipart/x\r\n\r\n--a\r\nCONTENT-DISPOSITION:INLINE; a=b\r\n", ["inline"]),
+        (b"Content-Type: a/b\r\nContent-Disposition: attachment\r\n\r\nx", ["attachment"]),
+        (b"Content-Type: multipart/x\r\n\r\n--a\r\nContent-Disposition: form-data\r\n", []),
+        (
+            b"Content-Type: multipart/x\r\n\r\nContent-Disposition: inline\r\nContent-Disposition: attachment\r\n",
+            ["attachment", "inline"],
+        ),
+    ],
+)
+def test_what_parts_say_they_are(message: bytes, parts: list[str]) -> None:
+    assert dispositions(head_of(message), message) == parts
+
+
+def test_many_parts_are_not_all_looked_at() -> None:
+    many = b"Content-Type: multipart/x\r\n" + b"\nContent-Disposition: x" * 5000 + b"\nContent-Disposition: inline"
+    assert dispositions(many, many) == []
 
 
 @given(st.text("subjectrivdmag- :\r\n\tSR", max_size=60).map(str.encode))

@@ -12,7 +12,22 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, func, insert, not_, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -164,6 +179,9 @@ _CONTAINS = {
     "text": (messages.c.sender, deliveries.c.recipient, messages.c.subject),
     "helo": (messages.c.helo, messages.c.client_name),
     "message-id": (messages.c.message_id,),
+    "cc": (messages.c.header_cc,),
+    "reply-to": (messages.c.reply_to,),
+    "rule": (deliveries.c.reason,),
 }
 _EQUALS = {
     "state": deliveries.c.state,
@@ -188,6 +206,14 @@ def _positive(name: str, value: str | float) -> ColumnElement[bool]:
     match name:
         case "tag":
             return func.lower(deliveries.c.tags).contains(f" {str(value).lower()} ", autoescape=True)
+        case "has":
+            return messages.c.parts.contains(f" {value} ")
+        case "is":
+            return deliveries.c.tags != ""
+        case "bcc":
+            named = func.lower(messages.c.header_to + literal(" ") + messages.c.header_cc)
+            wanted = func.lower(deliveries.c.recipient).contains(str(value).lower(), autoescape=True)
+            return and_(wanted, not_(named.contains(deliveries.c.recipient_key)))
         case "larger":
             return messages.c.size > value
         case "smaller":

@@ -49,7 +49,8 @@ pipelines = Table(
     UniqueConstraint("user_id", "version"),
 )
 
-# The journal. What holds now, one row a message and one a delivery, to search in; message ids rise with time.
+# The journal. What holds now, one row a message and one a delivery, to search in; message ids rise with time. `parts`
+# are words between spaces, as tags are.
 messages = Table(
     "messages",
     metadata,
@@ -64,6 +65,10 @@ messages = Table(
     Column("queue_id", String(64), nullable=False),
     Column("subject", String(500), nullable=False),
     Column("message_id", String(500), nullable=False),
+    Column("header_to", String(1000), nullable=False, server_default=""),
+    Column("header_cc", String(1000), nullable=False, server_default=""),
+    Column("reply_to", String(500), nullable=False, server_default=""),
+    Column("parts", String(32), nullable=False, server_default=""),
 )
 deliveries = Table(
     "deliveries",

@@ -31,6 +31,7 @@ STATES = {
 # Characters kept of what a stranger can make as long as they like.
 MAX_TEXT = 500
 MAX_ADDRESS = 320
+MAX_READERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,10 @@ def _begin(batch: Batch, event: Event) -> None:
         "queue_id": storable(client.get("ident"), 64),
         "subject": storable(data.get("subject"), MAX_TEXT),
         "message_id": storable(data.get("message_id"), MAX_TEXT),
+        "header_to": storable(data.get("header_to"), MAX_READERS),
+        "header_cc": storable(data.get("header_cc"), MAX_READERS),
+        "reply_to": storable(data.get("reply_to"), MAX_TEXT),
+        "parts": _words(data.get("parts", ())),
     }
     # Before the queue the first event may be the last as well.
     state = next((name for name in ("delivered", "rejected") if name in data), event.event)
@@ -160,8 +165,13 @@ def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
     """Put what a verdict says into a delivery's row; the last step asked is the one that decided."""
     trace = verdict.get("trace", ())
     row["action"] = storable(verdict.get("action"), 16)
-    # Between spaces, so that a tag can be looked for without finding a part of another.
     tags = dict.fromkeys((*verdict.get("before", ()), *verdict.get("tags", ())))
-    row["tags"] = f" {' '.join(tags)} " if tags else ""
+    row["tags"] = _words(tags)
     row["processor"] = storable(trace[-1].get("processor"), 64) if trace else ""
     row["reason"] = storable(verdict.get("reason"), MAX_TEXT)
+
+
+def _words(words: Iterable[str]) -> str:
+    """Between spaces, so that one can be looked for without finding a part of another."""
+    text = " ".join(words)
+    return f" {text} " if text else ""

@@ -18,13 +18,19 @@ from sendswitch.mail.ids import first_at, from_text
 # What can be searched by. `text` is a word without a name.
 NAMES = (
     *("from", "to", "addressed", "user", "subject", "message-id", "queue-id", "ip", "helo"),
+    *("cc", "bcc", "reply-to", "has", "is", "rule"),
     *("state", "verdict", "tag", "processor", "before", "after", "larger", "smaller", "id", "text"),
 )
 
 # What a spool knows of mail without the journal, and what is known of it on its way through the switch.
 OF_SPOOLED = tuple(name for name in NAMES if name != "processor")
-# A bare word would be looked for in the subject too, which is not known there.
-OF_MOVING = tuple(name for name in OF_SPOOLED if name not in ("subject", "message-id", "text"))
+# What stands in the message is not known there, and a bare word would be looked for in the subject too.
+_IN_THE_MESSAGE = ("subject", "message-id", "text", "cc", "bcc", "reply-to", "has")
+OF_MOVING = tuple(name for name in OF_SPOOLED if name not in _IN_THE_MESSAGE)
+
+# What `has:` and `is:` can ask for.
+PARTS = ("attachment", "inline")
+KINDS = ("tagged",)
 
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"?|(\S+))', re.I)
 
@@ -54,6 +60,11 @@ class Facts:
     queue_id: str = ""
     action: str = ""
     tags: tuple[str, ...] = ()
+    reason: str = ""
+    header_to: str = ""
+    header_cc: str = ""
+    reply_to: str = ""
+    parts: tuple[str, ...] = ()
 
 
 def matches(terms: Sequence[Term], facts: Facts) -> bool:
@@ -69,6 +80,13 @@ def _holds(term: Term, facts: Facts) -> bool:
     match term.name:
         case "tag":
             return str(value).lower() in [tag.lower() for tag in facts.tags]
+        case "has":
+            return value in facts.parts
+        case "is":
+            return bool(facts.tags)
+        case "bcc":
+            named = f"{facts.header_to} {facts.header_cc}".lower()
+            return str(value).lower() in facts.recipient.lower() and key(facts.recipient) not in named
         case "larger":
             return facts.size > float(value)
         case "smaller":
@@ -113,6 +131,12 @@ def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
             return (facts.helo,)
         case "message-id":
             return (facts.message_id,)
+        case "cc":
+            return (facts.header_cc,)
+        case "reply-to":
+            return (facts.reply_to,)
+        case "rule":
+            return (facts.reason,)
     return None
 
 
@@ -140,11 +164,19 @@ def _value(name: str, value: str, now: float) -> str | float:
                 return key(value)
             case "state" | "verdict":
                 return value.lower()
+            case "has" | "is":
+                return _one_of(PARTS if name == "has" else KINDS, value)
             case "id":
                 return from_text(value.partition(".")[0])
     except ValueError as error:
         raise InvalidSearch(f"{name}:{value}: {error}") from error
     return value
+
+
+def _one_of(known: Sequence[str], value: str) -> str:
+    if value.lower() not in known:
+        raise ValueError(f"known are {', '.join(known)}")
+    return value.lower()
 
 
 def moment(value: str, now: float) -> float:

@@ -100,11 +100,31 @@ def hops(head: bytes) -> int:
     return sum(_COLON.match(head, end) is not None for end in _ends_of(b"received", head.lower()))
 
 
+GLANCED = ("subject", "message-id", "to", "cc", "reply-to")
+# Parts that are looked at for what they say they are; a message of nothing else must not keep the loop busy.
+MAX_LOOKED_AT = 100
+
+
+def dispositions(head: bytes, beginning: bytes) -> list[str]:
+    """Which of `attachment` and `inline` parts say they are (RFC 2183), as far as a message's `beginning` shows."""
+    top = head.lower()
+    if b"multipart/" not in top and b"content-disposition" not in top:
+        return []
+    found, lower, at = set(), beginning.lower(), 0
+    wanted = b"\ncontent-disposition:"
+    for _ in range(MAX_LOOKED_AT):
+        if (at := lower.find(wanted, at)) < 0:
+            break
+        at += len(wanted)
+        found |= {kind for kind in (b"attachment", b"inline") if lower[at : at + 20].lstrip().startswith(kind)}
+    return sorted(kind.decode() for kind in found)
+
+
 def glance(head: bytes) -> dict[str, bytes]:
-    """The raw, unfolded values of the first `subject` and `message-id`, as far as they are there."""
+    """The raw, unfolded values of the first field of each name in GLANCED, as far as they are there."""
     found: dict[str, bytes] = {}
     lower = head.lower()
-    for name in ("subject", "message-id"):
+    for name in GLANCED:
         values = (_VALUE.match(head, end) for end in _ends_of(name.encode(), lower))
         if (value := next(filter(None, values), None)) is not None:
             found[name] = value[1].replace(b"\r\n", b"").strip()

@@ -46,6 +46,10 @@ class Row:
     client: str
     helo: str
     queue_id: str
+    header_to: str
+    header_cc: str
+    reply_to: str
+    parts: tuple[str, ...]
 
     def facts(self) -> Facts:
         """What a search looks at."""
@@ -63,6 +67,11 @@ class Row:
             queue_id=self.queue_id,
             action=self.action,
             tags=self.tags,
+            reason=self.reason,
+            header_to=self.header_to,
+            header_cc=self.header_cc,
+            reply_to=self.reply_to,
+            parts=self.parts,
         )
 
 
@@ -149,6 +158,10 @@ def _row(message: int, n: int, *rest: Any) -> Row:
         client=client.get("address", ""),
         helo=client.get("helo", ""),
         queue_id=client.get("ident", ""),
+        header_to=told.get("header_to", ""),
+        header_cc=told.get("header_cc", ""),
+        reply_to=told.get("reply_to", ""),
+        parts=tuple(told.get("parts", ())),
     )
 
 

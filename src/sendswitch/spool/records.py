@@ -153,6 +153,7 @@ def facts_of(message: Message, delivery: Delivery) -> Facts:
         queue_id=client.ident,
         action=verdict.action.value if verdict and verdict.action else "",
         tags=verdict.tags if verdict else (),
+        reason=verdict.reason if verdict else "",
     )
 
 

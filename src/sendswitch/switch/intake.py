@@ -18,7 +18,7 @@ from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
 from sendswitch.mail.address import display, key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.headers import glance, unfinished
+from sendswitch.mail.headers import dispositions, glance, unfinished
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
@@ -103,14 +103,15 @@ class FilterIntake:
         content = sink.in_memory()
         if content is None:
             return asyncio.get_running_loop().create_task(self._large(envelope, sink))
-        return self._store(*self._received(envelope, content, content.head(), sink.id))
+        return self._store(*self._received(envelope, content, content.head(), content.data, sink.id))
 
     async def _large(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
         content = await sink.in_file()
-        head = await asyncio.to_thread(content.head)
-        return await self._store(*self._received(envelope, content, head, sink.id))
+        return await self._store(*self._received(envelope, content, *await asyncio.to_thread(_look, content), sink.id))
 
-    def _received(self, envelope: Envelope, content: Content, head: bytes, id_: int) -> tuple[Message, list[Delivery]]:
+    def _received(
+        self, envelope: Envelope, content: Content, head: bytes, beginning: bytes, id_: int
+    ) -> tuple[Message, list[Delivery]]:
         """The message with its deliveries, its content complete but nothing written about it yet."""
         loop = loops(head, self._options.host, self._options.max_hops)
         if loop or (len(head) >= MAX_HEAD and unfinished(head)):
@@ -129,7 +130,7 @@ class FilterIntake:
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
         )
-        message.about = _about(head, subject=self._options.subject)
+        message.about = _about(head, beginning, subject=self._options.subject)
         return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
 
     def _store(
@@ -199,8 +200,8 @@ class ProxyIntake(FilterIntake):
 
     async def _decide(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
         content: Content = sink.in_memory() or await sink.in_file()
-        head = await asyncio.to_thread(content.head)
-        message, deliveries = self._received(envelope, content, head, sink.id)
+        head, beginning = await asyncio.to_thread(_look, content)
+        message, deliveries = self._received(envelope, content, head, beginning, sink.id)
         asked = self._ask(deliveries)
         stored = False
         try:
@@ -335,16 +336,27 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
     return next((reply for reply in known if reply.temporary), known[0])
 
 
-def _about(head: bytes, *, subject: bool) -> dict[str, Any]:
+def _look(content: Content) -> tuple[bytes, bytes]:
+    """The head and the first piece, which may block to be read."""
+    return content.head(), next(content.chunks(), b"")
+
+
+def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:
     """What the journal finds the message by. Never raises."""
     seen = glance(head)
-    about = {}
+    about: dict[str, Any] = {}
     if subject and (value := seen.get("subject")):
         text = value[:MAX_GLANCE].decode("utf-8", "replace")
         about["subject"] = display(text) if "=?" in text else text
-    if value := seen.get("message-id"):
-        about["message_id"] = value[:MAX_GLANCE].decode("utf-8", "replace")
+    for field, name in _FOUND_BY.items():
+        if value := seen.get(field):
+            about[name] = value[:MAX_GLANCE].decode("utf-8", "replace")
+    if parts := dispositions(head, beginning):
+        about["parts"] = parts
     return about
+
+
+_FOUND_BY = {"message-id": "message_id", "to": "header_to", "cc": "header_cc", "reply-to": "reply_to"}
 
 
 def _queued(message: Message) -> Reply:
