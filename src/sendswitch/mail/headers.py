@@ -101,6 +101,7 @@ def hops(head: bytes) -> int:
 
 
 GLANCED = ("subject", "message-id", "to", "cc", "reply-to")
+_GLANCED = [(name, name.encode()) for name in GLANCED]
 # Parts that are looked at for what they say they are; a message of nothing else must not keep the loop busy.
 MAX_LOOKED_AT = 100
 
@@ -124,8 +125,10 @@ def glance(head: bytes) -> dict[str, bytes]:
     """The raw, unfolded values of the first field of each name in GLANCED, as far as they are there."""
     found: dict[str, bytes] = {}
     lower = head.lower()
-    for name in GLANCED:
-        values = (_VALUE.match(head, end) for end in _ends_of(name.encode(), lower))
+    for name, wanted in _GLANCED:
+        if wanted not in lower:  # most mail has no Cc and no Reply-To
+            continue
+        values = (_VALUE.match(head, end) for end in _ends_of(wanted, lower))
         if (value := next(filter(None, values), None)) is not None:
             found[name] = value[1].replace(b"\r\n", b"").strip()
     return found
