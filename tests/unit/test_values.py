@@ -210,7 +210,7 @@ def test_content_reads_the_same_from_memory_and_from_a_file(data: bytes, tmp_pat
 def test_a_glance_at_a_message() -> None:
     head = b"X-Subject: no\r\nsubject : first\r\n line\r\nSubject: second\r\nMESSAGE-ID:<a@b>\r\n\r\nSubject: body"
     assert glance(head_of(head)) == {"subject": b"first line", "message-id": b"<a@b>"}
-    assert glance(b"\r\n") == {}
+    assert glance(b"\r\n") == glance(b"Topic: to whom\r\n\r\n") == {}
     named = b"To: a@b,\r\n c@d\r\nTopic: x\r\nCC: e@f\r\nReply-To: g@h\r\n\r\n"
     assert glance(named) == {"to": b"a@b, c@d", "cc": b"e@f", "reply-to": b"g@h"}
 
