@@ -24,8 +24,8 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 
 
-def _reference() -> Any:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def _reference() -> Any:
 
 
 def test_the_reference_is_what_the_code_gives() -> None:
-    for name, make in _reference().PAGES.items():
+    for name, make in _script("reference").PAGES.items():
         assert (ROOT / "docs" / "reference" / name).read_text() == make(), f"{name}: run `make reference`"
 
 
@@ -100,15 +100,6 @@ def test_no_path_of_a_machine_in_the_project() -> None:
 def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def _script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_board_and_alerts_name_metrics_that_are_there() -> None:

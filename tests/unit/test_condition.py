@@ -20,6 +20,7 @@ MAIL = message(
     X_Spam_Flag="YES, twice",
     Message_ID="<1@shop.example>",
     Content_Type='application/pdf; name="bill.pdf"',
+    Content_Disposition="attachment",
 )
 FACTS = Facts(
     Mail(InMemory(MAIL)),
@@ -67,6 +68,7 @@ FACTS = Facts(
         "header:x-spam-flag=yes*",
         "not header:X-Other",
         "has:attachment",
+        "not has:inline",
         "tag:A or tag:SPAM",
         "tag:SPAM or tag:A and tag:B",
         "not (tag:A or tag:B) and (tag:SPAM)",
@@ -95,7 +97,7 @@ def test_what_holds(text: str) -> None:
         ("size ~ 5", "is nothing to ask about"),
         ("ip:nowhere", "does not appear to be"),
         ("header:a:b", "is no name of a header field"),
-        ("has:wings", "has:attachment is"),
+        ("has:wings", "has:attachment and has:inline are"),
         ("not " * (DEEPEST + 1) + "tag:A", "more than"),
         ("tag:A " * LONGEST, "at most"),
     ],

@@ -20,7 +20,6 @@ from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.parts import (
     listener_options,
     load_routes,
-    load_users,
     make_backoff,
     make_courier,
     make_flight,
@@ -35,7 +34,7 @@ from sendswitch.bootstrap.steering import Steering
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import journal
+from sendswitch.db import journal, users
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
@@ -111,7 +110,7 @@ class Node:
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         self.journeys.routes = await in_thread(load_routes, self._engine, config)
-        self._users = await in_thread(load_users, self._engine)
+        self._users = await in_thread(users.keys, self._engine)
         self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
         self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
@@ -245,7 +244,7 @@ class Node:
                 self.journeys.orders = await self.spool.orders()
                 self.queue.look()
                 self.journeys.routes = await in_thread(load_routes, self._engine, self.config)
-                self._users = await in_thread(load_users, self._engine)
+                self._users = await in_thread(users.keys, self._engine)
                 if self._worker is not None:
                     await self._worker.retain(self.journeys.routes)
                 logs.reloaded(users=len(self.journeys.routes))

@@ -17,13 +17,12 @@ from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.db.connect import in_thread
-from sendswitch.db.users import all_pipelines, candidates, get_pipeline, list_users
+from sendswitch.db.users import all_pipelines, candidates, get_pipeline
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
-from sendswitch.mail.address import key
 from sendswitch.processors import registry
 from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
@@ -134,11 +133,6 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise InvalidConfiguration([f"listener.tls_certificate {section.tls_certificate}: {error}"]) from error
     return context
-
-
-def load_users(engine: Engine) -> frozenset[str]:
-    """The address keys of all users."""
-    return frozenset(key(user.address) for user in list_users(engine))
 
 
 def load_routes(engine: Engine, config: Config) -> Routes:

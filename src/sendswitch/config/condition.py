@@ -10,7 +10,7 @@ about each message; it never raises for what a message contains.
     tag:SPAM                                            an earlier step has set it
     size > 1MB  size <= 20kB  larger:1MB  smaller:20kB  bytes of the whole message
     header:X-Spam-Flag  header:X-Spam-Flag=YES          the field is there; this text is in it, or it is like it
-    has:attachment                                      there is one
+    has:attachment  has:inline                          a part says so, in the first 256 KiB
 """
 
 from __future__ import annotations
@@ -203,9 +203,10 @@ def _header(value: str) -> Test:
 
 
 def _has(value: str) -> Test:
-    if value.lower() != "attachment":
-        raise ValueError(f"has:{value} is nothing that can be asked; has:attachment is")
-    return lambda facts: bool(facts.mail.attachments)
+    wanted = value.lower()
+    if wanted not in ("attachment", "inline"):
+        raise ValueError(f"has:{value} is nothing that can be asked; has:attachment and has:inline are")
+    return lambda facts: wanted in facts.mail.dispositions
 
 
 def _user(value: str) -> Test:

@@ -83,6 +83,12 @@ def list_users(engine: Engine) -> list[User]:
         return [User(*row) for row in connection.execute(query)]
 
 
+def keys(engine: Engine) -> frozenset[str]:
+    """What the addresses of all users are compared by."""
+    with engine.connect() as connection:
+        return frozenset(connection.execute(select(users.c.key)).scalars())
+
+
 def set_password(engine: Engine, address: str, hashed: str) -> None:
     """Keep the hash of a user's password, '' for none. Raises NotFound."""
     with engine.begin() as connection:

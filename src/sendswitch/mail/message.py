@@ -15,7 +15,7 @@ from functools import cached_property
 
 from sendswitch.mail.address import display
 from sendswitch.mail.content import Content, read_all
-from sendswitch.mail.headers import Field, fields
+from sendswitch.mail.headers import Field, dispositions, fields
 
 # Nesting deeper than this is no mail anybody wrote; the standard parser recurses per level.
 MAX_DEPTH = 50
@@ -67,6 +67,11 @@ class Mail:
         """All fields of that name, unfolded but with encoded words as they are: what addresses are read from."""
         wanted = name.lower()
         return [field.value for field in self.fields if field.name.lower() == wanted]
+
+    @cached_property
+    def dispositions(self) -> list[str]:
+        """Which of `attachment` and `inline` parts say they are, in the first 256 KiB; nothing is parsed for it."""
+        return dispositions(self.content.head(), next(self.content.chunks(), b""))
 
     @property
     def subject(self) -> str:

@@ -44,7 +44,7 @@ TLS_LIMIT = 60.0
 # Seconds in which a client may still read our last reply. Closing at once with unread input would make the
 # kernel send RST, and that can overtake the reply.
 LINGER = 5.0
-# Seconds before a wrong password is answered (Postfix smtpd_error_sleep_time).
+# Seconds before a login that failed is answered, whoever is to blame (Postfix smtpd_error_sleep_time).
 WRONG_PASSWORD = 1.0
 # Passwords of one address that are checked at once, so that one cannot keep all others waiting.
 LOGINS = 5
