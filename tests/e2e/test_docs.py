@@ -80,3 +80,14 @@ def test_ports_and_folders_are_replaced_at_once() -> None:
     here = "to 127.0.0.1:25188 of 127.0.0.1:25188/inet in /tmp/x, not 127.0.0.1:2525"
     assert replaced(page, known) == here
     assert replaced(here, {value: key for key, value in known.items()}) == page
+
+
+def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
+    page = "```console\n$ {}\n```\n"
+    with Reader(tmp_path) as reader:
+        reader.follow(page.format("true"))
+        with pytest.raises(AssertionError, match="it ended with 1"):
+            reader.follow(page.format("false"))
+        # And one that shows an error and ends with 0 is as wrong.
+        with pytest.raises(AssertionError, match="it ended with 0"):
+            reader.follow(page.format("echo sendswitch: no\nsendswitch: no"))
