@@ -50,6 +50,7 @@ def id_at(seconds: float, n: int = 0) -> int:
 VERDICT = {
     "action": "deny",
     "tags": ["SPAM", "NEWS"],
+    "score": 7.5,
     "reason": "too loud",
     "trace": [{"processor": "lists", "seconds": 0.001, "outcome": "deny", "saw": "loud@example.org"}],
 }
@@ -280,6 +281,9 @@ def test_children_of_a_forward_and_mail_refused_before_the_queue(engine: Engine)
         ("is:tagged", ["b"]),
         ("-is:tagged", ["a", "c"]),
         ("rule:loud", ["b"]),
+        ("score:>7 score:<=7.5", ["b"]),
+        ("score:<7.5", []),
+        ("-score:<7", ["a", "b", "c"]),
     ],
 )
 def test_searching(engine: Engine, search: str, expected: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ FACTS = Facts(
     "joe+x@example.test",
     Client(address="192.0.2.7", helo="mail.partner.example", ident="4XyZ"),
     ("SPAM", "NEWS"),
+    7.5,
 )
 
 
@@ -63,6 +65,9 @@ FACTS = Facts(
         "size>=1kB size<=1MB",
         "not size = 5",
         "larger:1kB smaller:1MB",
+        "score > 5 and score <= 7.5",
+        "score:>5 score:<=7.5",
+        "not score:<0",
         "header:X-Spam-Flag",
         "header:x-spam-flag=yes",
         "header:x-spam-flag=yes*",
@@ -94,6 +99,8 @@ def test_what_holds(text: str) -> None:
         ("colour:red", "colour: is no word"),
         ('from:""', "from: says nothing"),
         ("size > much", "'much' is not a size"),
+        ("score > much", "'>much' is no comparison"),
+        ("score:5", "'5' is no comparison"),
         ("size ~ 5", "is nothing to ask about"),
         ("ip:nowhere", "does not appear to be"),
         ("header:a:b", "is no name of a header field"),
@@ -105,6 +112,12 @@ def test_what_holds(text: str) -> None:
 def test_what_is_wrong_is_told_with_its_place(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
         Condition(text)
+
+
+def test_what_has_no_score_is_neither_above_nor_below() -> None:
+    unknown = replace(FACTS, score=None)
+    assert not Condition("score > -1000").holds(unknown)
+    assert not Condition("score <= 1000").holds(unknown)
 
 
 def test_who_the_client_is_may_not_be_known() -> None:

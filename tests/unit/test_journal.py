@@ -194,6 +194,7 @@ FACTS = Facts(
     header_cc="Carol <carol@example.org>",
     reply_to="desk@example.org",
     parts=("inline",),
+    score=7.5,
 )
 
 
@@ -218,6 +219,9 @@ FACTS = Facts(
         ("bcc:ann", False),
         ("-bcc:ann", True),
         ("cc:bob", False),
+        ("score:>5 score:<=7.5", True),
+        ("score:>7.5", False),
+        ("-score:>7.5", True),
     ],
 )
 def test_a_search_in_what_a_spool_knows(words: str, found: bool) -> None:
@@ -235,7 +239,16 @@ def test_who_is_named_nowhere_got_a_blind_copy() -> None:
     assert not matches(parse("is:tagged", NOW), replace(FACTS, tags=()))
 
 
+def test_mail_without_a_score_is_neither_above_nor_below() -> None:
+    unknown = replace(FACTS, score=None)
+    assert not matches(parse("score:>0", NOW), unknown)
+    assert not matches(parse("score:<=0", NOW), unknown)
+    assert matches(parse("-score:>0", NOW), unknown)
+
+
 def test_what_there_is_to_ask_for_is_told() -> None:
+    with pytest.raises(InvalidSearch, match="score:5: '5' is no comparison with a number like '>5'"):
+        parse("score:5", NOW)
     with pytest.raises(InvalidSearch, match="known are attachment, inline"):
         parse("has:wings", NOW)
     with pytest.raises(InvalidSearch, match="known are tagged"):

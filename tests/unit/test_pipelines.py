@@ -81,10 +81,11 @@ class Scripted:
     def __init__(self, act: Callable[[Mail, Context], Any]) -> None:
         self.act, self.seen = act, 0
         self.tags: tuple[str, ...] = ()
+        self.score: float | None = None
 
     async def process(self, mail: Mail, context: Context) -> Verdict | None:
         self.seen += 1
-        self.tags = context.tags
+        self.tags, self.score = context.tags, context.score
         result = self.act(mail, context)
         if asyncio.iscoroutine(result):
             result = await result
@@ -113,16 +114,20 @@ def test_tags_add_up_and_the_first_action_ends_it(run: Run) -> None:
     links = [
         link(lambda m, c: Verdict.tagged("A")),
         link(lambda m, c: None),
+        link(lambda m, c: Verdict(score=4.5)),
         link(lambda m, c: Verdict.tagged("B", "A")),
+        link(lambda m, c: Verdict(score=1.5)),
         link(lambda m, c: Verdict.quarantine("enough")),
         link(lambda m, c: Verdict.passed()),
     ]
     verdict = run(Chain(links).run(mail(), context()))
     assert (verdict.action, verdict.tags, verdict.reason) == (Action.QUARANTINE, ("A", "B"), "enough")
-    assert [step.outcome for step in verdict.trace] == ["tags A", "no opinion", "tags B, A", "quarantine"]
+    assert verdict.score == 4.5
+    said = ["tags A", "no opinion", "no opinion", "tags B, A", "no opinion", "quarantine"]
+    assert [step.outcome for step in verdict.trace] == said
     assert {step.version for step in verdict.trace} == {"7"}
-    assert seen(links[3]).tags == ("A", "B")
-    assert seen(links[4]).seen == 0
+    assert (seen(links[5]).tags, seen(links[5]).score) == (("A", "B"), 4.5)
+    assert seen(links[6]).seen == 0
 
 
 def boom(mail: Mail, context: Context) -> Verdict:

@@ -424,6 +424,7 @@ VERDICTS = st.builds(
     reason=st.text(max_size=20),
     hold=st.one_of(st.none(), st.floats(1, 1e6)),
     then=st.sampled_from(["", "pass", "deny"]),
+    score=st.one_of(st.none(), st.floats(-1e3, 1e3)),
     trace=st.lists(st.builds(Step, st.just("p"), st.just("1"), st.just(0.5), st.just("x")), max_size=2).map(tuple),
 )
 
@@ -444,6 +445,9 @@ def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
         {"edits": [{"add": "X Bad", "value": "1"}]},
         {"edits": [{"mark_subject": 5}]},
         {"then": "explode"},
+        {"score": float("nan")},
+        {"score": float("inf")},
+        {"score": "high"},
         {"acton": "pass"},
         {"action": "nope"},
         {"tags": "SPAM"},

@@ -8,6 +8,7 @@ about each message; it never raises for what a message contains.
     user: queue-id:                                     exactly this recipient, this queue id of Postfix
     ip:192.0.2.7  ip:192.0.2.0/24                       the client, or its network
     tag:SPAM                                            an earlier step has set it
+    score > 5  score:>5                                 an earlier step gave it such a score; without one nothing holds
     size > 1MB  size <= 20kB  larger:1MB  smaller:20kB  bytes of the whole message
     header:X-Spam-Flag  header:X-Spam-Flag=YES          the field is there; this text is in it, or it is like it
     has:attachment  has:inline                          a part says so, in the first 256 KiB
@@ -15,14 +16,13 @@ about each message; it never raises for what a message contains.
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from ipaddress import ip_address, ip_network
 
-from sendswitch.config.units import size
+from sendswitch.config.units import COMPARE, comparison, size
 from sendswitch.mail.address import key
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import valid_name
@@ -33,19 +33,12 @@ LONGEST, DEEPEST = 1000, 20
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<bracket>[()])"
-    r"|size\s*(?P<how>>=|<=|>|<|=)\s*(?P<size>[^\s()]+)"
+    r"|(?P<number>size|score)\s*(?P<how>>=|<=|>|<|=)\s*(?P<than>[^\s()]+)"
     r"|(?P<not>[-!](?=\S)|not\b(?!:))"
     r"|(?P<join>and|or)\b(?!:)"
     r'|(?P<name>[a-z-]+):(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s()"]+)))',
     re.I,
 )
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    "=": operator.eq,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +50,7 @@ class Facts:
     recipient: str
     client: Client
     tags: tuple[str, ...] = ()
+    score: float | None = None
 
 
 Test = Callable[[Facts], bool]
@@ -133,16 +127,28 @@ class _Reader:
             self._depth -= 1
             return (lambda facts: not inner(facts)) if token["not"] else inner
         try:
-            test = _sized(token["how"], token["size"]) if token["how"] else _word(token)
+            test = _number(token) if token["number"] else _word(token)
         except ValueError as error:
             raise self._wrong(str(error)) from error
         self._advance()
         return test
 
 
+def _number(token: re.Match[str]) -> Test:
+    if token["number"].lower() == "score":
+        return _scored(token["how"] + token["than"])
+    return _sized(token["how"], token["than"])
+
+
 def _sized(how: str, value: str) -> Test:
-    compare, bound = _COMPARE[how], size(value)
-    return lambda facts: compare(facts.mail.size, bound)
+    compare, bound = COMPARE[how], size(value)
+    return lambda facts: bool(compare(facts.mail.size, bound))
+
+
+def _scored(value: str) -> Test:
+    how, bound = comparison(value)
+    compare = COMPARE[how]
+    return lambda facts: facts.score is not None and bool(compare(facts.score, bound))
 
 
 def _word(token: re.Match[str]) -> Test:
@@ -225,6 +231,7 @@ _WORDS: dict[str, Callable[[str], Test]] = {
     "queue-id": lambda value: lambda facts: facts.client.ident == value,
     "ip": _ip,
     "tag": _tag,
+    "score": _scored,
     "larger": lambda value: _sized(">", value),
     "smaller": lambda value: _sized("<", value),
     "header": _header,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,24 @@ def _read(value: Any, units: dict[str, Any], default: str, what: str) -> float:
     if not found or (found[2] or default).lower() not in units:
         raise ValueError(f"{value!r} is not {what}")
     return float(found[1]) * float(units[(found[2] or default).lower()])
+
+
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "=": operator.eq,
+}
+_COMPARISON = re.compile(r"\s*(>=|<=|>|<|=)\s*(-?\d{1,9}(?:\.\d{1,9})?)\Z")
+
+
+def comparison(value: str) -> tuple[str, float]:
+    """'>=' and 5.0 from '>=5', to be looked up in COMPARE. Raises ValueError that shows one."""
+    found = _COMPARISON.match(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no comparison with a number like '>5' or '<=2.5'")
+    return found[1], float(found[2])
 
 
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]

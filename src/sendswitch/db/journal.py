@@ -35,6 +35,7 @@ from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from sendswitch import logs
+from sendswitch.config.units import COMPARE
 from sendswitch.db.tables import comparisons, deliveries, events, marks, messages
 from sendswitch.journal.events import Event, Key, Row, fold
 from sendswitch.journal.search import Term
@@ -194,7 +195,10 @@ _EQUALS = {
 
 
 def _condition(term: Term) -> ColumnElement[bool]:
-    condition = _positive(term.name, term.value)
+    if term.name == "score":  # what has none is neither above nor below
+        condition = and_(deliveries.c.score.is_not(None), COMPARE[term.how](deliveries.c.score, term.value))
+    else:
+        condition = _positive(term.name, term.value)
     return not_(condition) if term.negated else condition
 
 

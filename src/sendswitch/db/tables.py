@@ -85,6 +85,7 @@ deliveries = Table(
     Column("processor", String(64), nullable=False),
     Column("reason", String(500), nullable=False),
     Column("reply", String(500), nullable=False),
+    Column("score", Double),
     Index("deliveries_of_recipient", "recipient_key", "message"),
 )
 # What happened, in the order of one spool. A message is in one spool, so both together name an event for ever.

@@ -120,6 +120,7 @@ def _delivery(event: Event, n: int, address: str, state: str) -> Row:
         "processor": "",
         "reason": "",
         "reply": "",
+        "score": None,
     }
 
 
@@ -169,6 +170,7 @@ def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
     row["tags"] = _words(tags)
     row["processor"] = storable(trace[-1].get("processor"), 64) if trace else ""
     row["reason"] = storable(verdict.get("reason"), MAX_TEXT)
+    row["score"] = verdict.get("score")
 
 
 def _words(words: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sendswitch.config.units import duration, size
+from sendswitch.config.units import COMPARE, comparison, duration, size
 from sendswitch.errors import InvalidSearch
 from sendswitch.mail.address import key
 from sendswitch.mail.ids import first_at, from_text
@@ -18,7 +18,7 @@ from sendswitch.mail.ids import first_at, from_text
 # What can be searched by. `text` is a word without a name.
 NAMES = (
     *("from", "to", "addressed", "user", "subject", "message-id", "queue-id", "ip", "helo"),
-    *("cc", "bcc", "reply-to", "has", "is", "rule"),
+    *("cc", "bcc", "reply-to", "has", "is", "rule", "score"),
     *("state", "verdict", "tag", "processor", "before", "after", "larger", "smaller", "id", "text"),
 )
 
@@ -37,11 +37,13 @@ _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"?|(\S+))', re.I)
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One condition: a text to be found or equalled, or a number of seconds, bytes or of a message."""
+    """One condition: a text to be found or equalled, or a number of seconds, bytes or of a message; `how` a score is
+    compared with it."""
 
     name: str
     value: str | float
     negated: bool = False
+    how: str = "="
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Facts:
     header_cc: str = ""
     reply_to: str = ""
     parts: tuple[str, ...] = ()
+    score: float | None = None
 
 
 def matches(terms: Sequence[Term], facts: Facts) -> bool:
@@ -87,6 +90,8 @@ def _holds(term: Term, facts: Facts) -> bool:
         case "bcc":
             named = f"{facts.header_to} {facts.header_cc}".lower()
             return str(value).lower() in facts.recipient.lower() and key(facts.recipient) not in named
+        case "score":
+            return facts.score is not None and bool(COMPARE[term.how](facts.score, value))
         case "larger":
             return facts.size > float(value)
         case "smaller":
@@ -149,8 +154,16 @@ def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:
         if name not in known:
             what = f"{name}: is nothing to search by here" if name != "text" else f"{value!r}: say where to look for it"
             raise InvalidSearch(f"{what}; known are {', '.join(n for n in known if n != 'text')}")
-        terms.append(Term(name, _value(name, value, now), bool(sign)))
+        terms.append(_score(value, bool(sign)) if name == "score" else Term(name, _value(name, value, now), bool(sign)))
     return terms
+
+
+def _score(value: str, negated: bool) -> Term:
+    try:
+        how, bound = comparison(value)
+    except ValueError as error:
+        raise InvalidSearch(f"score:{value}: {error}") from error
+    return Term("score", bound, negated, how)
 
 
 def _value(name: str, value: str, now: float) -> str | float:

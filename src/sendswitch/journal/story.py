@@ -146,9 +146,10 @@ def verdict_told(verdict: Mapping[str, Any]) -> str:
     """A verdict, as JSON, in a sentence."""
     action = str(verdict.get("action", "no action")).upper()
     tags = f" with the tags {', '.join(verdict['tags'])}" if verdict.get("tags") else ""
+    score = f"{' and' if tags else ' with'} the score {verdict['score']:g}" if verdict.get("score") is not None else ""
     reason = f", because {verdict['reason']}" if verdict.get("reason") else ""
     reply = f"; a sender is told {verdict['reply']}" if verdict.get("reply") else ""
-    return f"The verdict was {action}{tags}{reason}{reply}."
+    return f"The verdict was {action}{tags}{score}{reason}{reply}."
 
 
 def _because(data: Mapping[str, Any]) -> str:

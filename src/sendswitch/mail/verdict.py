@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from sendswitch.mail.address import valid
@@ -80,8 +81,8 @@ class Verdict:
 
     `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
     addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
-    after them; None and '' leave both to the configuration. `pipeline` (its owner) and `version` say whose opinion it
-    is; the switch sets them.
+    after them; None and '' leave both to the configuration. `score` is how much it looks like spam, as the scanner
+    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them.
     """
 
     action: Action | None = None
@@ -93,6 +94,7 @@ class Verdict:
     reason: str = ""
     hold: float | None = None
     then: str = ""
+    score: float | None = None
     trace: tuple[Step, ...] = field(default=())
     pipeline: str = ""
     version: int = 0
@@ -139,6 +141,8 @@ class Verdict:
         for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version"):
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
+        if self.score is not None:
+            out["score"] = self.score
         if self.edits:
             out["edits"] = [_edit_to_json(edit) for edit in self.edits]
         if self.reply:
@@ -185,6 +189,7 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
         reason=str(data.get("reason", ""))[:1000],
         hold=float(hold) if hold is not None else None,
         then=str(data.get("then", "")),
+        score=float(data["score"]) if data.get("score") is not None else None,
         trace=tuple(step_from_json(step) for step in data.get("trace", ())),
         pipeline=str(data.get("pipeline", "")),
         version=int(data.get("version", 0)),
@@ -209,6 +214,7 @@ _VERDICT_FIELDS = frozenset(
         "reason",
         "hold",
         "then",
+        "score",
         "trace",
         "pipeline",
         "version",
@@ -233,6 +239,8 @@ def checked(verdict: Verdict) -> Verdict:
         _check_refusal(verdict.reply)
     if verdict.then not in ("", "pass", "deny", "quarantine", "bounce", "discard"):
         raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine")
+    if verdict.score is not None and not isfinite(verdict.score):
+        raise ValueError(f"score {verdict.score!r} is no number")
     if len(verdict.edits) > MAX_EDITS:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
     for edit in verdict.edits:

@@ -38,9 +38,9 @@ class Options(BaseModel):
 class Context:
     """What a step knows besides the message: the envelope for this one recipient, and what came before it.
 
-    `sender` is '' for the null path. `tags` are those of earlier steps. `attempt` counts offers of this message to
-    this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing will come of the answer (a
-    try, a replay, a candidate): a step with effects of its own leaves them out then.
+    `sender` is '' for the null path. `tags` are those of earlier steps, `score` the highest they gave. `attempt` counts
+    offers of this message to this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing
+    will come of the answer (a try, a replay, a candidate): a step with effects of its own leaves them out then.
     """
 
     message: str
@@ -51,6 +51,7 @@ class Context:
     attempt: int = 1
     tags: tuple[str, ...] = ()
     rehearsal: bool = False
+    score: float | None = None
 
 
 class Processor(Protocol):

@@ -176,6 +176,7 @@ class _Child:
             "attempt": context.attempt,
             "tags": context.tags,
             "rehearsal": context.rehearsal,
+            "score": context.score,
         }
         assert self._process.stdin is not None
         try:

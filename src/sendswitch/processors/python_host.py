@@ -77,6 +77,7 @@ class Host:
             attempt=call["attempt"],
             tags=tuple(call["tags"]),
             rehearsal=call["rehearsal"],
+            score=call["score"],
         )
         answer: dict[str, Any] = {"id": call["id"]}
         try:

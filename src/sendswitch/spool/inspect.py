@@ -50,6 +50,7 @@ class Row:
     header_cc: str
     reply_to: str
     parts: tuple[str, ...]
+    score: float | None
 
     def facts(self) -> Facts:
         """What a search looks at."""
@@ -72,6 +73,7 @@ class Row:
             header_cc=self.header_cc,
             reply_to=self.reply_to,
             parts=self.parts,
+            score=self.score,
         )
 
 
@@ -162,6 +164,7 @@ def _row(message: int, n: int, *rest: Any) -> Row:
         header_cc=told.get("header_cc", ""),
         reply_to=told.get("reply_to", ""),
         parts=tuple(told.get("parts", ())),
+        score=data.get("score"),
     )
 
 

@@ -154,6 +154,7 @@ def facts_of(message: Message, delivery: Delivery) -> Facts:
         action=verdict.action.value if verdict and verdict.action else "",
         tags=verdict.tags if verdict else (),
         reason=verdict.reason if verdict else "",
+        score=verdict.score if verdict else None,
     )
 
 

@@ -1,7 +1,7 @@
 """A pipeline at work: its processors in order, each with its time limit and error policy, merged into one answer.
 
-The rules of merging: tags and edits add up in order; the first verdict with an action ends the pipeline; a
-pipeline that ends without one passes.
+The rules of merging: tags and edits add up in order; the highest score counts; the first verdict with an action ends
+the pipeline; a pipeline that ends without one passes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Chain:
             merged = _merge(merged, opinion)
             if merged.action is not None:
                 return merged.with_trace(tuple(trace))
-            context = replace(context, tags=merged.tags)
+            context = replace(context, tags=merged.tags, score=merged.score)
         reason = merged.reason or "the pipeline came to its end"
         return replace(merged, action=Action.PASS, reason=reason, trace=tuple(trace))
 
@@ -149,7 +149,7 @@ def _link(step: StepConfig, limit: float) -> Link:
 
 
 def _facts(mail: Mail, context: Context) -> Facts:
-    return Facts(mail, context.sender, context.recipient.address, context.client, context.tags)
+    return Facts(mail, context.sender, context.recipient.address, context.client, context.tags, context.score)
 
 
 def _by_policy(link: Link, failure: _Failure) -> Verdict:
@@ -160,9 +160,11 @@ def _by_policy(link: Link, failure: _Failure) -> Verdict:
 
 
 def _merge(before: Verdict, opinion: Verdict) -> Verdict:
-    if before.tags or before.edits:
+    if before.tags or before.edits or before.score is not None:
         tags = tuple(dict.fromkeys(before.tags + opinion.tags))[:MAX_TAGS]
-        return replace(opinion, tags=tags, edits=before.edits + opinion.edits)
+        scores = [score for score in (before.score, opinion.score) if score is not None]
+        score = max(scores, default=None)
+        return replace(opinion, tags=tags, edits=before.edits + opinion.edits, score=score)
     return opinion
 
 
