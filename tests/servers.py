@@ -6,9 +6,10 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,6 +127,65 @@ def clamd(folder: Path, *, largest: str = "25M", port: int | None = None) -> Ite
         yield f"{folder}/clamd.sock", port
     finally:
         stop(process)
+
+
+# What SpamAssassin takes for spam whatever its rules say, in two halves so that none of our files is it.
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+
+
+@contextmanager
+def spamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
+    """A spamd with Debian's rules and no network tests; gives its socket's path and its port.
+
+    Preferences of ann@example.test are in the folder, in users/ann@example.test/user_prefs.
+    """
+    for name in ("site", "users/ann@example.test", "run"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for file in Path("/etc/spamassassin").glob("*.pre"):
+        shutil.copy(file, folder / "site")
+    (folder / "site" / "local.cf").write_text(
+        "required_score 5.0\nuse_bayes 0\nbayes_auto_learn 0\ndns_available no\nskip_rbl_checks 1\n"
+    )
+    (folder / "users/ann@example.test/user_prefs").write_text("required_score 4000\n")
+    port, root = port or free_port(), bool(_own(folder, "debian-spamd"))
+    user = "debian-spamd" if root else pwd.getpwuid(os.getuid()).pw_name
+    line = [
+        "spamd",
+        "-L",
+        "-x",
+        "-s",
+        "stderr",
+        "-u",
+        user,
+        f"--virtual-config-dir={folder}/users/%u",
+        f"--socketpath={folder}/run/spamd.sock",
+    ]
+    line += ["-i", "127.0.0.1", "-A", "127.0.0.1", "-p", str(port), "--min-children=2", "--max-children=4"]
+    line += ["--min-spare=1", f"--siteconfigpath={folder}/site", f"--helper-home-dir={folder}"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(line, stdout=log, stderr=log)
+    try:
+        wait_for_port(port, process)
+        _until(lambda: _says(port, b"PING SPAMC/1.5\r\n\r\n", b"PONG"))
+        yield f"{folder}/run/spamd.sock", port
+    finally:
+        stop(process)
+
+
+def _says(port: int, question: bytes, answer: bytes) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as asking:
+            asking.sendall(question)
+            return answer in asking.recv(4096)
+    except OSError:
+        return False
+
+
+def _until(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def _until_it_answers(url: str) -> None:

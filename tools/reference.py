@@ -47,7 +47,7 @@ def processors() -> str:
         kind = registry.find(name)
         text += f"\n## `{name}`\n\n{inspect.getdoc(kind)}\n"
         module = inspect.getmodule(kind)
-        if name in ("clamav", "lists", "python") and module is not None:
+        if name not in _FIXED and module is not None:
             text += "\n" + "\n\n".join((inspect.getdoc(module) or "").split("\n\n")[1:]) + "\n"
         if kind.Options.model_fields:
             text += "\n" + reference.table(kind.Options)
@@ -98,6 +98,9 @@ def _commands(command: object, path: str) -> list[str]:
     help_ = (command.help or "").splitlines()[0]  # type: ignore[attr-defined]
     return [f"| `{' '.join(words)}` | {help_} |\n"]
 
+
+# Those of one module, which tells of them all.
+_FIXED = ("pass", "deny", "tag", "forward", "hold", "quarantine")
 
 _WIRE = """# The wire format
 

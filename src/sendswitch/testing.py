@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.message import Mail
-from sendswitch.processors.base import Context
+from sendswitch.mail.verdict import Verdict
+from sendswitch.processors.base import Asking, Context, Processor
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
@@ -63,6 +64,13 @@ def envelope(sender: str = "sender@example.org", *recipients: str) -> Envelope:
 def context(sender: str = "sender@example.org", recipient: str = "ann@example.test", now: float = 0.0) -> Context:
     """What a processor gets beside the message."""
     return Context("0000000000000", Recipient(recipient), sender, Client(address="192.0.2.1"), now)
+
+
+async def opinion(processor: Processor | Asking, mail: Mail, context: Context) -> Verdict | None:
+    """What a processor says about a message, whether it finds that out itself or asks a service."""
+    if isinstance(processor, Asking):
+        return processor.judge(await processor.ask(mail, context), mail, context)
+    return await processor.process(mail, context)
 
 
 @dataclass

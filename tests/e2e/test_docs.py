@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from sendswitch.bench.peers import Postfix, public_folder
+from sendswitch.processors import registry
 from tests.conftest import need
 from tests.e2e.pages import Reader, compare, replaced
+from tests.servers import clamd, spamd
 
 DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
+PROCESSORS = DOCS / "processors"
 PAGES = sorted(page for page in (DOCS / "howto").glob("*.md") if page != START)
 BEHIND = "put-it-behind-postfix.md"
 
@@ -35,6 +39,32 @@ def test_how_to(page: Path, folder: Path) -> None:
     with Reader(folder, {"/home/you": str(folder)}) as reader:
         reader.follow(START.read_text())
         reader.follow(page.read_text())
+
+
+def _clamd(folder: Path) -> AbstractContextManager[tuple[str, int]]:
+    need("clamd", "clamav-daemon")
+    return clamd(folder)
+
+
+def _spamd(folder: Path) -> AbstractContextManager[tuple[str, int]]:
+    need("spamd", "spamd")
+    return spamd(folder)
+
+
+# The servers that pages are about, by the port they stand at there.
+SERVERS = {":3310": _clamd, ":783": _spamd}
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_the_page_of_a_processor(name: str, folder: Path) -> None:
+    page = (PROCESSORS / f"{name}.md").read_text()
+    with ExitStack() as stack:
+        known = {"/home/you": str(folder)}
+        for place, start in SERVERS.items():
+            if place in page:
+                _, port = stack.enter_context(start(folder.parent / place[1:]))
+                known[place] = f":{port}"
+        stack.enter_context(Reader(folder, known)).follow(page)
 
 
 def test_how_to_put_it_behind_postfix(folder: Path, postfix_installed: None) -> None:

@@ -14,8 +14,9 @@ from sendswitch.bench.peers import free_port
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.processors.clamav import ClamAV, ClamAVOptions, Pool, TooLarge
-from sendswitch.testing import context, message
+from sendswitch.processors import sharing
+from sendswitch.processors.clamav import ClamAV, ClamAVOptions, TooLarge
+from sendswitch.testing import context, message, opinion
 from tests.conftest import need
 from tests.servers import EICAR, clamd
 
@@ -41,22 +42,23 @@ async def asking(address: str, **options: Any) -> AsyncIterator[ClamAV]:
 
 
 def idle(processor: ClamAV) -> list[object]:
-    assert processor._pool is not None
-    return list(processor._pool.idle)
+    clamd = processor._clamd.client
+    assert clamd is not None
+    return list(clamd.idle)
 
 
 @pytest.mark.parametrize("socket", [0, 1], ids=["unix", "tcp"])
 def test_a_virus_is_found_and_clean_mail_goes_on(run: Run, scanner: tuple[str, str], socket: int) -> None:
     async def inside() -> None:
         async with asking(scanner[socket]) as clamav:
-            await clamav.process(CLEAN, context())
+            await opinion(clamav, CLEAN, context())
             (session,) = idle(clamav)
             for _ in range(3):  # one connection for all
-                found = await clamav.process(VIRUS, context())
+                found = await opinion(clamav, VIRUS, context())
                 assert found == Verdict(
                     Action.QUARANTINE, tags=("VIRUS",), reason="virus Eicar-Test-Signature.UNOFFICIAL"
                 )
-                assert await clamav.process(CLEAN, context()) == Verdict(reason="no virus found")
+                assert await opinion(clamav, CLEAN, context()) == Verdict(reason="no virus found")
             assert idle(clamav) == [session]
 
     run(inside())
@@ -65,11 +67,11 @@ def test_a_virus_is_found_and_clean_mail_goes_on(run: Run, scanner: tuple[str, s
 def test_what_a_virus_means_is_configured(run: Run, scanner: tuple[str, str]) -> None:
     async def inside() -> None:
         async with asking(scanner[0], action="deny", reply="554 5.7.0 No thanks") as clamav:
-            found = await clamav.process(VIRUS, context())
+            found = await opinion(clamav, VIRUS, context())
             assert found is not None
             assert (found.action, str(found.reply)) == (Action.DENY, "554 5.7.0 No thanks")
         async with asking(scanner[0], action="tag") as clamav:
-            found = await clamav.process(VIRUS, context())
+            found = await opinion(clamav, VIRUS, context())
             assert found is not None
             assert (found.action, found.tags) == (None, ("VIRUS",))
 
@@ -82,7 +84,7 @@ def test_a_file_is_streamed(run: Run, scanner: tuple[str, str], tmp_path: Path) 
 
     async def inside() -> None:
         async with asking(scanner[1]) as clamav:
-            found = await clamav.process(Mail(InFile(path, path.stat().st_size)), context())
+            found = await opinion(clamav, Mail(InFile(path, path.stat().st_size)), context())
             assert found is not None
             assert found.tags == ("VIRUS",)
 
@@ -101,16 +103,16 @@ def test_what_is_too_large_is_never_clean(
         # Known from the configuration, or heard from clamd, which takes 1 MiB here.
         async with asking(scanner[1], largest=largest) as clamav:
             for _ in range(2):
-                verdict = await clamav.process(large, context())
+                verdict = await opinion(clamav, large, context())
                 assert verdict is not None
                 assert (verdict.action, verdict.tags) == (Action.QUARANTINE, ("UNSCANNED",))
         async with asking(scanner[0], too_large="tag") as clamav:
-            verdict = await clamav.process(large, context())
+            verdict = await opinion(clamav, large, context())
             assert verdict is not None
             assert (verdict.action, verdict.tags) == (None, ("UNSCANNED",))
         async with asking(scanner[0], too_large="defer") as clamav:
             with pytest.raises(TooLarge, match="StreamMaxLength"):
-                await clamav.process(large, context())
+                await opinion(clamav, large, context())
 
     run(inside())
 
@@ -118,7 +120,7 @@ def test_what_is_too_large_is_never_clean(
 def test_no_more_are_scanned_at_once_than_configured(run: Run, scanner: tuple[str, str]) -> None:
     async def inside() -> None:
         async with asking(scanner[0], connections=3) as clamav:
-            found = await asyncio.gather(*(clamav.process(VIRUS, context()) for _ in range(40)))
+            found = await asyncio.gather(*(opinion(clamav, VIRUS, context()) for _ in range(40)))
             assert all(verdict is not None and verdict.tags == ("VIRUS",) for verdict in found)
             assert len(idle(clamav)) <= 3
 
@@ -128,17 +130,17 @@ def test_no_more_are_scanned_at_once_than_configured(run: Run, scanner: tuple[st
 def test_all_pipelines_share_the_connections(run: Run, scanner: tuple[str, str]) -> None:
     async def inside() -> None:
         many = [ClamAV(ClamAVOptions(address=scanner[0], connections=2)) for _ in range(20)]
-        found = await asyncio.gather(*(one.process(VIRUS, context()) for one in many))
+        found = await asyncio.gather(*(opinion(one, VIRUS, context()) for one in many))
         assert all(verdict is not None and verdict.tags == ("VIRUS",) for verdict in found)
         assert 1 <= len(idle(many[0])) <= 2
         for one in many[1:]:
             await one.close()
-        assert await many[0].process(CLEAN, context()) == Verdict(reason="no virus found")
-        last = many[0]._pool
+        assert await opinion(many[0], CLEAN, context()) == Verdict(reason="no virus found")
+        last = many[0]._clamd.client
         await many[0].close()
         assert last is not None
         assert last.idle == []
-        assert not Pool._all
+        assert not sharing._all[asyncio.get_running_loop()]
 
     run(inside())
 
@@ -150,11 +152,11 @@ def test_a_clamd_that_was_started_again_is_asked_again(run: Run, tmp_path: Path)
     async def inside() -> None:
         async with asking(f"127.0.0.1:{port}") as clamav:
             with pytest.raises(OSError, match=f"clamd at 127.0.0.1:{port} cannot be reached"):
-                await clamav.process(CLEAN, context())
+                await opinion(clamav, CLEAN, context())
             for _ in range(2):
                 server = clamd(tmp_path, port=port)
                 await asyncio.to_thread(server.__enter__)
-                assert await clamav.process(VIRUS, context()) is not None
+                assert await opinion(clamav, VIRUS, context()) is not None
                 await asyncio.to_thread(server.__exit__, None, None, None)
 
     run(inside())
@@ -182,7 +184,7 @@ def test_what_is_no_answer_is_never_clean(run: Run, says: bytes, problem: str) -
         async with server, asking(f"127.0.0.1:{port}") as clamav:
             for _ in range(2):
                 with pytest.raises((EOFError, ValueError), match=problem):
-                    await clamav.process(CLEAN, context())
+                    await opinion(clamav, CLEAN, context())
 
     run(inside())
 
@@ -198,7 +200,7 @@ def test_one_that_hangs_holds_up_only_who_asked_it(run: Run) -> None:
             for _ in range(3):  # each gives its place back
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1):
-                        await clamav.process(CLEAN, context())
+                        await opinion(clamav, CLEAN, context())
             assert idle(clamav) == []
 
     run(inside())

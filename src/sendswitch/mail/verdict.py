@@ -49,7 +49,7 @@ NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
 class Step:
     """What one processor did: which one, how long it took (seconds), how it ended, what it saw.
 
-    `answer` is the opinion in full, as JSON, where it came from outside and cannot be had again; None for all others.
+    `answer` is what a service answered, as JSON, because it cannot be had again; None for all others.
     """
 
     processor: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -54,17 +55,11 @@ class Context:
     score: float | None = None
 
 
-class Processor(Protocol):
-    """One step. Made once per pipeline version from its options, used for many messages at once.
+class Step(Protocol):
+    """What every step is: made once per pipeline version from its options, used for many messages at once.
 
-    Contract: `process` answers with a verdict that has an action (the pipeline ends), a verdict without one (its
-    tags and edits are added) or None (no opinion). It may raise anything and may be cancelled at its time limit;
-    what that means is the pipeline's `on_error`, not the processor's business. It must not block the event loop.
-    A message may come twice.
-
-    A class may say `waits = False`: its `process` never waits for anything, so no time limit need be kept for it,
-    which is dearer than most such steps. One that says `outside = True` asks a service whose answer may be another one
-    tomorrow: the answer is recorded in full, and a replay takes it from the record.
+    Its methods may raise anything and may be cancelled at the time limit; what that means is the pipeline's
+    `on_error`, not the step's business. They must not block the event loop. A message may come twice.
     """
 
     Options: ClassVar[type[Options]]
@@ -74,10 +69,39 @@ class Processor(Protocol):
         """Raises ValueError when the options cannot work together."""
         ...
 
+    async def close(self) -> None:
+        """Give up what is held: processes, connections."""
+        ...
+
+
+@runtime_checkable
+class Processor(Step, Protocol):
+    """A step that finds its opinion itself.
+
+    Contract: `process` answers with a verdict that has an action (the pipeline ends), a verdict without one (its
+    tags and edits are added) or None (no opinion).
+
+    A class may say `waits = False`: its `process` never waits for anything, so no time limit need be kept for it,
+    which is dearer than most such steps.
+    """
+
     async def process(self, mail: Mail, context: Context) -> Verdict | None:
         """The opinion on one message for one recipient."""
         ...
 
-    async def close(self) -> None:
-        """Give up what is held: processes, connections."""
+
+@runtime_checkable
+class Asking(Step, Protocol):
+    """A step that asks a service, whose answer may be another one tomorrow.
+
+    The answer is recorded with the trace. A replay does not ask again: it judges the recorded answer, with the options
+    of the pipeline that is tried.
+    """
+
+    async def ask(self, mail: Mail, context: Context) -> Mapping[str, Any]:
+        """The service's answer as plain JSON, with all that `judge` needs."""
+        ...
+
+    def judge(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
+        """The opinion that follows from an answer, as of `Processor.process`."""
         ...

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.smtp.address import parse_endpoint
+from sendswitch.processors.sharing import Seat, connect, pieces
 
 TAG, UNSCANNED = "VIRUS", "UNSCANNED"
 # Bytes of an answer; a signature's name has some dozen.
@@ -63,30 +63,34 @@ class ClamAV:
 
     Options: ClassVar[type[base.Options]] = ClamAVOptions
     version = "1"
-    outside = True
 
     def __init__(self, options: ClamAVOptions) -> None:
         self._options = options
-        self._pool: Pool | None = None
+        address = options.address
+        self._clamd = Seat(lambda: Clamd(address), options.connections, Clamd, address)
 
-    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """VIRUS with the configured action, or nothing but what was found. Raises when clamd cannot say."""
-        options = self._options
+    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+        """`signature`, '' for a clean message, or `too_large`. Raises when clamd cannot say."""
         try:
-            if mail.size > options.largest:
+            if mail.size > self._options.largest:
                 raise TooLarge
-            if self._pool is None:
-                self._pool = Pool.shared(options.address, options.connections)
-            signature = await self._pool.scan(mail.content)
+            async with self._clamd.use() as clamd:
+                return {"signature": await clamd.scan(mail.content)}
         except TooLarge:
+            return {"too_large": mail.size}
+
+    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+        """VIRUS with the configured action, or nothing but what was found."""
+        options = self._options
+        if "too_large" in answer:
             if options.too_large == "defer":
-                raise
+                raise TooLarge
             action = Action.QUARANTINE if options.too_large == "quarantine" else None
             reason = f"{mail.size} bytes are more than clamd takes, so nobody knows what is in them"
             return Verdict(action, tags=(UNSCANNED,), reason=reason)
-        if not signature:
+        if not answer["signature"]:
             return Verdict(reason="no virus found")
-        reason = f"virus {signature}"
+        reason = f"virus {answer['signature']}"
         match options.action:
             case "deny":
                 return Verdict(Action.DENY, tags=(TAG,), reason=reason, reply=parse_refusal(options.reply))
@@ -95,49 +99,31 @@ class ClamAV:
         return Verdict(Action.QUARANTINE, tags=(TAG,), reason=reason)
 
     async def close(self) -> None:
-        """Leave the connections to the others, and close them when there are none."""
-        if self._pool is not None:
-            self._pool.leave()
-            self._pool = None
+        """Leave the connections to the others."""
+        await self._clamd.leave()
 
 
-class Pool:
-    """The connections to one clamd, which all pipelines share: a thousand users must not mean a thousand scans."""
+class Clamd:
+    """The connections to one clamd."""
 
-    _all: ClassVar[dict[tuple[int, str, int], Pool]] = {}
-
-    def __init__(self, key: tuple[int, str, int]) -> None:
-        self._key, self._users = key, 0
-        _, self._address, size = key
-        self._places = asyncio.Semaphore(size)
+    def __init__(self, address: str) -> None:
+        self._address = address
         self.idle: list[_Session] = []
 
-    @classmethod
-    def shared(cls, address: str, size: int) -> Pool:
-        """The pool of this event loop with `size` connections; `leave` it when it is not needed any more."""
-        key = (id(asyncio.get_running_loop()), address, size)
-        pool = cls._all.setdefault(key, cls(key))
-        pool._users += 1
-        return pool
-
-    def leave(self) -> None:
-        """Who came with `shared` goes; with the last the idle connections are closed."""
-        self._users -= 1
-        if self._users == 0:
-            self._all.pop(self._key, None)
-            while self.idle:
-                self.idle.pop().close()
+    async def aclose(self) -> None:
+        """Close those that are idle."""
+        while self.idle:
+            self.idle.pop().close()
 
     async def scan(self, content: Content) -> str:
         """The signature that matched, '' for a clean message. Raises OSError, EOFError, TooLarge, ValueError."""
-        async with self._places:
-            session = self._reusable()
-            if session is not None:
-                try:
-                    return await self._ask(session, content)
-                except (OSError, EOFError):
-                    pass  # clamd was restarted or had enough of waiting: a new connection shows which
-            return await self._ask(await _Session.open(self._address), content)
+        session = self._reusable()
+        if session is not None:
+            try:
+                return await self._ask(session, content)
+            except (OSError, EOFError):
+                pass  # clamd was restarted or had enough of waiting: a new connection shows which
+        return await self._ask(await _Session.open(self._address), content)
 
     def _reusable(self) -> _Session | None:
         now = asyncio.get_running_loop().time()
@@ -169,14 +155,7 @@ class _Session:
     @classmethod
     async def open(cls, address: str) -> _Session:
         """Connect. Raises OSError that names the address."""
-        where = parse_endpoint(address)
-        try:
-            if where.path:
-                reader, writer = await asyncio.open_unix_connection(where.path, limit=LONGEST)
-            else:
-                reader, writer = await asyncio.open_connection(where.host, where.port, limit=LONGEST)
-        except OSError as error:
-            raise OSError(f"clamd at {address} cannot be reached: {error.strerror or error}") from error
+        reader, writer = await connect(address, "clamd", LONGEST)
         return cls(address, reader, writer)
 
     async def scan(self, content: Content) -> str:
@@ -187,7 +166,7 @@ class _Session:
         answering = asyncio.create_task(self._answer())
         try:
             with suppress(ConnectionError, RuntimeError):  # the second is uvloop's word for a closed transport
-                async for piece in _pieces(content):
+                async for piece in pieces(content):
                     if answering.done():
                         break
                     self._writer.write(len(piece).to_bytes(4, "big") + piece)
@@ -217,13 +196,3 @@ class _Session:
     def close(self) -> None:
         """Give the connection up."""
         self._writer.transport.abort()
-
-
-async def _pieces(content: Content) -> AsyncIterator[bytes]:
-    """The content in pieces; a file is read beside the event loop."""
-    if (data := content.whole()) is not None:
-        yield data
-        return
-    pieces = content.chunks()
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        yield piece

@@ -11,7 +11,7 @@ from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.processors.base import Processor
+from sendswitch.processors.base import Step
 
 GROUP = "sendswitch.processors"
 
@@ -26,18 +26,18 @@ def names() -> list[str]:
     return sorted(_known())
 
 
-def find(name: str) -> type[Processor]:
+def find(name: str) -> type[Step]:
     """The processor's class. Raises ValueError with the name that was probably meant."""
     point = _known().get(name)
     if point is None:
         close = difflib.get_close_matches(name, names(), 1, 0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"installed are: {', '.join(names())}"
         raise ValueError(f"no processor {name!r}; {hint}")
-    found: type[Processor] = point.load()
+    found: type[Step] = point.load()
     return found
 
 
-def make(step: StepConfig) -> Processor:
+def make(step: StepConfig) -> Step:
     """The processor of one step. Raises ValueError or InvalidConfiguration for bad options."""
     kind = find(step.use)
     return kind(validate(kind.Options, step.options, step.use, {}))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 from sendswitch import metrics
 from sendswitch.config.condition import Condition, Facts
@@ -28,10 +29,9 @@ from sendswitch.mail.verdict import (
     Step,
     Verdict,
     checked,
-    verdict_from_json,
 )
 from sendswitch.processors import registry
-from sendswitch.processors.base import Context, Processor
+from sendswitch.processors.base import Asking, Context, Processor
 from sendswitch.reply import Reply
 
 PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter could not examine it")
@@ -39,18 +39,18 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One step, ready to run. `waits` is False for a processor that never waits, which needs no timer; `outside` is
-    True for one that asks a service (see `Processor`). Without `when` it is asked about all mail; of a `shadow` nothing
-    comes but its line in the trace."""
+    """One step, ready to run. `asking` is the processor where it asks a service. `waits` is False for one that never
+    waits, which needs no timer. Without `when` it is asked about all mail; of a `shadow` nothing comes but its line in
+    the trace."""
 
     name: str
-    processor: Processor
+    processor: Processor | Asking
     on_error: OnError
     limit: float
     waits: bool = True
-    outside: bool = False
     when: Condition | None = None
     shadow: bool = False
+    asking: Asking | None = None
 
 
 class Chain:
@@ -74,13 +74,10 @@ class Chain:
                 trace.append(Step(link.name, link.processor.version, 0.0, NOT_ASKED, f"only when {link.when.text}"))
                 continue
             began = time.perf_counter()
-            if said is not None and link.outside:
-                opinion = _recorded(link, said)
-            else:
-                opinion = await self._ask(link, mail, context)
+            opinion, answer = await self._ask(link, mail, context, said)
             seconds = time.perf_counter() - began
             metrics.processor_seconds(link.name).observe(seconds)
-            trace.append(_step(link, opinion, seconds))
+            trace.append(_step(link, opinion, answer, seconds))
             if link.shadow:
                 continue
             if isinstance(opinion, _Failure):
@@ -98,26 +95,34 @@ class Chain:
         reason = merged.reason or "the pipeline came to its end"
         return replace(merged, action=Action.PASS, reason=reason, trace=tuple(trace))
 
-    async def _ask(self, link: Link, mail: Mail, context: Context) -> Verdict | _Failure | None:
+    async def _ask(
+        self, link: Link, mail: Mail, context: Context, said: list[Step] | None
+    ) -> tuple[Verdict | _Failure | None, Mapping[str, Any] | None]:
+        """The step's opinion, and the answer of the service it asked."""
+        asking, answer = link.asking, None
         try:
-            if link.waits:
-                async with asyncio.timeout(link.limit):
-                    opinion = await link.processor.process(mail, context)
+            if asking is None:
+                working = cast(Processor, link.processor).process(mail, context)
+                opinion = await _in_time(link, working) if link.waits else await working
             else:
-                opinion = await link.processor.process(mail, context)
-            return None if opinion is None else checked(opinion)
+                answer = await _in_time(link, asking.ask(mail, context)) if said is None else _recorded(link, said)
+                opinion = asking.judge(answer, mail, context)
+            return None if opinion is None else checked(opinion), answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
-            return _Failure("error", "the processor cancelled itself")
+            failure = _Failure("error", "the processor cancelled itself")
         except TimeoutError as error:
-            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
-            return _Failure("timeout", _words(error) or f"no answer within {link.limit:g} s")
+            failure = _Failure("timeout", _words(error) or f"no answer within {link.limit:g} s")
+        except _FailedThen as error:
+            failure = error.failure
         except Exception as error:
-            metrics.PROCESSOR_ERRORS.labels(link.name).inc()
-            return _Failure("error", _words(error) or type(error).__name__)
+            failure = _Failure("error", _words(error) or type(error).__name__)
+        metrics.PROCESSOR_ERRORS.labels(link.name).inc()
+        if answer is None and asking is not None:
+            answer = {"failed": failure.kind, "text": failure.text}
+        return failure, answer
 
     async def close(self) -> None:
         """Close every processor."""
@@ -129,6 +134,14 @@ class Chain:
 class _Failure:
     kind: str
     text: str
+
+
+T = TypeVar("T")
+
+
+async def _in_time(link: Link, working: Awaitable[T]) -> T:
+    async with asyncio.timeout(link.limit):
+        return await working
 
 
 def _words(error: Exception) -> str:
@@ -143,9 +156,12 @@ def build(config: PipelineConfig, limit: float) -> Chain:
 
 def _link(step: StepConfig, limit: float) -> Link:
     processor = registry.make(step)
-    waits, outside = getattr(processor, "waits", True), getattr(processor, "outside", False)
+    if not isinstance(processor, Processor | Asking):
+        raise ValueError(f"{step.use} is no processor: it has neither `process` nor `ask` and `judge`")
+    asking = processor if isinstance(processor, Asking) else None
     when = Condition(step.when) if step.when else None
-    return Link(step.use, processor, step.on_error, step.limit or limit, waits, outside, when, step.shadow)
+    waits = getattr(processor, "waits", True)
+    return Link(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, asking)
 
 
 def _facts(mail: Mail, context: Context) -> Facts:
@@ -168,33 +184,41 @@ def _merge(before: Verdict, opinion: Verdict) -> Verdict:
     return opinion
 
 
-def _step(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
-    step = _said(link, opinion, seconds)
-    return replace(step, outcome=f"{step.outcome}{SHADOWED}") if link.shadow else step
+def _step(link: Link, opinion: Verdict | _Failure | None, answer: Mapping[str, Any] | None, seconds: float) -> Step:
+    outcome, saw = _said(opinion)
+    if link.shadow:
+        outcome += SHADOWED
+    return Step(link.name, link.processor.version, seconds, outcome, saw, answer)
 
 
-def _said(link: Link, opinion: Verdict | _Failure | None, seconds: float) -> Step:
-    if isinstance(opinion, _Failure):
-        answer: dict[str, object] | None = {"failed": opinion.kind, "text": opinion.text} if link.outside else None
-        return Step(link.name, link.processor.version, seconds, opinion.kind, opinion.text, answer)
+def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
+    """How a step ended, and what it saw."""
     if opinion is None:
-        return Step(link.name, link.processor.version, seconds, NO_OPINION, answer={} if link.outside else None)
+        return NO_OPINION, ""
+    if isinstance(opinion, _Failure):
+        return opinion.kind, opinion.text
     outcome = NO_OPINION
     if opinion.action:
         outcome = opinion.action.value
     elif opinion.tags or opinion.edits:
         outcome = f"tags {', '.join(opinion.tags)}" if opinion.tags else "header edits"
-    answer = opinion.to_json() if link.outside else None
-    return Step(link.name, link.processor.version, seconds, outcome, opinion.reason, answer)
+    return outcome, opinion.reason
 
 
-def _recorded(link: Link, said: list[Step]) -> Verdict | _Failure | None:
+class _FailedThen(Exception):
+    """The service had not answered when it was asked in earnest."""
+
+    def __init__(self, failure: _Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+def _recorded(link: Link, said: list[Step]) -> Mapping[str, Any]:
     """What a service answered when it was asked in earnest; each answer is used once, in order."""
     step = next((step for step in said if step.processor == link.name), None)
     if step is None or step.answer is None:
-        return _Failure("error", "no answer of this service is on record")
+        raise _FailedThen(_Failure("error", "no answer of this service is on record"))
     said.remove(step)
-    answer = step.answer
-    if "failed" in answer:
-        return _Failure(str(answer["failed"]), str(answer.get("text", "")))
-    return verdict_from_json(answer) if answer else None
+    if "failed" in step.answer:
+        raise _FailedThen(_Failure(str(step.answer["failed"]), str(step.answer.get("text", ""))))
+    return step.answer

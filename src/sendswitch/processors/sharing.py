@@ -1,0 +1,100 @@
+"""How a step asks a service: through what all pipelines of one event loop share, because a thousand users must not
+mean a thousand scans."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from sendswitch.mail.content import Content
+from sendswitch.smtp.address import parse_endpoint
+
+
+class Closable(Protocol):
+    """Holds connections."""
+
+    async def aclose(self) -> None:
+        """Close them."""
+        ...
+
+
+Client = TypeVar("Client", bound=Closable)
+
+
+@dataclass(slots=True)
+class _Shared(Generic[Client]):
+    client: Client
+    places: asyncio.Semaphore
+    users: int = 0
+
+
+# A loop's clients end with it; they are of no use to another.
+_all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
+
+
+class Seat(Generic[Client]):
+    """One step's seat at a client that others with the same key sit at too; at most `size` of them use it at once.
+
+    The client is made by who comes first and closed by who goes last.
+    """
+
+    def __init__(self, make: Callable[[], Client], size: int, *key: Hashable) -> None:
+        self._make, self._size, self._key = make, size, (*key, size)
+        self._shared: _Shared[Client] | None = None
+
+    @property
+    def client(self) -> Client | None:
+        """The client, None until it is used."""
+        return self._shared.client if self._shared else None
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Client]:
+        """The client, in turn."""
+        if self._shared is None:
+            loop = asyncio.get_running_loop()
+            here = _all.setdefault(loop, {})
+            if self._key not in here:
+                here[self._key] = _Shared(self._make(), asyncio.Semaphore(self._size))
+            self._shared = here[self._key]
+            self._shared.users += 1
+        shared = self._shared
+        async with shared.places:
+            yield shared.client
+
+    async def leave(self) -> None:
+        """Give the seat up."""
+        shared, self._shared = self._shared, None
+        if shared is None:
+            return
+        shared.users -= 1
+        if shared.users == 0:
+            _all[asyncio.get_running_loop()].pop(self._key, None)
+            await shared.client.aclose()
+
+
+async def connect(address: str, who: str, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to host:port or unix:/path; lines of more than `limit` bytes are an error.
+
+    Raises OSError that names who cannot be reached where.
+    """
+    where = parse_endpoint(address)
+    try:
+        if where.path:
+            return await asyncio.open_unix_connection(where.path, limit=limit)
+        return await asyncio.open_connection(where.host, where.port, limit=limit)
+    except OSError as error:
+        raise OSError(f"{who} at {address} cannot be reached: {error.strerror or error}") from error
+
+
+async def pieces(content: Content) -> AsyncIterator[bytes]:
+    """The content in pieces; a file is read beside the event loop."""
+    if (data := content.whole()) is not None:
+        yield data
+        return
+    read = content.chunks()
+    while (piece := await asyncio.to_thread(next, read, None)) is not None:
+        yield piece
