@@ -172,6 +172,54 @@ def spamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]
         stop(process)
 
 
+@contextmanager
+def rspamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
+    """An rspamd without anything that needs a network; gives its folder and its port. Of mail with
+    X-Other it takes that away and adds X-Test with the envelope."""
+    port, config = port or free_port(), folder / "conf"
+    for name in ("conf/local.d", "conf/override.d", "run", "db", "log", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (config / "tld").write_text("com\nnet\norg\nexample\ntest\n")
+    own = {
+        "options.inc": 'filters = "chartable,regexp";\ngtube_patterns = "all";\nenable_test_patterns = true;\n'
+        'dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 0; }\n'
+        f'tempdir = "{folder}/tmp";\ncontrol_socket = "{folder}/run/sock mode=0600";\nhs_cache_dir = "{folder}/db/";\n'
+        f'url_tld = "{config}/tld";\ndisable_hyperscan = true;\n',
+        "worker-normal.inc": f'bind_socket = "127.0.0.1:{port}"; count = 2;\n',
+        "worker-controller.inc": f'bind_socket = "127.0.0.1:{free_port()}";\n',
+        "worker-proxy.inc": "enabled = false;\n",
+        "milter_headers.conf": 'use = ["x-test", "remove-headers"];\nskip_local = false;\nroutines {\n'
+        'remove-headers { headers { "X-Other" = 0; } }\n}\ncustom { "x-test" = <<EOD\n'
+        'return function(task, common_meta)\n  if not task:get_header("X-Other") then return nil, {}, {}, {} end\n'
+        '  local add = {["X-Test"] = tostring(task:get_from_ip()) .. " " .. (task:get_helo() or "")\n'
+        '    .. " " .. ((task:get_from("smtp") or {{addr = ""}})[1].addr)\n'
+        '    .. " " .. task:get_recipients("smtp")[1].addr\n'
+        '    .. " " .. (task:get_queue_id() or "") .. " " .. (task:get_user() or "")}\n'
+        "  return nil, add, {}, {}\nend\nEOD;\n}\n",
+    }
+    for name, text in own.items():
+        (config / "override.d" / name).write_text(text)
+    for module in (
+        *("rbl", "surbl", "spf", "dkim", "dmarc", "arc", "asn", "fuzzy_check", "phishing", "mx_check", "bimi"),
+        *("url_redirector", "rspamd_update", "whitelist", "greylist", "ratelimit", "replies", "neural"),
+        *("history_redis", "bayes_expiry", "hfilter", "once_received"),
+    ):
+        (config / "override.d" / f"{module}.conf").write_text("enabled = false;\n")
+    line = ["rspamd", "-f", "-c", "/etc/rspamd/rspamd.conf"]
+    if _own(folder, "_rspamd"):
+        line += ["-u", "_rspamd", "-g", "_rspamd"]
+    line += [f"--var=LOCAL_CONFDIR={config}", f"--var=RUNDIR={folder}/run", f"--var=DBDIR={folder}/db"]
+    line += [f"--var=LOGDIR={folder}/log"]
+    with (folder / "stdout").open("ab") as log:
+        process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for_port(port, process)
+        _until(lambda: _says(port, b"GET /ping HTTP/1.0\r\n\r\n", b"pong"))
+        yield str(folder), port
+    finally:
+        stop(process)
+
+
 def _says(port: int, question: bytes, answer: bytes) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 2) as asking:

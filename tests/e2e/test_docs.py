@@ -12,7 +12,7 @@ from sendswitch.bench.peers import Postfix, public_folder
 from sendswitch.processors import registry
 from tests.conftest import need
 from tests.e2e.pages import Reader, compare, replaced
-from tests.servers import clamd, spamd
+from tests.servers import clamd, rspamd, spamd
 
 DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
@@ -51,8 +51,13 @@ def _spamd(folder: Path) -> AbstractContextManager[tuple[str, int]]:
     return spamd(folder)
 
 
+def _rspamd(folder: Path) -> AbstractContextManager[tuple[str, int]]:
+    need("rspamd", "rspamd")
+    return rspamd(folder)
+
+
 # The servers that pages are about, by the port they stand at there.
-SERVERS = {":3310": _clamd, ":783": _spamd}
+SERVERS = {":3310": _clamd, ":783": _spamd, ":11333": _rspamd}
 
 
 @pytest.mark.parametrize("name", registry.names())
