@@ -17,14 +17,19 @@ QUICK = {"next_hop": {"first_retry": "0.2s", "last_retry": "1s", "command_timeou
 
 
 def send(
-    port: int, *to: str, subject: str = "x", body: bytes = b"text\r\n", sender: str = "sender@example.org"
+    port: int,
+    *to: str,
+    subject: str = "x",
+    body: bytes = b"text\r\n",
+    sender: str = "sender@example.org",
+    headers: bytes = b"",
 ) -> bytes:
     with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
         client.ehlo("client.example")
         client.mail(sender)
         for address in to or ("joe@example.test",):
             client.rcpt(address)
-        code, text = client.data(f"Subject: {subject}\r\n\r\n".encode() + body)
+        code, text = client.data(f"Subject: {subject}\r\n".encode() + headers + b"\r\n" + body)
         if code != 250:
             raise smtplib.SMTPDataError(code, text)
         return text

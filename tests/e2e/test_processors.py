@@ -32,6 +32,48 @@ def test_the_page_about_conditions(tmp_path: Path) -> None:
         clean(node)
 
 
+def test_mail_that_is_delayed_is_asked_about_again(tmp_path: Path) -> None:
+    later = "[[step]]\nuse = 'delay'\ntime = '2s'\n[[step]]\nuse = 'tag'\ntags = ['OLD']\n"
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", later)
+        send(node.port, subject="patience")
+        until(lambda: said(node, "hold", "list"), node=node)
+        (row,) = said(node, "hold", "list")
+        assert row["reply"] == "it waits 2 s before it goes on"
+        assert not hop.parcels
+        until(lambda: len(hop.parcels) == 1, node=node)
+        assert hop.parcels[0].data.count(b"X-SendSwitch-Tags: OLD\r\n") == 1
+        story = node.run("message", "explain", row["id"]).stdout
+        assert "The delay was over; the pipeline is asked again." in story
+        assert "tag (version 1) took" in story
+        # Who cannot wait lets it go.
+        send(node.port, subject="now")
+        until(lambda: said(node, "hold", "list"), node=node)
+        node.run("hold", "answer", "pass", said(node, "hold", "list")[0]["id"])
+        until(lambda: len(hop.parcels) == 2, node=node)
+        clean(node)
+
+
+def test_a_part_is_taken_out_on_the_way(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", "[[step]]\nuse='attachment'\nnames=['*.exe']\naction='strip'\n")
+        for filler in (b"", b"x" * 70 + b"\r\n"):
+            body = b'--b\r\n\r\nhello\r\n--b\r\nContent-Type: application/x-dos; name="a.exe"\r\n\r\nMZ\r\n--b--\r\n'
+            send(
+                node.port,
+                subject="programs",
+                body=body + filler * 5000,
+                headers=b'Content-Type: multipart/mixed; boundary="b"\r\n',
+            )
+        until(lambda: len(hop.parcels) == 2, node=node)
+        for parcel in hop.parcels:
+            assert b"hello\r\n--b\r\n" in parcel.data
+            assert b"MZ" not in parcel.data
+            assert b"The attachment 'a.exe' was removed: has such a name." in parcel.data
+            assert b"X-SendSwitch-Tags: ATTACHMENT" in parcel.data
+        clean(node)
+
+
 def test_a_virus_is_put_aside_and_an_outage_lets_nothing_in(tmp_path: Path, public: Path) -> None:
     need("clamd", "clamav-daemon")
     port = free_port()

@@ -279,6 +279,12 @@ def test_what_people_did_is_told(event: str, data: dict[str, Any], words: str) -
     assert line.text == words
 
 
+def test_the_end_of_a_delay_is_told() -> None:
+    events = story((None, "accepted", CAME), (0, "delay over", {}))
+    assert timeline(events)[-1].text == "The delay was over; the pipeline is asked again."
+    assert fold(events).deliveries[1, 0]["state"] == "accepted"
+
+
 def test_where_a_second_delivery_came_from() -> None:
     children = {"by": "root", "children": [[2, "ann@x", "accepted"]]}
     for event, words in (("requeued", "into the queue again"), ("sent on", "by hand")):

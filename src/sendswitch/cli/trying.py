@@ -21,7 +21,7 @@ from sendswitch.journal import story
 from sendswitch.mail.address import valid
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
-from sendswitch.mail.headers import fields
+from sendswitch.mail.headers import Cut, fields
 from sendswitch.mail.verdict import Answer, Deferral, Verdict
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial
@@ -104,6 +104,8 @@ def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: An
         facts |= {"verdict": told, "effect": decide.in_words(effect), "added": added}
         sentences += [story.verdict_told(told), decide.in_words(effect)]
         sentences += [f"With the field {field}" for field in added]
+        if cuts := sum(isinstance(edit, Cut) for edit in answer.edits):
+            sentences += [f"With {cuts} part{'s' * (cuts > 1)} taken out."]
     session.done("\n".join(readable(sentence) for sentence in sentences), **facts)
 
 

@@ -1,16 +1,18 @@
-"""The message as it leaves: a trace field on top, the tags, the header edits; the body is never touched."""
+"""The message as it leaves: a trace field on top, the tags, the header edits; of the body nothing changes but what a
+verdict cuts out."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
 
-from sendswitch.mail.content import Content, Edited
+from sendswitch.mail.content import Content, Edited, Spliced
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, closed, edit, fields, hops, without_own
+from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, closed, edit, fields, hops, without_own
 from sendswitch.mail.verdict import Verdict
 
 _SAFE = re.compile(r"[A-Za-z0-9.:_\[\]-]{0,255}\Z")
@@ -45,7 +47,9 @@ class Composer:
         edits = self._edits(verdict)
         trace = self._trace(message, client, received)
         if edits:
-            changed = edit(changed, edits)
+            changed = edit(changed, [one for one in edits if not isinstance(one, Cut)])
+            if cuts := [one for one in edits if isinstance(one, Cut)]:
+                content = Spliced(content, _in_order(cuts, len(head), content.size))
         elif changed is head:
             return Edited(content, trace)
         return Edited(content, trace + changed, len(head))
@@ -70,6 +74,19 @@ class Composer:
             f"Received: {came}by {self.host} (SendSwitch) with {protocol} id {message};\r\n"
             f"\t{_date(int(received))}\r\n"
         ).encode()
+
+
+def _in_order(cuts: Sequence[Cut], first: int, size: int) -> tuple[tuple[int, int, bytes], ...]:
+    """What can be cut behind the header; of two that overlap the one that begins first."""
+    chosen: list[tuple[int, int, bytes]] = []
+    for cut in sorted(cuts, key=lambda cut: cut.start):
+        if first <= cut.start < cut.end <= size and (not chosen or chosen[-1][1] <= cut.start):
+            chosen.append((cut.start, cut.end, _lines(cut.text)))
+    return tuple(chosen)
+
+
+def _lines(text: str) -> bytes:
+    return re.sub(r"\r\n|\r|\n", "\r\n", text).encode("utf-8", "replace")
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from sendswitch.mail.text import storable
 STATES = {
     "verdict": "decided",
     "hold expired": "decided",
+    "delay over": "accepted",
     "answered": "decided",
     "released": "decided",
     "deleted": "discarded",

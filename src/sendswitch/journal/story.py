@@ -183,6 +183,8 @@ def _sentence(event: Event) -> str:
             return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}."
         case "held" | "quarantined":
             return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
+        case "delay over":
+            return "The delay was over; the pipeline is asked again."
         case "hold expired":
             return f"The time of its hold was over; then: {verdict_told(data.get('then', {}))}"
     return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."

@@ -112,6 +112,47 @@ class Edited:
         return None if data is None else self.front + data[self.cut :]
 
 
+@dataclass(frozen=True, slots=True)
+class Spliced:
+    """`original` with other bytes in some places: (start, end, instead), in order and without overlap."""
+
+    original: Content
+    cuts: tuple[tuple[int, int, bytes], ...]
+
+    @property
+    def size(self) -> int:
+        return self.original.size + sum(len(instead) - (end - start) for start, end, instead in self.cuts)
+
+    def head(self) -> bytes:
+        return self.original.head()  # nothing is cut there
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        skip = start
+        for piece in self._pieces():
+            if skip < len(piece):
+                yield piece[skip:] if skip else piece
+            skip = max(0, skip - len(piece))
+
+    def _pieces(self) -> Iterator[bytes]:
+        at = 0
+        for start, end, instead in self.cuts:
+            yield from self._original(at, start)
+            yield instead
+            at = end
+        yield from self._original(at, self.original.size)
+
+    def _original(self, start: int, end: int) -> Iterator[bytes]:
+        left = end - start
+        for piece in self.original.chunks(start):
+            if left <= 0:
+                return
+            yield piece[:left]
+            left -= len(piece)
+
+    def whole(self) -> bytes | None:
+        return None if self.original.whole() is None else b"".join(self._pieces())
+
+
 def read_all(content: Content) -> bytes:
     """Every byte, in memory; for a processor that asks for the whole message."""
     data = content.whole()

@@ -7,7 +7,7 @@ it got. Fields are kept as raw bytes with their folding; only a field that is ed
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 OWN_PREFIX = b"x-sendswitch-"
@@ -178,7 +178,17 @@ class MarkSubject:
     mark: str
 
 
-Edit = AddHeader | SetHeader | RemoveHeader | MarkSubject
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Put `text` in place of the bytes from `start` to `end` of the message as it came; not in its header."""
+
+    start: int
+    end: int
+    text: str
+
+
+HeaderEdit = AddHeader | SetHeader | RemoveHeader | MarkSubject
+Edit = HeaderEdit | Cut
 
 
 def valid_name(name: str) -> bool:
@@ -191,6 +201,21 @@ def _one_line(value: str) -> bytes:
     return re.sub(r"[\x00-\x08\x0a-\x1f\x7f]+", " ", value).encode("utf-8", "replace")
 
 
+# A line may have 998 octets (RFC 5322 2.1.1); a value that would have more is folded where it has spaces.
+_LONGEST = 900
+
+
+def _folded(line: bytes) -> bytes:
+    if len(line) <= _LONGEST:
+        return line
+    lines = [b""]
+    for word in line.split(b" "):
+        if lines[-1].strip() and len(lines[-1]) + len(word) >= 78:
+            lines.append(b"")
+        lines[-1] += b" " + word if lines[-1] or len(lines) > 1 else word
+    return b"\r\n".join(lines)
+
+
 def field_bytes(name: str, value: str) -> bytes:
     """One field as bytes. Raises ValueError for a name that is no field name.
 
@@ -198,10 +223,10 @@ def field_bytes(name: str, value: str) -> bytes:
     """
     if not valid_name(name):
         raise ValueError(f"not a header field name: {name!r}")
-    return name.encode() + b": " + _one_line(value).strip() + b"\r\n"
+    return _folded(name.encode() + b": " + _one_line(value).strip()) + b"\r\n"
 
 
-def edit(head: bytes, edits: tuple[Edit, ...]) -> bytes:
+def edit(head: bytes, edits: Sequence[HeaderEdit]) -> bytes:
     """The header block after the edits, in their order. Fields that no edit names keep their bytes."""
     if all(isinstance(change, AddHeader) for change in edits):
         return b"".join(field_bytes(e.name, e.value) for e in edits if isinstance(e, AddHeader)) + head
@@ -212,7 +237,7 @@ def edit(head: bytes, edits: tuple[Edit, ...]) -> bytes:
     return b"".join(field.raw for field in block) + rest
 
 
-def _apply(block: list[Field], change: Edit) -> list[Field]:
+def _apply(block: list[Field], change: HeaderEdit) -> list[Field]:
     match change:
         case AddHeader(name, value):
             return [Field(name, field_bytes(name, value)), *block]

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email import policy
-from email.errors import MessageError
-from email.message import Message as ParsedMessage
 from email.parser import BytesParser
 from functools import cached_property
 
 from sendswitch.mail.address import display
 from sendswitch.mail.content import Content, read_all
 from sendswitch.mail.headers import Field, dispositions, fields
-
-# Nesting deeper than this is no mail anybody wrote; the standard parser recurses per level.
-MAX_DEPTH = 50
-MAX_PARTS = 2000
-# What the standard parser was seen to raise for messages that mean it no good.
-STUMBLES = (ValueError, LookupError, RecursionError, AttributeError, TypeError, AssertionError, MessageError)
+from sendswitch.mail.parts import MAX_DEPTH, MAX_PARTS, STUMBLES, Part, leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,44 +79,37 @@ class Mail:
     @cached_property
     def text(self) -> str:
         """All text/plain parts that are not attachments, decoded; '' when there are none."""
-        return "\n".join(_decoded(part) for part in self._parts if _is_text(part, "text/plain"))
+        return self._texts("text/plain")
 
     @cached_property
     def html(self) -> str:
         """All text/html parts that are not attachments, decoded; '' when there are none."""
-        return "\n".join(_decoded(part) for part in self._parts if _is_text(part, "text/html"))
+        return self._texts("text/html")
 
     @cached_property
     def attachments(self) -> list[Attachment]:
         """Every part with a file name and every part that is not text."""
-        return [
-            Attachment(_name(part), part.get_content_type(), _bytes(part))
-            for part in self._parts
-            if not part.is_multipart() and not (part.get_content_maintype() == "text" and not _name(part))
-        ]
-
-    @property
-    def defects(self) -> list[str]:
-        """What is wrong with the structure; empty for a well-formed message."""
-        _ = self._parts
-        return self._defects
+        return [Attachment(part.name, part.type, part.data(self.raw)) for part in self.parts if part.attached]
 
     @cached_property
-    def _parts(self) -> list[ParsedMessage]:
-        self._defects: list[str] = []
+    def parts(self) -> list[Part]:
+        """The parts that have none of their own, with where they stand in `raw`."""
+        return leaves(self.raw)
+
+    def _texts(self, kind: str) -> str:
+        return "\n".join(part.text(self.raw) for part in self.parts if part.type == kind and not part.attached)
+
+    @cached_property
+    def defects(self) -> list[str]:
+        """What is wrong with the structure; empty for a well-formed message."""
         if _nesting(self.raw) > MAX_DEPTH:
-            self._defects.append(f"parts nested deeper than {MAX_DEPTH}")
-            return []
+            return [f"parts nested deeper than {MAX_DEPTH}"]
         try:
-            whole = BytesParser(policy=policy.compat32).parsebytes(self.raw)
-            parts = list(whole.walk())
+            parts = list(BytesParser(policy=policy.compat32).parsebytes(self.raw).walk())
         except STUMBLES as error:
-            self._defects.append(f"cannot be parsed: {type(error).__name__}")
-            return []
-        if len(parts) > MAX_PARTS:
-            self._defects.append(f"{len(parts)} parts, only {MAX_PARTS} are read")
-        self._defects += [type(defect).__name__ for part in parts for defect in part.defects]
-        return parts[:MAX_PARTS]
+            return [f"cannot be parsed: {type(error).__name__}"]
+        many = [f"{len(parts)} parts, only {MAX_PARTS} are read"] if len(parts) > MAX_PARTS else []
+        return many + [type(defect).__name__ for part in parts for defect in part.defects]
 
 
 def _nesting(raw: bytes) -> int:
@@ -142,30 +128,3 @@ def _depth(lower: bytes) -> int:
         elif line.startswith(b"--") and line.rstrip().endswith(b"--") and depth:
             depth -= 1
     return deepest
-
-
-def _name(part: ParsedMessage) -> str:
-    try:
-        return display(part.get_filename() or "")
-    except STUMBLES:
-        return "unreadable-name"
-
-
-def _is_text(part: ParsedMessage, kind: str) -> bool:
-    return part.get_content_type() == kind and not part.is_multipart() and not _name(part)
-
-
-def _bytes(part: ParsedMessage) -> bytes:
-    try:
-        data = part.get_payload(decode=True)
-    except STUMBLES:
-        data = None
-    return data if isinstance(data, bytes) else b""
-
-
-def _decoded(part: ParsedMessage) -> str:
-    data = _bytes(part)
-    try:
-        return data.decode(str(part.get_content_charset() or "utf-8"))
-    except (LookupError, UnicodeDecodeError, ValueError):
-        return data.decode("latin-1")

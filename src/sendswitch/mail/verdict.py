@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from sendswitch.mail.address import valid
-from sendswitch.mail.headers import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
+from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
 from sendswitch.mail.text import storable
 from sendswitch.reply import Reply, parse_reply
 
@@ -121,7 +121,7 @@ class Verdict:
 
     @staticmethod
     def pending(reason: str = "", *, hold: float | None = None, then: str = "") -> Verdict:
-        """Hold it for `hold` seconds, then do `then`: pass, deny or quarantine."""
+        """Hold it for `hold` seconds, then do `then`: pass, deny, quarantine, or ask the pipeline again."""
         return Verdict(Action.PENDING, reason=reason, hold=hold, then=then)
 
     @staticmethod
@@ -237,8 +237,8 @@ def checked(verdict: Verdict) -> Verdict:
         raise ValueError("action forward needs an address in forward")
     if verdict.reply is not None:
         _check_refusal(verdict.reply)
-    if verdict.then not in ("", "pass", "deny", "quarantine", "bounce", "discard"):
-        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine")
+    if verdict.then not in ("", "pass", "deny", "quarantine", "ask", "bounce", "discard"):
+        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine, ask")
     if verdict.score is not None and not isfinite(verdict.score):
         raise ValueError(f"score {verdict.score!r} is no number")
     if len(verdict.edits) > MAX_EDITS:
@@ -250,6 +250,10 @@ def checked(verdict: Verdict) -> Verdict:
 
 
 def _check_edit(edit: Edit) -> None:
+    if isinstance(edit, Cut):
+        if not 0 < edit.start < edit.end or len(edit.text) > MAX_VALUE or storable(edit.text, MAX_VALUE) != edit.text:
+            raise ValueError(f"cut {edit.start} to {edit.end}: not a place with text of at most {MAX_VALUE} characters")
+        return
     values = (edit.mark,) if isinstance(edit, MarkSubject) else (edit.name, getattr(edit, "value", ""))
     for value in values:
         if not isinstance(value, str) or len(value) > MAX_VALUE or storable(value, MAX_VALUE) != value:
@@ -294,7 +298,7 @@ def step_from_json(data: Mapping[str, Any]) -> Step:
     )
 
 
-def _edit_to_json(edit: Edit) -> dict[str, str]:
+def _edit_to_json(edit: Edit) -> dict[str, Any]:
     match edit:
         case AddHeader(name, value):
             return {"add": name, "value": value}
@@ -302,10 +306,12 @@ def _edit_to_json(edit: Edit) -> dict[str, str]:
             return {"set": name, "value": value}
         case RemoveHeader(name):
             return {"remove": name}
+        case Cut(start, end, text):
+            return {"cut": [start, end], "text": text}
     return {"mark_subject": edit.mark}
 
 
-def _edit_from_json(data: Mapping[str, str]) -> Edit:
+def _edit_from_json(data: Mapping[str, Any]) -> Edit:
     match data:
         case {"add": name, "value": value}:
             return AddHeader(name, value)
@@ -315,4 +321,8 @@ def _edit_from_json(data: Mapping[str, str]) -> Edit:
             return RemoveHeader(name)
         case {"mark_subject": mark}:
             return MarkSubject(mark)
-    raise ValueError(f"not a header edit: {dict(data)!r}; use add/set with value, remove, or mark_subject")
+        case {"cut": [int(start), int(end)], "text": text}:
+            return Cut(start, end, text)
+    raise ValueError(
+        f"not a header edit: {dict(data)!r}; use add/set with value, remove, mark_subject, or cut with text"
+    )

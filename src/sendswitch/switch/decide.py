@@ -169,6 +169,11 @@ def is_local(client: Client) -> bool:
         return False
 
 
+def asked_again(verdict: Verdict) -> bool:
+    """True when the pipeline is asked anew after the hold: nothing but the delay was decided."""
+    return verdict.action is Action.PENDING and verdict.then == "ask"
+
+
 def after_hold(verdict: Verdict) -> Verdict:
     """What counts when a hold expires."""
     reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'pass'}"

@@ -146,23 +146,27 @@ class Journeys:
         before, verdict, told = delivery.verdict, answer, answer.to_json()
         if delivery.attempts:
             told["attempt"] = delivery.attempts + 1
+        if decide.asked_again(answer):  # it says all the rest again then
+            verdict = replace(answer, tags=(), edits=())
         if before is not None:  # what an earlier forward put on the message
-            tags = tuple(dict.fromkeys(before.tags + answer.tags))[:MAX_TAGS]
-            verdict = replace(answer, tags=tags, edits=before.edits + answer.edits)
+            tags = tuple(dict.fromkeys(before.tags + verdict.tags))[:MAX_TAGS]
+            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits)
             told["before"] = list(before.tags)
         await self.outcomes.record(
             [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
         )
 
-    async def _hold_expired(self, delivery: Delivery) -> None:
-        verdict, now, message = (
-            decide.after_hold(delivery.verdict or Verdict.pending()),
-            self._clock(),
-            delivery.message,
-        )
-        data = {"then": verdict.to_json()}
-        await self.outcomes.record([Change(delivery, State.DECIDED, "hold expired", data, now, verdict)])
+    async def _hold_expired(self, delivery: Delivery) -> bool:
+        """What comes after a hold; True when the pipeline must be asked again."""
+        held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
+        if decide.asked_again(held):
+            change = Change(delivery, State.ACCEPTED, "delay over", {}, now, Verdict(tags=held.tags, edits=held.edits))
+        else:
+            verdict = decide.after_hold(held)
+            change = Change(delivery, State.DECIDED, "hold expired", {"then": verdict.to_json()}, now, verdict)
+        await self.outcomes.record([change])
         message.expires = max(message.expires, now + message.lifetime)
+        return change.state is State.ACCEPTED
 
     # Carrying out
 
@@ -182,8 +186,9 @@ class Journeys:
 
     async def _act(self, message: Message, delivery: Delivery, groups: dict[object, list[Delivery]]) -> None:
         """Carry out what is not a delivery; put what is one into its group."""
-        if delivery.state is State.HELD:
-            await self._hold_expired(delivery)
+        if delivery.state is State.HELD and await self._hold_expired(delivery):
+            self._window.look()  # to be asked about like any other
+            return
         if delivery.due is None or delivery.due > self._clock():
             return  # deferred meanwhile
         if delivery.state is State.QUARANTINED:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from sendswitch import metrics
 from sendswitch.config.condition import Condition, Facts
 from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
+from sendswitch.mail.headers import Cut, Edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
@@ -201,8 +202,12 @@ def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
     if opinion.action:
         outcome = opinion.action.value
     elif opinion.tags or opinion.edits:
-        outcome = f"tags {', '.join(opinion.tags)}" if opinion.tags else "header edits"
+        outcome = f"tags {', '.join(opinion.tags)}" if opinion.tags else _edited(opinion.edits)
     return outcome, opinion.reason
+
+
+def _edited(edits: Sequence[Edit]) -> str:
+    return "a part taken out" if any(isinstance(edit, Cut) for edit in edits) else "header edits"
 
 
 class _FailedThen(Exception):

@@ -1,0 +1,244 @@
+"""Rules about attachments: by file name, by type, by size, and by the names of what is in an archive.
+
+Archives are zip and tar, compressed or not, and archives in them; they are looked into as far as `DEEPEST`,
+`MOST_NAMES` and `MOST_BYTES` allow. One that cannot be looked into counts as `unreadable` says: its sender may have
+meant it so.
+
+`strip` takes the part out and puts a note in its place; every other byte of the message stays as it was. A message that
+cannot be parsed has no attachment that could be found; `when` and the scanners look at it as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bz2
+import gzip
+import io
+import lzma
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import translate
+from quopri import encodestring
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import Field, field_validator, model_validator
+
+from sendswitch.config.units import Size
+from sendswitch.mail.headers import Cut, Edit, RemoveHeader, SetHeader
+from sendswitch.mail.message import Mail
+from sendswitch.mail.parts import Part
+from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal
+from sendswitch.processors import base
+
+# Archives in archives, names in all of them, bytes that are unpacked to find more: what honest mail stays far below.
+DEEPEST, MOST_NAMES, MOST_BYTES = 4, 10_000, 50_000_000
+# What packed data in bad shape was seen to raise; a program error in a library is not one of them.
+_BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, struct.error),
+)
+
+
+class AttachmentOptions(base.Options):
+    """Options of `attachment`."""
+
+    names: tuple[str, ...] = Field((), description="File names, with * and ?; in archives, too.")
+    types: tuple[str, ...] = Field((), description="Media types, such as 'application/x-msdownload' or 'video/*'.")
+    larger: Size | None = Field(None, description="Attachments with more bytes than this.")
+    encrypted: bool = Field(False, description="Archives with a password.")
+    unreadable: bool = Field(True, description="With `names`: archives that cannot be looked into.")
+    action: Literal["strip", "tag", "quarantine", "deny"] = Field("quarantine", description="What a match means.")
+    tag: str = Field("ATTACHMENT", description="The tag that a match sets in any case.")
+    note: str = Field(
+        "The attachment {name} was removed: {why}.",
+        max_length=2000,
+        description="What stands in place of a stripped part.",
+    )
+    reply: base.Refusal = Field(
+        "550 5.7.1 Message refused for what is attached", description="What a denied sender is told."
+    )
+
+    @field_validator("tag")
+    @classmethod
+    def _word(cls, value: str) -> str:
+        return checked_tags((value,))[0]
+
+    @model_validator(mode="after")
+    def _something(self) -> AttachmentOptions:
+        if not (self.names or self.types or self.larger is not None or self.encrypted):
+            raise ValueError("say what to look for: names, types, larger or encrypted")
+        return self
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Unreadable(Exception):
+    """The archive is broken, or larger inside than anybody looks."""
+
+
+@dataclass(slots=True)
+class _Left:
+    """What may still be looked at in one message."""
+
+    names: int = MOST_NAMES
+    size: int = MOST_BYTES
+
+    def take(self, names: int, size: int) -> None:
+        self.names -= names
+        self.size -= size
+        if self.names < 0 or self.size < 0:
+            raise Unreadable("there is more in it than is looked at")
+
+
+class Attachment:
+    """Looks for attachments of some kind; has no opinion on mail without one."""
+
+    Options: ClassVar[type[base.Options]] = AttachmentOptions
+    version = "1"
+
+    def __init__(self, options: AttachmentOptions) -> None:
+        self._options = options
+        self._names = _any_of(options.names)
+        self._types = _any_of(options.types)
+
+    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """What the configured action is for what was found."""
+        return await asyncio.to_thread(self._judge, mail)
+
+    def _judge(self, mail: Mail) -> Verdict | None:
+        raw, left = mail.raw, _Left()
+        found = [(part, why) for part in mail.parts if part.attached and (why := self._why(part, raw, left))]
+        if not found:
+            return None
+        options = self._options
+        reason = "; ".join(f"{_named(part)} {why}" for part, why in found[:5])
+        reason += f" and {len(found) - 5} more" if len(found) > 5 else ""
+        match options.action:
+            case "strip":
+                edits = tuple(edit for part, why in found for edit in self._stripped(part, why, len(raw)))
+                return Verdict(tags=(options.tag,), edits=edits, reason=reason)
+            case "tag":
+                return Verdict(tags=(options.tag,), reason=reason)
+            case "deny":
+                return Verdict(Action.DENY, tags=(options.tag,), reason=reason, reply=parse_refusal(options.reply))
+        return Verdict(Action.QUARANTINE, tags=(options.tag,), reason=reason)
+
+    def _why(self, part: Part, raw: bytes, left: _Left) -> str:
+        """Why this part matches, '' when it does not."""
+        options = self._options
+        if self._names and self._names.match(part.name.lower()):
+            return "has such a name"
+        if self._types and self._types.match(part.type):
+            return f"is {part.type}"
+        data = part.data(raw)
+        if options.larger is not None and len(data) > options.larger:
+            return f"has {len(data)} bytes"
+        if not (options.names or options.encrypted):
+            return ""
+        try:
+            for name, locked in members(data, left):
+                if options.encrypted and locked:
+                    return "needs a password"
+                if self._names and self._names.match(name.lower().rpartition("/")[2]):
+                    return f"has {name!r} in it"
+        except Unreadable as error:
+            return f"cannot be looked into: {error}" if options.unreadable and options.names else ""
+        return ""
+
+    def _stripped(self, part: Part, why: str, size: int) -> Iterator[Edit]:
+        note = self._options.note.replace("{name}", _named(part)).replace("{why}", why)
+        text = encodestring(note.encode("utf-8", "replace")).decode("ascii")
+        how = {"Content-Type": "text/plain; charset=utf-8", "Content-Transfer-Encoding": "quoted-printable"}
+        if part.start:
+            head = "".join(f"{name}: {value}\n" for name, value in how.items())
+            yield Cut(part.start, part.end, f"{head}\n{text}\n"[:9000])
+            return
+        # The whole message is the attachment, and its header says so.
+        yield RemoveHeader("Content-Disposition")
+        for name, value in how.items():
+            yield SetHeader(name, value)
+        if part.body < size:
+            yield Cut(part.body, size, f"{text}\n"[:9000])
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _named(part: Part) -> str:
+    return repr(part.name[:100]) if part.name else f"without a name ({part.type})"
+
+
+def _any_of(globs: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile("|".join(translate(glob.lower()) for glob in globs)) if globs else None
+
+
+def members(data: bytes, left: _Left, depth: int = 0) -> Iterator[tuple[str, bool]]:
+    """Each name in an archive, and in archives in it, with whether a password protects it; none for what is no archive.
+
+    Raises Unreadable.
+    """
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            yield from _zipped(data, left, depth)
+        elif (unpacked := _unpacked(data, left)) is not None:
+            yield from _tarred(unpacked, left, depth)
+    except _BROKEN as error:
+        raise Unreadable(str(error) or type(error).__name__) from error
+
+
+def _zipped(data: bytes, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for entry in archive.infolist():
+            left.take(1, 0)
+            locked = bool(entry.flag_bits & 1)
+            yield entry.filename, locked
+            if _is_archive(entry.filename) and not locked:
+                with archive.open(entry) as inner:
+                    yield from _inside(inner, left, depth)
+
+
+def _tarred(data: bytes, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
+    if not tarfile.is_tarfile(io.BytesIO(data)):
+        return  # something packed that is no archive
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        for entry in archive:
+            left.take(1, 0)
+            yield entry.name, False
+            if entry.isfile() and _is_archive(entry.name) and (inner := archive.extractfile(entry)) is not None:
+                yield from _inside(inner, left, depth)
+
+
+_PACKED = re.compile(r"\.(?:zip|jar|docx|docm|xlsx|xlsm|pptx|pptm|tar|tgz|tbz2?|txz|gz|bz2|xz)\Z", re.I)
+
+
+def _is_archive(name: str) -> bool:
+    return _PACKED.search(name) is not None
+
+
+def _inside(file: _Readable, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
+    if depth + 1 >= DEEPEST:
+        raise Unreadable(f"archives are nested more than {DEEPEST} deep")
+    data = _read(file, left)
+    yield from members(data, left, depth + 1)
+
+
+def _read(file: _Readable, left: _Left) -> bytes:
+    data = file.read(left.size + 1)
+    left.take(0, len(data))
+    return data
+
+
+def _unpacked(data: bytes, left: _Left) -> bytes | None:
+    """What may be a tar; None for what is certainly none."""
+    for begins, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
+        if data.startswith(begins):
+            with opened(io.BytesIO(data)) as file:
+                return _read(file, left)
+    return data if data[257:262] == b"ustar" else None
