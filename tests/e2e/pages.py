@@ -1,7 +1,7 @@
 """Runs a page of the docs as its reader would: one shell from top to bottom, and what is printed is what the page says.
 
 - ```console blocks hold commands (`$ …`, going on with `> …`) and what they print.
-- Other blocks whose first line is `# FILE` are files, written as they stand; a message without that line.
+- Other blocks whose first line is `# FILE` are files, written as they stand; a message and a script without that line.
 - `…` stands for any text, alone on a line for any lines. Ids, times and how long something took differ; an id must
   differ in the same way everywhere, and a later command uses the one that was printed. Ports and folders are ours.
 - A command ends with 0 unless the page shows an error of ours or a server's refusal.
@@ -66,7 +66,7 @@ def parse(page: str) -> list[Command | tuple[str, str]]:
                 else:
                     last.expected.append(line)
         elif (name := FILE.match(body)) is not None:
-            found.append((name["name"], body[name.end() :] if name["name"].endswith(".eml") else body))
+            found.append((name["name"], body[name.end() :] if name["name"].endswith((".eml", ".sh")) else body))
     return found
 
 

@@ -98,3 +98,10 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
     read = content.chunks()
     while (piece := await asyncio.to_thread(next, read, None)) is not None:
         yield piece
+
+
+class Nothing:
+    """A client for what keeps nothing between two questions: only the places are shared."""
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

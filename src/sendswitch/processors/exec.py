@@ -1,0 +1,236 @@
+"""A program of any language: the message on standard input, the envelope in its environment, the answer by exit status.
+
+    0           no opinion, or the verdict it printed as JSON
+    in `exits`  what is said there; 77 (EX_NOPERM) is `deny` unless told otherwise
+    any other   a failure of the step: `on_error` decides
+
+What it writes to standard error is kept with the step as what it saw. It runs in a process group of its own, from /,
+with nothing of our environment, with limits to its memory, its processor time and its files, and at the step's `limit`
+the whole group is killed; so is what it leaves behind when it ends. It runs as the node's user, who can do much: let
+only people you trust set this step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import orjson
+from pydantic import Field, field_validator
+
+from sendswitch.config.units import Duration, Size
+from sendswitch.errors import Temporary
+from sendswitch.mail.message import Mail
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal, verdict_from_json
+from sendswitch.processors import base
+from sendswitch.processors.sharing import Nothing, Seat, pieces
+
+# Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
+MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
+# Seconds for what is on its way in pipes when the program has ended. Who left the process group may hold them for ever.
+MERCY = 0.5
+# The shell sets the limits, because nothing of ours may run between fork and exec in a process with threads.
+_LIMITED = 'ulimit -c 0 && ulimit -v "$1" && ulimit -t "$2" && ulimit -f "$3" && shift 3 && exec "$@"'
+
+Outcome = Literal["none", "pass", "tag", "deny", "quarantine"]
+
+
+class ExecOptions(base.Options):
+    """Options of `exec`."""
+
+    command: tuple[str, ...] = Field(min_length=1, description="The program, as an absolute path, and its arguments.")
+    exits: dict[str, Outcome] = Field(
+        {"77": "deny"}, description="What exit statuses mean: none, pass, tag, deny or quarantine."
+    )
+    tag: str = Field("PROGRAM", description="The tag of the outcome `tag`.")
+    reply: base.Refusal = Field(
+        "550 5.7.1 Message refused by the recipient's filter", description="What a denied sender is told."
+    )
+    memory: Size = Field(512_000_000, ge=1_000_000, description="Most memory of a process, in bytes of address space.")
+    cpu: Duration = Field(30.0, ge=1, description="Most processor time of a process.")
+    files: Size = Field(100_000_000, description="Most bytes of a file it writes.")
+    at_once: int = Field(
+        4, ge=1, le=100, description="Most that run at once for all pipelines with this command and this number."
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _program(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        program = Path(value[0])
+        if not program.is_absolute():
+            raise ValueError(f"{program} must be an absolute path")
+        if not (program.is_file() and os.access(program, os.X_OK)):
+            raise ValueError(f"{program} is no program that can be run")
+        if any("\0" in word for word in value):
+            raise ValueError("an argument cannot have a NUL in it")
+        return value
+
+    @field_validator("exits")
+    @classmethod
+    def _statuses(cls, value: dict[str, Outcome]) -> dict[str, Outcome]:
+        for status in value:
+            if not status.isdecimal() or not 1 <= int(status) <= 255:
+                raise ValueError(f"{status!r} is no exit status from 1 to 255")
+        return value
+
+    @field_validator("tag")
+    @classmethod
+    def _word(cls, value: str) -> str:
+        return checked_tags((value,))[0]
+
+
+class ProgramFailed(Temporary):
+    """The program ended in a way that means nothing; its last words are in the message's trace."""
+
+
+class Exec:
+    """Asks a program."""
+
+    Options: ClassVar[type[base.Options]] = ExecOptions
+    version = "1"
+
+    def __init__(self, options: ExecOptions) -> None:
+        self._options = options
+        self._seat = Seat(Nothing, options.at_once, Exec, options.command)
+
+    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """What its exit status or its JSON says. Raises ProgramFailed with its last words."""
+        async with self._seat.use():
+            status, said, told = await self._run(mail, context)
+        if status == 0:
+            return _printed(said, told)
+        outcome = self._options.exits.get(str(status))
+        if outcome is None:
+            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            raise ProgramFailed(f"{self._options.command[0]} {how}{': ' * bool(told)}{told}")
+        return self._verdict(outcome, told or f"{self._options.command[0]} ended with status {status}")
+
+    def _verdict(self, outcome: Outcome, reason: str) -> Verdict:
+        match outcome:
+            case "pass":
+                return Verdict.passed(reason)
+            case "tag":
+                return Verdict.tagged(self._options.tag, reason=reason)
+            case "deny":
+                return Verdict(Action.DENY, reason=reason, reply=parse_refusal(self._options.reply))
+            case "quarantine":
+                return Verdict.quarantine(reason)
+        return Verdict(reason=reason)
+
+    async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
+        """The exit status, what was printed, and the end of standard error."""
+        options = self._options
+        limits = (options.memory // 1024, round(options.cpu), options.files // 512)
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", _LIMITED, "sh", *map(str, limits), *options.command),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=_environment(mail, context),
+            cwd="/",
+            start_new_session=True,
+        )
+        said, told = _Kept(MOST_ANSWER + 1), _Kept(MOST_TOLD, end=True)
+        talking = [
+            asyncio.create_task(work)
+            for work in (_feed(process, mail), said.read(process.stdout), told.read(process.stderr))
+        ]
+        try:
+            status = await process.wait()
+            _kill(process)  # what it left behind may hold our pipes
+            await asyncio.wait(talking, timeout=MERCY)
+        finally:
+            _kill(process)
+            for task in talking:
+                task.cancel()
+            await asyncio.wait(talking)
+            await process.wait()
+            # asyncio closes the pipes when nobody holds their other end; who left the process group may, for ever.
+            process._transport.close()  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        return status, bytes(said.data), _words(bytes(told.data))
+
+    async def close(self) -> None:
+        """Leave the places to the others."""
+        await self._seat.leave()
+
+
+def _printed(said: bytes, told: str) -> Verdict | None:
+    if len(said) > MOST_ANSWER:
+        raise ProgramFailed(f"it printed more than {MOST_ANSWER} bytes")
+    if not said.strip():
+        return Verdict(reason=told) if told else None
+    try:
+        answer = orjson.loads(said)
+        return verdict_from_json(answer) if answer else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ProgramFailed(f"it printed what is no verdict: {error}: {said[:100]!r}") from error
+
+
+def _environment(mail: Mail, context: base.Context) -> dict[str, str]:
+    """The names are those that Postfix's local(8) gives to programs, as far as there are any."""
+    client, recipient = context.client, context.recipient.address
+    local, _, domain = recipient.rpartition("@")
+    known = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "SENDER": context.sender,
+        "RECIPIENT": recipient,
+        "LOCAL": local,
+        "DOMAIN": domain,
+        "CLIENT_ADDRESS": client.address,
+        "CLIENT_HOSTNAME": client.name,
+        "CLIENT_HELO": client.helo,
+        "CLIENT_PROTOCOL": client.protocol,
+        "QUEUE_ID": client.ident,
+        "LOGIN": client.login,
+        "MESSAGE": context.message,
+        "SIZE": str(mail.size),
+        "ATTEMPT": str(context.attempt),
+        "TAGS": " ".join(context.tags),
+        "SCORE": "" if context.score is None else f"{context.score:g}",
+        "REHEARSAL": "1" if context.rehearsal else "",
+    }
+    return {name: value.replace("\0", "").encode("utf-8", "replace").decode() for name, value in known.items()}
+
+
+async def _feed(process: Process, mail: Mail) -> None:
+    """The message on standard input; a program need not read it to its end."""
+    assert process.stdin is not None
+    with suppress(ConnectionError, RuntimeError):
+        async for piece in pieces(mail.content):
+            process.stdin.write(piece)
+            await process.stdin.drain()
+    with suppress(ConnectionError, RuntimeError):
+        process.stdin.close()
+
+
+class _Kept:
+    """The first `most` bytes of what is read, or the last; all is read, so that nobody waits for us."""
+
+    def __init__(self, most: int, *, end: bool = False) -> None:
+        self.data = bytearray()
+        self._most, self._end = most, end
+
+    async def read(self, stream: asyncio.StreamReader | None) -> None:
+        """To the end of the stream."""
+        assert stream is not None
+        while piece := await stream.read(65536):
+            self.data += piece
+            if len(self.data) > self._most:
+                del self.data[slice(None, -self._most) if self._end else slice(self._most, None)]
+
+
+def _words(told: bytes) -> str:
+    return " ".join(storable(told.decode("utf-8", "replace"), MOST_TOLD).split())
+
+
+def _kill(process: Process) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,180 @@
+"""Programs as processors: what they answer, what they get, and what those do that mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendswitch.mail.content import InFile, InMemory
+from sendswitch.mail.envelope import Client
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.processors.exec import Exec, ExecOptions, ProgramFailed
+from sendswitch.testing import context, mail, message
+from sendswitch.worker.chain import Chain, Link
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Make = Callable[..., Exec]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(script: str, **options: Any) -> Exec:
+        program = tmp_path / "program"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        return Exec(ExecOptions(command=(str(program), "one", "two words"), **options))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        ("cat > /dev/null", {}, None),
+        ("echo looks fine >&2", {}, Verdict(reason="looks fine")),
+        ("echo '{}'", {}, None),
+        ('echo \'{"tags": ["NEWS"], "reason": "a list"}\'', {}, Verdict(tags=("NEWS",), reason="a list")),
+        ("echo not wanted >&2; exit 77", {"reply": "554 5.7.1 No"}, Verdict.deny("not wanted", reply="554 5.7.1 No")),
+        ("exit 3", {"exits": {"3": "quarantine"}}, Verdict.quarantine("{} ended with status 3")),
+        ("exit 3", {"exits": {"3": "tag"}, "tag": "ODD"}, Verdict.tagged("ODD", reason="{} ended with status 3")),
+        ("exit 3", {"exits": {"3": "pass"}}, Verdict.passed("{} ended with status 3")),
+        ("exit 3", {"exits": {"3": "none"}}, Verdict(reason="{} ended with status 3")),
+    ],
+)
+def test_what_a_program_says(
+    run: Run, make: Make, script: str, options: dict[str, Any], expected: Verdict | None, tmp_path: Path
+) -> None:
+    if expected is not None:
+        expected = replace(expected, reason=expected.reason.format(tmp_path / "program"))
+    assert run(make(script, **options).process(mail(), context())) == expected
+
+
+def test_what_a_program_gets(run: Run, make: Make, tmp_path: Path) -> None:
+    os.environ["SECRET"] = "ours"
+    client = Client(address="192.0.2.7", name="mx.example", helo="he\0lo", ident="4XYZ", protocol="ESMTP", login="ann")
+    asked = replace(context("", "joe+x@example.test"), client=client, tags=("A", "B"), score=1.5, rehearsal=True)
+    script = f'env | sort > {tmp_path}/env; cat > {tmp_path}/mail; pwd > {tmp_path}/pwd; echo "$@" > {tmp_path}/args'
+    run(make(script).process(mail("hello\r\n"), asked))
+    env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    env.pop("PWD")
+    assert env == {
+        **{"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "SENDER": "", "RECIPIENT": "joe+x@example.test"},
+        **{"LOCAL": "joe+x", "DOMAIN": "example.test", "CLIENT_ADDRESS": "192.0.2.7", "CLIENT_HOSTNAME": "mx.example"},
+        **{"CLIENT_HELO": "helo", "CLIENT_PROTOCOL": "ESMTP", "QUEUE_ID": "4XYZ", "LOGIN": "ann", "TAGS": "A B"},
+        **{"MESSAGE": "0000000000000", "SIZE": str(len(message("hello\r\n"))), "ATTEMPT": "1", "SCORE": "1.5"},
+        "REHEARSAL": "1",
+    }
+    assert (tmp_path / "mail").read_bytes() == message("hello\r\n")
+    assert (tmp_path / "pwd").read_text() == "/\n"
+    assert (tmp_path / "args").read_text() == "one two words\n"
+
+
+def test_a_large_message_is_streamed_and_need_not_be_read(run: Run, make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "large.eml"
+    path.write_bytes(message("x" * 3_000_000))
+    large = Mail(InFile(path, path.stat().st_size))
+    run(make(f"wc -c > {tmp_path}/size").process(large, context()))
+    assert int((tmp_path / "size").read_text()) == large.size
+    assert run(make("exit 0").process(large, context())) is None
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "problem"),
+    [
+        ("echo first; echo boom >&2; exit 1", {}, "ended with status 1: boom"),
+        ("kill -SEGV $$", {}, "was ended by SIGSEGV"),
+        ("echo nonsense", {}, "printed what is no verdict"),
+        ("echo '[1]'", {}, "printed what is no verdict"),
+        ('echo \'{"acton": "pass"}\'', {}, "a verdict has no field 'acton'"),
+        ("head -c 2000000 /dev/zero | tr '\\0' ' '; echo 1", {}, "printed more than 1048576 bytes"),
+        ("exec /nowhere", {}, "ended with status 127: .*not found"),
+        # Without an end in memory, in time, in files.
+        ("exec python3 -c 'x = [bytes(10**6) for n in range(10**6)]'", {"memory": "100MB"}, "MemoryError"),
+        ("while :; do :; done", {"cpu": "1s"}, "was ended by SIG(XCPU|KILL)"),
+        ("exec head -c 2000000 /dev/zero > $0.out", {"files": "1MB"}, "was ended by SIGXFSZ|File too large"),
+    ],
+)
+def test_what_a_program_must_not_do_is_its_failure(
+    run: Run, make: Make, script: str, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ProgramFailed, match=problem):
+        run(make(script, **options).process(mail(), context()))
+
+
+def test_at_its_limit_everything_it_started_is_killed(run: Run, make: Make, tmp_path: Path) -> None:
+    program = make(f"sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000")
+    link = Link("exec", program, "hold", 0.5)
+    verdict = run(Chain([link]).run(mail(), context()))
+    assert (verdict.action, verdict.trace[0].outcome) == (Action.PENDING, "timeout")
+    gone(int((tmp_path / "pid").read_text()))
+
+
+def test_what_it_leaves_behind_is_killed_and_waited_for_by_nobody(run: Run, make: Make, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert run(make(f"sleep 1000 & echo $! > {tmp_path}/pid").process(mail(), context())) is None
+    assert time.monotonic() - began < 30
+    gone(int((tmp_path / "pid").read_text()))
+
+
+def test_who_leaves_the_group_holds_nobody_up(run: Run, make: Make, tmp_path: Path) -> None:
+    script = (
+        f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 20' & until [ -s {tmp_path}/pid ]; do :; done; echo ok >&2"
+    )
+    began = time.monotonic()
+
+    async def inside() -> Verdict | None:
+        verdict = await make(script).process(mail(), context())
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+        return verdict
+
+    assert run(inside()) == Verdict(reason="ok")
+    assert time.monotonic() - began < 10
+
+
+def gone(pid: int) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{pid} lives")
+
+
+def test_no_more_run_at_once_than_configured(run: Run, make: Make, tmp_path: Path) -> None:
+    programs = [
+        make(f"mkdir {tmp_path}/busy || exit 1; sleep 0.05; rmdir {tmp_path}/busy", at_once=1) for _ in range(2)
+    ]
+
+    async def inside() -> None:
+        asked = [program.process(Mail(InMemory(b"\r\n")), context()) for program in programs for _ in range(5)]
+        assert await asyncio.gather(*asked) == [None] * 10
+        for program in programs:
+            await program.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"command": ["true"]}, "must be an absolute path"),
+        ({"command": ["/etc/passwd"]}, "is no program"),
+        ({"command": []}, "at least 1"),
+        ({"command": ["/bin/true", "a\0b"]}, "NUL"),
+        ({"command": ["/bin/true"], "exits": {"0": "deny"}}, "is no exit status"),
+        ({"command": ["/bin/true"], "exits": {"one": "deny"}}, "is no exit status"),
+        ({"command": ["/bin/true"], "exits": {"1": "explode"}}, "Input should be"),
+    ],
+)
+def test_what_is_no_program_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ExecOptions(**options)
