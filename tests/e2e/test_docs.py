@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sendswitch.bench.peers import Postfix, public_folder
+from sendswitch.bench.peers import Postfix, free_port, public_folder
 from sendswitch.processors import registry
 from tests.conftest import need
 from tests.e2e.pages import Reader, compare, replaced
@@ -64,7 +64,7 @@ SERVERS = {":3310": _clamd, ":783": _spamd, ":11333": _rspamd}
 def test_the_page_of_a_processor(name: str, folder: Path) -> None:
     page = (PROCESSORS / f"{name}.md").read_text()
     with ExitStack() as stack:
-        known = {"/home/you": str(folder)}
+        known = {"/home/you": str(folder), ":8800": f":{free_port()}"}
         for place, start in SERVERS.items():
             if place in page:
                 _, port = stack.enter_context(start(folder.parent / place[1:]))

@@ -15,6 +15,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Deferral, Verdict
 from sendswitch.processors import registry
+from sendswitch.processors.base import Site
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
 from sendswitch.rehearsal.trial import Trial
@@ -70,7 +71,7 @@ def case(verdict: Verdict | None = None, sender: str = "joe@spam.example") -> Ca
 
 def trial(text: str, **options: Any) -> Trial:
     route = Route("ann@example.test", 3, options.get("deadline", 60.0), options.get("on_timeout", "pass"), "bounce")
-    return Trial(registry.check(text, "test"), route, POLICY, options.get("limit", 10.0))
+    return Trial(registry.check(text, "test"), route, POLICY, limit=options.get("limit", 10.0), site=Site())
 
 
 async def judged(text: str, **options: Any) -> Case:

@@ -69,6 +69,7 @@ FIXED = (
     "journal.enabled",
     "recording.mail",
     "pipelines.limit",
+    "webhooks",
     "tracing",
 )
 

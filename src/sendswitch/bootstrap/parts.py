@@ -24,6 +24,7 @@ from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
 from sendswitch.processors import registry
+from sendswitch.processors.base import Site
 from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import parse_endpoint
@@ -164,7 +165,13 @@ def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Rou
 def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     """A pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
-    return Trial(own, _route(owner, version, own, config), make_policy(config), config.pipelines.limit)
+    route = _route(owner, version, own, config)
+    return Trial(own, route, make_policy(config), limit=config.pipelines.limit, site=make_site(config))
+
+
+def make_site(config: Config) -> Site:
+    """What steps may know of where they run."""
+    return Site(config.node.host, config.webhooks.allow)
 
 
 def make_tracing(config: Config) -> Tracing | None:
@@ -193,5 +200,5 @@ def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
         stored = await in_thread(get_pipeline, engine, owner, version)
         return _pipeline(stored.text, owner)
 
-    library = Library(source, config.pipelines.limit)
+    library = Library(source, config.pipelines.limit, make_site(config))
     return Worker(broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock)

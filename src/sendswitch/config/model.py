@@ -217,6 +217,16 @@ class Tags(Section):
     )
 
 
+class Webhooks(Section):
+    """Requests that pipelines make to addresses of their users' choice."""
+
+    allow: tuple[str, ...] = Field(
+        (),
+        description="Hosts, addresses and networks that may be asked although they are not public, "
+        "such as 10.1.2.0/24 or hooks.example.internal.",
+    )
+
+
 class Canary(Section):
     """A message of our own, sent through Postfix and back now and then, to see whether the chain works."""
 
@@ -270,6 +280,7 @@ class Config(Section):
     hold: Hold = Hold()
     quarantine: Quarantine = Quarantine()
     tags: Tags = Tags()
+    webhooks: Webhooks = Webhooks()
     canary: Canary = Canary()
     worker: Worker = Worker()
     tracing: Tracing = Tracing()

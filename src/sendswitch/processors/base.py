@@ -55,6 +55,18 @@ class Context:
     score: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
+    asked all the same.
+
+    A step that has a method `enter(site)` is told, once, after it was made.
+    """
+
+    host: str = ""
+    allow: tuple[str, ...] = ()
+
+
 class Step(Protocol):
     """What every step is: made once per pipeline version from its options, used for many messages at once.
 

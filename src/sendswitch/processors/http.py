@@ -19,6 +19,8 @@ def _url(text: str) -> str:
         raise ValueError(f"{text!r} is no URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"{text!r} is no URL; write it like https://host/path")
+    if url.userinfo:
+        raise ValueError("a URL with a password in it would be shown in logs; let the receiver check the signature")
     return text.rstrip("/")
 
 
@@ -37,6 +39,11 @@ class Answer:
     def text(self) -> str:
         """The body for people."""
         return self.body.decode("utf-8", "replace")
+
+
+def shown(url: str) -> str:
+    """A URL for logs and traces: its query may hold what nobody else should see."""
+    return url.partition("?")[0]
 
 
 @cache
@@ -60,17 +67,22 @@ async def asked(
     headers: Sequence[tuple[bytes, bytes]],
     content: AsyncIterator[bytes] | bytes,
     limit: int,
+    name: str = "",
 ) -> Answer:
-    """The answer as it is sent. Raises OSError that names the URL, ValueError for one of more than `limit` bytes."""
+    """The answer as it is sent. `name` is whose certificate is expected where the URL has an address.
+
+    Raises OSError that names the URL, ValueError for an answer of more than `limit` bytes.
+    """
+    place = name or shown(url)
+    extensions = {"sni_hostname": name.partition(":")[0]} if name and not name.startswith("[") else {}
     body = bytearray()
+    head = [(b"Accept-Encoding", b"identity"), *headers]
     try:
-        async with client.stream(
-            method, url, headers=[(b"Accept-Encoding", b"identity"), *headers], content=content
-        ) as response:
+        async with client.stream(method, url, headers=head, content=content, extensions=extensions) as response:
             async for piece in response.aiter_raw():
                 body += piece
                 if len(body) > limit:
-                    raise ValueError(f"{url} answered with more than {limit} bytes")
+                    raise ValueError(f"{place} answered with more than {limit} bytes")
             return Answer(response.status_code, response.headers, bytes(body))
     except httpx.HTTPError as error:
-        raise OSError(f"{url} could not be asked: {error or type(error).__name__}") from error
+        raise OSError(f"{place} could not be asked: {error or type(error).__name__}") from error

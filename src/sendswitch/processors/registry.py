@@ -11,7 +11,7 @@ from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.processors.base import Step
+from sendswitch.processors.base import Site, Step
 
 GROUP = "sendswitch.processors"
 
@@ -37,10 +37,13 @@ def find(name: str) -> type[Step]:
     return found
 
 
-def make(step: StepConfig) -> Step:
-    """The processor of one step. Raises ValueError or InvalidConfiguration for bad options."""
+def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value that nobody changes
+    """The processor of one step, at this site. Raises ValueError or InvalidConfiguration for bad options."""
     kind = find(step.use)
-    return kind(validate(kind.Options, step.options, step.use, {}))
+    made = kind(validate(kind.Options, step.options, step.use, {}))
+    if (enter := getattr(made, "enter", None)) is not None:
+        enter(site)
+    return made
 
 
 def check(text: str, name: str) -> PipelineConfig:

@@ -56,7 +56,7 @@ async def _smallest_change(case: Case, trial: Trial) -> SmallestChange:
         return SmallestChange("With an answer in time", _outcome(answer))
     for words, steps in _changes(trial.pipeline, case.verdict):
         try:
-            other = Trial(trial.pipeline.model_copy(update={"step": steps}), trial.route, trial.policy, trial.limit)
+            other = trial.other(trial.pipeline.model_copy(update={"step": steps}))
         except (ValueError, InvalidConfiguration):
             continue  # a step that needs what would be left out
         try:

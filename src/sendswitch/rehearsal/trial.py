@@ -10,7 +10,7 @@ from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Answer, Step
-from sendswitch.processors.base import Context
+from sendswitch.processors.base import Context, Site
 from sendswitch.rehearsal.record import Case
 from sendswitch.routing import Route
 from sendswitch.switch.decide import Policy, completed, on_timeout
@@ -26,9 +26,14 @@ class Trial:
     Raises ValueError or InvalidConfiguration when a step cannot be made.
     """
 
-    def __init__(self, pipeline: PipelineConfig, route: Route, policy: Policy, limit: float) -> None:
-        self.pipeline, self.route, self.policy, self.limit = pipeline, route, policy, limit
-        self._chain = build(pipeline, limit)
+    def __init__(self, pipeline: PipelineConfig, route: Route, policy: Policy, *, limit: float, site: Site) -> None:
+        self.pipeline, self.route, self.policy = pipeline, route, policy
+        self._limit, self._site = limit, site
+        self._chain = build(pipeline, limit, site)
+
+    def other(self, pipeline: PipelineConfig) -> Trial:
+        """Another pipeline, tried in the same way."""
+        return Trial(pipeline, self.route, self.policy, limit=self._limit, site=self._site)
 
     async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> Answer:
         """The answer that would have counted; with `recorded` services are not asked, their answers are taken there."""

@@ -32,7 +32,7 @@ from sendswitch.mail.verdict import (
     checked,
 )
 from sendswitch.processors import registry
-from sendswitch.processors.base import Asking, Context, Processor
+from sendswitch.processors.base import Asking, Context, Processor, Site
 from sendswitch.reply import Reply
 
 PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter could not examine it")
@@ -150,13 +150,13 @@ def _words(error: Exception) -> str:
     return storable(str(error), MAX_REASON)
 
 
-def build(config: PipelineConfig, limit: float) -> Chain:
+def build(config: PipelineConfig, limit: float, site: Site = Site()) -> Chain:  # noqa: B008 - nobody changes it
     """The chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([_link(step, limit) for step in config.step])
+    return Chain([_link(step, limit, site) for step in config.step])
 
 
-def _link(step: StepConfig, limit: float) -> Link:
-    processor = registry.make(step)
+def _link(step: StepConfig, limit: float, site: Site) -> Link:
+    processor = registry.make(step, site)
     if not isinstance(processor, Processor | Asking):
         raise ValueError(f"{step.use} is no processor: it has neither `process` nor `ask` and `judge`")
     asking = processor if isinstance(processor, Asking) else None

@@ -18,7 +18,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Answer, Deferral
-from sendswitch.processors.base import Context
+from sendswitch.processors.base import Context, Site
 from sendswitch.routing import Route
 from sendswitch.worker.chain import Chain, build
 
@@ -33,8 +33,8 @@ class Library:
     """Chains by owner and version, made once. Of each owner there is one live and one candidate, of which a new version
     replaces the old."""
 
-    def __init__(self, source: Source, limit: float) -> None:
-        self._source, self._limit = source, limit
+    def __init__(self, source: Source, limit: float, site: Site) -> None:
+        self._source, self._limit, self._site = source, limit, site
         self._chains: OrderedDict[tuple[str, bool], tuple[int, Chain]] = OrderedDict()
         self._making = asyncio.Lock()
 
@@ -54,7 +54,7 @@ class Library:
         async with self._making:
             if (chain := self.ready(task)) is not None:
                 return chain
-            chain = build(await self._source(task.pipeline, task.version), self._limit)
+            chain = build(await self._source(task.pipeline, task.version), self._limit, self._site)
             place = (task.pipeline, task.rehearsal)
             _, known = self._chains.get(place, (0, None))
             self._chains[place] = (task.version, chain)

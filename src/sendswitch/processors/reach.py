@@ -1,0 +1,98 @@
+"""Which addresses a request that a user asks for may go to: none of this machine's and its networks' own, unless the
+site says so. Otherwise a webhook would be everybody's way behind the firewall (server-side request forgery).
+
+Rules:
+1. An address is reachable when it is public. One that carries an IPv4 address inside (mapped, NAT64, 6to4, Teredo,
+   IPv4-compatible) is as reachable as that.
+2. Names are looked up here and the request goes to the address that was checked, so that a second answer of the DNS
+   changes nothing. When any address of a name is not reachable, none is: who mixes them means no good.
+3. Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from sendswitch.errors import Refused
+
+Address = IPv4Address | IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What ipaddress calls global and nobody else should hear from: NAT64 for local use (RFC 8215), discard-only (RFC 6666),
+# deprecated site-local, ORCHIDs, 6to4 relay anycast, benchmarking.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(name)
+    for name in (
+        *("64:ff9b:1::/48", "100::/64", "fec0::/10", "2001:10::/28", "2001:20::/28", "5f00::/16"),
+        *("192.88.99.0/24", "198.18.0.0/15", "0.0.0.0/8", "240.0.0.0/4"),
+    )
+]
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Reach:
+    """What may be reached beyond the public: host names, addresses and networks that the site allows."""
+
+    def __init__(self, allow: Iterable[str] = ()) -> None:
+        self._networks: list[Network] = []
+        self._hosts: set[str] = set()
+        for entry in allow:
+            try:
+                self._networks.append(ipaddress.ip_network(entry, strict=False))
+            except ValueError:
+                self._hosts.add(entry.lower().rstrip("."))
+
+    def may(self, address: Address) -> bool:
+        """Whether a request may go there (rule 1)."""
+        return public(address) or any(
+            address.version == network.version and address in network for network in self._networks
+        )
+
+    async def find(self, host: str, port: int) -> str:
+        """An address of the host that may be reached (rule 2).
+
+        Raises Refused when it may not, OSError when the host has no address.
+        """
+        try:
+            literal: Address | None = ipaddress.ip_address(host)
+        except ValueError:
+            literal = None
+        if literal is not None:
+            found = [literal]
+        else:
+            try:
+                told = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise OSError(f"{host} has no address: {error.strerror or error}") from error
+            found = [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in told]
+        if host.lower().rstrip(".") not in self._hosts:
+            for address in found:
+                if not self.may(address):
+                    named = host if literal is not None else f"{host} ({address})"
+                    raise Refused(f"{named} is no public address; the site can allow it with webhooks.allow")
+        return str(found[0])
+
+
+def public(address: Address) -> bool:
+    """True for an address that anybody may be sent a request from here."""
+    inner = _inside(address) if isinstance(address, IPv6Address) else None
+    if inner is not None:
+        return public(inner)
+    if any(address.version == network.version and address in network for network in _NOT_PUBLIC):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _inside(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that packets to this one would reach in the end."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64 or (int(address) >> 32 == 0 and int(address) > 1):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.sixtofour is not None:
+        return address.sixtofour
+    return address.teredo[1] if address.teredo is not None else None
