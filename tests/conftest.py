@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import Engine, MetaData, create_engine
 
 from sendswitch.bench.peers import Postfix, Sink, public_folder
+from sendswitch.db.connect import open_database
 from sendswitch.testing import FakeClock
 from tests.servers import POSTGRES, mariadb, postgres
 
@@ -141,3 +142,11 @@ def database(database_server: str) -> str:
     everything.drop_all(engine)
     engine.dispose()
     return database_server
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """An empty database of each kind, opened."""
+    engine = open_database(database)
+    yield engine
+    engine.dispose()

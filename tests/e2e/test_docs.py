@@ -69,7 +69,8 @@ def test_the_page_of_a_processor(name: str, folder: Path) -> None:
             if place in page:
                 _, port = stack.enter_context(start(folder.parent / place[1:]))
                 known[place] = f":{port}"
-        stack.enter_context(Reader(folder, known)).follow(page)
+        env = {"SENDSWITCH_NODE__DATA": str(folder / "data")}  # a site of its own
+        stack.enter_context(Reader(folder, known, env)).follow(page)
 
 
 def test_how_to_put_it_behind_postfix(folder: Path, postfix_installed: None) -> None:

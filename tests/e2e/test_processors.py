@@ -74,6 +74,41 @@ def test_a_part_is_taken_out_on_the_way(tmp_path: Path) -> None:
         clean(node)
 
 
+def test_lists_that_are_kept_count_at_once(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", "deny = 'quarantine'\n[[step]]\nuse = 'lists'\n")
+        send(node.port, subject="first", sender="a@loud.example")
+        until(lambda: len(hop.parcels) == 1, node=node)
+        node.run("list", "add", "deny", "loud.example", "--reason", "too loud")
+        reason = "envelope sender <a@loud.example> is on the deny list of the site (loud.example): too loud"
+
+        def put_aside() -> bool:
+            send(node.port, subject="second", sender="a@loud.example")
+            return any(row["reply"].startswith(reason) for row in said(node, "quarantine", "list"))
+
+        until(put_aside, node=node)
+        node.run("list", "add", "allow", "a@loud.example", "--for", "joe@example.test", "--expires", "30d")
+        shown = said(node, "list", "show")
+        assert [(row["for"], row["list"], row["entry"]) for row in shown] == [
+            ("the site", "deny", "loud.example"),
+            ("joe@example.test", "allow", "a@loud.example"),
+        ]
+        asked = node.run("list", "test", "a@loud.example", "--to", "joe+x@example.test").stdout
+        assert asked.strip() == "a@loud.example on the allow list of joe@example.test"
+        passed = len(hop.parcels)
+        until(lambda: send(node.port, sender="a@loud.example") and len(hop.parcels) > passed, node=node)
+        many = tmp_path / "many"
+        many.write_text("# from elsewhere\n" + "".join(f"d{n}.example  # why\n" for n in range(3000)))
+        added = node.run("list", "add", "deny", "--file", str(many)).stdout
+        assert "3000 new on the deny list of the site" in added
+        many.write_text("good.example\ntwo words\n")
+        wrong = node.run("list", "add", "deny", "--file", str(many), check=False)
+        assert (wrong.returncode, f"{many}:2: 'two words' is no address" in wrong.stderr) == (2, True)
+        node.run("list", "rm", str(shown[1]["number"]))
+        assert node.run("list", "test", "nobody@else.example", "--to", "joe@example.test", check=False).returncode == 3
+        clean(node)
+
+
 def test_a_virus_is_put_aside_and_an_outage_lets_nothing_in(tmp_path: Path, public: Path) -> None:
     need("clamd", "clamav-daemon")
     port = free_port()

@@ -31,13 +31,6 @@ DAY = 86400.0
 NOW = 1_700_000_000.0
 
 
-@pytest.fixture
-def engine(database: str) -> Any:
-    engine = open_database(database)
-    yield engine
-    engine.dispose()
-
-
 def accepted(message: int, *to: str, seq: int = 1, **facts: Any) -> Event:
     data = {"from": "alice@example.org", "to": list(to), "size": 1000, "via": "filter"} | facts
     return Event(seq, message, None, ids.received(message), "accepted", data)

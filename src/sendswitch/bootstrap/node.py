@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,21 @@ from sendswitch.bootstrap.parts import (
     make_journeys,
     make_policy,
     make_reporter,
+    make_site,
     make_terms,
     make_tracing,
     make_worker,
+    read_book,
 )
 from sendswitch.bootstrap.steering import Steering
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import journal, users
+from sendswitch.db import journal, lists, users
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
+from sendswitch.processors.entries import Lists
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
@@ -83,7 +87,7 @@ class Node:
     def __init__(self, config: Config, *, worker: bool, source: Source | None = None) -> None:
         self.config, self._first, self._with_worker, self._source = config, config, worker, source
         self.data = config.node.data
-        self._lock = -1
+        self._lock = self._lists_read = -1
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: dict[str, Listener] = {}
         self._looking = asyncio.Event()
@@ -114,7 +118,9 @@ class Node:
         self._users = await in_thread(users.keys, self._engine)
         self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
-        self._worker = make_worker(config, broker, self._engine) if self._with_worker else None
+        self._site = replace(make_site(config), lists=Lists(lambda: read_book(self.config, self._engine)))
+        await self._read_lists()
+        self._worker = make_worker(config, broker, self._engine, self._site) if self._with_worker else None
         if self._worker is not None:
             self._worker_task = self._spawn(self._worker.run())
         self._control = Control(self.steering.commands())
@@ -246,11 +252,19 @@ class Node:
                 self.queue.look()
                 self.journeys.routes = await in_thread(load_routes, self._engine, self.config)
                 self._users = await in_thread(users.keys, self._engine)
+                await self._read_lists()
                 if self._worker is not None:
                     await self._worker.retain(self.journeys.routes)
                 logs.reloaded(users=len(self.journeys.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
+
+    async def _read_lists(self) -> None:
+        """The lists that are kept, when they are others than before."""
+        changes = await in_thread(lists.changes, self._engine)
+        if changes != self._lists_read:
+            await in_thread(self._site.lists.refresh)
+            self._lists_read = changes
 
     async def reload(self) -> list[str]:
         """Read the configuration again and change to it; gives the changed keys that wait for a restart.

@@ -16,7 +16,8 @@ from sendswitch.clock import system_clock
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.config.pipeline import PipelineConfig
-from sendswitch.db.connect import in_thread
+from sendswitch.db import lists
+from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.users import all_pipelines, candidates, get_pipeline
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
@@ -25,6 +26,7 @@ from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site
+from sendswitch.processors.entries import Book, Entry, Lists
 from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import parse_endpoint
@@ -171,7 +173,17 @@ def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
 
 def make_site(config: Config) -> Site:
     """What steps may know of where they run."""
-    return Site(config.node.host, config.webhooks.allow)
+    return Site(config.node.host, config.webhooks.allow, Lists(lambda: read_book(config)))
+
+
+def read_book(config: Config, engine: Engine | None = None) -> Book:
+    """The allow and deny lists that are kept. A database that is not there yet has none, and is not made for this."""
+    if engine is None:
+        if not config.database.url.get_secret_value() and not (config.node.data / "sendswitch.db").exists():
+            return Book()
+        engine = open_database(config.database_url)
+    rows = [(e.scope, e.list, Entry(e.entry, e.expires, e.reason)) for e in lists.entries(engine)]
+    return Book(rows, config.routing.recipient_delimiter)
 
 
 def make_tracing(config: Config) -> Tracing | None:
@@ -193,12 +205,12 @@ def _pipeline(text: str, owner: str) -> PipelineConfig:
     return validate(PipelineConfig, data, owner, lines)
 
 
-def make_worker(config: Config, broker: Broker, engine: Engine) -> Worker:
+def make_worker(config: Config, broker: Broker, engine: Engine, site: Site) -> Worker:
     """The worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
         stored = await in_thread(get_pipeline, engine, owner, version)
         return _pipeline(stored.text, owner)
 
-    library = Library(source, config.pipelines.limit, make_site(config))
+    library = Library(source, config.pipelines.limit, site)
     return Worker(broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock)

@@ -18,6 +18,7 @@ from sendswitch.cli import (
     demo,
     doctor,
     hold,
+    lists,
     message,
     node,
     pipe,
@@ -59,6 +60,7 @@ app.add_typer(backup.app, name="backup")
 app.add_typer(node.app, name="node")
 app.add_typer(configuration.app, name="config")
 app.add_typer(user.app, name="user")
+app.add_typer(lists.app, name="list")
 app.add_typer(message.app, name="message")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(postfix.app, name="postfix")

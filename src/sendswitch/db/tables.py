@@ -99,7 +99,21 @@ events = Table(
     Column("event", String(32), nullable=False),
     Column("data", Long, nullable=False),
 )
-# Numbers that must be remembered: `pruned`, the newest message that was forgotten.
+# Allow and deny lists. The scope is a user's address or a domain, as they are compared by, or empty for the site.
+list_entries = Table(
+    "list_entries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("scope", String(320), nullable=False),
+    Column("list", String(16), nullable=False),
+    Column("entry", String(320), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("author", String(64), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double),
+    UniqueConstraint("scope", "list", "entry"),
+)
+# Numbers that must be remembered: `pruned`, the newest message that was forgotten; `lists`, how often lists changed.
 marks = Table(
     "marks",
     metadata,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, parse_refusal
+from sendswitch.processors.entries import Lists
 from sendswitch.smtp.address import parse_endpoint
 
 
@@ -58,13 +59,14 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Site:
     """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
-    asked all the same.
+    asked all the same. `lists` are the allow and deny lists that are kept.
 
     A step that has a method `enter(site)` is told, once, after it was made.
     """
 
     host: str = ""
     allow: tuple[str, ...] = ()
+    lists: Lists = field(default_factory=Lists)
 
 
 class Step(Protocol):
