@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
@@ -71,6 +72,19 @@ async def opinion(processor: Processor | Asking, mail: Mail, context: Context) -
     if isinstance(processor, Asking):
         return processor.judge(await processor.ask(mail, context), mail, context)
     return await processor.process(mail, context)
+
+
+def assert_verdict(verdict: Verdict | None, **expected: Any) -> None:
+    """That a verdict is as expected in the fields that are named; `reason` and `reply` must have that text in them.
+
+    `assert_verdict(verdict, action="deny", reason="loud", tags=("SPAM",))`. Raises AssertionError that shows both.
+    """
+    assert verdict is not None, f"there is no verdict, where {expected} was expected"
+    for name, value in expected.items():
+        found = getattr(verdict, name)
+        within = name in ("reason", "reply") and value is not None
+        good = str(value) in str(found or "") if within else found == value
+        assert good, f"{name} is {found!r}, where {value!r} was expected{' in it' if within else ''}: {verdict}"
 
 
 @dataclass

@@ -73,6 +73,11 @@ def test_the_page_of_a_processor(name: str, folder: Path) -> None:
         stack.enter_context(Reader(folder, known, env)).follow(page)
 
 
+def test_the_page_about_ones_own(folder: Path) -> None:
+    with Reader(folder, {"/home/you": str(folder)}, {"PYTHONDONTWRITEBYTECODE": "1"}) as reader:
+        reader.follow((PROCESSORS / "write-your-own.md").read_text())
+
+
 def test_how_to_put_it_behind_postfix(folder: Path, postfix_installed: None) -> None:
     with Postfix(folder.parent / "postfix") as postfix, behind(folder, postfix) as reader:
         reader.follow(START.read_text())

@@ -59,7 +59,12 @@ def test_it_sees_the_mail_and_answers(run: Run, tmp_path: Path) -> None:
         ("return Verdict.forwarded('x>y')", "is no mail address"),
         ("return Verdict.deny('x', reply='250 ok')", "is no refusal"),
         ("raise SystemExit(3)", "the process ended 3 times"),
-        ("os._exit(1)", "the process ended 3 times"),
+        ("os.write(2, b'my last words'); os._exit(1)", "the process ended 3 times; it said last: my last words"),
+        ("x = [bytes(10**6) for n in range(10**6)]", "MemoryError:  at filter.py:4: x = [bytes(10**6)"),
+        ("import json; json.loads('{')", "at filter.py:4: import json; json.loads('{')"),
+        ("print('before'); return 1 / 0", "ZeroDivisionError"),
+        ("return Verdict(tags=('a b',))", "tag 'a b' must be"),
+        ("return {'action': 'pass'}", "process() returned dict; return a Verdict or None"),
         ("os.kill(os.getpid(), 9)", "the process ended 3 times"),
     ],
 )
@@ -67,6 +72,49 @@ def test_its_faults_are_told_in_its_authors_words(run: Run, tmp_path: Path, body
     answer = run(once(chain(tmp_path, body)))
     assert isinstance(answer, Deferral)
     assert told in answer.reason
+
+
+def test_what_it_prints_is_told_with_its_own_mail(run: Run, tmp_path: Path) -> None:
+    body = "print('one', mail.subject)\nawait asyncio.sleep(0.1)\nos.sys.stderr.write('two ' + mail.subject)\n"
+    body += "if mail.subject == 'b': raise ValueError('no')\n"
+    body += "return Verdict.tagged('A', reason='why') if mail.subject == 'a' else None"
+
+    async def inside() -> list[Any]:
+        pipeline = chain(tmp_path, body)
+        answers = await asyncio.gather(*(pipeline.run(mail(Subject=s), context()) for s in ("a", "b", "c")))
+        await pipeline.close()
+        return answers
+
+    a, b, c = run(inside())
+    assert a.trace[0].saw == "why; it printed: one a\ntwo a"
+    assert a.reason == "why"
+    assert (
+        b.trace[0].saw
+        == "ValueError: no at filter.py:7: if mail.subject == 'b': raise ValueError('no'); it printed: one b\ntwo b"
+    )
+    assert c.trace[0].saw == "it printed: one c\ntwo c"
+
+
+def test_what_it_prints_without_end_is_cut(run: Run, tmp_path: Path) -> None:
+    verdict = run(once(chain(tmp_path, "for n in range(100_000): print('x' * 50)\nreturn Verdict.passed()")))
+    assert verdict.action is Action.PASS
+    assert len(verdict.trace[0].saw) < 600
+
+
+def test_what_it_starts_ends_with_it(run: Run, tmp_path: Path) -> None:
+    async def inside() -> None:
+        body = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\n"
+        body += f"open('{tmp_path}/pid', 'w').write(str(child.pid))\nwhile True: pass"
+        pipeline = chain(tmp_path, body, limit='"1s"', on_error='"hold"')
+        assert (await ask(pipeline)).action is Action.PENDING
+        await pipeline.close()
+
+    run(inside())
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    end = time.monotonic() + 10
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_file_that_does_not_load(run: Run, tmp_path: Path) -> None:

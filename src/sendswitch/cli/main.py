@@ -24,6 +24,7 @@ from sendswitch.cli import (
     pipe,
     pipeline,
     postfix,
+    processor,
     quarantine,
     queue,
     replay,
@@ -63,6 +64,7 @@ app.add_typer(user.app, name="user")
 app.add_typer(lists.app, name="list")
 app.add_typer(message.app, name="message")
 app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(processor.app, name="processor")
 app.add_typer(postfix.app, name="postfix")
 app.add_typer(queue.app, name="queue")
 app.add_typer(quarantine.app, name="quarantine")

@@ -42,7 +42,8 @@ class Context:
 
     `sender` is '' for the null path. `tags` are those of earlier steps, `score` the highest they gave. `attempt` counts
     offers of this message to this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing
-    will come of the answer (a try, a replay, a candidate): a step with effects of its own leaves them out then.
+    will come of the answer (a try, a replay, a candidate): a step with effects of its own leaves them out then. What a
+    step puts into `notes` is told with it in the trace.
     """
 
     message: str
@@ -54,6 +55,7 @@ class Context:
     tags: tuple[str, ...] = ()
     rehearsal: bool = False
     score: float | None = None
+    notes: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

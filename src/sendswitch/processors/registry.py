@@ -12,6 +12,7 @@ from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Site, Step
+from sendswitch.processors.hosted import Hosted
 
 GROUP = "sendswitch.processors"
 
@@ -21,24 +22,43 @@ def _known() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def _ours(point: EntryPoint) -> bool:
+    return point.value.startswith("sendswitch.")
+
+
 def names() -> list[str]:
     """All processors that are installed."""
     return sorted(_known())
 
 
+def package(name: str) -> str:
+    """The package that brings a processor, with its version."""
+    point = _known()[name]
+    return f"{point.dist.name} {point.dist.version}" if point.dist else ""
+
+
 def find(name: str) -> type[Step]:
-    """The processor's class. Raises ValueError with the name that was probably meant."""
+    """The processor's class. Raises ValueError with the name that was probably meant, or why it cannot be loaded."""
     point = _known().get(name)
     if point is None:
         close = difflib.get_close_matches(name, names(), 1, 0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"installed are: {', '.join(names())}"
         raise ValueError(f"no processor {name!r}; {hint}")
-    found: type[Step] = point.load()
+    try:
+        found: type[Step] = point.load()
+    except Exception as error:  # whatever a package does when it is imported
+        raise ValueError(f"{name} of {package(name)} cannot be loaded: {type(error).__name__}: {error}") from error
     return found
 
 
 def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value that nobody changes
-    """The processor of one step, at this site. Raises ValueError or InvalidConfiguration for bad options."""
+    """The processor of one step, at this site; one that a package brings in a process of its own.
+
+    Raises ValueError or InvalidConfiguration for bad options.
+    """
+    point = _known().get(step.use)
+    if point is not None and not _ours(point):
+        return Hosted(step.use, point.dist.version if point.dist else "", step.options)
     kind = find(step.use)
     made = kind(validate(kind.Options, step.options, step.use, {}))
     if (enter := getattr(made, "enter", None)) is not None:

@@ -78,7 +78,9 @@ class Chain:
             opinion, answer = await self._ask(link, mail, context, said)
             seconds = time.perf_counter() - began
             metrics.processor_seconds(link.name).observe(seconds)
-            trace.append(_step(link, opinion, answer, seconds))
+            trace.append(_step(link, opinion, answer, seconds, context.notes))
+            if context.notes:
+                context = replace(context, notes=[])
             if link.shadow:
                 continue
             if isinstance(opinion, _Failure):
@@ -185,8 +187,16 @@ def _merge(before: Verdict, opinion: Verdict) -> Verdict:
     return opinion
 
 
-def _step(link: Link, opinion: Verdict | _Failure | None, answer: Mapping[str, Any] | None, seconds: float) -> Step:
+def _step(
+    link: Link,
+    opinion: Verdict | _Failure | None,
+    answer: Mapping[str, Any] | None,
+    seconds: float,
+    notes: Sequence[str],
+) -> Step:
     outcome, saw = _said(opinion)
+    if notes:
+        saw = storable("; ".join([saw, *notes] if saw else notes), MAX_REASON)
     if link.shadow:
         outcome += SHADOWED
     return Step(link.name, link.processor.version, seconds, outcome, saw, answer)

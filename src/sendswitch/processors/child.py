@@ -1,0 +1,316 @@
+"""A process in which code of somebody else's runs, and the calls that wait for it.
+
+A process, because a loop without an await or an allocation without end must cost its own mail only: at the time
+limit the process is killed, and the other messages it had are asked again in a fresh one. It has none of our
+environment, and a limit to its memory.
+
+Speaks to `host` in lines: a JSON object, then as many bytes as it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from sendswitch import logs
+from sendswitch.errors import Temporary
+from sendswitch.mail.content import InFile
+from sendswitch.mail.message import Mail
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.processors import base
+
+# Seconds a cancelled call may take to give up before its process is killed.
+MERCY = 0.5
+# One message that breaks the process must not take others along for ever.
+ATTEMPTS = 3
+MAX_ANSWER = 1024 * 1024
+# Seconds in which a process must show that it still listens, and how often not before its code is known to block.
+BEAT, HUNG = 1.0, 3
+# Messages of one step that are each in a process of their own at once.
+ALONE = 4
+# Bytes of address space.
+MEMORY = 512_000_000
+# Characters kept of what a process said last.
+LAST_WORDS = 500
+
+
+class UserCodeError(Temporary):
+    """The user's program failed; its traceback is in the message's trace."""
+
+
+class Died(Exception):
+    """The process ended while it had the message."""
+
+
+class Hosting:
+    """The process of one step: started with the first message, and again when `stamp` gives something else.
+
+    Many messages share it. When it dies, hangs or runs out of memory, nobody knows whose fault that was: each message
+    it had is asked again in a process of its own, where only its own fault can stop it.
+    """
+
+    def __init__(self, name: str, arguments: tuple[str, ...], memory: int, stamp: Callable[[], object]) -> None:
+        self.name, self._arguments, self._memory, self._stamp = name, arguments, memory, stamp
+        self._started_for: object = None
+        self._child: Child | None = None
+        self._starting = asyncio.Lock()
+        self._alone = asyncio.Semaphore(ALONE)
+        self._hung = 0
+        self._closed = False
+
+    async def ask(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """What the code answers. Raises UserCodeError with the line that failed."""
+        last = ""
+        for attempt in range(ATTEMPTS):
+            # Code that does nothing but block is not asked together with others again and again.
+            together = attempt == 0 and self._hung < HUNG
+            try:
+                answer = await (self._together(mail, context) if together else self._by_itself(mail, context))
+            except Died as error:
+                last = str(error)
+                continue
+            if together and "memory" in answer:
+                continue
+            return self._read(answer, context)
+        raise UserCodeError(f"{self.name}: the process ended {ATTEMPTS} times{'; it said last: ' * bool(last)}{last}")
+
+    async def _together(self, mail: Mail, context: base.Context) -> dict[str, Any]:
+        child = await self._running()
+        try:
+            answer = await child.ask(mail, context)
+        except Died as error:
+            self._hung += child.hung
+            child.hung = False
+            raise Died(child.last_words) from error
+        finally:
+            if self._closed:
+                child.retire()  # the pipeline was replaced while this message was in it
+        if "memory" in answer:
+            await child.kill()  # what filled it is still in it
+        return answer
+
+    async def _by_itself(self, mail: Mail, context: base.Context) -> dict[str, Any]:
+        async with self._alone:
+            child = await Child.start(self.name, self._arguments, self._memory, watched=False)
+            try:
+                return await child.ask(mail, context)
+            except Died as error:
+                raise Died(child.last_words) from error
+            finally:
+                await child.kill()
+
+    def _read(self, answer: dict[str, Any], context: base.Context) -> Verdict | None:
+        if printed := str(answer.get("printed", "")):
+            context.notes.append(f"it printed: {storable(printed, LAST_WORDS)}")
+        if "error" in answer:
+            raise UserCodeError(str(answer["error"])[:2000])
+        verdict = answer.get("verdict")
+        return None if verdict is None else verdict_from_json(verdict)
+
+    async def close(self) -> None:
+        """End the process once the messages it has are done."""
+        self._closed = True
+        if self._child is not None:
+            self._child.retire()
+            if self._child.idle:
+                await self._child.gone()
+
+    async def _running(self) -> Child:
+        async with self._starting:
+            stamp = self._stamp()
+            if stamp != self._started_for:
+                self._hung = 0
+            if self._child is None or self._child.ended or stamp != self._started_for:
+                if self._child is not None:
+                    self._child.retire()
+                self._started_for = stamp
+                self._child = await Child.start(self.name, self._arguments, self._memory)
+            return self._child
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours but where packages are that are not in Python's own places."""
+    beside = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    known = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+    return known | ({"PYTHONPATH": os.pathsep.join(beside)} if beside else {})
+
+
+class Child:
+    """One process and the calls that wait for it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str, *, watched: bool) -> None:
+        self._process, self._name = process, name
+        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._next = 0
+        self._retired = self.hung = False
+        self.last_words = ""
+        self._alive, self._busy = asyncio.Event(), asyncio.Event()
+        self._readers = [asyncio.ensure_future(self._read_answers()), asyncio.ensure_future(self._read_errors())]
+        if watched:
+            self._readers.append(asyncio.ensure_future(self._watch()))
+
+    @classmethod
+    async def start(cls, name: str, arguments: tuple[str, ...], memory: int, *, watched: bool = True) -> Child:
+        """Start it; one that is `watched` is killed when it does not listen any more."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sendswitch.processors.host",
+            str(memory),
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,
+            limit=MAX_ANSWER,
+        )
+        return cls(process, name, watched=watched)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None or self._readers[0].done()
+
+    async def ask(self, mail: Mail, context: base.Context) -> dict[str, Any]:
+        self._next += 1
+        number = self._next
+        future = self._calls[number] = asyncio.get_running_loop().create_future()
+        self._busy.set()
+        try:
+            await self._send(number, mail, context)
+            answer: dict[str, Any] = await future
+            return answer
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel(number))
+            raise
+        finally:
+            self._calls.pop(number, None)
+            if self._retired and not self._calls:
+                self._signal(signal.SIGTERM)
+
+    async def _send(self, number: int, mail: Mail, context: base.Context) -> None:
+        content = mail.content
+        path = str(content.path) if isinstance(content, InFile) else ""
+        raw = b"" if path else mail.raw
+        call = {
+            "id": number,
+            "path": path,
+            "size": len(raw),
+            "message": context.message,
+            "recipient": context.recipient.address,
+            "sender": context.sender,
+            "client": {"address": context.client.address, "name": context.client.name, "helo": context.client.helo},
+            "now": context.now,
+            "attempt": context.attempt,
+            "tags": context.tags,
+            "rehearsal": context.rehearsal,
+            "score": context.score,
+        }
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(orjson.dumps(call) + b"\n" + raw)
+            await self._process.stdin.drain()
+        except (OSError, RuntimeError) as error:
+            raise Died from error
+
+    async def _cancel(self, number: int) -> None:
+        """Ask the program to stop this call; a process that does not answer is stuck, and killed."""
+        waiter = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(orjson.dumps({"cancel": number}) + b"\n")
+            async with asyncio.timeout(MERCY):
+                await waiter
+        except (OSError, RuntimeError, TimeoutError, Died):
+            await self.kill()
+
+    def retire(self) -> None:
+        """Take no more calls; end after the last."""
+        self._retired = True
+        if not self._calls:
+            self._signal(signal.SIGTERM)
+
+    @property
+    def idle(self) -> bool:
+        """True when no call waits."""
+        return not self._calls
+
+    async def gone(self) -> None:
+        """Wait until the process has ended; one that does not heed SIGTERM is killed."""
+        try:
+            async with asyncio.timeout(MERCY):
+                await self._process.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+        self._readers[-1].cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    async def kill(self) -> None:
+        """End it now, with every process it started."""
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+        for reader in self._readers:
+            reader.cancel()
+        self._fail_all()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def _fail_all(self) -> None:
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(Died())
+
+    async def _read_answers(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while line := await self._process.stdout.readline():
+                answer = orjson.loads(line)
+                self._alive.set()
+                future = self._calls.get(answer.get("id", 0))
+                if future is not None and not future.done():
+                    future.set_result(answer)
+        except (ValueError, AttributeError) as error:
+            logs.failed(f"reading answers of {self._name}", error=error)
+            self._signal(signal.SIGKILL)
+        finally:
+            self._fail_all()
+
+    async def _watch(self) -> None:
+        """Kill it when it says nothing for a while although it was asked to: code that blocks, blocks all its calls."""
+        await self._alive.wait()  # it has loaded the code, which may take its time
+        assert self._process.stdin is not None
+        with suppress(OSError, RuntimeError):
+            while True:
+                await self._busy.wait()
+                self._busy.clear()
+                while self._calls:
+                    self._alive.clear()
+                    self._process.stdin.write(b'{"ping": 1}\n')
+                    try:
+                        async with asyncio.timeout(BEAT):
+                            await self._alive.wait()
+                    except TimeoutError:
+                        self.hung = True
+                        self._signal(signal.SIGKILL)
+                        return
+                    await asyncio.sleep(BEAT / 2)
+
+    async def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        while chunk := await self._process.stderr.read(4096):
+            text = chunk.decode("utf-8", "replace").rstrip()
+            self.last_words = " ".join(storable((self.last_words + text)[-LAST_WORDS:], LAST_WORDS).split())
+            logs.processor_output("", processor=self._name, text=text)

@@ -1,0 +1,191 @@
+"""The process that somebody else's code runs in: reads calls on standard input, writes answers to standard output.
+
+    host MEMORY file PATH                an `async def process(mail, context)` in a file
+    host MEMORY processor NAME OPTIONS   a processor that a package brings, with its options as JSON
+
+What the code prints goes to standard error, so that it cannot answer by accident, and along with the answer of the call
+that printed it. Calls run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import resource
+import sys
+import sysconfig
+import traceback
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sendswitch.config.load import validate
+from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.mail.envelope import Client, Recipient
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Verdict, checked
+from sendswitch.processors import registry
+from sendswitch.processors.base import Asking, Context, Processor
+
+Process = Callable[[Mail, Context], Awaitable[object]]
+# Characters kept of what one call prints.
+MOST_PRINTED = 2000
+
+_printed: ContextVar[list[str] | None] = ContextVar("printed", default=None)
+
+
+class _Printing(io.TextIOBase):
+    """Standard output and error: goes to the log, and to the call that printed it."""
+
+    def write(self, text: str) -> int:
+        os.write(2, text.encode("utf-8", "replace"))
+        kept = _printed.get()
+        if kept is not None and sum(map(len, kept)) < MOST_PRINTED:
+            kept.append(text)
+        return len(text)
+
+
+def load(file: Path) -> Process:
+    """The program's `process`. Raises whatever the file raises, or AttributeError."""
+    namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
+    exec(compile(file.read_bytes(), str(file), "exec"), namespace)  # noqa: S102 - the user's own code
+    process = namespace.get("process")
+    if not asyncio.iscoroutinefunction(process):
+        raise AttributeError(f"{file.name} has no `async def process(mail, context)`")
+    made: Process = process
+    return made
+
+
+def make(name: str, options: dict[str, Any]) -> Process:
+    """What a package's processor answers. Raises what it raises, InvalidConfiguration."""
+    kind = registry.find(name)
+    made = kind(validate(kind.Options, options, name, {}))
+    if isinstance(made, Asking):
+
+        async def asked(mail: Mail, context: Context) -> object:
+            return made.judge(await made.ask(mail, context), mail, context)
+
+        return asked
+    if isinstance(made, Processor):
+        return made.process
+    raise TypeError(f"{name} is no processor: it has neither `process` nor `ask` and `judge`")
+
+
+# Where code lies that its author did not write here.
+_OTHERS = (sysconfig.get_path("stdlib"), str(Path(registry.__file__).parent.parent))
+
+
+def explain(error: BaseException) -> str:
+    """The error as its author understands it: type, text and the last line that is theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_OTHERS, "<"))]
+    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+class Host:
+    """Runs calls and writes their answers."""
+
+    def __init__(self, loading: Callable[[], Process], out: int) -> None:
+        self._out = out
+        self._process: Process | None = None
+        self._broken = ""
+        self._running: dict[int, asyncio.Task[None]] = {}
+        try:
+            self._process = loading()
+        except (Exception, SystemExit) as error:
+            self._broken = explain(error)
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Until standard input ends. What is said first is that the code is loaded."""
+        self._say({})
+        while line := await reader.readline():
+            call = orjson.loads(line)
+            if "ping" in call:
+                self._say({})
+                continue
+            if "cancel" in call:
+                self._cancel(call["cancel"])
+                continue
+            content: Content
+            if call["path"]:
+                path = Path(call["path"])
+                content = InFile(path, path.stat().st_size)  # noqa: ASYNC240 - this process has nothing else to do
+            else:
+                content = InMemory(await reader.readexactly(call["size"]))
+            self._running[call["id"]] = asyncio.create_task(self._run(call, content))
+
+    async def _run(self, call: dict[str, Any], content: Content) -> None:
+        context = Context(
+            message=call["message"],
+            recipient=Recipient(call["recipient"]),
+            sender=call["sender"],
+            client=Client(**call["client"]),
+            now=call["now"],
+            attempt=call["attempt"],
+            tags=tuple(call["tags"]),
+            rehearsal=call["rehearsal"],
+            score=call["score"],
+        )
+        answer: dict[str, Any] = {"id": call["id"]}
+        printed: list[str] = []
+        _printed.set(printed)
+        try:
+            if self._process is None:
+                answer["error"] = self._broken
+            else:
+                answer["verdict"] = _checked(await self._process(Mail(content), context))
+        except Exception as error:
+            answer["error"] = explain(error)
+            if isinstance(error, MemoryError):
+                answer["memory"] = True  # perhaps it was another call that took it
+        if text := "".join(printed).strip():
+            answer["printed"] = text[:MOST_PRINTED]
+        self._running.pop(call["id"], None)
+        self._say(answer)
+
+    def _cancel(self, number: int) -> None:
+        task = self._running.pop(number, None)
+        if task is not None:
+            task.cancel()
+        self._say({"id": number, "cancelled": True})
+
+    def _say(self, answer: dict[str, Any]) -> None:
+        data = memoryview(orjson.dumps(answer, default=str) + b"\n")
+        while data:
+            data = data[os.write(self._out, data) :]
+
+
+def _checked(verdict: object) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"process() returned {type(verdict).__name__}; return a Verdict or None")
+    return checked(verdict).to_json()
+
+
+def _loading(kind: str, what: str, options: str = "{}") -> Callable[[], Process]:
+    if kind == "file":
+        return lambda: load(Path(what))
+    return lambda: make(what, orjson.loads(options))
+
+
+async def _main(arguments: list[str]) -> None:
+    out = os.dup(1)
+    os.dup2(2, 1)  # print() goes to standard error
+    sys.stdout = sys.stderr = _Printing()
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await Host(_loading(*arguments), out).serve(reader)
+
+
+if __name__ == "__main__":
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    asyncio.run(_main(sys.argv[2:]))
