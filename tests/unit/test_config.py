@@ -242,7 +242,7 @@ def test_a_good_pipeline() -> None:
         ),
         (
             '[[step]]\nuse = "lists"\ndeny = ["a b"]\n',
-            ["p:3: deny: 'a b' is no address, domain or glob (step 1, lists)"],
+            ["p:3: deny: 'a b' is no address, domain, glob, network or header:Name=text (step 1, lists)"],
         ),
         ('[[step]]\nuse = "deny"\nreply = "250 ok"\n', ["p:3: reply: '250 ok' is no refusal"]),
         ('[[step]]\nuse = "tag"\ntags = ["a b"]\n', ["p:3: tags: tag 'a b' must be 1 to 64 letters"]),
