@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Postfix, free_port, public_folder
+from sendswitch.bench.scanners import clamd, rspamd, spamd
 from sendswitch.processors import registry
 from tests.conftest import need
 from tests.e2e.pages import Reader, compare, replaced
-from tests.servers import clamd, rspamd, spamd
 
 DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"

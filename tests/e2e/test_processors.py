@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from sendswitch.bench.peers import Node, free_port
+from sendswitch.bench.scanners import EICAR, clamd
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, said, send, until
-from tests.servers import EICAR, clamd
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import free_port
+from sendswitch.bench.scanners import EICAR, clamd
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
@@ -18,7 +19,6 @@ from sendswitch.processors import sharing
 from sendswitch.processors.clamav import ClamAV, ClamAVOptions, TooLarge
 from sendswitch.testing import context, message, opinion
 from tests.conftest import need
-from tests.servers import EICAR, clamd
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 CLEAN = Mail(InMemory(message("nothing to see")))

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from sendswitch.bench.peers import free_port, public_folder
+from sendswitch.bench.scanners import GTUBE, rspamd
 from sendswitch.mail.content import InFile
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, RemoveHeader, SetHeader
@@ -22,7 +23,6 @@ from sendswitch.processors.base import Context
 from sendswitch.processors.rspamd import Rspamd, RspamdOptions
 from sendswitch.testing import context, mail, message, opinion
 from tests.conftest import need
-from tests.servers import GTUBE, rspamd
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PLAIN = mail("nothing to see\r\n", X_Other="1")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import free_port, public_folder
+from sendswitch.bench.scanners import GTUBE, spamd
 from sendswitch.mail.content import InFile
 from sendswitch.mail.headers import SetHeader
 from sendswitch.mail.message import Mail
@@ -18,7 +19,6 @@ from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.processors.spamassassin import SpamAssassin, SpamAssassinOptions
 from sendswitch.testing import context, mail, message, opinion
 from tests.conftest import need
-from tests.servers import GTUBE, spamd
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 HAM, SPAM = mail("nothing to see\r\n"), mail(f"{GTUBE}\r\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import resource
 import smtplib
 import socket
@@ -18,14 +17,14 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
 from urllib.request import urlopen
 
-from sendswitch.bench.peers import Node, Postfix, Sink, free_port, public_folder, source, stop, wait_for_port
+from sendswitch.bench.peers import Node, Postfix, Sink, free_port, source, stop, wait_for_port
 from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.errors import Temporary
@@ -85,10 +84,10 @@ def figure(node: Node, name: str) -> float:
     return 0.0
 
 
-def through(node: Node, messages: int) -> float:
-    """Messages a second from the first byte in to the last one out."""
+def through(node: Node, messages: int, *, file: Path | None = None) -> float:
+    """Messages a second from the first byte in to the last one out; all are what is in the file, if there is one."""
     began = time.perf_counter()
-    source(node.port, messages=messages, sessions=SESSIONS, size=SIZE)
+    source(node.port, messages=messages, sessions=SESSIONS, size=SIZE, file=file)
     drained(node)
     return messages / (time.perf_counter() - began)
 
@@ -465,30 +464,6 @@ def _at_least(name: str, value: float, wanted: float, detail: str) -> Result:
     return Result(name, value, f"≥ {wanted:g}", value >= wanted, detail)
 
 
-MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
-    "relay": lambda folder, quick: relay(folder, 1 if quick else 5),
-    "chain": lambda folder, quick: chain(folder, 1 if quick else 7),
-    "journal": lambda folder, quick: history(folder, 1 if quick else 5),
-    "replay": lambda folder, quick: rehearsal(folder, 2_000 if quick else 10_000),
-    "stories": lambda folder, quick: stories(folder, 20_000 if quick else 1_000_000),
-    "latency": lambda folder, quick: latency(folder),
-    "memory": lambda folder, quick: memory(folder),
-    "backlog": lambda folder, quick: backlog(folder, 10_000 if quick else 100_000),
-}
-
-
-def run(names: Sequence[str], *, quick: bool, tell: Callable[[str], None]) -> list[Result]:
-    """Measure. Raises Temporary when a peer is missing or fails."""
-    if not Postfix.available():
-        raise Temporary("bench needs Postfix and root; as root: apt-get install postfix")
-    results = []
-    for name in names:
-        tell(f"measuring {name} …")
-        with public_folder("bench") as folder:
-            results += MEASURES[name](folder, quick)
-    return results
-
-
-def machine() -> dict[str, object]:
-    """What the figures were taken on, without names."""
-    return {"cores": os.cpu_count(), "python": sys.version.split()[0], "sessions": SESSIONS, "size": SIZE}
+def at_most(name: str, value: float, wanted: float, detail: str) -> Result:
+    """A figure that must not be larger."""
+    return Result(name, value, f"≤ {wanted:g}", value <= wanted, detail)

@@ -85,11 +85,26 @@ class Sink:
 
 
 def source(
-    port: int, *, messages: int, sessions: int, size: int, reuse: bool = True, to: str = "b@example.test"
+    port: int,
+    *,
+    messages: int,
+    sessions: int,
+    size: int,
+    reuse: bool = True,
+    to: str = "b@example.test",
+    file: Path | None = None,
 ) -> float:
     """Send with Postfix's smtp-source; gives the seconds it took. Raises Temporary when it fails."""
     command = ["smtp-source", "-s", str(sessions), "-m", str(messages), "-l", str(size)]
-    command += ["-f", "a@example.org", "-t", to, *(["-d"] if reuse else []), f"127.0.0.1:{port}"]
+    command += [
+        "-f",
+        "a@example.org",
+        "-t",
+        to,
+        *(["-d"] if reuse else []),
+        *(["-F", str(file)] if file else []),
+        f"127.0.0.1:{port}",
+    ]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:

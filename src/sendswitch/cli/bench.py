@@ -8,27 +8,27 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.bench import measure
+from sendswitch.bench import suite
 from sendswitch.cli.output import Session
 
 
 def bench(
     context: typer.Context,
-    only: Annotated[list[str] | None, typer.Option("--only", help=f"One of {', '.join(measure.MEASURES)}.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help=f"One of {', '.join(suite.MEASURES)}.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One round of everything, a tenth of the backlog.")] = False,
 ) -> None:
     """Measure against smtp-source, smtp-sink, Postfix and aiosmtpd; exit 1 when a figure is not reached."""
     session: Session = context.obj
-    unknown = set(only or ()) - set(measure.MEASURES)
+    unknown = set(only or ()) - set(suite.MEASURES)
     if unknown:
-        raise typer.BadParameter(f"{sorted(unknown)[0]} is none of {', '.join(measure.MEASURES)}")
+        raise typer.BadParameter(f"{sorted(unknown)[0]} is none of {', '.join(suite.MEASURES)}")
 
     def tell(text: str) -> None:
         sys.stderr.write(text + "\n")
 
-    results = measure.run(only or list(measure.MEASURES), quick=quick, tell=tell)
+    results = suite.run(only or list(suite.MEASURES), quick=quick, tell=tell)
     if session.json:
-        session.print_json({"machine": measure.machine(), "results": [asdict(result) for result in results]})
+        session.print_json({"machine": suite.machine(), "results": [asdict(result) for result in results]})
     else:
         rows = [
             {
