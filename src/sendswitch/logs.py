@@ -268,6 +268,12 @@ def reloaded(*, users: int) -> None:
     _emit("info", "reloaded", users=users)
 
 
+def webhook(msg_id: str, *, id: str, status: int, said: str, attempt: int, due: float | None) -> None:
+    """A webhook was tried: the receiver's status (0 for none) and words; `due` is when it is tried again."""
+    level = "info" if 200 <= status < 300 else "warning"
+    _emit(level, "webhook", msg_id=msg_id, id=id, status=status, said=said, attempt=attempt, due=due)
+
+
 def processor_output(msg_id: str, *, processor: str, text: str) -> None:
     """A user's program wrote to its standard error."""
     _emit("info", "processor_output", msg_id=msg_id, processor=processor, text=text)

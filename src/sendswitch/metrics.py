@@ -28,6 +28,9 @@ CANARY_FAILURES = Counter("sendswitch_canary_failures", "Canaries that did not c
 CANDIDATES = Counter(
     "sendswitch_candidates", "Answers of candidates beside the live ones, by outcome.", ["outcome"], registry=REGISTRY
 )
+WEBHOOKS = Counter(
+    "sendswitch_webhook_attempts", "Tries to tell a webhook, by outcome.", ["outcome"], registry=REGISTRY
+)
 DEADLINES = Counter("sendswitch_deadlines_missed", "Tasks without a verdict in time.", registry=REGISTRY)
 ENDED = Counter("sendswitch_deliveries", "Deliveries that ended, by state.", ["state"], registry=REGISTRY)
 QUEUE = Gauge(

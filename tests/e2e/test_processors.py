@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sendswitch.bench.scanners import EICAR, clamd
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, said, send, until
+from tests.receiver import receiver
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -106,6 +108,36 @@ def test_lists_that_are_kept_count_at_once(tmp_path: Path) -> None:
         assert (wrong.returncode, f"{many}:2: 'two words' is no address" in wrong.stderr) == (2, True)
         node.run("list", "rm", str(shown[1]["number"]))
         assert node.run("list", "test", "nobody@else.example", "--to", "joe@example.test", check=False).returncode == 3
+        clean(node)
+
+
+def test_a_webhook_hears_of_mail_after_an_outage_and_a_crash(tmp_path: Path) -> None:
+    secret = "whsec_" + "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0"
+    settings = QUICK | {"webhooks": {"allow": ["127.0.0.1"]}}
+    with receiver() as hook, NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        url = f"http://127.0.0.1:{hook.port}/hook"
+        node.add_pipeline("joe@example.test", f"[[step]]\nuse = 'notify'\nurl = '{url}'\nsecret = '{secret}'\n")
+        hook.answers = [(500, b"not now", {})]
+        for n in range(3):
+            send(node.port, subject=f"number {n}")
+        until(lambda: len(hop.parcels) == 3 and len(hook.requests) >= 3, node=node)  # the mail does not wait
+        node.kill()
+        node.start()
+        (endpoint,) = said(node, "webhook", "list")
+        assert (endpoint["url"], endpoint["waiting"]) == (url, 3)
+        hook.answers = [(204, b"", {})]
+        hook.requests.clear()
+        assert "3 sent again" in node.run("webhook", "resend", "--endpoint", "1").stdout
+        until(lambda: len(hook.requests) >= 3, node=node)
+        told = {json.loads(request.body)["data"]["subject"] for request in hook.requests}
+        assert told == {"number 0", "number 1", "number 2"}
+        until(lambda: all(row["state"] == "delivered" for row in said(node, "webhook", "events")), node=node)
+        shown = said(node, "webhook", "show", said(node, "webhook", "events")[0]["id"])
+        assert (shown[-1]["status"], secret in json.dumps(shown)) == (204, False)
+        until(lambda: len(said(node, "message", "list")) == 3, node=node)
+        story = node.run("message", "explain", said(node, "message", "list")[0]["id"]).stdout
+        assert "notify (version 1) took" in story
+        assert secret not in node.log.read_text()
         clean(node)
 
 

@@ -42,6 +42,7 @@ from sendswitch.db.connect import in_thread, open_database
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
 from sendswitch.processors.entries import Lists
+from sendswitch.processors.reach import Reach
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
@@ -56,6 +57,8 @@ from sendswitch.switch.overload import Overload
 from sendswitch.switch.queue import Queue
 from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
+from sendswitch.webhooks.outbox import Outbox
+from sendswitch.webhooks.sender import Sender
 
 # Seconds for the last events to reach the journal when we stop; the rest goes after the next start.
 LAST_WORDS = 3.0
@@ -73,7 +76,7 @@ FIXED = (
     "journal.enabled",
     "recording.mail",
     "pipelines.limit",
-    "webhooks",
+    "webhooks.allow",
     "tracing",
 )
 
@@ -118,7 +121,11 @@ class Node:
         self._users = await in_thread(users.keys, self._engine)
         self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
-        self._site = replace(make_site(config), lists=Lists(lambda: read_book(self.config, self._engine)))
+        self._outbox = Outbox(self.data / "webhooks" / "outbox.db")
+        reach = Reach(config.webhooks.allow)
+        self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
+        lists_kept = Lists(lambda: read_book(self.config, self._engine))
+        self._site = replace(make_site(config), lists=lists_kept, outbox=self.sender)
         await self._read_lists()
         self._worker = make_worker(config, broker, self._engine, self._site) if self._with_worker else None
         if self._worker is not None:
@@ -137,6 +144,7 @@ class Node:
         """What goes on beside the mail for all of the node's life."""
         kept = self._first.journal.enabled
         yield self._look()
+        yield self.sender.run()
         yield self.overload.watch()
         yield self.canary.run()
         yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
@@ -250,6 +258,7 @@ class Node:
             try:
                 self.journeys.orders = await self.spool.orders()
                 self.queue.look()
+                self.sender.look()
                 self.journeys.routes = await in_thread(load_routes, self._engine, self.config)
                 self._users = await in_thread(users.keys, self._engine)
                 await self._read_lists()
@@ -343,6 +352,7 @@ class Node:
         await self.web.stop()
         self.journeys.terms.courier.close()
         await self.spool.close()
+        self._outbox.close()
         self._engine.dispose()
         os.close(self._lock)
         logs.stopped()

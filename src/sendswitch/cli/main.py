@@ -31,6 +31,7 @@ from sendswitch.cli import (
     serve,
     trying,
     user,
+    webhook,
 )
 from sendswitch.cli import (
     config as configuration,
@@ -69,6 +70,7 @@ app.add_typer(postfix.app, name="postfix")
 app.add_typer(queue.app, name="queue")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(hold.app, name="hold")
+app.add_typer(webhook.app, name="webhook")
 
 
 @app.callback()

@@ -225,6 +225,7 @@ class Webhooks(Section):
         description="Hosts, addresses and networks that may be asked although they are not public, "
         "such as 10.1.2.0/24 or hooks.example.internal.",
     )
+    keep: Duration = Field(604800.0, gt=0, description="How long events are kept when they were taken or given up.")
 
 
 class Canary(Section):

@@ -59,9 +59,32 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """An event for a webhook: the request's body as it will be sent, and the secrets that sign it. The same `id` again
+    is the same event."""
+
+    id: str
+    url: str
+    recipient: str
+    secrets: tuple[str, ...] = field(repr=False)
+    message: str
+    form: bool
+    body: str = field(repr=False)
+
+
+class Outbox(Protocol):
+    """Keeps events until they are taken."""
+
+    async def put(self, notice: Notice) -> None:
+        """Keep it, once; durable on return. Raises SpoolUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
-    asked all the same. `lists` are the allow and deny lists that are kept.
+    asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events, None where
+    no node runs.
 
     A step that has a method `enter(site)` is told, once, after it was made.
     """
@@ -69,6 +92,7 @@ class Site:
     host: str = ""
     allow: tuple[str, ...] = ()
     lists: Lists = field(default_factory=Lists)
+    outbox: Outbox | None = None
 
 
 class Step(Protocol):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Annotated
 
 import httpx
 from pydantic import AfterValidator
+
+from sendswitch.processors.reach import Reach
 
 
 def _url(text: str) -> str:
@@ -86,3 +90,24 @@ async def asked(
             return Answer(response.status_code, response.headers, bytes(body))
     except httpx.HTTPError as error:
         raise OSError(f"{place} could not be asked: {error or type(error).__name__}") from error
+
+
+async def checked_url(url: str, reach: Reach) -> tuple[str, str]:
+    """The URL with an address in it that may be reached, and the host's own name, with its port where it has one.
+
+    Raises Refused, OSError.
+    """
+    parsed = httpx.URL(url)
+    address = await reach.find(parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
+    return str(parsed.copy_with(host=address)), parsed.netloc.decode("ascii")
+
+
+def retry_after(answer: Answer) -> float:
+    """Seconds until it may be asked again, as it says (RFC 9110 10.2.3); 0 when it says nothing that counts."""
+    said = answer.headers.get("retry-after", "").strip()
+    if said.isdecimal():
+        return float(said[:8])
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

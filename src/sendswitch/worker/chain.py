@@ -75,7 +75,9 @@ class Chain:
                 trace.append(Step(link.name, link.processor.version, 0.0, NOT_ASKED, f"only when {link.when.text}"))
                 continue
             began = time.perf_counter()
-            opinion, answer = await self._ask(link, mail, context, said)
+            # A step in the shadow leaves its own effects out, too.
+            asked = replace(context, rehearsal=True) if link.shadow else context
+            opinion, answer = await self._ask(link, mail, asked, said)
             seconds = time.perf_counter() - began
             metrics.processor_seconds(link.name).observe(seconds)
             trace.append(_step(link, opinion, answer, seconds, context.notes))

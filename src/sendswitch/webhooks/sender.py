@@ -1,0 +1,143 @@
+"""Sends what is in the outbox: each event until it is taken, in its own time.
+
+Rules:
+1. At least once: a try is recorded when it is over, so a crash repeats it, with the same `webhook-id`.
+2. One endpoint never holds up another: each has so many places, and who fails waits for its own time.
+3. 410 disables the endpoint; any other answer but 2xx is tried again by the schedule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+
+from sendswitch import logs, metrics
+from sendswitch.clock import Clock
+from sendswitch.errors import Refused
+from sendswitch.processors.base import Notice
+from sendswitch.processors.endpoint import signed
+from sendswitch.processors.http import asked, checked_url, new_client, retry_after
+from sendswitch.processors.reach import Reach
+from sendswitch.webhooks.outbox import Event, Outbox
+from sendswitch.webhooks.schedule import next_try
+
+# Requests at once, to all and to one endpoint; seconds for one; bytes of an answer.
+AT_ONCE, EACH, LIMIT, LONGEST = 32, 4, 20.0, 64 * 1024
+# Seconds between looks when nothing is known to be due, and after an outbox that cannot be read.
+NAP, PAUSE = 60.0, 5.0
+# Seconds between prunings.
+PRUNE = 3600.0
+GONE = 410
+
+
+class Sender:
+    """Sends for one node. `keep` gives for how many seconds an event is kept when it is over."""
+
+    def __init__(self, outbox: Outbox, reach: Reach, keep: Callable[[], float], clock: Clock) -> None:
+        self._outbox, self._reach, self._keep, self._clock = outbox, reach, keep, clock
+        self._wake = asyncio.Event()
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._busy: Counter[int] = Counter()
+        self._client = new_client()
+
+    async def put(self, notice: Notice) -> None:
+        """Keep an event, and send it soon (`base.Outbox`)."""
+        await asyncio.to_thread(self._outbox.put, notice, self._clock())
+        self._wake.set()
+
+    def look(self) -> None:
+        """Something may be due."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """For ever; what is under way when this is cancelled is tried again."""
+        pruned = -PRUNE
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    wait = await self._start()
+                    if self._clock() - pruned >= PRUNE:
+                        pruned = self._clock()
+                        while await asyncio.to_thread(self._outbox.prune, pruned - self._keep()):  # noqa: ASYNC110
+                            await asyncio.sleep(0.1)
+                except Exception as error:
+                    logs.failed("sending webhooks", error=error)
+                    wait = PAUSE
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in list(self._sending.values()):
+                task.cancel()
+            if self._sending:
+                await asyncio.wait(list(self._sending.values()))
+            await self._client.aclose()
+
+    async def _start(self) -> float:
+        """Begin what is due and has a place; gives the seconds until there may be more."""
+        while (free := AT_ONCE - len(self._sending)) > 0:
+            under_way = list(self._sending)
+            full = [endpoint for endpoint, number in self._busy.items() if number >= EACH]
+            now = self._clock()
+            found = await asyncio.to_thread(lambda: self._outbox.due(now, free, but=under_way, full=full))  # noqa: B023
+            for event in found:
+                if self._busy[event.endpoint] < EACH:
+                    self._busy[event.endpoint] += 1
+                    self._sending[event.id] = asyncio.create_task(self._send(event))
+            if not found:
+                break
+        # What is due and has no place is begun when another ends, which wakes us.
+        due = await asyncio.to_thread(self._outbox.next_due, self._clock())
+        return NAP if due is None else max(0.001, min(NAP, due - self._clock()))
+
+    async def _send(self, event: Event) -> None:
+        try:
+            began, at = asyncio.get_running_loop().time(), self._clock()
+            status, said, after = await self._ask(event)
+            seconds = asyncio.get_running_loop().time() - began
+            good = 200 <= status < 300
+            due = None if good else next_try(event.attempts + 1, self._clock(), random.random(), after)  # noqa: S311
+            metrics.WEBHOOKS.labels("delivered" if good else "failed").inc()
+            await asyncio.to_thread(
+                lambda: self._outbox.tried(event, at=at, seconds=seconds, status=status, said=said, due=due)
+            )
+            if status == GONE:
+                await asyncio.to_thread(self._outbox.disable, event.endpoint, self._clock(), "the receiver said 410")
+            logs.webhook(
+                event.message, id=event.id, status=status, said=said[:200], attempt=event.attempts + 1, due=due
+            )
+        except Exception as error:
+            logs.failed("recording a webhook", error=error, msg_id=event.message)
+            await asyncio.sleep(PAUSE)  # it is still due: not at once again
+        finally:
+            del self._sending[event.id]
+            self._busy[event.endpoint] -= 1
+            self._wake.set()
+
+    async def _ask(self, event: Event) -> tuple[int, str, float]:
+        """The status (0 for none), what was said, and the seconds the receiver asks for."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                url, name = await checked_url(event.url, self._reach)
+                head = signed(
+                    event.secrets,
+                    event.id,
+                    event.body,
+                    form=event.form,
+                    attempt=event.attempts + 1,
+                    message=event.message,
+                    host=name,
+                )
+                answer = await asked(
+                    self._client, "POST", url, headers=head, content=event.body.encode(), limit=LONGEST, name=name
+                )
+        except TimeoutError:
+            return 0, f"no answer within {LIMIT:g} s", 0.0
+        except (OSError, ValueError, Refused) as error:
+            return 0, str(error), 0.0
+        return answer.status, answer.text, retry_after(answer)
