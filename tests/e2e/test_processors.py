@@ -38,6 +38,7 @@ def test_mail_that_is_delayed_is_asked_about_again(tmp_path: Path) -> None:
     later = "[[step]]\nuse = 'delay'\ntime = '2s'\n[[step]]\nuse = 'tag'\ntags = ['OLD']\n"
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         node.add_pipeline("joe@example.test", later)
+        node.add_pipeline("ann@example.test", later.replace("2s", "1h"))
         send(node.port, subject="patience")
         until(lambda: said(node, "hold", "list"), node=node)
         (row,) = said(node, "hold", "list")
@@ -49,7 +50,7 @@ def test_mail_that_is_delayed_is_asked_about_again(tmp_path: Path) -> None:
         assert "The delay was over; the pipeline is asked again." in story
         assert "tag (version 1) took" in story
         # Who cannot wait lets it go.
-        send(node.port, subject="now")
+        send(node.port, "ann@example.test", subject="now")
         until(lambda: said(node, "hold", "list"), node=node)
         node.run("hold", "answer", "pass", said(node, "hold", "list")[0]["id"])
         until(lambda: len(hop.parcels) == 2, node=node)

@@ -1,0 +1,233 @@
+"""SPF, DKIM, DMARC and ARC against a real DNS server and real signatures."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sendswitch.errors import Temporary
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.envelope import Client
+from sendswitch.mail.headers import AddHeader, RemoveHeader, edit
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Verdict, checked
+from sendswitch.processors import auth
+from sendswitch.processors.auth import Auth, AuthOptions
+from sendswitch.processors.base import Context, Site
+from sendswitch.testing import context, message, opinion
+from tests.dns_server import dns_server
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
+CLIENT = Client(address="192.0.2.25", helo="mx.my-bank.example")
+
+
+def make_key() -> tuple[bytes, str]:
+    """A private key, and its public one as the DNS has it."""
+    private = subprocess.run(["openssl", "genrsa", "-traditional", "2048"], capture_output=True, check=True).stdout
+    command = ["openssl", "rsa", "-pubout", "-outform", "DER"]
+    public = subprocess.run(command, input=private, capture_output=True, check=True).stdout
+    return private, base64.b64encode(public).decode()
+
+
+PRIVATE, PUBLIC = make_key()
+HALVES = f'"v=DKIM1; k=rsa; p={PUBLIC[:200]}" "{PUBLIC[200:]}"'
+RECORDS = {
+    ("my-bank.example", "TXT"): ['"v=spf1 ip4:192.0.2.0/24 -all"'],
+    ("other.example", "TXT"): ['"v=spf1 ip4:192.0.2.0/24 -all"'],
+    ("soft.example", "TXT"): ['"v=spf1 ~all"'],
+    ("broken.example", "TXT"): ['"v=spf1 ip4:nonsense -all"'],
+    ("twice.example", "TXT"): ['"v=spf1 -all"', '"v=spf1 +all"'],
+    ("sel._domainkey.my-bank.example", "TXT"): [HALVES],
+    ("sel._domainkey.other.example", "TXT"): [HALVES],
+    ("_dmarc.my-bank.example", "TXT"): ['"v=DMARC1; p=reject; sp=quarantine; adkim=r"'],
+    ("_dmarc.strict.my-bank.example", "TXT"): ['"v=DMARC1; p=reject; adkim=s; aspf=s"'],
+    ("_dmarc.two.example", "TXT"): ['"v=DMARC1; p=reject"', '"v=DMARC1; p=none"'],
+    ("_dmarc.bad.example", "TXT"): ['"v=DMARC1; p=explode"'],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names() -> Iterator[None]:
+    with dns_server(RECORDS, silent="silent.example"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "LIFETIME", 0.5)
+
+
+def sign(raw: bytes, domain: str) -> bytes:
+    import dkim
+
+    fields = [b"from", b"to", b"subject"]
+    signature: bytes = dkim.sign(raw, b"sel", domain.encode(), PRIVATE, include_headers=fields)
+    return signature + raw
+
+
+def asked(sender: str = "news@my-bank.example", client: Client = CLIENT) -> Context:
+    return replace(context(sender), client=client)
+
+
+def said(run: Run, raw: bytes, about: Context | None = None, **options: Any) -> Verdict:
+    processor = Auth(AuthOptions(**options))
+    processor.enter(Site(host="mx.example.test"))
+    verdict = run(opinion(processor, Mail(InMemory(raw)), about or asked()))
+    assert verdict is not None
+    return checked(verdict)
+
+
+BANK = message("Your statement.\r\n", From="Bank <news@my-bank.example>")
+
+
+@pytest.mark.parametrize(
+    ("sender", "address", "result"),
+    [
+        ("news@my-bank.example", "192.0.2.25", "PASS"),
+        ("news@my-bank.example", "198.51.100.1", "FAIL"),
+        ("a@soft.example", "192.0.2.25", "SOFTFAIL"),
+        ("a@nothing.example", "192.0.2.25", "NONE"),
+        ("a@broken.example", "192.0.2.25", "PERMERROR"),
+        ("a@twice.example", "192.0.2.25", "PERMERROR"),
+        ("a@silent.example", "192.0.2.25", "TEMPERROR"),
+        ("", "192.0.2.25", "NONE"),
+        ("a@my-bank.example", "", "NONE"),
+        ("a@my-bank.example", "rubbish", "PERMERROR"),
+    ],
+)
+def test_spf(run: Run, sender: str, address: str, result: str) -> None:
+    verdict = said(run, BANK, asked(sender, Client(address=address, helo="mx.nobody.example")))
+    assert f"SPF-{result}" in verdict.tags
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        (lambda raw: sign(raw, "my-bank.example"), "PASS"),
+        (lambda raw: sign(raw, "my-bank.example").replace(b"Your", b"Their"), "FAIL"),
+        (lambda raw: sign(raw, "my-bank.example").replace(b"Subject: test", b"Subject: else"), "FAIL"),
+        (lambda raw: sign(raw, "nobody.example"), "PERMERROR"),
+        (lambda raw: sign(raw, "silent.example"), "TEMPERROR"),
+        (lambda raw: b"DKIM-Signature: v=1; rubbish\r\n" + raw, "PERMERROR"),
+        (lambda raw: raw, "NONE"),
+        # One that is good counts, wherever it stands.
+        (lambda raw: b"DKIM-Signature: v=1; rubbish\r\n" + sign(raw, "my-bank.example"), "PASS"),
+    ],
+)
+def test_dkim(run: Run, change: Callable[[bytes], bytes], result: str) -> None:
+    assert f"DKIM-{result}" in said(run, change(BANK)).tags
+
+
+def from_(author: str) -> bytes:
+    return message("Hello.\r\n", From=author)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sender", "result"),
+    [
+        (BANK, "news@my-bank.example", "PASS"),  # by SPF
+        (sign(BANK, "my-bank.example"), "x@other.example", "PASS"),  # by DKIM
+        (BANK, "x@other.example", "FAIL"),  # SPF passes for somebody else
+        (sign(BANK, "other.example"), "x@other.example", "FAIL"),  # both pass for somebody else
+        (from_("a@sub.my-bank.example"), "news@my-bank.example", "PASS"),  # of the same organization
+        (from_("a@strict.my-bank.example"), "news@my-bank.example", "FAIL"),
+        (sign(from_("a@strict.my-bank.example"), "my-bank.example"), "x@other.example", "FAIL"),
+        (from_("a@nothing.example"), "x@other.example", "NONE"),
+        (from_("a@two.example"), "x@other.example", "NONE"),
+        (from_("a@bad.example"), "x@other.example", "NONE"),
+        (from_("a@silent.example"), "x@other.example", "TEMPERROR"),
+        (sign(BANK, "silent.example"), "x@other.example", "TEMPERROR"),  # it might pass when the DNS answers
+        (from_("a@other.example, b@my-bank.example"), "x@other.example", "PERMERROR"),
+        (b"From: a@other.example\r\nFrom: b@my-bank.example\r\n\r\n", "x@other.example", "PERMERROR"),
+        (b"Subject: nobody\r\n\r\n", "x@other.example", "PERMERROR"),
+    ],
+)
+def test_dmarc(run: Run, raw: bytes, sender: str, result: str) -> None:
+    assert f"DMARC-{result}" in said(run, raw, asked(sender)).tags
+
+
+@pytest.mark.parametrize(
+    ("author", "dmarc", "action"),
+    [
+        ("a@my-bank.example", "tag", None),
+        ("a@my-bank.example", "deny", Action.DENY),
+        ("a@my-bank.example", "quarantine", Action.QUARANTINE),
+        ("a@my-bank.example", "policy", Action.DENY),
+        ("a@sub.my-bank.example", "policy", Action.QUARANTINE),
+        ("a@nothing.example", "policy", None),
+        ("a@other.example, b@my-bank.example", "policy", None),
+        ("a@other.example, b@my-bank.example", "deny", Action.DENY),
+    ],
+)
+def test_what_a_failure_means(run: Run, author: str, dmarc: str, action: Action | None) -> None:
+    verdict = said(run, from_(author), asked("x@other.example"), dmarc=dmarc)
+    assert verdict.action is action
+    assert ("5.7.26" in str(verdict.reply)) is (action is Action.DENY)
+
+
+def test_a_dns_that_does_not_answer_lets_nothing_pass_and_refuses_nothing(run: Run) -> None:
+    raw = from_("a@silent.example")
+    assert said(run, raw, asked("x@other.example")).action is None
+    with pytest.raises(Temporary, match="the DNS does not answer"):
+        said(run, raw, asked("x@other.example"), dmarc="policy")
+
+
+def test_the_field_is_ours_and_nobody_elses(run: Run) -> None:
+    forged = b"Authentication-Results: MX.example.test; dmarc=pass\r\n"
+    other = b"Authentication-Results: relay.example; spf=pass smtp.mailfrom=a@b\r\n"
+    verdict = said(run, forged + other + sign(BANK, "my-bank.example"))
+    assert verdict.edits[0] == RemoveHeader("Authentication-Results")
+    head = edit(
+        forged + other + b"Subject: x\r\n\r\n", [e for e in verdict.edits if isinstance(e, AddHeader | RemoveHeader)]
+    )
+    written = [line for line in head.split(b"\r\n") if line.startswith(b"Authentication-Results")]
+    assert written[1:] == [other.rstrip()]
+    ours = written[0].decode()
+    assert ours.startswith(
+        "Authentication-Results: mx.example.test; spf=pass smtp.mailfrom=news@my-bank.example; dkim=pass"
+    )
+    assert "header.d=my-bank.example header.s=sel" in ours
+    assert "dmarc=pass header.from=my-bank.example policy.dmarc=reject" in ours
+    assert said(run, BANK, header=False).edits == ()
+
+
+def test_what_a_trusted_host_wrote_is_read_and_what_others_wrote_is_not(run: Run) -> None:
+    result = b"Authentication-Results: edge.example (comment; dmarc=fail (nested)) 1; dkim=fail; dkim=pass;\r\n"
+    result += b" dmarc=\r\n fail\r\n"
+    lie = b"Authentication-Results: edge.example; dmarc=pass\r\n"
+    verdict = said(run, result + lie + BANK, trusted=("Edge.example",), dmarc="quarantine")
+    assert verdict.tags == ("SPF-NONE", "DKIM-PASS", "DMARC-FAIL", "ARC-NONE")
+    assert (verdict.action, verdict.edits) == (Action.QUARANTINE, ())
+    assert verdict.reason.endswith("(as edge.example says)")
+    assert "DMARC-PASS" in said(run, result + BANK).tags  # checked, not read
+
+
+def test_arc(run: Run) -> None:
+    import dkim
+
+    sealed = b"".join(
+        dkim.arc_sign(
+            b"Authentication-Results: other.example; spf=pass\r\n" + BANK,
+            *(b"sel", b"other.example", PRIVATE, b"other.example"),
+            include_headers=[b"from", b"to", b"subject"],
+        )
+    )
+    assert "ARC-PASS" in said(run, sealed + BANK).tags
+    assert "ARC-FAIL" in said(run, sealed + BANK.replace(b"Your", b"Their")).tags
+    assert "ARC-FAIL" in said(run, b"ARC-Seal: rubbish\r\n" + BANK).tags
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    auth._libraries.cache_clear()
+    monkeypatch.setattr(auth, "import_module", missing)
+    with pytest.raises(ValueError, match=r"auth needs dkim; install it with: pip install 'sendswitch\[auth\]'"):
+        Auth(AuthOptions())
