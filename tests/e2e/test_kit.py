@@ -130,6 +130,21 @@ def test_a_package_that_means_no_good_costs_its_own_mail(tmp_path: Path, monkeyp
         clean(node)
 
 
+def test_an_edited_package_is_used_for_the_next_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(tmp_path, "processor", "new", "find-offers")
+    installed(tmp_path / "find-offers", tmp_path / "site", monkeypatch)
+    file = tmp_path / "site" / "find_offers.py"
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", "[[step]]\nuse = 'find-offers'\n")
+        send(node.port, subject="unsubscribe")
+        until(lambda: hop.parcels and b"X-SendSwitch-Tags: NEWS" in hop.parcels[0].data, node=node)
+        file.write_text(file.read_text().replace("Verdict.tagged(self._tag,", "Verdict.tagged('EDITED',"))
+        send(node.port, subject="unsubscribe")
+        until(lambda: len(hop.parcels) == 2, node=node)
+        assert b"X-SendSwitch-Tags: EDITED" in hop.parcels[1].data
+        clean(node)
+
+
 def test_a_package_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command(tmp_path, "processor", "new", "broken")
     (tmp_path / "broken" / "broken.py").write_text("import nothing_of_that_name\n")

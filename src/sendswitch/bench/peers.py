@@ -95,7 +95,8 @@ def source(
     file: Path | None = None,
 ) -> float:
     """Send with Postfix's smtp-source; gives the seconds it took. Raises Temporary when it fails."""
-    command = ["smtp-source", "-s", str(sessions), "-m", str(messages), "-l", str(size)]
+    command = ["smtp-source", "-s", str(sessions), "-m", str(messages)]
+    command += ["-F", str(file)] if file else ["-l", str(size)]
     command += [
         "-f",
         "a@example.org",

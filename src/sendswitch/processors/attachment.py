@@ -26,13 +26,13 @@ from fnmatch import translate
 from quopri import encodestring
 from typing import ClassVar, Literal, Protocol
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from sendswitch.config.units import Size
 from sendswitch.mail.headers import Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.parts import Part
-from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal
+from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
 
 # Archives in archives, names in all of them, bytes that are unpacked to find more: what honest mail stays far below.
@@ -53,7 +53,7 @@ class AttachmentOptions(base.Options):
     encrypted: bool = Field(False, description="Archives with a password.")
     unreadable: bool = Field(True, description="With `names`: archives that cannot be looked into.")
     action: Literal["strip", "tag", "quarantine", "deny"] = Field("quarantine", description="What a match means.")
-    tag: str = Field("ATTACHMENT", description="The tag that a match sets in any case.")
+    tag: base.Tag = Field("ATTACHMENT", description="The tag that a match sets in any case.")
     note: str = Field(
         "The attachment {name} was removed: {why}.",
         max_length=2000,
@@ -62,11 +62,6 @@ class AttachmentOptions(base.Options):
     reply: base.Refusal = Field(
         "550 5.7.1 Message refused for what is attached", description="What a denied sender is told."
     )
-
-    @field_validator("tag")
-    @classmethod
-    def _word(cls, value: str) -> str:
-        return checked_tags((value,))[0]
 
     @model_validator(mode="after")
     def _something(self) -> AttachmentOptions:

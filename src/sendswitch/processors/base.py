@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict, parse_refusal
+from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
 from sendswitch.processors.entries import Lists
 from sendswitch.smtp.address import parse_endpoint
 
@@ -25,9 +25,14 @@ def _address(text: str) -> str:
     return text
 
 
-# Kinds of options: an SMTP reply that refuses, and where a service is (host:port or unix:/path).
+def _tag(text: str) -> str:
+    return checked_tags((text,))[0]
+
+
+# Kinds of options: an SMTP reply that refuses, where a service is (host:port or unix:/path), and a tag.
 Refusal = Annotated[str, AfterValidator(_refusal)]
 Address = Annotated[str, AfterValidator(_address)]
+Tag = Annotated[str, AfterValidator(_tag)]
 
 
 class Options(BaseModel):

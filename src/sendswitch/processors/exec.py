@@ -27,7 +27,7 @@ from sendswitch.config.units import Duration, Size
 from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal, verdict_from_json
+from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.sharing import Nothing, Seat, pieces
 
@@ -48,7 +48,7 @@ class ExecOptions(base.Options):
     exits: dict[str, Outcome] = Field(
         {"77": "deny"}, description="What exit statuses mean: none, pass, tag, deny or quarantine."
     )
-    tag: str = Field("PROGRAM", description="The tag of the outcome `tag`.")
+    tag: base.Tag = Field("PROGRAM", description="The tag of the outcome `tag`.")
     reply: base.Refusal = Field(
         "550 5.7.1 Message refused by the recipient's filter", description="What a denied sender is told."
     )
@@ -78,11 +78,6 @@ class ExecOptions(base.Options):
             if not status.isdecimal() or not 1 <= int(status) <= 255:
                 raise ValueError(f"{status!r} is no exit status from 1 to 255")
         return value
-
-    @field_validator("tag")
-    @classmethod
-    def _word(cls, value: str) -> str:
-        return checked_tags((value,))[0]
 
 
 class ProgramFailed(Temporary):

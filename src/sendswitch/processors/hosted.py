@@ -1,5 +1,6 @@
 """Processors that packages bring: each step of one runs in a process of its own (see `child`), so that code which
-blocks, crashes or allocates without end costs its own mail only.
+blocks, crashes or allocates without end costs its own mail only. The process is started again when a file of the
+package changes: who edits it sees with the next message what that means.
 
 Built-in processors run in the worker itself. In a replay a package's service is asked again: its answer stays in its
 process.
@@ -8,6 +9,8 @@ process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
@@ -17,15 +20,31 @@ from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.child import MEMORY, Hosting
 
+# Files of a package that are watched.
+MOST_FILES = 200
+
+
+def _files(module: str) -> list[Path]:
+    """The files of a package, found without running any of it."""
+    spec = find_spec(module.partition(".")[0])
+    if spec is None or spec.origin is None:
+        return []
+    origin = Path(spec.origin)
+    return sorted(origin.parent.rglob("*.py"))[:MOST_FILES] if spec.submodule_search_locations else [origin]
+
 
 class Hosted:
     """Stands for a package's processor; its options are checked where it runs."""
 
     Options: ClassVar[type[base.Options]] = base.Options
 
-    def __init__(self, name: str, version: str, options: Mapping[str, Any]) -> None:
-        self.version = version
-        self._hosting = Hosting(name, ("processor", name, orjson.dumps(options).decode()), MEMORY, lambda: version)
+    def __init__(self, name: str, module: str, version: str, options: Mapping[str, Any]) -> None:
+        self.version, self._files = version, _files(module)
+        self._hosting = Hosting(name, ("processor", name, orjson.dumps(options).decode()), MEMORY, self._stamp)
+
+    def _stamp(self) -> tuple[int, ...]:
+        """When its files were changed."""
+        return tuple(file.stat().st_mtime_ns for file in self._files if file.exists())
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """What the package's processor answers. Raises UserCodeError with the line that failed."""

@@ -11,12 +11,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sendswitch.config.units import Duration
 from sendswitch.mail.address import key
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked_tags, parse_refusal
+from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
 
 # Senders that are counted at once; of more the least heard of are forgotten.
@@ -34,13 +34,8 @@ class RateOptions(base.Options):
         "sender", description="What is counted: by the envelope's sender, its domain, or the client's address."
     )
     action: Literal["defer", "deny", "quarantine", "tag"] = Field("defer", description="What is too much means.")
-    tag: str = Field("RATE", description="The tag that is set in any case.")
+    tag: base.Tag = Field("RATE", description="The tag that is set in any case.")
     reply: base.Refusal = Field("550 5.7.1 Too many messages", description="What a denied sender is told.")
-
-    @field_validator("tag")
-    @classmethod
-    def _word(cls, value: str) -> str:
-        return checked_tags((value,))[0]
 
 
 @dataclass(slots=True)

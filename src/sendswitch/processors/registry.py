@@ -58,7 +58,7 @@ def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value
     """
     point = _known().get(step.use)
     if point is not None and not _ours(point):
-        return Hosted(step.use, point.dist.version if point.dist else "", step.options)
+        return Hosted(step.use, point.module, point.dist.version if point.dist else "", step.options)
     kind = find(step.use)
     made = kind(validate(kind.Options, step.options, step.use, {}))
     if (enter := getattr(made, "enter", None)) is not None:

@@ -33,8 +33,8 @@ from sendswitch.mail.verdict import MAX_EDITS, SPAM, Action, Verdict, parse_refu
 from sendswitch.processors import base
 from sendswitch.processors.http import Url, asked, new_client
 from sendswitch.processors.sharing import Seat, pieces
+from sendswitch.processors.unscanned import TooLarge, unscanned
 
-UNSCANNED = "UNSCANNED"
 # Bytes of an answer: symbols with their options, and header fields.
 LONGEST = 1024 * 1024
 # Symbols that are told in one sentence, the weightiest first.
@@ -52,9 +52,7 @@ class RspamdOptions(base.Options):
     )
     headers: bool = Field(True, description="Add and remove the header fields that Rspamd wants added and removed.")
     largest: Size = Field(26_214_400, description="Most bytes that are sent to Rspamd, its max_message.")
-    too_large: Literal["skip", "tag", "defer"] = Field(
-        "tag", description="What a larger message means; `tag` sets UNSCANNED."
-    )
+    too_large: TooLarge = Field("tag", description="What a larger message means; `tag` sets UNSCANNED.")
     connections: int = Field(
         8, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
     )
@@ -90,10 +88,7 @@ class Rspamd:
         """What the action means, with the score, the symbols and the header edits."""
         options = self._options
         if "too_large" in answer:
-            reason = f"{mail.size} bytes are more than largest = {options.largest}, so it was not scanned"
-            if options.too_large == "defer":
-                raise ValueError(reason)
-            return Verdict(tags=(UNSCANNED,) if options.too_large == "tag" else (), reason=reason)
+            return unscanned(mail.size, options.largest, options.too_large)
         action, score = answer["action"], float(answer["score"])
         reason = f"{action}, score {score:g} of {answer['required']:g}{_symbols(answer['symbols'])}"
         edits = _edits(answer, mail) if options.headers else ()

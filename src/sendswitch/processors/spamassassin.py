@@ -15,7 +15,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -26,8 +26,8 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
 from sendswitch.processors.sharing import Seat, connect, pieces
+from sendswitch.processors.unscanned import TooLarge, unscanned
 
-UNSCANNED = "UNSCANNED"
 # Bytes of an answer: names of rules, of which a message meets some dozens.
 LONGEST = 64 * 1024
 # Names of rules that are told in one sentence.
@@ -55,9 +55,7 @@ class SpamAssassinOptions(base.Options):
     reply: base.Refusal = Field("550 5.7.1 Message refused as spam", description="What a denied sender is told.")
     header: bool = Field(False, description="Put score and rules into the field X-Spam-Status.")
     largest: Size = Field(512_000, description="Most bytes that are sent to spamd.")
-    too_large: Literal["skip", "tag", "defer"] = Field(
-        "skip", description="What a larger message means; `tag` sets UNSCANNED."
-    )
+    too_large: TooLarge = Field("skip", description="What a larger message means; `tag` sets UNSCANNED.")
     connections: int = Field(
         4, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
     )
@@ -91,7 +89,7 @@ class SpamAssassin:
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """SPAM and what follows from the score; for other mail only the score."""
         if "too_large" in answer:
-            return self._unscanned(mail)
+            return unscanned(mail.size, self._options.largest, self._options.too_large)
         options, score, required = self._options, float(answer["score"]), float(answer["required"])
         tag = required if options.tag is None else options.tag
         reason = f"score {score:g} of {tag:g}{_rules(answer['rules'])}"
@@ -104,13 +102,6 @@ class SpamAssassin:
         put_aside = options.quarantine is not None and score >= options.quarantine
         action = Action.QUARANTINE if put_aside else None
         return Verdict(action, tags=(SPAM,), reason=reason, score=score, edits=edits)
-
-    def _unscanned(self, mail: Mail) -> Verdict:
-        options = self._options
-        reason = f"{mail.size} bytes are more than largest = {options.largest}, so it was not scanned"
-        if options.too_large == "defer":
-            raise ValueError(reason)
-        return Verdict(tags=(UNSCANNED,) if options.too_large == "tag" else (), reason=reason)
 
     def _user(self, context: base.Context) -> str:
         address = key(context.recipient.address)

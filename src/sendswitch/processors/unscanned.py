@@ -1,0 +1,19 @@
+"""What is too large for a scanner: told, and never taken for clean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sendswitch.mail.verdict import Verdict
+
+TAG = "UNSCANNED"
+
+TooLarge = Literal["skip", "tag", "defer"]
+
+
+def unscanned(size: int, largest: int, meaning: TooLarge) -> Verdict:
+    """What it means that so many bytes were not sent. Raises ValueError when the mail shall wait."""
+    reason = f"{size} bytes are more than largest = {largest}, so it was not scanned"
+    if meaning == "defer":
+        raise ValueError(reason)
+    return Verdict(tags=(TAG,) if meaning == "tag" else (), reason=reason)
