@@ -97,15 +97,7 @@ def source(
     """Send with Postfix's smtp-source; gives the seconds it took. Raises Temporary when it fails."""
     command = ["smtp-source", "-s", str(sessions), "-m", str(messages)]
     command += ["-F", str(file)] if file else ["-l", str(size)]
-    command += [
-        "-f",
-        "a@example.org",
-        "-t",
-        to,
-        *(["-d"] if reuse else []),
-        *(["-F", str(file)] if file else []),
-        f"127.0.0.1:{port}",
-    ]
+    command += ["-f", "a@example.org", "-t", to, *(["-d"] if reuse else []), f"127.0.0.1:{port}"]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
