@@ -279,7 +279,6 @@ def test_a_message_that_is_offered_again_is_one_event(run: Run, outbox: Outbox, 
             assert verdict is not None
             assert (verdict.action, verdict.tags) == (None, ())
         assert "rehearsal" in (await notify.process(mail(), replace(asked, rehearsal=True))).reason  # type: ignore[union-attr]
-        await one._client.aclose()
 
     run(inside())
     (event,) = outbox.due(clock(), 10)
@@ -295,7 +294,6 @@ def test_of_a_large_message_only_what_is_thin_is_sent(run: Run, outbox: Outbox, 
         one = Sender(outbox, Reach(), lambda: 1.0, clock)
         notify.enter(Site(outbox=one))
         await notify.process(mail("x" * 2000), context())
-        await one._client.aclose()
 
     run(inside())
     (event,) = outbox.due(clock(), 10)

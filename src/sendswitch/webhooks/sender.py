@@ -12,19 +12,20 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
-from sendswitch.errors import Refused
 from sendswitch.processors.base import Notice
-from sendswitch.processors.endpoint import signed
-from sendswitch.processors.http import asked, checked_url, new_client, retry_after
 from sendswitch.processors.reach import Reach
 from sendswitch.webhooks.outbox import Event, Outbox
 from sendswitch.webhooks.schedule import next_try
 
-# Requests at once, to all and to one endpoint; seconds for one; bytes of an answer.
-AT_ONCE, EACH, LIMIT, LONGEST = 32, 4, 20.0, 64 * 1024
+if TYPE_CHECKING:
+    from sendswitch.webhooks.post import Post
+
+# Requests at once, to all and to one endpoint.
+AT_ONCE, EACH = 32, 4
 # Seconds between looks when nothing is known to be due, and after an outbox that cannot be read.
 NAP, PAUSE = 60.0, 5.0
 # Seconds between prunings.
@@ -40,7 +41,7 @@ class Sender:
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._busy: Counter[int] = Counter()
-        self._client = new_client()
+        self._post: Post | None = None
 
     async def put(self, notice: Notice) -> None:
         """Keep an event, and send it soon (`base.Outbox`)."""
@@ -76,7 +77,8 @@ class Sender:
                 task.cancel()
             if self._sending:
                 await asyncio.wait(list(self._sending.values()))
-            await self._client.aclose()
+            if self._post is not None:
+                await self._post.aclose()
 
     async def _start(self) -> float:
         """Begin what is due and has a place; gives the seconds until there may be more."""
@@ -120,24 +122,9 @@ class Sender:
             self._wake.set()
 
     async def _ask(self, event: Event) -> tuple[int, str, float]:
-        """The status (0 for none), what was said, and the seconds the receiver asks for."""
-        try:
-            async with asyncio.timeout(LIMIT):
-                url, name = await checked_url(event.url, self._reach)
-                head = signed(
-                    event.secrets,
-                    event.id,
-                    event.body,
-                    form=event.form,
-                    attempt=event.attempts + 1,
-                    message=event.message,
-                    host=name,
-                )
-                answer = await asked(
-                    self._client, "POST", url, headers=head, content=event.body.encode(), limit=LONGEST, name=name
-                )
-        except TimeoutError:
-            return 0, f"no answer within {LIMIT:g} s", 0.0
-        except (OSError, ValueError, Refused) as error:
-            return 0, str(error), 0.0
-        return answer.status, answer.text, retry_after(answer)
+        if self._post is None:
+            # What speaks HTTP takes some MiB, which a node that tells nobody need not have.
+            from sendswitch.webhooks.post import Post
+
+            self._post = Post(self._reach)
+        return await self._post.ask(event)
