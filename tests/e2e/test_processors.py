@@ -142,6 +142,30 @@ def test_a_webhook_hears_of_mail_after_an_outage_and_a_crash(tmp_path: Path) -> 
         clean(node)
 
 
+def test_a_sender_is_answered_once(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", "[[step]]\nuse = 'reply'\ntext = 'I am away.'\n")
+        node.add_pipeline("friend@example.org", "[[step]]\nuse = 'reply'\ntext = 'Me too.'\n")  # no loop comes of it
+        to_joe = b"To: joe@example.test\r\nMessage-ID: <1@example.org>\r\n"
+        send(node.port, subject="Are you there?", sender="friend@example.org", headers=to_joe)
+        until(lambda: len(hop.parcels) == 2, node=node)
+        node.kill()
+        node.start()
+        send(node.port, subject="Hello?", sender="Friend@example.org", headers=to_joe)
+        until(lambda: len(hop.parcels) == 3, node=node)
+        answers = [parcel for parcel in hop.parcels if b"I am away." in parcel.data]
+        (answer,) = answers
+        assert (answer.envelope.sender, [r.address for r in answer.envelope.recipients]) == ("", ["friend@example.org"])
+        assert b"Auto-Submitted: auto-replied\r\n" in answer.data
+        assert b"In-Reply-To: <1@example.org>\r\n" in answer.data
+        until(lambda: len(said(node, "message", "list")) == 3, node=node)
+        assert any(
+            "was answered before" in node.run("message", "explain", row["id"]).stdout
+            for row in said(node, "message", "list")
+        )
+        clean(node)
+
+
 def test_a_virus_is_put_aside_and_an_outage_lets_nothing_in(tmp_path: Path, public: Path) -> None:
     need("clamd", "clamav-daemon")
     port = free_port()

@@ -233,6 +233,7 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
             connection.execute("DROP TABLE recorded")
             connection.execute("DROP TABLE orders")
             connection.execute("DROP TABLE ordered")
+            connection.execute("DROP TABLE answered")
             connection.execute("ALTER TABLE message DROP COLUMN lifetime")
             connection.execute("PRAGMA user_version = 1")
         with pytest.raises(SpoolUnavailable, match="schema version 1"):

@@ -46,6 +46,7 @@ from sendswitch.processors.reach import Reach
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import open_spool
+from sendswitch.switch.answers import Answers
 from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
 from sendswitch.switch.control import Control
@@ -125,7 +126,8 @@ class Node:
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
         lists_kept = Lists(lambda: read_book(self.config, self._engine))
-        self._site = replace(make_site(config), lists=lists_kept, outbox=self.sender)
+        answers = Answers(self.spool, self.queue, config.node.lifetime, system_clock)
+        self._site = replace(make_site(config), lists=lists_kept, outbox=self.sender, answers=answers)
         await self._read_lists()
         self._worker = make_worker(config, broker, self._engine, self._site) if self._with_worker else None
         if self._worker is not None:

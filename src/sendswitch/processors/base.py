@@ -86,10 +86,30 @@ class Outbox(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """An automatic answer of `owner`'s to a sender, who is not answered again within `again` seconds. `about` is the id
+    of the message it answers."""
+
+    owner: str
+    to: str
+    data: bytes = field(repr=False)
+    again: float
+    about: str
+
+
+class Answers(Protocol):
+    """Sends automatic answers, from the null sender."""
+
+    async def answer(self, letter: Letter) -> bool:
+        """Send it; False when that sender was answered already. Durable on return. Raises SpoolUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
-    asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events, None where
-    no node runs.
+    asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events and
+    `answers` letters, both None where no node runs.
 
     A step that has a method `enter(site)` is told, once, after it was made.
     """
@@ -98,6 +118,7 @@ class Site:
     allow: tuple[str, ...] = ()
     lists: Lists = field(default_factory=Lists)
     outbox: Outbox | None = None
+    answers: Answers | None = None
 
 
 class Step(Protocol):

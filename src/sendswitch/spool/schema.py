@@ -6,6 +6,7 @@ delivery  one row a recipient: its state, when to look at it next (`due`), what 
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
 recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
 orders    what people want to happen to mail on its way that matches a search: suspend, bounce, drop
+answered  whom automatic answers went to, and when
 ordered   the deliveries that were here when an order to bounce or drop was given
 """
 
@@ -15,7 +16,7 @@ import sqlite3
 
 from sendswitch.errors import Temporary
 
-VERSION = 2
+VERSION = 3
 
 _ORDERS = """
 CREATE TABLE orders (
@@ -29,6 +30,10 @@ CREATE TABLE orders (
   ended REAL
 );
 CREATE TABLE ordered (id INTEGER NOT NULL, message INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (id, message, n))
+  WITHOUT ROWID;
+"""
+_ANSWERED = """
+CREATE TABLE answered (owner TEXT NOT NULL, sender TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (owner, sender))
   WITHOUT ROWID;
 """
 _RECORDED = """
@@ -78,6 +83,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_message ON outbox (message);
 {_RECORDED}
 {_ORDERS}
+{_ANSWERED}
 """
 
 # Messages with a file that must be there: one that a delivery needs, or that is recorded.
@@ -139,6 +145,7 @@ END;
 # From version N to N + 1, in order.
 _MIGRATIONS: dict[int, str] = {
     1: f"{_RECORDED}{_ORDERS}ALTER TABLE message ADD COLUMN lifetime REAL NOT NULL DEFAULT 432000;",
+    2: _ANSWERED,
 }
 
 

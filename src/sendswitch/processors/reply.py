@@ -1,0 +1,143 @@
+"""Answer mail automatically as RFC 3834 asks: to the envelope's sender, from the null sender, once a week.
+
+No answer goes to what is no person's own mail to this recipient: the null sender, list owners and robots, mail from
+lists and of low precedence, automatic answers, mail that does not name the recipient in To or Cc, and mail that earlier
+steps tagged SPAM or VIRUS. In a try, a replay or a shadow nobody is answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from sendswitch.config.units import Duration
+from sendswitch.errors import Refused
+from sendswitch.mail.address import in_header, key, valid
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import SPAM, VIRUS, Verdict
+from sendswitch.processors import base
+
+# Senders that no person reads (RFC 3834 2, and what Postfix and Sieve implementations leave unanswered).
+_ROBOT = re.compile(
+    r"(?:owner-.*|.*-owner|.*-request|.*-bounces?(?:[+=].*)?|.*-return|bounces?(?:[+=-].*)?|listserv|majordomo|mailer|"
+    r"mailer-daemon|postmaster|no-?reply.*|do-?not-?reply.*|srs[01][=+-].*|prvs=.*)\Z",
+    re.I,
+)
+_LIST = ("list-id", "list-unsubscribe", "list-post", "list-help", "list-owner", "x-loop", "feedback-id")
+
+
+class ReplyOptions(base.Options):
+    """Options of `reply`."""
+
+    text: str = Field(min_length=1, max_length=20_000, description="What is answered.")
+    subject: str = Field("Auto: {subject}", max_length=500, description="{subject} is that of the mail.")
+    addresses: tuple[str, ...] = Field((), max_length=50, description="Other addresses that are the recipient's own.")
+    again: Duration = Field(
+        604_800.0, ge=86_400, le=7_776_000, description="Time before the same sender is answered again."
+    )
+
+    @field_validator("addresses")
+    @classmethod
+    def _valid(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            if not valid(address) or "@" not in address:
+                raise ValueError(f"{address!r} is no mail address")
+        return value
+
+
+class Reply:
+    """Answers the sender, and has no opinion."""
+
+    Options: ClassVar[type[base.Options]] = ReplyOptions
+    version = "1"
+
+    def __init__(self, options: ReplyOptions) -> None:
+        self._options = options
+        self._answers: base.Answers | None = None
+
+    def enter(self, site: base.Site) -> None:
+        """Know who sends answers."""
+        self._answers = site.answers
+
+    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """Nothing but what was done. Raises SpoolUnavailable, Refused where no node runs."""
+        why = suppressed(mail, context, self._options.addresses)
+        if why:
+            return Verdict(reason=f"not answered: {why}")
+        if context.rehearsal:
+            return Verdict(reason="nobody is answered in a rehearsal")
+        if self._answers is None:
+            raise Refused("answers can only be sent where a node runs")
+        letter = base.Letter(
+            owner=key(context.recipient.address),
+            to=context.sender,
+            data=written(mail, context, self._options),
+            again=self._options.again,
+            about=context.message,
+        )
+        answered = await self._answers.answer(letter)
+        return Verdict(reason=f"answered {context.sender}" if answered else f"{context.sender} was answered before")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def suppressed(mail: Mail, context: base.Context, addresses: Iterable[str] = ()) -> str:
+    """Why there must be no automatic answer, '' when there may be one (RFC 3834 2)."""
+    local = context.sender.rpartition("@")[0]
+    own = {_bare(address) for address in (context.recipient.address, *addresses)}
+    named = {_bare(address) for field in ("to", "cc") for address in in_header(mail.raw_headers(field))}
+    automatic = mail.header("auto-submitted").partition(";")[0].strip().lower()
+    suppress = mail.header("x-auto-response-suppress").lower()
+    tests = {
+        "it has the null sender": not context.sender,
+        f"{context.sender} is no person": _ROBOT.match(local) is not None,
+        "it is from the recipient": _bare(context.sender) in own,
+        "it was sent automatically": automatic not in ("", "no"),
+        "its sender asks for no answer": any(word in suppress for word in ("all", "oof", "autoreply")),
+        "it came by a list": any(mail.raw_headers(field) for field in _LIST),
+        "it has a low precedence": mail.header("precedence").strip().lower() in ("bulk", "list", "junk", "auto_reply"),
+        "it does not name the recipient": not named & own,
+        "it is tagged": bool({SPAM, VIRUS} & set(context.tags)),
+    }
+    return next((why for why, holds in tests.items() if holds), "")
+
+
+def _bare(address: str) -> str:
+    """What an address is compared by, without an extension."""
+    local, _, domain = key(address).rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+def written(mail: Mail, context: base.Context, options: ReplyOptions) -> bytes:
+    """The answer as a whole message with CRLF line ends (RFC 3834 3)."""
+    answer = EmailMessage(policy=SMTP)
+    answer["From"] = context.recipient.address
+    answer["To"] = context.sender
+    answer["Subject"] = _line(options.subject.replace("{subject}", mail.subject))[:500]
+    answer["Date"] = format_datetime(datetime.fromtimestamp(context.now, UTC))
+    answer["Message-ID"] = f"<{context.message}.reply@{context.recipient.address.rpartition('@')[2]}>"
+    answer["Auto-Submitted"] = "auto-replied"
+    answer["Precedence"] = "bulk"
+    answer["X-Auto-Response-Suppress"] = "All"
+    if about := _id(mail.header("message-id")):
+        answer["In-Reply-To"] = about
+        answer["References"] = about
+    answer.set_content(options.text)
+    return bytes(answer)
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _id(value: str) -> str:
+    """A message id that can stand in a header; '' for what is none."""
+    return value if re.fullmatch(r"<[!-;=?-~]{1,250}>", value) else ""
