@@ -135,13 +135,19 @@ def test_an_edited_package_is_used_for_the_next_mail(tmp_path: Path, monkeypatch
     installed(tmp_path / "find-offers", tmp_path / "site", monkeypatch)
     file = tmp_path / "site" / "find_offers.py"
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
-        node.add_pipeline("joe@example.test", "[[step]]\nuse = 'find-offers'\n")
+        node.add_pipeline(
+            "joe@example.test", "[[step]]\nuse = 'find-offers'\ntag = 'NEWS'\nwords = ['unsubscribe', 'secret']\n"
+        )
         send(node.port, subject="unsubscribe")
         until(lambda: hop.parcels and b"X-SendSwitch-Tags: NEWS" in hop.parcels[0].data, node=node)
         file.write_text(file.read_text().replace("Verdict.tagged(self._tag,", "Verdict.tagged('EDITED',"))
         send(node.port, subject="unsubscribe")
         until(lambda: len(hop.parcels) == 2, node=node)
         assert b"X-SendSwitch-Tags: EDITED" in hop.parcels[1].data
+        # What a package is told, a key for instance, is in no command line.
+        assert "sendswitch.processors.host" in (shown := run(tmp_path, "ps", "axww", "-o", "args").stdout)
+        assert "'secret'" not in shown
+        assert '"secret"' not in shown
         clean(node)
 
 

@@ -57,6 +57,20 @@ def test_mail_that_is_delayed_is_asked_about_again(tmp_path: Path) -> None:
         clean(node)
 
 
+def test_a_delay_without_end_ends_with_the_time_of_the_mail(tmp_path: Path) -> None:
+    program = tmp_path / "filter.py"
+    program.write_text(
+        "from sendswitch.mail.verdict import Verdict\n"
+        "async def process(mail, context):\n    return Verdict.pending('again', hold=0.2, then='ask')\n"
+    )
+    settings = QUICK | {"node": {"lifetime": "2s"}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        node.add_pipeline("joe@example.test", f"[[step]]\nuse = 'python'\nfile = '{program}'\n")
+        send(node.port, subject="again and again")
+        until(lambda: len(hop.parcels) == 1, node=node)
+        clean(node)
+
+
 def test_a_part_is_taken_out_on_the_way(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         node.add_pipeline("joe@example.test", "[[step]]\nuse='attachment'\nnames=['*.exe']\naction='strip'\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -115,6 +116,31 @@ def test_what_it_starts_ends_with_it(run: Run, tmp_path: Path) -> None:
     while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nreturn Verdict.passed(str(os.getpid()))",
+        "import subprocess\nchild = subprocess.Popen(['sleep', '30'], start_new_session=True)\n"
+        "return Verdict.passed(str(child.pid))",
+    ],
+    ids=["ignores the signal", "leaves somebody behind who holds its pipes"],
+)
+def test_who_does_not_want_to_end_holds_nobody_up(run: Run, tmp_path: Path, body: str) -> None:
+    async def inside() -> None:
+        pipeline = chain(tmp_path, body)
+        pid = int((await ask(pipeline)).reason)
+        began = time.monotonic()
+        await pipeline.close()
+        assert time.monotonic() - began < 5
+        if "SIG_IGN" in body:
+            assert not Path(f"/proc/{pid}").exists()
+        else:
+            os.kill(pid, 9)
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    run(inside())
 
 
 def test_a_file_that_does_not_load(run: Run, tmp_path: Path) -> None:

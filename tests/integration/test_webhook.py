@@ -192,6 +192,19 @@ def test_nobody_is_asked_who_is_not_public(run: Run, plain: Receiver, url: str) 
     assert plain.requests == []
 
 
+def test_no_cookie_is_kept(run: Run, plain: Receiver) -> None:
+    plain.answers = [(200, b"", {"Set-Cookie": "a=b; Path=/"})]
+
+    async def twice() -> None:
+        hook = made(f"http://127.0.0.1:{plain.port}/x/")
+        for _ in range(2):
+            await opinion(hook, mail(), ASKED)
+        await hook.close()
+
+    run(twice())
+    assert [(request.path, "Cookie" in request.headers) for request in plain.requests] == [("/x/", False)] * 2
+
+
 def test_a_host_is_asked_by_its_name(run: Run, plain: Receiver) -> None:
     run(said(made(f"http://localhost:{plain.port}/", allow=("localhost",)), mail()))
     assert plain.requests[0].headers["Host"] == f"localhost:{plain.port}"

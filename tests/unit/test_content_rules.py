@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import tarfile
+import time
+import tracemalloc
 import zipfile
 from base64 import encodebytes
 from collections.abc import Callable, Coroutine
@@ -18,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendswitch.delivery.compose import Composer
-from sendswitch.mail import parts
 from sendswitch.mail.content import Content, Edited, InFile, InMemory, Spliced, read_all
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, Cut, MarkSubject, RemoveHeader, SetHeader, edit
@@ -62,9 +63,18 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def tarred(files: dict[str, bytes]) -> bytes:
+def v7(files: dict[str, bytes]) -> bytes:
+    """A tar from before there was a magic."""
+    data = bytearray(tarred(files, tarfile.USTAR_FORMAT))
+    data[257:265] = b"\0" * 8
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return bytes(data)
+
+
+def tarred(files: dict[str, bytes], form: int = tarfile.DEFAULT_FORMAT) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
@@ -74,7 +84,7 @@ def tarred(files: dict[str, bytes]) -> bytes:
 
 def locked(data: bytes) -> bytes:
     """A zip whose directory says that a password is needed."""
-    at = data.index(b"PK\x01\x02")
+    at = data.rindex(b"PK\x01\x02")
     return data[: at + 8] + bytes([data[at + 8] | 1]) + data[at + 9 :]
 
 
@@ -96,12 +106,14 @@ def test_parts_are_where_they_say() -> None:
         assert raw[p.end :].lstrip(b"\r\n").startswith(b"--b")
 
 
-def test_a_message_in_a_message_is_looked_into_unless_it_is_a_file() -> None:
+def test_a_message_in_a_message_is_looked_into() -> None:
     forwarded = b"Content-Type: message/rfc822\r\n\r\n" + HEAD + multipart(TEXT, part(b"MZ", "a.exe"), boundary="x")
     assert [p.name for p in leaves(HEAD + multipart(forwarded))] == ["", "a.exe"]
     packed = part(forwarded, kind="message/rfc822")
     (one,) = leaves(HEAD + multipart(packed))
     assert one.type == "message/rfc822"
+    named = b"Content-Type: message/rfc822; name=f.eml" + forwarded[len(b"Content-Type: message/rfc822") :]
+    assert [p.name for p in leaves(HEAD + multipart(named))] == ["f.eml", "", "a.exe"]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +122,9 @@ def test_a_message_in_a_message_is_looked_into_unless_it_is_a_file() -> None:
         (b"", ["text/plain"]),
         (b"Subject: no mime\r\n\r\nhello\r\n", ["text/plain"]),
         (b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n", ["multipart/mixed"]),
-        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n", []),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n", ["multipart/mixed"]),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nnot closed\r\n", ["text/plain"]),
-        (b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\nx\n--b--\n", []),
+        (b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\nx\n--b--\n", ["multipart/mixed"]),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\n\nx\n--b--\n", ["text/plain"]),
         (b"Content-Type: multipart/mixed; boundary=b\r\nX: \xff\r\n\r\n--b", ["text/plain"]),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n--b--x\r\n", ["text/plain"]),
@@ -127,26 +139,108 @@ def test_what_is_no_tidy_message(raw: bytes, types: list[str]) -> None:
         p.data(raw)
 
 
-def test_deep_and_many_are_counted_out() -> None:
+def test_deep_and_many_are_told() -> None:
     deep = TEXT
     for n in range(MAX_DEPTH + 5):
         deep = multipart(deep, boundary=f"d{n}")
     (one,) = leaves(deep)
-    assert one.type == "multipart/mixed"
-    assert len(leaves(multipart(*[TEXT] * (MAX_PARTS + 10)))) == MAX_PARTS
+    assert (one.type, one.odd) == ("multipart/mixed", "its parts are nested too deeply")
+    many = leaves(multipart(*[TEXT] * (MAX_PARTS + 10), part(b"MZ", "evil.exe")))
+    assert len(many) <= MAX_PARTS + 1
+    assert many[-1].odd == f"there are more than {MAX_PARTS} parts"
+    assert leaves(multipart(*[multipart(boundary="n")] * (MAX_PARTS + 10)))[-1].odd
 
 
-def test_what_the_parser_stumbles_over_is_a_part_without_a_readable_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = multipart(TEXT)
+EVIL = b"\r\n\r\nMZ\r\n--b--\r\n"
+IN_B = b"Content-Type: multipart/mixed; boundary=b\r\n"
 
-    def stumble(data: object) -> None:
-        raise AttributeError(data)
 
-    monkeypatch.setattr(parts._HEADER, "parsestr", stumble)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        # A header that is not closed, or has a line that is none: Postfix and we close it before that line.
+        IN_B + b"--b\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+        IN_B + b"junk\r\n--b\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+        IN_B + b"\r\n--b\r\njunk\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition : attachment; filename=evil.exe" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment;\r\n filename=evil.exe" + EVIL,
+        # A name in every reading.
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename=\"a.pdf\"; filename*=utf-8''evil.exe" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename=evil.exe; filename=a.pdf" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename*0=evil; filename*1*=%2eexe" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename*0*=utf-8''ev; filename*1=il.exe" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Type: a/b; name=evil.exe\r\nContent-Disposition: inline; filename=a.pdf" + EVIL,
+        IN_B
+        + b"\r\n--b\r\nContent-Disposition: inline; filename=a.pdf\r\nContent-Disposition: x; filename=evil.exe"
+        + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename=evil.exe (x)" + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename=evil.exe." + EVIL,
+        IN_B + b'\r\n--b\r\nContent-Disposition: attachment; filename="evil.exe. ."' + EVIL,
+        IN_B + b'\r\n--b\r\nContent-Disposition: attachment; filename="c:\\\\evil.exe"' + EVIL,
+        IN_B + b"\r\n--b\r\nContent-Disposition: attachment; filename==?utf-8?q?evil=2Eexe?=" + EVIL,
+        # Boundaries in every reading.
+        b'Content-Type: multipart/mixed; boundary="b\xe9"\r\n\r\n--b\xe9\r\nContent-Type: a/b; name=evil.exe\r\n\r\n',
+        b"Content-Type: multipart/mixed; boundary=zz; boundary*=utf-8''b\r\n\r\n--b\r\nContent-Type: a/b; name=evil.exe"
+        + EVIL,
+        b"Content-Type: (x) multipart / mixed; boundary=b\r\n\r\n--b\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+        IN_B + b"\r\n--b\r\n\r\nx\r\n--b--\r\n--b\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+        IN_B + b"\r\n--b\x0c\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+        # Mail in mail, named, encoded, by default.
+        IN_B + b"\r\n--b\r\nContent-Type: message/rfc822; name=fwd.eml\r\n\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+        b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+        multipart(part(b"Content-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n", kind="message/rfc822")),
+        # What nobody can look into counts as if it were it.
+        b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
+        IN_B + b"\r\n--b\r\nContent-Type: a/b; name=x" + b";a=b" * 3000 + EVIL,
+        IN_B + b"\r\n--b\r\nX: " + b"y" * 100_000 + b"\r\nContent-Type: a/b; name=a.pdf" + EVIL,
+    ],
+)
+def test_nothing_is_slipped_past_by_a_malformed_message(run: Run, raw: bytes) -> None:
+    assert judged(run, raw, names=["*.exe"]) is not None
+
+
+def encoded(how: bytes, data: bytes) -> bytes:
+    return multipart(b"Content-Type: a/b\r\nContent-Disposition: attachment\r\n" + how + b"\r\n" + data)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        b"Content-Transfer-Encoding: base64 \r\n",
+        b"Content-Transfer-Encoding: base64;\r\n",
+        b'Content-Transfer-Encoding: "BASE64"\r\n',
+        b"Content-Transfer-Encoding: (x) base64 (y)\r\n",
+        b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "change", [lambda b: b, lambda b: b + b"A", lambda b: b"AA==\r\n" + b, lambda b: b"!*\r\n" + b]
+)
+def test_an_encoding_is_read_as_a_mail_program_would(run: Run, how: bytes, change: Callable[[bytes], bytes]) -> None:
+    raw = encoded(how, change(encodebytes(EXE)))
+    if change(b"") != b"AA==\r\n":
+        assert judged(run, raw, names=["*.exe"]) is not None
     (one,) = leaves(raw)
-    assert (one.name, one.start, one.end) == ("unreadable-name", 0, len(raw))
-    monkeypatch.setattr(parts._WHOLE, "parsebytes", stumble)
-    assert Part(0, 2, 4, "", "x/y").data(b"abcdef") == b"cd"
+    assert EXE[:40] in one.data(raw)
+
+
+def test_other_encodings_and_charsets() -> None:
+    raw = b'Content-Type: text/plain; charset="latin-1"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+    raw += b"f=FCr=\r\n dich"
+    (one,) = leaves(raw)
+    assert one.text(raw) == "für dich"
+    assert Part(0, 0, 2, "text/plain", charset="nonsense").text(b"\xff\x00") == "\xff\x00"
+    assert Part(0, 0, 2, "text/plain").text(b"\xff\xfe") == "\xff\xfe"
+    raw = b"Content-Type: a/b; name*=nonsense''%ff; name*xx=1; name*1234=2; x=y\r\n\r\n"
+    assert leaves(raw)[0].names[0] == "\xff"
+
+
+def test_a_long_header_takes_no_longer_than_it_is() -> None:
+    for junk in (b'\\";' * 100_000, b";" * 300_000, b"(" * 300_000, b'="' * 100_000):
+        began = time.perf_counter()
+        leaves(IN_B + b'\r\n--b\r\nContent-Type: application/x; name="' + junk + b'"\r\n\r\nx\r\n--b--\r\n')
+        assert time.perf_counter() - began < 2
 
 
 @given(
@@ -199,10 +293,10 @@ def test_a_large_file_is_spliced_without_being_read_whole(tmp_path: Any) -> None
 
 def test_cuts_are_made_on_the_way_out_behind_the_header_and_once() -> None:
     raw = b"From: a@b\r\n\r\n0123456789\r\n"
-    cuts = (Cut(15, 17, "a\nb"), Cut(16, 20, "overlaps"), Cut(2, 4, "header"), Cut(20, 99, "beyond"))
+    cuts = (Cut(15, 17, "a\nb"), Cut(16, 18, "overlaps"), Cut(2, 4, "header"), Cut(20, 99, "beyond"))
     verdict = checked(verdict_from_json(Verdict(edits=(*cuts, AddHeader("X-A", "1"))).to_json()))
     out = read_all(COMPOSER.compose(InMemory(raw), message="0" * 13, client=Client(), received=0.0, verdict=verdict))
-    assert out.endswith(b"X-A: 1\r\nFrom: a@b\r\n\r\n01a\r\nb456789\r\n")
+    assert out.endswith(b"X-A: 1\r\nFrom: a@b\r\n\r\n01a\r\nb56789\r\n")
 
 
 @pytest.mark.parametrize(
@@ -252,8 +346,27 @@ EXE = zipped({"folder/setup.exe": b"MZ", "readme.txt": b"hi"})
         (part(bz2.compress(tarred({"a.zip": EXE})), "a.tbz"), {"names": ["*.exe"]}, "has 'folder/setup.exe' in it"),
         (part(lzma.compress(tarred({"setup.exe": b""})), "a.txz"), {"names": ["*.exe"]}, "has 'setup.exe' in it"),
         (part(gzip.compress(b"just text"), "a.gz"), {"names": ["*.exe"]}, None),
-        (part(EXE[:40], "a.zip"), {"names": ["*.exe"]}, None),
-        (part(EXE[:30] + EXE[60:], "a.zip"), {"names": ["*.pdf"], "encrypted": True}, None),
+        (part(EXE[:40], "a.zip"), {"names": ["*.exe"]}, "cannot be looked into: File is not a zip file"),
+        (part(EXE + b"x" * 70_000, "a.zip"), {"names": ["*.exe"]}, "cannot be looked into: File is not a zip file"),
+        (part(EXE[:30] + EXE[60:], "a.zip"), {"names": ["*.pdf"], "unreadable": False}, None),
+        (part(gzip.compress(EXE), "a.zip.gz"), {"names": ["*.exe"]}, "has 'folder/setup.exe' in it"),
+        (
+            part(b"\x1f\x8b\x08\x08\0\0\0\0\0\3evil.exe\0" + gzip.compress(b"MZ")[10:], "a.gz"),
+            {"names": ["*.exe"]},
+            "'evil.exe' in it",
+        ),
+        (
+            part(tarred({"setup.exe": b"MZ"}, tarfile.USTAR_FORMAT).replace(b"ustar\x0000", b"\0" * 8), "a.tar"),
+            {"names": ["*.exe"]},
+            None,
+        ),
+        (part(v7({"setup.exe": b"MZ"}), "a.tar"), {"names": ["*.exe"]}, "has 'setup.exe' in it"),
+        (part(zipped({"x.dat": EXE}), "a.zip"), {"names": ["*.exe"]}, "has 'folder/setup.exe' in it"),
+        (part(tarred({"x.dat": EXE}), "a.tar"), {"names": ["*.exe"]}, "has 'folder/setup.exe' in it"),
+        (part(locked(zipped({"in.zip": EXE})), "a.zip"), {"names": ["*.exe"]}, "a password protects 'in.zip'"),
+        (part(zipped({"Setup.EXE. ": b""}), "a.zip"), {"names": ["*.exe"]}, "in it"),
+        (part(b"Rar!\x1a\x07\x00", "a.rar"), {"names": ["*.exe"]}, "it is a RAR archive"),
+        (part(b"Rar!\x1a\x07\x00", "a.rar"), {"names": ["*.exe"], "unreadable": False}, None),
         (part(gzip.compress(EXE)[:-12], "a.tgz"), {"names": ["*.exe"]}, "cannot be looked into: Compressed file ended"),
         (part(gzip.compress(EXE)[:-12], "a.tgz"), {"names": ["*.exe"], "unreadable": False}, None),
         (part(locked(EXE), "a.zip"), {"encrypted": True}, "needs a password"),
@@ -289,6 +402,32 @@ def test_an_archive_that_never_ends_is_not_followed(run: Run, monkeypatch: pytes
     left = attachment._Left(names=3)
     with pytest.raises(attachment.Unreadable):
         list(attachment.members(many, left))
+
+
+def test_more_parts_than_edits_are_put_aside(run: Run) -> None:
+    verdict = judged(
+        run, HEAD + multipart(*[part(b"MZ", f"{n}.exe") for n in range(101)]), names=["*.exe"], action="strip"
+    )
+    assert verdict is not None
+    assert (verdict.action, verdict.edits) == (Action.QUARANTINE, ())
+
+
+def test_bombs_are_harmless(run: Run) -> None:
+    header = bytearray(tarfile.TarInfo("././@LongLink").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"%011o\0" % 1_500_000_000
+    header[156:157] = b"L"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    bomb = gzip.compress(gzip.compress(bytes(header) + b"\0" * 60_000_000))
+    directory = zipped({"a.zip": b"PK\1\2" * 5_000_000})
+    for data in (bomb, directory):
+        tracemalloc.start()
+        found = judged(run, HEAD + multipart(part(data, "a.bin")), names=["*.exe"])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found is not None
+        assert "there is more in it than is looked at" in found.reason
+        assert peak < 250_000_000
 
 
 @pytest.mark.parametrize(

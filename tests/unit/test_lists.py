@@ -74,6 +74,32 @@ def test_more_patterns_than_one_set_takes() -> None:
     assert entries.sender("x-news2500x@a.example", NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("texts", "sender", "client"),
+    [
+        (("@a.example", "a.example"), "x@a.example", ""),
+        (("Joe@a.example", "joe@A.example"), "joe@a.example", ""),
+        (("192.0.2.0/24", "192.0.2.9/24"), "", "192.0.2.7"),
+    ],
+)
+def test_of_two_that_mean_the_same_the_one_that_holds_longer_counts(texts: Any, sender: str, client: str) -> None:
+    for first, second in (
+        ((texts[0], None), (texts[1], NOW)),
+        ((texts[0], NOW), (texts[1], None)),
+        ((texts[0], NOW), (texts[1], NOW + 9)),
+    ):
+        entries = Entries([Entry(*first), Entry(*second)])
+        assert (entries.client(client, NOW + 1) if client else entries.sender(sender, NOW + 1)) is not None
+
+
+def test_patterns_that_are_too_much_for_one_set() -> None:
+    entries = Entries([Entry(checked(f"/^[^@]{{1,64}}@spam{n}\\.example$/")) for n in range(1000)])
+    assert all(entries.sender(f"x@spam{n}.example", NOW) for n in (0, 500, 999))
+    assert len(entries._alike._sets) > 1  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="RE2"):
+        Entries([Entry("/(((a{1,100}){1,100}){1,100})/")])
+
+
 def test_the_smallest_network_is_found_first() -> None:
     entries = Entries([Entry("192.0.0.0/8"), Entry("192.0.2.0/24"), Entry("192.0.2.7", expires=NOW)])
     found = [entries.client("192.0.2.7", now) for now in (NOW - 1, NOW)]

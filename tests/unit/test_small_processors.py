@@ -108,12 +108,29 @@ def test_a_message_is_saved_byte_for_byte_and_once(run: Run, tmp_path: Path, ask
     (file,) = (tmp_path / "kept").iterdir()
     assert file.read_bytes() == raw
     assert verdict.reason == f"saved as {file}"
-    assert (file.stat().st_mode | file.parent.stat().st_mode) & 0o022 == 0
+    assert (file.stat().st_mode | file.parent.stat().st_mode) & 0o077 == 0
     stamp = file.stat().st_mtime_ns
     run(save.process(Mail(InMemory(raw)), asked))
     assert [path.stat().st_mtime_ns for path in file.parent.iterdir()] == [stamp]
     run(save.process(Mail(InMemory(raw)), replace(asked, recipient=context(recipient="joe@x").recipient)))
     assert len(list(file.parent.iterdir())) == 2
+
+
+def test_nobody_can_lay_a_trap_in_a_folder_that_is_there(
+    run: Run, tmp_path: Path, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda n: "known")
+    folder, victim = tmp_path / "kept", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    save = Save(SaveOptions(folder=folder))
+    run(save.process(mail(), asked))
+    (file,) = folder.iterdir()
+    file.unlink()
+    (folder / f".{file.name}.part.known").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        run(save.process(mail(), asked))
+    assert victim.read_text() == "mine"
 
 
 def test_nothing_is_saved_in_a_rehearsal(run: Run, tmp_path: Path, asked: Any) -> None:

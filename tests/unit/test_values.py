@@ -430,6 +430,13 @@ VERDICTS = st.builds(
 )
 
 
+def test_only_what_is_built_in_can_cut() -> None:
+    data = {"edits": [{"add": "X-A", "value": "1"}, {"cut": [10, 20], "text": ""}]}
+    assert len(verdict_from_json(data).edits) == 2
+    with pytest.raises(ValueError, match="only what is built in can cut"):
+        verdict_from_json(data, outside=True)
+
+
 def test_a_score_of_nothing_is_a_score() -> None:
     assert verdict_from_json(Verdict(score=0.0).to_json()).score == 0.0
 
@@ -450,6 +457,11 @@ def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
         {"edits": [{"add": "X Bad", "value": "1"}]},
         {"edits": [{"mark_subject": 5}]},
         {"then": "explode"},
+        {"hold": "nan"},
+        {"hold": float("inf")},
+        {"hold": -1},
+        {"then": "ask"},
+        {"then": "ask", "hold": 0},
         {"score": float("nan")},
         {"score": float("inf")},
         {"score": "high"},

@@ -273,9 +273,15 @@ class Node:
     async def _read_lists(self) -> None:
         """The lists that are kept, when they are others than before."""
         changes = await in_thread(lists.changes, self._engine)
-        if changes != self._lists_read:
+        if changes == self._lists_read:
+            return
+        try:
             await in_thread(self._site.lists.refresh)
             self._lists_read = changes
+        except (
+            ValueError
+        ) as error:  # an entry that nobody should have been able to add; mail goes on without the new ones
+            logs.failed("reading the lists", error=error)
 
     async def reload(self) -> list[str]:
         """Read the configuration again and change to it; gives the changed keys that wait for a restart.

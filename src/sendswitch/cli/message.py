@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import getpass
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import make_trial
@@ -274,7 +274,7 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
         finally:
             await trial.close()
 
-    return asyncio.run(find())
+    return uvloop.run(find())
 
 
 def _parse(text: str) -> tuple[int, int | None]:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import orjson
 import typer
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
@@ -67,7 +68,7 @@ def replay(
     first, last = first_at(moment(since, now)) - 1, first_at(moment(until, now) if until else now + 1)
     asked = hashlib.sha256(orjson.dumps([text, user, since, until, where])).hexdigest()
     saved = _State(state, asked, Tally(limit))
-    done = asyncio.run(_replay(run, saved, max(first, saved.after), last))
+    done = uvloop.run(_replay(run, saved, max(first, saved.after), last))
     _tell(session, saved.tally, run.skipped)
     if not done:
         hint = f"the same command goes on behind {to_text(saved.after)}" if state else "--state FILE would let it go on"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from sendswitch.bootstrap.parts import load_routes, make_trial
 from sendswitch.cli.output import Session, readable
@@ -59,7 +59,7 @@ def try_(
         finally:
             await trial.close()
 
-    _tell(session, config, trial, case, asyncio.run(ask()))
+    _tell(session, config, trial, case, uvloop.run(ask()))
 
 
 def _read(file: Path) -> bytes:

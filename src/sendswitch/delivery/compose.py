@@ -77,10 +77,15 @@ class Composer:
 
 
 def _in_order(cuts: Sequence[Cut], first: int, size: int) -> tuple[tuple[int, int, bytes], ...]:
-    """What can be cut behind the header; of two that overlap the one that begins first."""
+    """What can be cut behind the header; of those that overlap everything goes, with the words of the first."""
     chosen: list[tuple[int, int, bytes]] = []
     for cut in sorted(cuts, key=lambda cut: cut.start):
-        if first <= cut.start < cut.end <= size and (not chosen or chosen[-1][1] <= cut.start):
+        if not first <= cut.start < cut.end <= size:
+            continue
+        if chosen and cut.start < chosen[-1][1]:
+            start, end, text = chosen[-1]
+            chosen[-1] = (start, max(end, cut.end), text)
+        else:
             chosen.append((cut.start, cut.end, _lines(cut.text)))
     return tuple(chosen)
 

@@ -39,6 +39,8 @@ MAX_FORWARD = 50
 MAX_REASON = 1000
 MAX_EDITS = 100
 MAX_VALUE = 10_000
+# Seconds of a hold, and of one after which the pipeline is asked again.
+MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 
 # How steps end that decide nothing.
@@ -165,12 +167,15 @@ class Deferral:
 Answer = Verdict | Deferral
 
 
-def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
     """The inverse of `Verdict.to_json`.
 
     Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
-    would silently lose what was meant. What comes from somebody's program goes through `checked` as well.
+    would silently lose what was meant. What comes from somebody's program goes through `checked` as well, and is
+    `outside`: it cannot cut, because a cut at the wrong place would make commands out of content.
     """
+    if outside and any("cut" in edit for edit in data.get("edits", ()) if isinstance(edit, Mapping)):
+        raise ValueError("edits: only what is built in can cut")
     unknown = set(data) - _VERDICT_FIELDS
     if unknown:
         raise ValueError(f"a verdict has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(_VERDICT_FIELDS))}")
@@ -241,6 +246,10 @@ def checked(verdict: Verdict) -> Verdict:
         raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine, ask")
     if verdict.score is not None and not isfinite(verdict.score):
         raise ValueError(f"score {verdict.score!r} is no number")
+    if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
+        raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
+    if verdict.then == "ask" and (verdict.hold is None or verdict.hold < MIN_DELAY):
+        raise ValueError(f"then = ask needs a hold of at least {MIN_DELAY:g} s, or nothing else would be done")
     if len(verdict.edits) > MAX_EDITS:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
     for edit in verdict.edits:

@@ -31,8 +31,8 @@ from pydantic import Field, model_validator
 from sendswitch.config.units import Size
 from sendswitch.mail.headers import Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.parts import Part
-from sendswitch.mail.verdict import Action, Verdict, parse_refusal
+from sendswitch.mail.parts import Part, leaves
+from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal
 from sendswitch.processors import base
 
 # Archives in archives, names in all of them, bytes that are unpacked to find more: what honest mail stays far below.
@@ -116,7 +116,7 @@ class Attachment:
         reason = "; ".join(f"{_named(part)} {why}" for part, why in found[:5])
         reason += f" and {len(found) - 5} more" if len(found) > 5 else ""
         match options.action:
-            case "strip":
+            case "strip" if len(found) * 4 < MAX_EDITS:
                 edits = tuple(edit for part, why in found for edit in self._stripped(part, why, len(raw)))
                 return Verdict(tags=(options.tag,), edits=edits, reason=reason)
             case "tag":
@@ -128,24 +128,37 @@ class Attachment:
     def _why(self, part: Part, raw: bytes, left: _Left) -> str:
         """Why this part matches, '' when it does not."""
         options = self._options
-        if self._names and self._names.match(part.name.lower()):
+        if self._names and any(self._names.match(_plain(name)) for name in part.names):
             return "has such a name"
         if self._types and self._types.match(part.type):
             return f"is {part.type}"
+        if part.odd:
+            return self._unreadable(part.odd)
         data = part.data(raw)
         if options.larger is not None and len(data) > options.larger:
             return f"has {len(data)} bytes"
         if not (options.names or options.encrypted):
             return ""
         try:
-            for name, locked in members(data, left):
+            for name, locked in members(data, left, stored=bool(options.names)):
                 if options.encrypted and locked:
                     return "needs a password"
-                if self._names and self._names.match(name.lower().rpartition("/")[2]):
+                if self._names and self._names.match(_plain(name)):
                     return f"has {name!r} in it"
         except Unreadable as error:
-            return f"cannot be looked into: {error}" if options.unreadable and options.names else ""
+            return self._unreadable(str(error))
+        return self._inside(data, left) if part.type in ("message/rfc822", "message/global") else ""
+
+    def _inside(self, data: bytes, left: _Left) -> str:
+        """Why mail that was encoded as a whole matches."""
+        left.take(1, len(data))
+        for part in leaves(data):
+            if part.attached and (why := self._why(part, data, left)):
+                return f"has {_named(part)} in it, which {why}"
         return ""
+
+    def _unreadable(self, why: str) -> str:
+        return f"cannot be looked into: {why}" if self._options.unreadable and self._options.names else ""
 
     def _stripped(self, part: Part, why: str, size: int) -> Iterator[Edit]:
         note = self._options.note.replace("{name}", _named(part)).replace("{why}", why)
@@ -170,70 +183,106 @@ def _named(part: Part) -> str:
     return repr(part.name[:100]) if part.name else f"without a name ({part.type})"
 
 
+def _plain(name: str) -> str:
+    """A name as a mail program would use it: without a folder, and without the dots and spaces that Windows drops."""
+    return name.replace("\\", "/").rpartition("/")[2].rstrip(". \t\0").lower()
+
+
 def _any_of(globs: tuple[str, ...]) -> re.Pattern[str] | None:
     return re.compile("|".join(translate(glob.lower()) for glob in globs)) if globs else None
 
 
-def members(data: bytes, left: _Left, depth: int = 0) -> Iterator[tuple[str, bool]]:
+# Archives that nobody looks into here, by their first bytes.
+_FOREIGN = ((b"Rar!", "RAR"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"MSCF", "CAB"), (b"\x78\x9f\x3e\x22", "TNEF"))
+_STREAMS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+
+
+def members(data: bytes, left: _Left, depth: int = 0, *, stored: bool = True) -> Iterator[tuple[str, bool]]:
     """Each name in an archive, and in archives in it, with whether a password protects it; none for what is no archive.
 
-    Raises Unreadable.
+    With `stored` an archive that a password protects is an error as well as one that is broken. Raises Unreadable.
     """
+    if depth >= DEEPEST:
+        raise Unreadable(f"archives are nested more than {DEEPEST} deep")
+    for begins, what in _FOREIGN:
+        if data.startswith(begins):
+            raise Unreadable(f"it is a {what} archive")
     try:
-        if zipfile.is_zipfile(io.BytesIO(data)):
-            yield from _zipped(data, left, depth)
-        elif (unpacked := _unpacked(data, left)) is not None:
-            yield from _tarred(unpacked, left, depth)
+        if data.startswith(b"PK\3\4") or zipfile.is_zipfile(io.BytesIO(data)):
+            yield from _zipped(data, left, depth, stored)
+            return
+        for begins, opened in _STREAMS:
+            if data.startswith(begins):
+                yield from _stored_name(data)
+                with opened(io.BytesIO(data)) as file:
+                    inner = _read(file, left)
+                yield from members(inner, left, depth + 1, stored=stored)
+                return
+        if _is_tar(data):
+            yield from _tarred(data, left, depth, stored)
     except _BROKEN as error:
         raise Unreadable(str(error) or type(error).__name__) from error
 
 
-def _zipped(data: bytes, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
+def _zipped(data: bytes, left: _Left, depth: int, stored: bool) -> Iterator[tuple[str, bool]]:
+    # The library reads the whole directory at once.
+    if data.count(b"PK\1\2") > left.names:
+        raise Unreadable("there is more in it than is looked at")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for entry in archive.infolist():
             left.take(1, 0)
             locked = bool(entry.flag_bits & 1)
             yield entry.filename, locked
-            if _is_archive(entry.filename) and not locked:
+            if locked and stored and _is_archive(entry.filename):
+                raise Unreadable(f"a password protects {entry.filename!r}")
+            if not locked and not entry.is_dir():
                 with archive.open(entry) as inner:
-                    yield from _inside(inner, left, depth)
+                    yield from _inside(inner, entry.filename, left, depth, stored)
 
 
-def _tarred(data: bytes, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
-    if not tarfile.is_tarfile(io.BytesIO(data)):
-        return  # something packed that is no archive
+def _tarred(data: bytes, left: _Left, depth: int, stored: bool) -> Iterator[tuple[str, bool]]:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         for entry in archive:
             left.take(1, 0)
             yield entry.name, False
-            if entry.isfile() and _is_archive(entry.name) and (inner := archive.extractfile(entry)) is not None:
-                yield from _inside(inner, left, depth)
+            if entry.isfile() and (inner := archive.extractfile(entry)) is not None:
+                yield from _inside(inner, entry.name, left, depth, stored)
 
 
-_PACKED = re.compile(r"\.(?:zip|jar|docx|docm|xlsx|xlsm|pptx|pptm|tar|tgz|tbz2?|txz|gz|bz2|xz)\Z", re.I)
+def _is_tar(data: bytes) -> bool:
+    """True when the first block is a header with the right checksum, with the magic of POSIX or without."""
+    if len(data) < 512:
+        return False
+    try:
+        told = int(data[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return data[257:262] == b"ustar"
+    return told == sum(data[:148]) + 8 * 32 + sum(data[156:512]) or data[257:262] == b"ustar"
+
+
+def _stored_name(data: bytes) -> Iterator[tuple[str, bool]]:
+    """The name that gzip keeps (RFC 1952 2.3.1)."""
+    if data.startswith(b"\x1f\x8b") and len(data) > 10 and data[3] & 0x08 and not data[3] & 0x04:
+        yield data[10 : data.find(b"\0", 10)][:255].decode("latin-1"), False
+
+
+_PACKED = re.compile(r"\.(?:zip|jar|docx|docm|xlsx|xlsm|pptx|pptm|tar|tgz|tbz2?|txz|gz|bz2|xz|rar|7z|cab)\Z", re.I)
 
 
 def _is_archive(name: str) -> bool:
     return _PACKED.search(name) is not None
 
 
-def _inside(file: _Readable, left: _Left, depth: int) -> Iterator[tuple[str, bool]]:
-    if depth + 1 >= DEEPEST:
-        raise Unreadable(f"archives are nested more than {DEEPEST} deep")
-    data = _read(file, left)
-    yield from members(data, left, depth + 1)
+def _inside(file: _Readable, name: str, left: _Left, depth: int, stored: bool) -> Iterator[tuple[str, bool]]:
+    """What is in a member, if that is an archive by its name or its first bytes."""
+    begins = file.read(512)
+    left.take(0, len(begins))
+    magic = (b"PK\3\4", *(known for known, _ in (*_FOREIGN, *_STREAMS)))
+    if _is_archive(name) or begins.startswith(magic) or _is_tar(begins):
+        yield from members(begins + _read(file, left), left, depth + 1, stored=stored)
 
 
 def _read(file: _Readable, left: _Left) -> bytes:
     data = file.read(left.size + 1)
     left.take(0, len(data))
     return data
-
-
-def _unpacked(data: bytes, left: _Left) -> bytes | None:
-    """What may be a tar; None for what is certainly none."""
-    for begins, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
-        if data.startswith(begins):
-            with opened(io.BytesIO(data)) as file:
-                return _read(file, left)
-    return data if data[257:262] == b"ustar" else None

@@ -13,9 +13,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import orjson
 
@@ -42,6 +43,16 @@ MEMORY = 512_000_000
 LAST_WORDS = 500
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What runs in the process: an `async def process` in a file, or a package's processor with its options. It is said
+    on standard input, because everybody can read a command line."""
+
+    kind: Literal["file", "processor"]
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class UserCodeError(Temporary):
     """The user's program failed; its traceback is in the message's trace."""
 
@@ -57,8 +68,8 @@ class Hosting:
     it had is asked again in a process of its own, where only its own fault can stop it.
     """
 
-    def __init__(self, name: str, arguments: tuple[str, ...], memory: int, stamp: Callable[[], object]) -> None:
-        self.name, self._arguments, self._memory, self._stamp = name, arguments, memory, stamp
+    def __init__(self, name: str, code: Code, memory: int, stamp: Callable[[], object]) -> None:
+        self.name, self._code, self._memory, self._stamp = name, code, memory, stamp
         self._started_for: object = None
         self._child: Child | None = None
         self._starting = asyncio.Lock()
@@ -99,7 +110,7 @@ class Hosting:
 
     async def _by_itself(self, mail: Mail, context: base.Context) -> dict[str, Any]:
         async with self._alone:
-            child = await Child.start(self.name, self._arguments, self._memory, watched=False)
+            child = await Child.start(self.name, self._code, self._memory, watched=False)
             try:
                 return await child.ask(mail, context)
             except Died as error:
@@ -113,7 +124,7 @@ class Hosting:
         if "error" in answer:
             raise UserCodeError(str(answer["error"])[:2000])
         verdict = answer.get("verdict")
-        return None if verdict is None else verdict_from_json(verdict)
+        return None if verdict is None else verdict_from_json(verdict, outside=True)
 
     async def close(self) -> None:
         """End the process once the messages it has are done."""
@@ -132,7 +143,7 @@ class Hosting:
                 if self._child is not None:
                     self._child.retire()
                 self._started_for = stamp
-                self._child = await Child.start(self.name, self._arguments, self._memory)
+                self._child = await Child.start(self.name, self._code, self._memory)
             return self._child
 
 
@@ -151,6 +162,7 @@ class Child:
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next = 0
         self._retired = self.hung = False
+        self._going: asyncio.Future[None] | None = None
         self.last_words = ""
         self._alive, self._busy = asyncio.Event(), asyncio.Event()
         self._readers = [asyncio.ensure_future(self._read_answers()), asyncio.ensure_future(self._read_errors())]
@@ -158,14 +170,13 @@ class Child:
             self._readers.append(asyncio.ensure_future(self._watch()))
 
     @classmethod
-    async def start(cls, name: str, arguments: tuple[str, ...], memory: int, *, watched: bool = True) -> Child:
+    async def start(cls, name: str, code: Code, memory: int, *, watched: bool = True) -> Child:
         """Start it; one that is `watched` is killed when it does not listen any more."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "sendswitch.processors.host",
             str(memory),
-            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -173,7 +184,10 @@ class Child:
             start_new_session=True,
             limit=MAX_ANSWER,
         )
-        return cls(process, name, watched=watched)
+        child = cls(process, name, watched=watched)
+        assert process.stdin is not None
+        process.stdin.write(orjson.dumps({"kind": code.kind, "what": code.what, "options": code.options}) + b"\n")
+        return child
 
     @property
     def ended(self) -> bool:
@@ -194,7 +208,7 @@ class Child:
         finally:
             self._calls.pop(number, None)
             if self._retired and not self._calls:
-                self._signal(signal.SIGTERM)
+                self._go()
 
     async def _send(self, number: int, mail: Mail, context: base.Context) -> None:
         content = mail.content
@@ -236,7 +250,12 @@ class Child:
         """Take no more calls; end after the last."""
         self._retired = True
         if not self._calls:
-            self._signal(signal.SIGTERM)
+            self._go()
+
+    def _go(self) -> None:
+        """End it beside what goes on; who does not heed SIGTERM is killed."""
+        if self._going is None:
+            self._going = asyncio.ensure_future(self._end())
 
     @property
     def idle(self) -> bool:
@@ -244,29 +263,40 @@ class Child:
         return not self._calls
 
     async def gone(self) -> None:
-        """Wait until the process has ended; one that does not heed SIGTERM is killed."""
+        """Wait until a retired process has ended, which takes MERCY at most."""
+        if self._going is not None:
+            await self._going
+
+    async def _end(self) -> None:
+        self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(MERCY):
                 await self._process.wait()
         except TimeoutError:
             self._signal(signal.SIGKILL)
             await self._process.wait()
-        self._readers[-1].cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
+        await self._close()
 
     async def kill(self) -> None:
         """End it now, with every process it started."""
         self._signal(signal.SIGKILL)
         await self._process.wait()
-        for reader in self._readers:
-            reader.cancel()
+        await self._close()
         self._fail_all()
 
+    async def _close(self) -> None:
+        """Give up its pipes, whoever else holds them: a process that left the group may, for ever."""
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        self._process._transport.close()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
     def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
+        # When it has ended its number may be somebody else's.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def _fail_all(self) -> None:
         for future in self._calls.values():

@@ -19,13 +19,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 import re2
 
 from sendswitch.mail.address import key
 from sendswitch.mail.headers import valid_name
 from sendswitch.mail.message import Mail
+
+T = TypeVar("T")
 
 # Characters of an entry.
 LONGEST = 320
@@ -87,19 +89,19 @@ class Entries:
             text = entry.text.strip().lower()
             if (network := _network(text)) is not None:
                 width = (network.version, network.prefixlen)
-                self._networks.setdefault(width, {})[int(network.network_address) >> _host_bits(width)] = entry
+                _keep(self._networks.setdefault(width, {}), int(network.network_address) >> _host_bits(width), entry)
             elif text.startswith("header:"):
                 fields.setdefault(text[7:].partition("=")[0], []).append(entry)
             elif _is_regex(text) or _LIKE.search(text):
                 alike.append(entry)
             elif text == "<>":
-                self._addresses[""] = entry
+                _keep(self._addresses, "", entry)
             elif "@" in text and not text.startswith("@"):
-                self._addresses[key(text)] = entry
+                _keep(self._addresses, key(text), entry)
             elif text.startswith("."):
-                self._parents[text[1:]] = entry
+                _keep(self._parents, text[1:], entry)
             else:
-                self._domains[text.removeprefix("@")] = entry
+                _keep(self._domains, text.removeprefix("@"), entry)
         self._alike = _Alike(alike, _address_pattern) if alike else None
         self._fields = {name: _Alike(some, _field_pattern) for name, some in fields.items()}
 
@@ -141,18 +143,30 @@ class Entries:
         return None
 
 
+def _keep(table: dict[T, Entry], place: T, entry: Entry) -> None:
+    """Of two that mean the same the one that holds longer."""
+    there = table.get(place)
+    if there is None or (there.expires is not None and (entry.expires is None or entry.expires > there.expires)):
+        table[place] = entry
+
+
 class _Alike:
     """Many patterns asked as one, or as a few: a set of too many is more than RE2 makes."""
 
     def __init__(self, entries: Sequence[Entry], pattern: Callable[[str], str]) -> None:
         self._sets: list[tuple[Any, Sequence[Entry]]] = []
         for n in range(0, len(entries), TOGETHER):
-            together = entries[n : n + TOGETHER]
-            one = re2.Set.SearchSet(_CASELESS)
-            for entry in together:
-                one.Add(pattern(entry.text.strip()))
-            one.Compile()
-            self._sets.append((one, together))
+            self._add(entries[n : n + TOGETHER], pattern)
+
+    def _add(self, together: Sequence[Entry], pattern: Callable[[str], str]) -> None:
+        try:
+            self._sets.append((_set([pattern(entry.text.strip()) for entry in together]), together))
+        except re2.error:
+            if len(together) == 1:
+                raise ValueError(f"{together[0].text!r} is more than RE2 makes of one expression") from None
+            middle = len(together) // 2
+            self._add(together[:middle], pattern)
+            self._add(together[middle:], pattern)
 
     def find(self, text: str, now: float) -> Entry | None:
         text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
@@ -162,6 +176,14 @@ class _Alike:
                 if entry.holds(now):
                     return entry
         return None
+
+
+def _set(patterns: Sequence[str]) -> Any:
+    made = re2.Set.SearchSet(_CASELESS)
+    for pattern in patterns:
+        made.Add(pattern)
+    made.Compile()
+    return made
 
 
 def _host_bits(width: tuple[int, int]) -> int:
@@ -196,6 +218,7 @@ def _pattern(text: str) -> str:
     pattern = text[1:-1] if _is_regex(text) else _like(text)
     try:
         re2.compile(pattern, _CASELESS)
+        _set([pattern])
     except re2.error as error:
         raise ValueError(f"{text!r} is no regular expression that RE2 takes: {_said(error)}") from error
     return pattern

@@ -163,7 +163,7 @@ def _printed(said: bytes, told: str) -> Verdict | None:
         return Verdict(reason=told) if told else None
     try:
         answer = orjson.loads(said)
-        return verdict_from_json(answer) if answer else None
+        return verdict_from_json(answer, outside=True) if answer else None
     except (ValueError, TypeError, AttributeError) as error:
         raise ProgramFailed(f"it printed what is no verdict: {error}: {said[:100]!r}") from error
 

@@ -1,10 +1,8 @@
 """The process that somebody else's code runs in: reads calls on standard input, writes answers to standard output.
 
-    host MEMORY file PATH                an `async def process(mail, context)` in a file
-    host MEMORY processor NAME OPTIONS   a processor that a package brings, with its options as JSON
-
-What the code prints goes to standard error, so that it cannot answer by accident, and along with the answer of the call
-that printed it. Calls run side by side.
+The first line says what runs: an `async def process(mail, context)` in a file, or a processor that a package brings,
+with its options. What the code prints goes to standard error, so that it cannot answer by accident, and along with the
+answer of the call that printed it. Calls run side by side.
 """
 
 from __future__ import annotations
@@ -168,24 +166,24 @@ def _checked(verdict: object) -> dict[str, Any] | None:
     return checked(verdict).to_json()
 
 
-def _loading(kind: str, what: str, options: str = "{}") -> Callable[[], Process]:
-    if kind == "file":
-        return lambda: load(Path(what))
-    return lambda: make(what, orjson.loads(options))
+def _loading(code: dict[str, Any]) -> Callable[[], Process]:
+    if code["kind"] == "file":
+        return lambda: load(Path(code["what"]))
+    return lambda: make(code["what"], code["options"])
 
 
-async def _main(arguments: list[str]) -> None:
+async def _main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # print() goes to standard error
     sys.stdout = sys.stderr = _Printing()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await Host(_loading(*arguments), out).serve(reader)
+    await Host(_loading(orjson.loads(await reader.readline())), out).serve(reader)
 
 
 if __name__ == "__main__":
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    asyncio.run(_main(sys.argv[2:]))
+    asyncio.run(_main())

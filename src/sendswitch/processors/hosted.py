@@ -13,12 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-import orjson
-
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.child import MEMORY, Hosting
+from sendswitch.processors.child import MEMORY, Code, Hosting
 
 # Files of a package that are watched.
 MOST_FILES = 200
@@ -40,7 +38,7 @@ class Hosted:
 
     def __init__(self, name: str, module: str, version: str, options: Mapping[str, Any]) -> None:
         self.version, self._files = version, _files(module)
-        self._hosting = Hosting(name, ("processor", name, orjson.dumps(options).decode()), MEMORY, self._stamp)
+        self._hosting = Hosting(name, Code("processor", name, options), MEMORY, self._stamp)
 
     def _stamp(self) -> tuple[int, ...]:
         """When its files were changed."""

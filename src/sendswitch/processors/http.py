@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from http.cookiejar import DefaultCookiePolicy
 from typing import Annotated
 
 import httpx
@@ -25,7 +26,7 @@ def _url(text: str) -> str:
         raise ValueError(f"{text!r} is no URL; write it like https://host/path")
     if url.userinfo:
         raise ValueError("a URL with a password in it would be shown in logs; let the receiver check the signature")
-    return text.rstrip("/")
+    return text
 
 
 Url = Annotated[str, AfterValidator(_url)]
@@ -60,7 +61,9 @@ def new_client() -> httpx.AsyncClient:
     """Keeps connections; who uses it says how many at once. Knows no proxy, cookie or redirect, and no time limit but
     that of the step."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=20)
-    return httpx.AsyncClient(verify=_trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's
+    client = httpx.AsyncClient(verify=_trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
 
 
 async def asked(
@@ -98,7 +101,9 @@ async def checked_url(url: str, reach: Reach) -> tuple[str, str]:
     Raises Refused, OSError.
     """
     parsed = httpx.URL(url)
-    address = await reach.find(parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
+    address = await reach.find(
+        parsed.raw_host.decode("ascii").strip("[]"), parsed.port or (443 if parsed.scheme == "https" else 80)
+    )
     return str(parsed.copy_with(host=address)), parsed.netloc.decode("ascii")
 
 

@@ -16,7 +16,7 @@ from sendswitch.config.units import Size
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.child import MEMORY, Hosting
+from sendswitch.processors.child import MEMORY, Code, Hosting
 
 
 class PythonOptions(base.Options):
@@ -46,7 +46,7 @@ class Python:
 
     def __init__(self, options: PythonOptions) -> None:
         self._file, self._changed, self.version = options.file, 0, ""
-        self._hosting = Hosting(options.file.name, ("file", str(options.file)), options.memory, self._stamp)
+        self._hosting = Hosting(options.file.name, Code("file", str(options.file)), options.memory, self._stamp)
 
     def _stamp(self) -> int:
         """When the file was changed; its version is told by its content."""

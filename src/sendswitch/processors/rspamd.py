@@ -75,7 +75,7 @@ class Rspamd:
             return {"too_large": mail.size}
         async with self._http.use() as client:
             head = [*_envelope(context), (b"Content-Length", str(mail.size).encode())]
-            url = f"{options.url}/checkv2"
+            url = f"{options.url.rstrip('/')}/checkv2"
             answer = await asked(client, "POST", url, headers=head, content=pieces(mail.content), limit=LONGEST)
         if answer.status != 200:
             raise ValueError(f"rspamd at {options.url} answered {answer.status}: {answer.text[:200]}")

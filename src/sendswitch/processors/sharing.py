@@ -29,7 +29,8 @@ Client = TypeVar("Client", bound=Closable)
 class _Shared(Generic[Client]):
     client: Client
     places: asyncio.Semaphore
-    users: int = 0
+    seats: int = 0
+    uses: int = 0
 
 
 # A loop's clients end with it; they are of no use to another.
@@ -39,12 +40,13 @@ _all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]]
 class Seat(Generic[Client]):
     """One step's seat at a client that others with the same key sit at too; at most `size` of them use it at once.
 
-    The client is made by who comes first and closed by who goes last.
+    The client is made by who comes first and closed by who goes last: a step that is replaced ends what it began.
     """
 
     def __init__(self, make: Callable[[], Client], size: int, *key: Hashable) -> None:
         self._make, self._size, self._key = make, size, (*key, size)
         self._shared: _Shared[Client] | None = None
+        self._left = False
 
     @property
     def client(self) -> Client | None:
@@ -60,19 +62,32 @@ class Seat(Generic[Client]):
             if self._key not in here:
                 here[self._key] = _Shared(self._make(), asyncio.Semaphore(self._size))
             self._shared = here[self._key]
-            self._shared.users += 1
+            self._shared.seats += 1
         shared = self._shared
-        async with shared.places:
-            yield shared.client
+        shared.uses += 1
+        try:
+            async with shared.places:
+                yield shared.client
+        finally:
+            shared.uses -= 1
+            if self._left and self._shared is shared:
+                self._shared = None
+                shared.seats -= 1
+            await self._close_unused(shared)
 
     async def leave(self) -> None:
-        """Give the seat up."""
+        """Give the seat up, when who uses it now has done so."""
+        self._left = True
         shared, self._shared = self._shared, None
-        if shared is None:
-            return
-        shared.users -= 1
-        if shared.users == 0:
-            _all[asyncio.get_running_loop()].pop(self._key, None)
+        if shared is not None:
+            shared.seats -= 1
+            await self._close_unused(shared)
+
+    async def _close_unused(self, shared: _Shared[Client]) -> None:
+        if shared.seats == 0 and shared.uses == 0:
+            here = _all[asyncio.get_running_loop()]
+            if here.get(self._key) is shared:
+                del here[self._key]
             await shared.client.aclose()
 
 

@@ -68,7 +68,11 @@ class Webhook:
             attempt = 0
             while True:
                 attempt += 1
-                url, name = await checked_url(options.url, self._reach)
+                try:
+                    url, name = await checked_url(options.url, self._reach)
+                except OSError:  # the DNS may know it in a moment
+                    await asyncio.sleep(PAUSE)
+                    continue
                 head = signed(self._secrets, id_, body, form=form, attempt=attempt, message=context.message, host=name)
                 try:
                     answer = await asked(
@@ -93,7 +97,7 @@ class Webhook:
             return {"status": answer.status}
         try:
             told = orjson.loads(answer.body)
-            verdict = verdict_from_json(_as_ours(told)) if told else None
+            verdict = verdict_from_json(_as_ours(told), outside=True) if told else None
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"{where} with what is no verdict: {error}: {answer.text[:200]!r}") from error
         return {"status": answer.status, "verdict": verdict.to_json() if verdict else None}

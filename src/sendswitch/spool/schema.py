@@ -127,7 +127,7 @@ CREATE TEMP TRIGGER change INSTEAD OF INSERT ON writing WHEN NEW.was IS NOT NULL
     SELECT NEW.message, NEW.n, NEW.at, NEW.event, NEW.data FROM delivery
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;
   UPDATE message SET expires = max(expires, NEW.at + lifetime)
-    WHERE id = NEW.message AND NEW.event IN ('released', 'answered', 'hold expired', 'delay over');
+    WHERE id = NEW.message AND NEW.event IN ('released', 'answered', 'hold expired');
   UPDATE delivery SET state = NEW.state, since = NEW.at, due = NEW.due,
     verdict = coalesce(NEW.verdict, verdict), attempts = NEW.attempts, reply = NEW.reply
     WHERE message = NEW.message AND n = NEW.n AND state = NEW.was;

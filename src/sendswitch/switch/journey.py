@@ -159,14 +159,18 @@ class Journeys:
     async def _hold_expired(self, delivery: Delivery) -> bool:
         """What comes after a hold; True when the pipeline must be asked again."""
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
-        if decide.asked_again(held):
-            change = Change(delivery, State.ACCEPTED, "delay over", {}, now, Verdict(tags=held.tags, edits=held.edits))
+        # Who asks for a delay again and again gets none when the message's time is over.
+        if decide.asked_again(held) and now < message.expires:
+            on_it, attempts = Verdict(tags=held.tags, edits=held.edits), delivery.attempts
+            change = Change(delivery, State.ACCEPTED, "delay over", {}, now, on_it, attempts)
         else:
             verdict = decide.after_hold(held)
             change = Change(delivery, State.DECIDED, "hold expired", {"then": verdict.to_json()}, now, verdict)
         await self.outcomes.record([change])
+        if change.state is State.ACCEPTED:
+            return True
         message.expires = max(message.expires, now + message.lifetime)
-        return change.state is State.ACCEPTED
+        return False
 
     # Carrying out
 

@@ -1,0 +1,69 @@
+"""What steps share to ask a service: made by the first, closed by the last, and not under anybody's hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sendswitch.processors.sharing import Seat
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+class Client:
+    closed = 0
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def test_a_client_is_closed_when_its_last_user_has_done_with_it(run: Run) -> None:
+    async def inside() -> None:
+        seats = [Seat(Client, 2, "key") for _ in range(2)]
+        go = asyncio.Event()
+
+        async def use(seat: Seat[Client]) -> Client:
+            async with seat.use() as client:
+                await go.wait()
+                assert client.closed == 0
+                return client
+
+        using = asyncio.create_task(use(seats[0]))
+        await asyncio.sleep(0)
+        await seats[0].leave()
+        async with seats[1].use() as client:
+            pass
+        await seats[1].leave()
+        assert client.closed == 0
+        go.set()
+        assert await using is client
+        assert client.closed == 1
+        # Who comes after the end takes a place and gives it back.
+        async with seats[0].use() as another:
+            assert another is not client
+        assert another.closed == 1
+        await seats[0].leave()
+        assert another.closed == 1
+
+    run(inside())
+
+
+def test_no_more_use_it_at_once_than_it_has_places(run: Run) -> None:
+    async def inside() -> None:
+        seats, busy, most = [Seat(Client, 2, "key") for _ in range(3)], 0, 0
+
+        async def use(seat: Seat[Client]) -> None:
+            nonlocal busy, most
+            async with seat.use():
+                busy += 1
+                most = max(most, busy)
+                await asyncio.sleep(0)
+                busy -= 1
+
+        await asyncio.gather(*(use(seat) for seat in seats for _ in range(5)))
+        assert most == 2
+        for seat in seats:
+            await seat.leave()
+
+    run(inside())
