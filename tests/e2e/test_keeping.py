@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.db.connect import open_database
+from sendswitch.processors.base import Notice
 from sendswitch.reply import Reply
+from sendswitch.webhooks.outbox import PLACE, Outbox
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, Stream, queue, said, send, until
 
@@ -23,6 +25,9 @@ def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path
         send(old.port, "ann@example.test", subject="large, quarantined", body=LARGE)
         send(old.port, "later@example.test", subject="large, waiting", body=LARGE)
         until(lambda: len(said(old, "quarantine", "list")) == 1, node=old)
+        outbox = Outbox(tmp_path / "old" / "data" / PLACE)
+        outbox.put(Notice("msg_1", "https://192.0.2.1/", "ann@example.test", ("whsec_x",), "0" * 13, False, "{}"), 1.0)
+        outbox.close()
         with Stream(old.port) as stream:
             until(lambda: stream.sent > 30)
             made = said(old, "backup", "create", str(file))
@@ -36,6 +41,7 @@ def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path
         new = Node(tmp_path / "new", f"127.0.0.1:{hop.port}", settings=QUICK | {"database": {"url": database}})
         restored = said(new, "backup", "restore", str(file))
         assert restored["messages"] == made["messages"]
+        assert [event["id"] for event in said(new, "webhook", "events")] == ["msg_1"]
         assert said(new, "audit")["findings"] == []
         assert "spool already" in said(new, "backup", "restore", str(file), code=4)["errors"][0]
         with new:

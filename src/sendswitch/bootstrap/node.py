@@ -58,7 +58,7 @@ from sendswitch.switch.overload import Overload
 from sendswitch.switch.queue import Queue
 from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
-from sendswitch.webhooks.outbox import Outbox
+from sendswitch.webhooks.outbox import PLACE, Outbox
 from sendswitch.webhooks.sender import Sender
 
 # Seconds for the last events to reach the journal when we stop; the rest goes after the next start.
@@ -122,7 +122,7 @@ class Node:
         self._users = await in_thread(users.keys, self._engine)
         self.journeys.orders = await self.spool.orders()
         self._spawn(self.queue.run())
-        self._outbox = Outbox(self.data / "webhooks" / "outbox.db")
+        self._outbox = Outbox(self.data / PLACE)
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
         lists_kept = Lists(lambda: read_book(self.config, self._engine))

@@ -31,6 +31,7 @@ from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
 from sendswitch.spool.inspect import open_files
 from sendswitch.spool.orders import Kind
+from sendswitch.webhooks.outbox import PLACE, copy_outbox
 
 app = typer.Typer(help="Backups of spool and database.", no_args_is_help=True)
 
@@ -41,7 +42,7 @@ WAITS = 30 * 86400.0
 
 @app.command("create")
 def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A new file; a tar archive.")]) -> None:
-    """Copy spool and database into one file, while the node runs."""
+    """Copy spool, database and what webhooks have not heard yet into one file, while the node runs."""
     session: Session = context.obj
     config = session.config()
     data = config.node.data
@@ -57,12 +58,15 @@ def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A 
             rows = _dump(config, work / "database.jsonl")
             shown.update("the spool")
             messages = copy_spool(data, work / "spool")
+            parts = [work / "spool", work / "database.jsonl"]
+            if copy_outbox(data, work):
+                parts.append(work / PLACE.parent)
             manifest = {"format": FORMAT, "created": began, "host": config.node.host, "spool": schema.VERSION}
             manifest |= {"messages": messages, "rows": rows, "files": _digests(work)}
             (work / "manifest.json").write_bytes(orjson.dumps(manifest))
             partial = work / "whole.tar"
             with tarfile.open(partial, "w") as archive:
-                for path in (work / "manifest.json", work / "spool", work / "database.jsonl"):
+                for path in (work / "manifest.json", *parts):
                     archive.add(path, path.name)
         partial.chmod(0o600)
         with partial.open("rb") as whole:
@@ -128,6 +132,8 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
             )
         with (work / "database.jsonl").open("rb") as lines:
             rows = dump.load(engine, lines)
+        if (work / PLACE).exists():
+            os.rename(work / PLACE.parent, data / PLACE.parent)
         os.rename(work / "spool", data / "spool")
     session.done(
         f"{manifest['messages']} messages and {rows} rows are restored from {moment(manifest['created'])}. What was on"
@@ -141,7 +147,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
 
 def _require_free(data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (data / "spool").exists():
+    if (data / "spool").exists() or (data / PLACE).exists():
         raise Refused(f"{data} has a spool already; restore into an empty node.data")
     with (data / "lock").open("a") as lock:
         try:
@@ -170,7 +176,9 @@ def _unpack(file: Path, work: Path) -> dict[str, float]:
     return dict(manifest)
 
 
-_MEMBER = re.compile(r"manifest\.json|database\.jsonl|spool/spool\.db|spool/content/[0-9a-z]{13}\.eml")
+_MEMBER = re.compile(
+    r"manifest\.json|database\.jsonl|spool/spool\.db|spool/content/[0-9a-z]{13}\.eml|webhooks/outbox\.db"
+)
 
 
 def _extract(archive: tarfile.TarFile, work: Path) -> None:
@@ -178,6 +186,9 @@ def _extract(archive: tarfile.TarFile, work: Path) -> None:
     (work / "spool" / "content").mkdir(parents=True, mode=0o700)
     for member in archive:
         if member.isdir() and member.name in ("spool", "spool/content"):
+            continue
+        if member.isdir() and member.name == str(PLACE.parent):
+            (work / PLACE).parent.mkdir(mode=0o700)
             continue
         source = archive.extractfile(member) if member.isreg() and _MEMBER.fullmatch(member.name) else None
         if source is None:

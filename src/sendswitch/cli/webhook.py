@@ -14,7 +14,7 @@ from sendswitch.config.model import Config
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound
 from sendswitch.switch.control import ring
-from sendswitch.webhooks.outbox import Outbox
+from sendswitch.webhooks.outbox import PLACE, Outbox
 
 app = typer.Typer(help="Webhooks of `notify`: who is told, and what came of it.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ State = Annotated[
 
 @contextmanager
 def _outbox(config: Config) -> Iterator[Outbox]:
-    file = config.node.data / "webhooks" / "outbox.db"
+    file = config.node.data / PLACE
     if not file.exists():
         raise NotFound(f"there is no outbox in {file.parent}: no node has run here")
     outbox = Outbox(file)

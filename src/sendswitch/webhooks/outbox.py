@@ -14,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ CREATE TABLE attempt (
 """
 # Bytes kept of what a receiver said.
 MOST_SAID = 500
+# Where it is in a data folder.
+PLACE = Path("webhooks") / "outbox.db"
 WAITING, DELIVERED, FAILED = "waiting", "delivered", "failed"
 
 
@@ -76,6 +79,17 @@ class Event:
     form: bool
     body: str
     attempts: int
+
+
+def copy_outbox(data: Path, target: Path) -> bool:
+    """Copy the outbox of a data folder, as of one moment, into another; False when there is none."""
+    if not (data / PLACE).exists():
+        return False
+    (target / PLACE).parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(data / PLACE)) as source, closing(sqlite3.connect(target / PLACE)) as copy:
+        source.backup(copy)
+    (target / PLACE).chmod(0o600)
+    return True
 
 
 class Outbox:
