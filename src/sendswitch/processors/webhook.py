@@ -64,26 +64,31 @@ class Webhook:
         options = self._options
         body = await asyncio.to_thread(body_of, options, "message.decide", mail, context)
         id_, form = id_of(context, f"decide {context.attempt}"), options.format == "form"
-        async with self._http.use() as client:
-            attempt = 0
-            while True:
-                attempt += 1
-                try:
-                    url, name = await checked_url(options.url, self._reach)
-                except OSError:  # the DNS may know it in a moment
-                    await asyncio.sleep(PAUSE)
-                    continue
-                head = signed(self._secrets, id_, body, form=form, attempt=attempt, message=context.message, host=name)
-                try:
-                    answer = await asked(
-                        client, "POST", url, headers=head, content=body.encode(), limit=LONGEST, name=name
-                    )
-                except OSError:
-                    await asyncio.sleep(PAUSE)
-                    continue
-                if answer.status not in AGAIN and answer.status < 500:
-                    return self._read(answer)
-                await asyncio.sleep(max(PAUSE, retry_after(answer)))
+        attempt, last = 0, ""
+        try:
+            async with self._http.use() as client:
+                while True:
+                    attempt += 1
+                    try:
+                        url, name = await checked_url(options.url, self._reach)
+                        head = signed(
+                            self._secrets, id_, body, form=form, attempt=attempt, message=context.message, host=name
+                        )
+                        answer = await asked(
+                            client, "POST", url, headers=head, content=body.encode(), limit=LONGEST, name=name
+                        )
+                    except OSError as error:  # also a DNS that may know it in a moment
+                        last = str(error)
+                        await asyncio.sleep(PAUSE)
+                        continue
+                    if answer.status not in AGAIN and answer.status < 500:
+                        return self._read(answer)
+                    last = f"{shown(options.url)} answered {answer.status}"
+                    await asyncio.sleep(max(PAUSE, retry_after(answer)))
+        except asyncio.CancelledError:  # at the step's limit
+            if last:
+                context.notes.append(f"at attempt {attempt}: {last}")
+            raise
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """The verdict; none for an empty answer."""
