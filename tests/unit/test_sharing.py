@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sendswitch.processors.sharing import Seat
+from sendswitch.processors.threads import asking_names, reading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -65,5 +67,18 @@ def test_no_more_use_it_at_once_than_it_has_places(run: Run) -> None:
         assert most == 2
         for seat in seats:
             await seat.leave()
+
+    run(inside())
+
+
+def test_who_blocks_the_processors_threads_blocks_no_others(run: Run) -> None:
+    go = threading.Event()
+
+    async def inside() -> None:
+        stuck = [asyncio.create_task(one(go.wait, 30)) for one in (reading, asking_names) for _ in range(40)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "read"), 5) == "read"
+        go.set()
+        assert all(await asyncio.gather(*stuck))
 
     run(inside())

@@ -10,7 +10,6 @@ cannot be parsed has no attachment that could be found; `when` and the scanners 
 
 from __future__ import annotations
 
-import asyncio
 import bz2
 import gzip
 import io
@@ -34,6 +33,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.parts import Part, leaves
 from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal
 from sendswitch.processors import base
+from sendswitch.processors.threads import reading
 
 # Archives in archives, names in all of them, bytes that are unpacked to find more: what honest mail stays far below.
 DEEPEST, MOST_NAMES, MOST_BYTES = 4, 10_000, 50_000_000
@@ -105,7 +105,7 @@ class Attachment:
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """What the configured action is for what was found."""
-        return await asyncio.to_thread(self._judge, mail)
+        return await reading(self._judge, mail)
 
     def _judge(self, mail: Mail) -> Verdict | None:
         raw, left = mail.raw, _Left()

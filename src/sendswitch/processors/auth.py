@@ -11,7 +11,6 @@ holds. DMARC's sampling (pct) is not done.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import warnings
@@ -28,6 +27,7 @@ from sendswitch.mail.headers import AddHeader, Edit, RemoveHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
+from sendswitch.processors.threads import asking_names
 
 # Signatures of one message that are verified; more are written to keep somebody busy.
 MOST_SIGNATURES = 5
@@ -77,7 +77,7 @@ class Auth:
             host, results = _parsed(value)
             if host in self._trusted:
                 return {method: {"result": results.get(method, "none")} for method in _METHODS} | {"read": host}
-        return await asyncio.to_thread(_checked, mail, context) | {"read": ""}
+        return await asking_names(_checked, mail, context) | {"read": ""}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """The tags and the field, and what a DMARC failure means."""

@@ -7,7 +7,6 @@ is offered again makes no second event. In a try or a replay nobody is told.
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from sendswitch.errors import Refused
@@ -16,6 +15,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of
+from sendswitch.processors.threads import reading
 
 
 class NotifyOptions(EndpointOptions):
@@ -43,7 +43,7 @@ class Notify:
         if self._outbox is None:
             raise Refused("events can only be sent where a node runs")
         options = self._options
-        body = await asyncio.to_thread(body_of, options, "message.received", mail, context)
+        body = await reading(body_of, options, "message.received", mail, context)
         notice = base.Notice(
             id=id_of(context, f"notify {options.url}"),
             url=options.url,

@@ -7,7 +7,6 @@ is saved.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
@@ -24,6 +23,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.payload import described
+from sendswitch.processors.threads import reading
 
 
 class SaveOptions(base.Options):
@@ -55,7 +55,7 @@ class Save:
         """Nothing but where it is. Raises OSError that names the file."""
         if context.rehearsal:
             return Verdict(reason="nothing is saved in a rehearsal")
-        path = await asyncio.to_thread(self._save, mail, context)
+        path = await reading(self._save, mail, context)
         return Verdict(reason=f"saved as {path}")
 
     def _save(self, mail: Mail, context: base.Context) -> Path:

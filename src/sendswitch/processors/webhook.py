@@ -28,6 +28,7 @@ from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of, sign
 from sendswitch.processors.http import Answer, asked, checked_url, new_client, retry_after, shown
 from sendswitch.processors.reach import Reach
 from sendswitch.processors.sharing import Seat
+from sendswitch.processors.threads import reading
 
 # Bytes of an answer: a verdict.
 LONGEST = 256 * 1024
@@ -62,7 +63,7 @@ class Webhook:
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """The status and the verdict of the answer. Raises OSError, Refused, Temporary, ValueError."""
         options = self._options
-        body = await asyncio.to_thread(body_of, options, "message.decide", mail, context)
+        body = await reading(body_of, options, "message.decide", mail, context)
         id_, form = id_of(context, f"decide {context.attempt}"), options.format == "form"
         attempt, last = 0, ""
         try:
