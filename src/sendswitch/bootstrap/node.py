@@ -278,9 +278,8 @@ class Node:
         try:
             await in_thread(self._site.lists.refresh)
             self._lists_read = changes
-        except (
-            ValueError
-        ) as error:  # an entry that nobody should have been able to add; mail goes on without the new ones
+        except ValueError as error:
+            # An entry that nobody should have been able to add: mail goes on without the new ones.
             logs.failed("reading the lists", error=error)
 
     async def reload(self) -> list[str]:

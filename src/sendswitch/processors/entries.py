@@ -9,8 +9,8 @@
     192.0.2.0/24           clients of this network, or with this address
     header:List-Id=*.shop  mail with such a field; without = with the field at all
 
-Addresses, domains and networks are looked up in tables; all that is like something is one RE2 set. An entry with a time
-holds until then.
+Addresses, domains and networks are looked up in tables, and globs that mean a whole domain with them; all else that is
+like something is one RE2 set. An entry with a time holds until then.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ LONGEST = 320
 # Patterns in one set of RE2.
 TOGETHER = 1000
 _LIKE = re.compile(r"[*?\[]")
+# The commonest globs: *@*.example.org and *.example.org are .example.org, and *@example.org is example.org.
+_WHOLE_DOMAIN = re.compile(r"(?:\*@)?\*\.(?P<parent>[^*?\[@/]+)|\*@(?P<domain>[^*?\[@/]+)")
 _CASELESS = re2.Options()
 _CASELESS.case_sensitive = False
 _CASELESS.log_errors = False
@@ -92,6 +94,8 @@ class Entries:
                 _keep(self._networks.setdefault(width, {}), int(network.network_address) >> _host_bits(width), entry)
             elif text.startswith("header:"):
                 fields.setdefault(text[7:].partition("=")[0], []).append(entry)
+            elif (whole := _WHOLE_DOMAIN.fullmatch(text)) is not None:
+                _keep(self._parents if whole["parent"] else self._domains, whole["parent"] or whole["domain"], entry)
             elif _is_regex(text) or _LIKE.search(text):
                 alike.append(entry)
             elif text == "<>":
@@ -169,9 +173,11 @@ class _Alike:
             self._add(together[middle:], pattern)
 
     def find(self, text: str, now: float) -> Entry | None:
-        text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
         for one, together in self._sets:
-            for n in sorted(one.Match(text) or ()):
+            found = one.Match(text)
+            for n in sorted(found) if found else ():
                 entry: Entry = together[n]
                 if entry.holds(now):
                     return entry

@@ -65,7 +65,7 @@ class Lists:
         sender, values = key(context.sender), mail.raw_headers("from")
         authors = in_header(values)
         author = only(values, authors)
-        allowed = [(sender, "envelope sender")] + ([(author, "From")] if author is not None else [])
+        allowed = [(sender, "envelope sender")] + ([(author, "From")] if author not in (None, sender) else [])
         denied = [(sender, "envelope sender"), *((other, "From") for other in authors if other != sender)]
         for pair in (*self._own, *kept):
             whose = f" of {pair.whose or 'the site'}" if pair in kept else ""
