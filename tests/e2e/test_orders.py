@@ -142,6 +142,20 @@ def test_a_message_can_be_had_sent_again_and_sent_on(tmp_path: Path) -> None:
         assert node.run("audit", check=False).returncode == 0
 
 
+def test_what_was_forwarded_is_sent_again_with_the_same_sender(tmp_path: Path) -> None:
+    settings = QUICK | {"forward": {"srs_domain": "srs.example.test"}, "recording": {"mail": "all"}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "forward"\nto = ["far@example.net"]\n')
+        send(node.port, "ann@example.test")
+        until(lambda: state(node, "to:far@") == ["delivered"], node=node)
+        (row,) = said(node, "message", "list", "to:far@")
+        for way in ((), ("--unfiltered", "--again")):
+            assert said(node, "message", "requeue", row["id"], *way)[0]["result"] == "requeued"
+        until(lambda: len(hop.parcels) == 3, node=node)
+        assert len({parcel.envelope.sender for parcel in hop.parcels}) == 1
+        assert hop.parcels[0].envelope.sender.endswith("=example.org=sender@srs.example.test")
+
+
 def test_much_is_released_deleted_and_answered_at_once(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         node.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\n')

@@ -439,6 +439,40 @@ def test_mail_goes_through_pipe_of_a_real_postfix(public: Path) -> None:
         assert b"X-SendSwitch-Trace" in wait_of(postfix, "ann", "through pipe")
 
 
+def test_a_bounce_of_forwarded_mail_finds_back(public: Path) -> None:
+    """Away with a sender of ours, bounced by a real Postfix to that, and from there to who wrote the mail."""
+    node = Node(public / "node", "127.0.0.1:1", settings={"forward": {"srs_domain": "srs.example.test"}})
+    with NextHop() as friends:
+        ways = {
+            "srs.example.test": f"smtp:[127.0.0.1]:{node.port}",
+            "friends.test": f"smtp:[127.0.0.1]:{friends.port}",
+            "elsewhere.test": "error:5.1.1 no such user",
+        }
+        extra = "relay_domains = srs.example.test\ntransport_maps = inline:{"
+        extra += ", ".join(f"{{{domain} = {way}}}" for domain, way in ways.items()) + "}\n"
+        with Postfix(public / "postfix", content_filter=node.port, extra=extra) as postfix:
+            node.config.write_text(node.config.read_text().replace('127.0.0.1:1"', f'127.0.0.1:{postfix.reinject}"'))
+            with node:
+                node.add_pipeline("carol@example.test", '[[step]]\nuse = "forward"\nto = ["ann@elsewhere.test"]\n')
+                with smtplib.SMTP("127.0.0.1", postfix.smtp) as client:
+                    client.sendmail("friend@friends.test", ["carol@example.test"], body("gone", "friend@friends.test"))
+                until(lambda: friends.parcels)
+                forged = "SRS0=AAAAAAAA=AA=friends.test=anybody@srs.example.test"
+                with smtplib.SMTP("127.0.0.1", node.port) as client:
+                    client.ehlo()
+                    client.mail("")
+                    assert client.rcpt(forged) == (550, b"5.1.1 Recipient address rejected: it was not made here")
+                asked = ("message", "list", "to:friend@friends.test", "--json")
+                until(lambda: json.loads(node.run(*asked).stdout))
+                (row,) = json.loads(node.run(*asked).stdout)
+                story = node.run("message", "explain", row["id"]).stdout
+    (parcel,) = friends.parcels
+    assert parcel.envelope.sender == ""
+    assert [recipient.address for recipient in parcel.envelope.recipients] == ["friend@friends.test"]
+    assert b"Final-Recipient: rfc822; ann@elsewhere.test" in parcel.data
+    assert re.search(r"It came for <SRS0=\S+=friends\.test=friend@srs\.example\.test>", story.replace("\n", ""))
+
+
 def test_a_canary_flies_through_the_chain_and_is_missed_when_it_does_not(public: Path) -> None:
     beside = Beside(public, "filter")
     node, postfix = beside.node, beside.postfix

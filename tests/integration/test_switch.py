@@ -19,6 +19,7 @@ from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
@@ -53,6 +54,7 @@ class Switch:
     clock: FakeClock
     spool: Spool
     queue: Queue
+    journeys: Journeys
     courier: MemoryCourier
     broker: EmbeddedBroker
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Switch:
 
 @contextlib.asynccontextmanager
 async def switch(
-    folder: Path, clock: FakeClock, courier: MemoryCourier | None = None, **routes: str
+    folder: Path, clock: FakeClock, courier: MemoryCourier | None = None, srs: Srs | None = None, **routes: str
 ) -> AsyncIterator[Switch]:
     spool = open_spool(folder / "spool", clock)
     broker, courier = EmbeddedBroker(), courier or MemoryCourier()
@@ -105,7 +107,7 @@ async def switch(
     journeys = Journeys(
         Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
         Dispatcher(broker, policy=policy, clock=clock),
-        Terms(courier, Composer("us.example", {}), policy, 50, Places(10)),
+        Terms(courier, Composer("us.example", {}), policy, 50, Places(10), srs),
         clock=clock,
     )
     queue = Queue(spool, journeys, clock=clock)
@@ -114,7 +116,7 @@ async def switch(
         Route(f"{name}@example.test", 1, 0.5 if policy_ != "pass" else 5, policy_, "bounce")
         for name, policy_ in names.items()
     )
-    made = Switch(folder, clock, spool, queue, courier, broker)
+    made = Switch(folder, clock, spool, queue, journeys, courier, broker)
     tasks = [asyncio.create_task(queue.run()), asyncio.create_task(made.work())]
     try:
         yield made
@@ -323,6 +325,57 @@ def test_a_forward_goes_through_the_targets_pipeline_and_never_round(
             assert s.asked == ["ann@example.test", "bob@example.test"]
             assert len(s.got("bob@example.test")) == 1
             assert b"Delivered-To: ann@example.test" in s.got("bob@example.test")[0]
+
+    run(inside())
+
+
+@pytest.mark.parametrize(
+    ("sender", "to", "rewritten"),
+    [
+        ("s@example.org", "far@example.net", True),
+        ("s@example.org", "bob@example.test", False),  # within the domain
+        ("boss@example.test", "far@example.net", False),  # our own sender
+        ("x@srs.example.test", "far@example.net", False),
+        ("", "far@example.net", False),
+    ],
+)
+def test_forwarded_mail_gets_a_sender_that_may_send_it(
+    run: Run, tmp_path: Path, clock: FakeClock, sender: str, to: str, rewritten: bool
+) -> None:
+    srs = Srs("srs.example.test", b"key")
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, srs=srs, carol="pass") as s:
+            s.answers["ann@example.test"] = lambda: Verdict.forwarded(to, "other@example.test", keep_copy=True)
+            s.answers["bob@example.test"] = lambda: Verdict.tagged("SEEN")
+            await s.accept("ann@example.test", sender=sender)
+            await s.until(lambda: len(s.courier.parcels) >= 2 and "accepted" not in s.states().values())
+            senders = {r.address: p.envelope.sender for p in s.courier.parcels for r in p.envelope.recipients}
+            assert senders["ann@example.test"] == senders["other@example.test"] == sender
+            assert srs.ours(senders[to]) == rewritten
+            assert (srs.reversed(senders[to], clock()) if rewritten else senders[to]) == sender
+
+    run(inside())
+
+
+def test_a_sender_stays_rewritten_whatever_comes_after(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """The target's pipeline, a hold and a second forward see the message's own sender, and leave ours on it."""
+    srs, held = Srs("srs.example.test", b"key"), iter([Verdict.pending(hold=5, then="ask"), Verdict.tagged("SEEN")])
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, srs=srs) as s:
+            s.journeys.routes = Routes(
+                Route(owner, 1, 5, "pass", "bounce") for owner in ("ann@example.test", "bob@example.net")
+            )
+            s.answers["ann@example.test"] = lambda: Verdict.forwarded("bob@example.net")
+            s.answers["bob@example.net"] = lambda: next(held)
+            await s.accept("ann@example.test")
+            await s.until(lambda: "held" in s.states().values())
+            clock.advance(6)
+            await s.until(lambda: s.courier.parcels)
+            (parcel,) = s.courier.parcels
+            assert srs.reversed(parcel.envelope.sender, clock()) == "s@example.org"
+            assert b"X-SendSwitch-Tags: SEEN" in parcel.data
 
     run(inside())
 

@@ -28,6 +28,7 @@ from sendswitch.bootstrap.parts import (
     make_policy,
     make_reporter,
     make_site,
+    make_srs,
     make_terms,
     make_tracing,
     make_worker,
@@ -39,6 +40,7 @@ from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal, lists, users
 from sendswitch.db.connect import in_thread, open_database
+from sendswitch.db.secrets import secret
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
 from sendswitch.processors.entries import Lists
@@ -111,7 +113,8 @@ class Node:
         self._passwords = Passwords(self._engine)
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
         broker = EmbeddedBroker()
-        self.journeys = make_journeys(config, self.spool, broker)
+        self._srs_secret = await in_thread(secret, self._engine, "srs")
+        self.journeys = make_journeys(config, self.spool, broker, make_srs(config, self._srs_secret))
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
@@ -195,6 +198,7 @@ class Node:
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
             known=lambda key: key in self._users,
+            srs=make_srs(config, self._srs_secret),
         )
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
@@ -317,7 +321,8 @@ class Node:
         # From here on nothing can fail, and nothing waits.
         self.steering.log_as(config)
         self.config, self.draining = config, draining
-        before, self.journeys.terms = self.journeys.terms, make_terms(config, courier, self.journeys.terms)
+        before, srs = self.journeys.terms, make_srs(config, self._srs_secret)
+        self.journeys.terms = make_terms(config, courier, srs, before)
         if before.sending is not self.journeys.terms.sending:
             before.sending.close()
         self.journeys.dispatcher.policy = make_policy(config)

@@ -24,6 +24,7 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.mail.srs import Srs
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site
 from sendswitch.processors.entries import Book, Entry, Lists
@@ -49,20 +50,25 @@ from sendswitch.worker.runtime import Library, Worker
 UNRECORDED = 5
 
 
-def make_journeys(config: Config, spool: Spool, broker: Broker) -> Journeys:
+def make_journeys(config: Config, spool: Spool, broker: Broker, srs: Srs | None) -> Journeys:
     """What moves mail, with all it needs."""
     outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
     dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock)
-    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config)), clock=system_clock)
+    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), srs), clock=system_clock)
 
 
-def make_terms(config: Config, courier: Courier, before: Terms | None = None) -> Terms:
+def make_srs(config: Config, secret: bytes) -> Srs | None:
+    """What rewrites the senders of forwarded mail, None when they stay."""
+    return Srs(config.forward.srs_domain, secret) if config.forward.srs_domain else None
+
+
+def make_terms(config: Config, courier: Courier, srs: Srs | None, before: Terms | None = None) -> Terms:
     """What the configuration says about journeys. The places stay while the courier does."""
     hop = config.next_hop
     composer = Composer(config.node.host, dict(config.tags.subject))
     same = before is not None and before.courier is courier
     sending = before.sending if before is not None and same else Places(UNRECORDED * hop.connections)
-    return Terms(courier, composer, make_policy(config), hop.recipients, sending)
+    return Terms(courier, composer, make_policy(config), hop.recipients, sending, srs)
 
 
 def make_flight(config: Config) -> Flight:

@@ -196,6 +196,17 @@ class Pipelines(Section):
     limit: Duration = Field(10.0, gt=0, description="Time for one step.")
 
 
+class Forward(Section):
+    """Mail that pipelines forward."""
+
+    srs_domain: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$",
+        description="Domain of the senders that mail forwarded to other domains gets, from which bounces find back"
+        " (Sender Rewriting Scheme); Postfix must send mail for it here. Empty: the sender stays.",
+    )
+
+
 class Hold(Section):
     """Mail that waits for a later verdict (PENDING)."""
 
@@ -278,6 +289,7 @@ class Config(Section):
     recording: Recording = Recording()
     routing: Routing = Routing()
     pipelines: Pipelines = Pipelines()
+    forward: Forward = Forward()
     hold: Hold = Hold()
     quarantine: Quarantine = Quarantine()
     tags: Tags = Tags()

@@ -120,6 +120,13 @@ marks = Table(
     Column("name", String(32), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+# Keys of message authentication codes, in Base64.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(64), nullable=False),
+)
 # What a candidate would have done beside what was done.
 comparisons = Table(
     "comparisons",

@@ -84,7 +84,8 @@ class Verdict:
     `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
     addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
     after them; None and '' leave both to the configuration. `score` is how much it looks like spam, as the scanner
-    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them.
+    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them, and `sender`, the
+    envelope's sender of what was forwarded ('': the message's own).
     """
 
     action: Action | None = None
@@ -100,6 +101,7 @@ class Verdict:
     trace: tuple[Step, ...] = field(default=())
     pipeline: str = ""
     version: int = 0
+    sender: str = ""
 
     @staticmethod
     def passed(reason: str = "") -> Verdict:
@@ -140,7 +142,7 @@ class Verdict:
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
-        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version"):
+        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version", "sender"):
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
         if self.score is not None:
@@ -198,6 +200,7 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         trace=tuple(step_from_json(step) for step in data.get("trace", ())),
         pipeline=str(data.get("pipeline", "")),
         version=int(data.get("version", 0)),
+        sender=str(data.get("sender", "")),
     )
 
 
@@ -223,6 +226,7 @@ _VERDICT_FIELDS = frozenset(
         "trace",
         "pipeline",
         "version",
+        "sender",
     )
 )
 
@@ -242,20 +246,26 @@ def checked(verdict: Verdict) -> Verdict:
         raise ValueError("action forward needs an address in forward")
     if verdict.reply is not None:
         _check_refusal(verdict.reply)
-    if verdict.then not in ("", "pass", "deny", "quarantine", "ask", "bounce", "discard"):
-        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine, ask")
     if verdict.score is not None and not isfinite(verdict.score):
         raise ValueError(f"score {verdict.score!r} is no number")
-    if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
-        raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
-    if verdict.then == "ask" and (verdict.hold is None or verdict.hold < MIN_DELAY):
-        raise ValueError(f"then = ask needs a hold of at least {MIN_DELAY:g} s, or nothing else would be done")
+    _check_hold(verdict)
+    if verdict.sender:
+        raise ValueError("sender: only the switch changes whose mail it is, when it forwards")
     if len(verdict.edits) > MAX_EDITS:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
     for edit in verdict.edits:
         _check_edit(edit)
     reason = storable(verdict.reason, MAX_REASON)
     return verdict if reason == verdict.reason else replace(verdict, reason=reason)
+
+
+def _check_hold(verdict: Verdict) -> None:
+    if verdict.then not in ("", "pass", "deny", "quarantine", "ask", "bounce", "discard"):
+        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine, ask")
+    if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
+        raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
+    if verdict.then == "ask" and (verdict.hold is None or verdict.hold < MIN_DELAY):
+        raise ValueError(f"then = ask needs a hold of at least {MIN_DELAY:g} s, or nothing else would be done")
 
 
 def _check_edit(edit: Edit) -> None:

@@ -125,11 +125,14 @@ def _insert(
     connection: sqlite3.Connection, message: int, n: int, to: Sequence[str], verdict: dict[str, Any] | None, now: float
 ) -> list[tuple[int, str, str]]:
     """Deliveries that come from delivery `n`; gives each one's number, address and state."""
-    query = "SELECT recipient, notify, orcpt FROM delivery WHERE message = ? AND n = ?"
-    own = connection.execute(query, (message, n)).fetchone()
+    sender_of = "json_extract(verdict, '$.sender')"
+    query = f"SELECT recipient, notify, orcpt, {sender_of} FROM delivery WHERE message = ? AND n = ?"
+    *own, sender = connection.execute(query, (message, n)).fetchone()
     wanted = [(address, "NEVER", "") for address in to] or [own]
+    if sender and not to:  # that of what was forwarded
+        verdict = (verdict or {}) | {"sender": sender}
     first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
-    state = State.ACCEPTED if verdict is None else State.DECIDED
+    state = State.DECIDED if verdict and "action" in verdict else State.ACCEPTED
     text = None if verdict is None else dumps(verdict)
     connection.executemany(
         "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, '')",

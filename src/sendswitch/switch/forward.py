@@ -3,20 +3,23 @@
 Each target is routed like any recipient, so a local one has its own pipeline. A loop cannot happen: a target that
 already stands in the chain of forwards is dropped, and a message that was at this address before (Delivered-To,
 RFC 9228) is delivered here instead of going round again.
+
+What leaves for another domain gets a sender of ours, where the site wants that (`Srs`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sendswitch.delivery.compose import delivered_to
 from sendswitch.mail import xtext
-from sendswitch.mail.address import key, valid
+from sendswitch.mail.address import key, split, valid
 from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.spool import Spool, insert_delivery
@@ -38,8 +41,29 @@ def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: S
     return list(fresh.values()), keep_copy or own or not fresh
 
 
+def sender_for(srs: Srs | None, delivery: Delivery, target: str, now: float) -> str:
+    """The sender that a target gets, '' for the message's own.
+
+    Within a domain, and for mail that comes from it, an SPF check passes anyway.
+    """
+    sender, before = delivery.message.envelope.sender, delivery.verdict.sender if delivery.verdict else ""
+    here = split(delivery.recipient.address)[1].lower()
+    if srs is None or before or split(target)[1].lower() == here:
+        return before
+    if split(sender)[1].lower() in (here, srs.domain.lower()):
+        return ""
+    new = srs.rewritten(sender, now)
+    return new if new != sender else ""
+
+
 async def forward(
-    spool: Spool, delivery: Delivery, targets: Sequence[str], keep_copy: bool, *, now: float
+    spool: Spool,
+    delivery: Delivery,
+    targets: Sequence[str],
+    keep_copy: bool,
+    *,
+    now: float,
+    srs: Srs | None = None,
 ) -> list[Delivery]:
     """End the delivery as forwarded and create its targets, in one transaction; gives the new deliveries."""
     content = await delivery.message.load()
@@ -50,9 +74,11 @@ async def forward(
     def run(connection: sqlite3.Connection) -> list[Delivery]:
         chain = _chain(connection, delivery)
         fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
-        new = _children(connection, delivery, fresh, copy, now)
+        new = _children(connection, delivery, {to: sender_for(srs, delivery, to, now) for to in fresh}, copy, now)
         children = [(child.n, child.recipient.address, child.state) for child in new]
         data = {"to": fresh, "copy": copy, "children": children}
+        if senders := {v.sender: None for child in new if (v := child.verdict) is not None and v.sender}:
+            data["sender"] = next(iter(senders))
         change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
         for child in new:
             insert_delivery(connection, child, now)
@@ -79,8 +105,9 @@ def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
 
 
 def _children(
-    connection: sqlite3.Connection, delivery: Delivery, fresh: Sequence[str], copy: bool, now: float
+    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, str], copy: bool, now: float
 ) -> list[Delivery]:
+    """The deliveries that take its place: one for each address with the sender it gets, and the recipient's copy."""
     query = "SELECT max(n) FROM delivery WHERE message = ?"
     first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1
     recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
@@ -95,9 +122,9 @@ def _children(
             Recipient(target, recipient.notify, orcpt),
             due=now,
             origin=delivery.n,
-            verdict=put_on,
+            verdict=replace(put_on, sender=sender),
         )
-        for n, target in enumerate(fresh)
+        for n, (target, sender) in enumerate(fresh.items())
     ]
     if copy:
         own = replace(verdict, action=Action.PASS, forward=(), keep_copy=False, trace=())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sendswitch import logs, metrics
@@ -19,6 +20,7 @@ from sendswitch.mail.address import display, key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.headers import dispositions, glance, unfinished
+from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
@@ -48,7 +50,7 @@ class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
     space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
     gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension, and `known`
-    says whether an address key is a user's."""
+    says whether an address key is a user's. `srs` knows whom addresses stand for that forwarded mail has as sender."""
 
     host: str
     lifetime: float
@@ -58,6 +60,7 @@ class IntakeOptions:
     overload: Callable[[], str] = lambda: ""
     delimiters: str = "+"
     known: Callable[[str], bool] = lambda key: False
+    srs: Srs | None = None
 
 
 class FilterIntake:
@@ -90,7 +93,14 @@ class FilterIntake:
         return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
 
     def recipient(self, recipient: Recipient) -> Reply:
-        """Any recipient: Postfix has checked them."""
+        """Any recipient, as Postfix has checked them; of our addresses for senders only those that stand for one."""
+        srs = self._options.srs
+        if srs is not None and srs.ours(recipient.recipient.address):
+            try:
+                srs.reversed(recipient.recipient.address, self._clock())
+            except ValueError as error:
+                metrics.REFUSED.labels("5xx").inc()
+                return Reply(550, "5.1.1", printable(f"Recipient address rejected: {error}"))
         return RECIPIENT_OK
 
     def sink(self) -> Body:
@@ -127,10 +137,14 @@ class FilterIntake:
             )
             raise error
         now = self._clock()
+        about = _about(head, beginning, subject=self._options.subject)
+        if self._options.srs is not None:
+            envelope, came_for = _returned(envelope, self._options.srs, now)
+            about |= came_for
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
         )
-        message.about = _about(head, beginning, subject=self._options.subject)
+        message.about = about
         return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
 
     def _store(
@@ -334,6 +348,23 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
         return None
     known = [reply for reply in refusals if reply is not None]
     return next((reply for reply in known if reply.temporary), known[0])
+
+
+def _returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
+    """The envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
+    journal. One that became too old since RCPT keeps its address, and the next hop says what it thinks of it."""
+    came_for: dict[str, str] = {}
+    recipients = []
+    for recipient in envelope.recipients:
+        if srs.ours(recipient.address):
+            with suppress(ValueError):
+                sender = srs.reversed(recipient.address, now)
+                came_for[sender] = recipient.address
+                recipient = replace(recipient, address=sender)
+        recipients.append(recipient)
+    if not came_for:
+        return envelope, {}
+    return replace(envelope, recipients=tuple(recipients)), {"returned": came_for}
 
 
 def _look(content: Content) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
+from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
 from sendswitch.spool.orders import Order, first_for
@@ -39,7 +40,8 @@ class Terms:
 
     `recipients` are the most of one transaction. `sending` has a place for each message that is composed, sent and
     recorded at once: no more are in memory, and no more can be repeated by a crash. With another courier come other
-    places, so that mail which waits for a broken next hop goes to its successor.
+    places, so that mail which waits for a broken next hop goes to its successor. `srs` rewrites the senders of
+    what is forwarded to other domains.
     """
 
     courier: Courier
@@ -47,6 +49,7 @@ class Terms:
     policy: decide.Policy
     recipients: int
     sending: Places
+    srs: Srs | None = None
 
 
 class Journeys:
@@ -150,7 +153,7 @@ class Journeys:
             verdict = replace(answer, tags=(), edits=())
         if before is not None:  # what an earlier forward put on the message
             tags = tuple(dict.fromkeys(before.tags + verdict.tags))[:MAX_TAGS]
-            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits)
+            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits, sender=before.sender)
             told["before"] = list(before.tags)
         await self.outcomes.record(
             [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
@@ -161,7 +164,8 @@ class Journeys:
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
         # Who asks for a delay again and again gets none when the message's time is over.
         if decide.asked_again(held) and now < message.expires:
-            on_it, attempts = Verdict(tags=held.tags, edits=held.edits), delivery.attempts
+            on_it = Verdict(tags=held.tags, edits=held.edits, sender=held.sender)
+            attempts = delivery.attempts
             change = Change(delivery, State.ACCEPTED, "delay over", {}, now, on_it, attempts)
         else:
             verdict = decide.after_hold(held)
@@ -210,7 +214,8 @@ class Journeys:
                 now=self._clock(),
             )
         if isinstance(effect, decide.Deliver):
-            groups.setdefault((verdict.tags, verdict.edits) if verdict else None, []).append(delivery)
+            alike = (verdict.tags, verdict.edits, verdict.sender) if verdict else None
+            groups.setdefault(alike, []).append(delivery)
         else:
             await self._other(message, delivery, effect)
 
@@ -225,7 +230,8 @@ class Journeys:
             case decide.Bounce(reply, explanation):
                 await self.outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
             case decide.Forward(targets, keep_copy):
-                new = await forward(self.outcomes.spool, delivery, targets, keep_copy, now=self._clock())
+                spool, now, srs = self.outcomes.spool, self._clock(), self.terms.srs
+                new = await forward(spool, delivery, targets, keep_copy, now=now, srs=srs)
                 self.outcomes.tell_end(delivery, State.FORWARDED, f"to {', '.join(targets)}")
                 if new and self._window.expect(new):
                     self._window.start(new)
@@ -254,6 +260,8 @@ class Journeys:
             return ()
         content = await message.load()
         envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
+        if verdict is not None and verdict.sender:
+            envelope = replace(envelope, sender=verdict.sender)
 
         def compose() -> Content:
             return terms.composer.compose(

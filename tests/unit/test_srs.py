@@ -1,0 +1,100 @@
+"""The Sender Rewriting Scheme."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.mail.address import MAX_ADDRESS
+from sendswitch.mail.srs import VALID, Srs
+
+NOW = 1.7e9
+DAY = 86_400
+SRS = Srs("srs.example.com", b"secret")
+OTHER = Srs("forwarder.example", b"another")
+
+local = st.from_regex(r"[A-Za-z0-9+=_.-]{1,40}", fullmatch=True).filter(
+    lambda text: text[:4].upper() not in ("SRS0", "SRS1")
+)
+
+
+@given(local, st.from_regex(r"[A-Za-z0-9-]{1,20}\.example", fullmatch=True), st.floats(0, 1e10))
+def test_there_and_back(local: str, domain: str, now: float) -> None:
+    sender = f"{local}@{domain}"
+    rewritten = SRS.rewritten(sender, now)
+    assert SRS.ours(rewritten)
+    assert SRS.reversed(rewritten, now) == sender
+    assert SRS.reversed(rewritten.lower(), now) == sender.lower()
+
+
+def test_the_form_is_the_papers() -> None:
+    rewritten = SRS.rewritten("ann@example.org", NOW)
+    assert re.fullmatch(r"SRS0=[A-Z2-7]{8}=[A-Z2-7]{2}=example\.org=ann@srs\.example\.com", rewritten)
+
+
+def test_two_forwarders_and_three() -> None:
+    """The second and every later one finds back to the first, in an address that grows no more."""
+    first = OTHER.rewritten("ann@example.org", NOW)
+    second = SRS.rewritten(first, NOW)
+    assert second.startswith("SRS1=")
+    assert second.endswith("@srs.example.com")
+    assert SRS.reversed(second, NOW + 100 * DAY) == first  # how old it is, the first one says
+    third = Srs("third.example", b"third").rewritten(second, NOW)
+    assert Srs("third.example", b"third").reversed(third, NOW) == first
+    assert len(third) <= len(second) + len("third.example")
+
+
+def test_what_only_looks_like_a_forwarders() -> None:
+    assert SRS.reversed(SRS.rewritten("SRS1=odd@example.org", NOW), NOW) == "SRS1=odd@example.org"
+
+
+@pytest.mark.parametrize("now", [NOW + VALID * DAY, NOW + (1024 + 3) * DAY])
+def test_in_time(now: float) -> None:
+    assert SRS.reversed(SRS.rewritten("ann@example.org", NOW), now) == "ann@example.org"
+
+
+@pytest.mark.parametrize(
+    ("address", "now", "why"),
+    [
+        (SRS.rewritten("ann@example.org", NOW), NOW + (VALID + 1) * DAY, "older than 21 days"),
+        (SRS.rewritten("ann@example.org", NOW), NOW - DAY, "older than 21 days"),
+        (SRS.rewritten("ann@example.org", NOW).replace("ann", "eve"), NOW, "was not made here"),
+        (re.sub("=.{8}=", "==", SRS.rewritten("ann@example.org", NOW), count=1), NOW, "not written"),
+        # However short a hash is given, all of it counts.
+        *[
+            (f"SRS0={c}=AA=example.org=ann@srs.example.com", 0.0, "was not made here")
+            for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+        ],
+        ("SRS0=ÄÄÄÄ=AA=example.org=ann@srs.example.com", NOW, "was not made here"),
+        (OTHER.rewritten("ann@example.org", NOW), NOW, "was not made here"),
+        (OTHER.rewritten(SRS.rewritten("ann@example.org", NOW), NOW), NOW, "was not made here"),
+        ("SRS0=AAAA@srs.example.com", NOW, "not written"),
+        ("SRS1=AAAA=example.org@srs.example.com", NOW, "not written"),
+    ],
+)
+def test_what_stands_for_nobody(address: str, now: float, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        SRS.reversed(address, now)
+
+
+@pytest.mark.parametrize(
+    "sender",
+    ["", "postmaster", '"a b"@example.org', "ann@[192.0.2.7]", "ann@a=b.example", f"{'x' * 250}@{'y' * 50}.example"],
+)
+def test_senders_that_stay(sender: str) -> None:
+    """No other could stand for them, or it would be read as another's."""
+    assert len(sender) <= MAX_ADDRESS
+    assert SRS.rewritten(sender, NOW) == sender
+
+
+def test_whose_address_it_is() -> None:
+    assert SRS.ours("srs0=x@SRS.example.com")
+    assert not SRS.ours("SRS0=x@example.org")
+    assert not SRS.ours("postmaster@srs.example.com")
+
+
+def test_the_secret_is_not_shown() -> None:
+    assert "secret" not in repr(SRS)
