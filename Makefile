@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Packages that do no I/O: every branch is tested.
 PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.reply --cov=sendswitch.routing \
-  --cov=sendswitch.switch.decide --cov=sendswitch.journal
+  --cov=sendswitch.switch.decide --cov=sendswitch.journal --cov=sendswitch.sieve
 WORKERS ?= 2
 
 .PHONY: demo test unit check bench soak fuzz lock format reference clean packages

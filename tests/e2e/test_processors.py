@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import smtplib
 from pathlib import Path
+
+import pytest
 
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.bench.scanners import EICAR, clamd
@@ -177,6 +180,30 @@ def test_a_sender_is_answered_once(tmp_path: Path) -> None:
             "was answered before" in node.run("message", "explain", row["id"]).stdout
             for row in said(node, "message", "list")
         )
+        clean(node)
+
+
+@pytest.mark.parametrize("mode", ["filter", "proxy"])
+def test_what_a_script_throws_away_nobody_hears_of(mode: str, tmp_path: Path) -> None:
+    script = """
+require ["fileinto", "reject"];
+if header :contains "subject" "bargain" { discard; }
+elsif header :contains "subject" "duck" { reject "No ducks."; }
+elsif header :contains "subject" "shop" { fileinto "Shopping"; }
+"""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", mode=mode, settings=QUICK) as node:
+        node.add_pipeline("joe@example.test", f"[[step]]\nuse = 'sieve'\nscript = '''{script}'''\n")
+        assert b"queued as" in send(node.port, subject="A bargain")
+        assert send(node.port, subject="The shop")
+        if mode == "proxy":
+            with pytest.raises(smtplib.SMTPDataError, match="No ducks"):
+                send(node.port, subject="duck")
+        until(lambda: {row["state"] for row in said(node, "message", "list")} >= {"discarded", "delivered"}, node=node)
+        (gone,) = said(node, "message", "list", "state:discarded")
+        assert "line 2: discard" in node.run("message", "explain", gone["id"]).stdout
+        (parcel,) = hop.parcels
+        assert b"X-SendSwitch-Tags: Shopping\r\n" in parcel.data
+        assert b"X-SendSwitch-Folder: Shopping\r\n" in parcel.data
         clean(node)
 
 

@@ -67,26 +67,34 @@ class Reply:
         self._answers = site.answers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Nothing but what was done. Raises SpoolUnavailable, Refused where no node runs."""
-        why = suppressed(mail, context, self._options.addresses)
-        if why:
-            return Verdict(reason=f"not answered: {why}")
-        if context.rehearsal:
-            return Verdict(reason="nobody is answered in a rehearsal")
-        if self._answers is None:
-            raise Refused("answers can only be sent where a node runs")
-        letter = base.Letter(
-            owner=key(context.recipient.address),
-            to=context.sender,
-            data=written(mail, context, self._options),
-            again=self._options.again,
-            about=context.message,
-        )
-        answered = await self._answers.answer(letter)
-        return Verdict(reason=f"answered {context.sender}" if answered else f"{context.sender} was answered before")
+        """Nothing but what was done. Raises as `answer` does."""
+        return Verdict(reason=await answer(self._answers, mail, context, self._options))
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+async def answer(answers: base.Answers | None, mail: Mail, context: base.Context, options: ReplyOptions) -> str:
+    """Answer a message if it may be answered; gives what was done, in words.
+
+    Raises SpoolUnavailable, Refused where no node runs.
+    """
+    why = suppressed(mail, context, options.addresses)
+    if why:
+        return f"not answered: {why}"
+    if context.rehearsal:
+        return "nobody is answered in a rehearsal"
+    if answers is None:
+        raise Refused("answers can only be sent where a node runs")
+    letter = base.Letter(
+        owner=key(context.recipient.address),
+        to=context.sender,
+        data=written(mail, context, options),
+        again=options.again,
+        about=context.message,
+    )
+    answered = await answers.answer(letter)
+    return f"answered {context.sender}" if answered else f"{context.sender} was answered before"
 
 
 def suppressed(mail: Mail, context: base.Context, addresses: Iterable[str] = ()) -> str:

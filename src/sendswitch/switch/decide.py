@@ -89,7 +89,9 @@ def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
     if isinstance(answer, Deferral):
         return replace(answer, pipeline=route.owner, version=route.version)
     reply, hold, then = answer.reply, answer.hold, answer.then
-    if answer.action is Action.DENY:
+    if answer.action is Action.DENY and answer.then == "discard" and reply is None:
+        pass  # it is thrown away in silence, before the queue too
+    elif answer.action is Action.DENY:
         reply, then = reply or REFUSED, route.deny
     elif answer.action is Action.PENDING:
         hold, then = policy.hold if hold is None else min(hold, policy.hold), then or policy.hold_then

@@ -342,11 +342,13 @@ def _alike(answer: Answer, other: Verdict) -> bool:
 
 
 def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
-    """The reply when every answer is a DENY; a temporary one counts for all, because the sender comes back."""
-    refusals = [answer.reply for answer in answers if isinstance(answer, Verdict) and answer.action is Action.DENY]
-    if len(refusals) < len(answers):
+    """The reply when every answer is a DENY; a temporary one counts for all, because the sender comes back.
+
+    A DENY without a reply throws the mail away, of which its sender must not hear.
+    """
+    known = [a.reply for a in answers if isinstance(a, Verdict) and a.action is Action.DENY and a.reply is not None]
+    if len(known) < len(answers):
         return None
-    known = [reply for reply in refusals if reply is not None]
     return next((reply for reply in known if reply.temporary), known[0])
 
 

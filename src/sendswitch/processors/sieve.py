@@ -1,0 +1,121 @@
+"""A Sieve script (RFC 5228) as a step.
+
+keep goes on with the next step; fileinto tags the mail and names the folder in a header field, for whoever delivers it;
+redirect forwards; reject denies; discard throws away and says so in the journal; vacation answers (RFC 5230).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from sendswitch.errors import Refused
+from sendswitch.mail.address import valid
+from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
+from sendswitch.processors import base
+from sendswitch.processors.reply import ReplyOptions, answer
+from sendswitch.processors.threads import reading
+from sendswitch.reply import Reply, printable
+from sendswitch.sieve.grammar import LONGEST
+from sendswitch.sieve.run import Outcome, Vacation
+from sendswitch.sieve.script import Script
+
+FOLDER = "X-SendSwitch-Folder"
+# Bytes of a message above which it is not read in the event loop.
+AT_ONCE = 64 * 1024
+_NO_TAG = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class SieveOptions(base.Options):
+    """Options of `sieve`."""
+
+    script: str = Field(min_length=1, max_length=LONGEST, description="The script.")
+    folders: dict[str, str] = Field(
+        default_factory=dict, description="Tag by folder; without one the tag is the folder's name."
+    )
+    redirects: int = Field(4, ge=0, le=MAX_FORWARD, description="Most addresses that one mail is redirected to.")
+    delimiter: str = Field("+", max_length=1, description="What :user and :detail of an address stand on each side of.")
+
+    @field_validator("folders")
+    @classmethod
+    def _tags(cls, value: dict[str, str]) -> dict[str, str]:
+        checked_tags(tuple(value.values()))
+        return value
+
+
+class Sieve:
+    """Does what a script says."""
+
+    Options: ClassVar[type[base.Options]] = SieveOptions
+    version = "1"
+
+    def __init__(self, options: SieveOptions) -> None:
+        """Raises SieveError with the line that is wrong."""
+        self._options = options
+        self._script = Script(options.script, delimiter=options.delimiter)
+        self._answers: base.Answers | None = None
+
+    def enter(self, site: base.Site) -> None:
+        """Know who sends answers."""
+        self._answers = site.answers
+
+    async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
+        """What the script wants. Raises SieveError, Refused, and what `base.Answers` does."""
+        envelope = (context.sender, context.recipient.address)
+        if self._script.reads_body and mail.size > AT_ONCE:
+            out = await reading(self._script.run, mail, *envelope)
+        else:
+            out = self._script.run(mail, *envelope)
+        verdict = verdict_of(out, self._options)
+        if out.vacation is not None:
+            context.notes.append(await answer(self._answers, mail, context, _letter(out.vacation)))
+        return verdict
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
+    """The verdict that carries out what a script wants. Raises Refused when nothing could."""
+    did = "; ".join(out.did)
+    if out.rejected is not None:
+        if out.kept or out.folders or out.redirects or out.vacation is not None:
+            raise Refused(f"the script rejects the mail and does something else with it, too ({did})")
+        return Verdict(Action.DENY, reason=did, reply=Reply(550, "5.7.1", printable(" ".join(out.rejected.split()))))
+    if len(out.redirects) > options.redirects:
+        raise Refused(
+            f"the script redirects to {len(out.redirects)} addresses; at most {options.redirects} are allowed"
+        )
+    if len(out.folders) > MAX_TAGS:
+        raise Refused(f"the script files into {len(out.folders)} folders; at most {MAX_TAGS} are allowed")
+    tags = tuple(dict.fromkeys(options.folders.get(folder) or _tag(folder) for folder in out.folders))
+    verdict = Verdict(tags=tags, edits=tuple(AddHeader(FOLDER, folder) for folder in out.folders), reason=did)
+    if out.redirects:
+        return Verdict(
+            Action.FORWARD,
+            tags=tags,
+            edits=verdict.edits,
+            forward=tuple(out.redirects),
+            keep_copy=out.delivered,
+            reason=did,
+        )
+    if not out.delivered:
+        return Verdict(Action.DENY, reason=did, then="discard")
+    return verdict if did else None
+
+
+def _tag(folder: str) -> str:
+    return _NO_TAG.sub("-", folder).strip("-")[:MAX_TAG] or "FOLDER"
+
+
+def _letter(vacation: Vacation) -> ReplyOptions:
+    return ReplyOptions(
+        text=vacation.reason[:20_000] or " ",
+        subject=vacation.subject[:500] or "Auto: {subject}",
+        addresses=tuple(address for address in vacation.addresses if valid(address))[:50],
+        again=f"{vacation.days}d",
+    )

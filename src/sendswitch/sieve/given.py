@@ -1,0 +1,230 @@
+"""What was written behind a command or test, checked as it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sendswitch.mail.address import valid
+from sendswitch.mail.headers import valid_name
+from sendswitch.sieve.grammar import Argument, Command, SieveError, Strings, Tag
+from sendswitch.sieve.match import COMPARATORS, RELATIONS, Match, regex
+from sendswitch.sieve.run import Ask, Run
+from sendswitch.sieve.values import Text, text_of
+
+EXTENSIONS = (
+    "body",
+    "comparator-i;ascii-casemap",
+    "comparator-i;ascii-numeric",
+    "comparator-i;octet",
+    "copy",
+    "encoded-character",
+    "envelope",
+    "ereject",
+    "fileinto",
+    "regex",
+    "reject",
+    "relational",
+    "subaddress",
+    "vacation",
+    "variables",
+)
+# What a tag asks a script to require.
+_NEEDED = {
+    "copy": "copy",
+    "regex": "regex",
+    "count": "relational",
+    "value": "relational",
+    "user": "subaddress",
+    "detail": "subaddress",
+}
+_MATCH = ("is", "contains", "matches", "regex", "count", "value")
+_PART = ("all", "localpart", "domain", "user", "detail")
+# Tags behind which a value stands.
+_VALUED = frozenset(("count", "value", "comparator", "content", "days", "subject", "addresses"))
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a script while it is read: the extensions that it requires, which characters begin the detail
+    of an address, and whether it looks at more than the header."""
+
+    delimiter: str
+    required: set[str] = field(default_factory=set)
+    reads_body: bool = False
+
+
+class Given:
+    """What was written behind a command: tags with their values, and the rest in order."""
+
+    def __init__(self, command: Command, known: Known) -> None:
+        self.command, self.known = command, known
+        self.positional: list[Argument] = []
+        self._tags: dict[str, Argument | None] = {}
+        self._asked: set[str] = set()
+        waiting = iter(command.arguments)
+        for argument in waiting:
+            if not isinstance(argument, Tag):
+                self.positional.append(argument)
+                continue
+            if argument.name in self._tags:
+                raise self.wrong(f":{argument.name} stands there twice")
+            if argument.name in _NEEDED:
+                self.need(_NEEDED[argument.name], f":{argument.name}")
+            value = next(waiting, None) if argument.name in _VALUED else None
+            if argument.name in _VALUED and (value is None or isinstance(value, Tag)):
+                raise self.wrong(f"the value of :{argument.name} is missing")
+            self._tags[argument.name] = value
+
+    def need(self, extension: str, what: str) -> None:
+        """Raises SieveError when the script does not require an extension."""
+        if extension not in self.known.required:
+            raise self.wrong(f'{what} needs require "{extension}"; at the beginning')
+
+    def wrong(self, text: str) -> SieveError:
+        """What is wrong, with the line."""
+        return SieveError(self.command.line, text)
+
+    def told(self, what: str) -> str:
+        """What was done, with the line."""
+        return f"line {self.command.line}: {what}"
+
+    def flag(self, name: str) -> bool:
+        """True when `:name` stands there."""
+        self._asked.add(name)
+        return name in self._tags
+
+    def tagged(self, name: str) -> list[Text]:
+        """The strings behind `:name`."""
+        if not self.flag(name):
+            return []
+        value = self._tags[name]
+        if not isinstance(value, Strings):
+            raise self.wrong(f"behind :{name} stands a string")
+        return [self._text(one) for one in value.values]
+
+    def number(self, name: str, default: int) -> int:
+        """The number behind `:name`."""
+        if not self.flag(name):
+            return default
+        value = self._tags[name]
+        if not isinstance(value, int):
+            raise self.wrong(f"behind :{name} stands a number")
+        return value
+
+    def strings(self, n: int) -> list[Text]:
+        """The strings at place `n`."""
+        value = self.positional[n] if n < len(self.positional) else None
+        if not isinstance(value, Strings):
+            raise self.wrong(f"{self.command.name} misses a string")
+        return [self._text(one) for one in value.values]
+
+    def string(self, n: int) -> Text:
+        """The one string at place `n`."""
+        found = self.strings(n)
+        if len(found) != 1:
+            raise self.wrong(f"{self.command.name} has one string there, not a list")
+        return found[0]
+
+    def names(self, n: int) -> list[Text]:
+        """Names of header fields at place `n`."""
+        found = self.strings(n)
+        for name in found:
+            if name.fixed and not valid_name(name.text):
+                raise self.wrong(f"{name.text!r} is no name of a header field")
+        return found
+
+    def constants(self, n: int) -> list[str]:
+        """Strings at place `n` that do not depend on the message."""
+        found = self.strings(n)
+        for text in found:
+            if not text.fixed:
+                raise self.wrong(f"{text.text!r} cannot have variables")
+        return [text.text for text in found]
+
+    def _text(self, written: str) -> Text:
+        try:
+            return text_of(written, self.known.required)
+        except ValueError as error:
+            raise self.wrong(str(error)) from error
+
+    def address(self, text: str) -> str:
+        """An address that mail can go to. Raises SieveError."""
+        if "@" not in text or not valid(text):
+            raise self.wrong(f"{text[:100]!r} is no mail address")
+        return text
+
+    def end(self, count: int) -> None:
+        """Raises SieveError when there is more or less than was asked for."""
+        for name in self._tags:
+            if name not in self._asked:
+                known = ", ".join(f":{one}" for one in sorted(self._asked)) or "no tags"
+                raise self.wrong(f"{self.command.name} does not know :{name}; it knows {known}")
+        if len(self.positional) != count:
+            raise self.wrong(f"{self.command.name} has {len(self.positional)} arguments, not {count}")
+
+    def _one_of(self, names: Sequence[str], default: str) -> str:
+        chosen = [name for name in names if self.flag(name)]
+        if len(chosen) > 1:
+            raise self.wrong(f":{chosen[0]} and :{chosen[1]} exclude each other")
+        return chosen[0] if chosen else default
+
+    def part(self) -> str:
+        """Which part of an address is meant."""
+        return self._one_of(_PART, "all")
+
+    def match(self) -> Match:
+        """How values are compared."""
+        kind = self._one_of(_MATCH, "is")
+        relation = ""
+        if kind in ("count", "value"):
+            relation = self.tagged(kind)[0].text.lower()
+            if relation not in RELATIONS:
+                raise self.wrong(f"{relation!r} is none of {', '.join(RELATIONS)}")
+        comparator = self.tagged("comparator")
+        name = comparator[0].text.lower() if comparator else COMPARATORS[0]
+        if name not in COMPARATORS:
+            raise self.wrong(f"there is no comparator {name!r}; there are {', '.join(COMPARATORS)}")
+        if name == "i;ascii-numeric":
+            self.need(f"comparator-{name}", name)
+            if kind in ("contains", "matches", "regex"):
+                raise self.wrong(f":{kind} cannot compare numbers")
+        return Match(kind, name, relation)
+
+    def compared(
+        self, keys: Sequence[Text], values: Callable[[Run], Sequence[str]], *, remembers: bool = True, at: int = 1
+    ) -> Ask:
+        """A test of values against keys, which stand at place `at`. What matched is remembered, if the script has
+        variables."""
+        match = self.match()
+        self.end(at + 1)
+        if match.kind == "regex":
+            for one in keys:
+                if one.fixed:
+                    self._pattern(one.text)
+        remembers = remembers and "variables" in self.known.required
+
+        def ask(run: Run) -> bool:
+            wanted = [one.value(run.variables) for one in keys]
+            have = values(run)
+            if match.kind == "count":
+                return any(match.counts(len(have), one) for one in wanted)
+            for value in have:
+                for one in wanted:
+                    try:
+                        found = match.find(value, one)
+                    except ValueError as error:
+                        raise self.wrong(str(error)) from error
+                    if found is not None:
+                        if found and remembers:
+                            run.variables.matched = found
+                        return True
+            return False
+
+        return ask
+
+    def _pattern(self, text: str) -> None:
+        try:
+            regex(text, True)
+        except ValueError as error:
+            raise self.wrong(str(error)) from error

@@ -1,0 +1,99 @@
+"""A script, read once and asked about each message.
+
+Everything that can be wrong with a script is said when it is read. What it wants depends on the message and its
+envelope alone: nothing here waits, and nothing takes longer than script and message are long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from sendswitch.mail.message import Mail
+from sendswitch.sieve.actions import action
+from sendswitch.sieve.asking import test
+from sendswitch.sieve.given import EXTENSIONS, Given, Known
+from sendswitch.sieve.grammar import Command, parse
+from sendswitch.sieve.run import Ask, Do, Outcome, Run, Stop
+
+
+class Script:
+    """One script. `reads_body` is True when it looks at more than the header."""
+
+    def __init__(self, text: str, *, delimiter: str = "+") -> None:
+        """`delimiter` begins the detail of an address. Raises SieveError for the first thing that is wrong."""
+        known = Known(delimiter)
+        commands = parse(text)
+        rest = _require(commands, known)
+        self._do = _block(commands[rest:], known)
+        self.reads_body = known.reads_body
+
+    def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
+        """What is to be done about a message. Raises SieveError for what only the message could show."""
+        run = Run(mail, sender, recipient)
+        with suppress(Stop):
+            self._do(run)
+        return run.out
+
+
+def _require(commands: Sequence[Command], known: Known) -> int:
+    """Note what the script requires; gives how many commands say so."""
+    for n, command in enumerate(commands):
+        if command.name != "require":
+            return n
+        given = Given(command, known)
+        wanted = given.constants(0)
+        given.end(1)
+        for name in wanted:
+            if name not in EXTENSIONS:
+                raise given.wrong(f"{name!r} is not supported; what is: {', '.join(EXTENSIONS)}")
+        known.required.update(wanted)
+    return len(commands)
+
+
+def _block(commands: Sequence[Command], known: Known) -> Do:
+    """All of a block, in order."""
+    made = [
+        _if(together, known) if together[0].name == "if" else action(together[0], known)
+        for together in _split(commands)
+    ]
+
+    def do(run: Run) -> None:
+        for one in made:
+            one(run)
+
+    return do
+
+
+def _split(commands: Sequence[Command]) -> Iterator[list[Command]]:
+    """Each command by itself, and an `if` with all that belongs to it."""
+    waiting: list[Command] = []
+    for command in commands:
+        if waiting and not (waiting[0].name == "if" and command.name in ("elsif", "else")):
+            yield waiting
+            waiting = []
+        waiting.append(command)
+    if waiting:
+        yield waiting
+
+
+def _if(commands: Sequence[Command], known: Known) -> Do:
+    branches: list[tuple[Ask, Do]] = []
+    for n, command in enumerate(commands):
+        given = Given(command, known)
+        if n and commands[n - 1].name == "else":
+            raise given.wrong(f"{command.name} stands behind an else")
+        if command.block is None:
+            raise given.wrong(f"the block of {command.name} is missing")
+        if command.arguments or len(command.tests) != (command.name != "else"):
+            raise given.wrong("if and elsif have one test, else has none")
+        ask = test(command.tests[0], known) if command.tests else lambda run: True
+        branches.append((ask, _block(command.block, known)))
+
+    def do(run: Run) -> None:
+        for ask, inside in branches:
+            if ask(run):
+                inside(run)
+                return
+
+    return do

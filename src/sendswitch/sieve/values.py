@@ -1,0 +1,93 @@
+"""Strings of a script: what stands in them for something else (RFC 5228 2.4.2.4, RFC 5229)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sendswitch.mail.text import storable
+
+# Characters a variable keeps (RFC 5229 6 asks for 4,000), variables of one message, and characters that a string
+# can become.
+LONGEST_VALUE, VARIABLES, LONGEST_STRING = 4000, 128, 65_536
+
+_HEX = re.compile(r"\$\{hex:\s*([0-9a-f]{1,2}(?:\s+[0-9a-f]{1,2})*)\s*\}", re.I)
+_UNICODE = re.compile(r"\$\{unicode:\s*([0-9a-f]{1,6}(?:\s+[0-9a-f]{1,6})*)\s*\}", re.I)
+_VARIABLE = re.compile(r"\$\{(?:(?P<number>[0-9]{1,4})|(?P<name>[A-Za-z_][A-Za-z0-9_]*))\}")
+_NAMESPACE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_.]*\}")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass(slots=True)
+class Variables:
+    """The variables of one message, by name in lower case, and what the last match stood for."""
+
+    named: dict[str, str] = field(default_factory=dict)
+    matched: Sequence[str] = ()
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a value; one too many is not kept."""
+        if name.lower() in self.named or len(self.named) < VARIABLES:
+            self.named[name.lower()] = value[:LONGEST_VALUE]
+
+    def get(self, found: re.Match[str]) -> str:
+        """What a reference stands for; '' for what nobody set."""
+        if found["number"]:
+            number = int(found["number"])
+            return self.matched[number] if number < len(self.matched) else ""
+        return self.named.get(found["name"].lower(), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string as it was written. `fixed` is True when nothing in it depends on the message."""
+
+    text: str
+    fixed: bool
+
+    def value(self, variables: Variables) -> str:
+        """What it is for this message."""
+        return self.text if self.fixed else _VARIABLE.sub(variables.get, self.text)[:LONGEST_STRING]
+
+
+def text_of(written: str, extensions: set[str]) -> Text:
+    """A string of a script that requires these extensions. Raises ValueError."""
+    if "encoded-character" in extensions:
+        written = _UNICODE.sub(_characters, _HEX.sub(_octets, written))
+    if "variables" in extensions:
+        if (found := _NAMESPACE.search(written)) is not None:
+            raise ValueError(f"{found[0]} is a variable of an extension that is not supported")
+        return Text(written, _VARIABLE.search(written) is None)
+    return Text(written, True)
+
+
+def _octets(found: re.Match[str]) -> str:
+    return storable(bytes(int(pair, 16) for pair in found[1].split()).decode("utf-8", "replace"), LONGEST_STRING)
+
+
+def _characters(found: re.Match[str]) -> str:
+    numbers = [int(number, 16) for number in found[1].split()]
+    for number in numbers:
+        if not (number < 0xD800 or 0xE000 <= number <= 0x10FFFF):
+            raise ValueError(f"{found[0]}: there is no character {number:x}")
+    return "".join(map(chr, numbers))
+
+
+def _length(text: str) -> str:
+    return str(len(text))
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r"([*?\\])", r"\\\1", text)
+
+
+# Modifiers of `set` with their precedence: the higher goes first (RFC 5229 4.1).
+MODIFIERS: Mapping[str, tuple[int, Callable[[str], str]]] = {
+    "lower": (40, str.lower),
+    "upper": (40, str.upper),
+    "lowerfirst": (30, lambda text: text[:1].lower() + text[1:]),
+    "upperfirst": (30, lambda text: text[:1].upper() + text[1:]),
+    "quotewildcard": (20, _quoted),
+    "length": (10, _length),
+}

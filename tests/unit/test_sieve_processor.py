@@ -1,0 +1,115 @@
+"""What becomes of what a Sieve script wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from sendswitch.config.load import validate
+from sendswitch.errors import InvalidConfiguration, Refused
+from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.message import Mail
+from sendswitch.mail.verdict import Action, Verdict, checked
+from sendswitch.processors import registry
+from sendswitch.processors.base import Site
+from sendswitch.processors.sieve import Sieve, SieveOptions
+from sendswitch.testing import context, mail
+from tests.unit.test_reply_processor import Post
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+ASKED = context("friend@example.org", "ann@example.test", now=1_700_000_000.0)
+
+
+def ask(run: Run, script: str, one: Mail | None = None, **options: Any) -> Verdict | None:
+    sieve = Sieve(SieveOptions(script=script, **options))
+    verdict: Verdict | None = run(sieve.process(one or mail(To="ann@example.test"), ASKED))
+    assert verdict is None or checked(verdict) == verdict
+    return verdict
+
+
+def test_nothing_and_keep_go_on(run: Run) -> None:
+    assert ask(run, "if false { discard; }") is None
+    assert ask(run, "keep;") == Verdict(reason="line 1: keep")
+
+
+def test_a_folder_is_a_tag_and_a_header_field(run: Run) -> None:
+    script = 'require "fileinto"; fileinto "INBOX.Work / Größe"; fileinto "Junk"; fileinto "Ä";'
+    verdict = ask(run, script, folders={"Junk": "SPAM"})
+    assert verdict is not None
+    assert verdict.action is None
+    assert verdict.tags == ("INBOX-Work-Gr-e", "SPAM", "FOLDER")
+    named = tuple(AddHeader("X-SendSwitch-Folder", name) for name in ("INBOX.Work / Größe", "Junk", "Ä"))
+    assert verdict.edits == named
+
+
+def test_redirect_forwards(run: Run) -> None:
+    verdict = ask(run, 'redirect "a@b.example"; redirect "c@d.example";')
+    assert verdict is not None
+    assert (verdict.action, verdict.forward, verdict.keep_copy) == (
+        Action.FORWARD,
+        ("a@b.example", "c@d.example"),
+        False,
+    )
+    verdict = ask(run, 'require ["copy", "fileinto"]; redirect :copy "a@b.example"; fileinto "Seen";')
+    assert verdict is not None
+    assert verdict.keep_copy
+    assert verdict.tags == ("Seen",)
+
+
+def test_reject_tells_the_sender(run: Run) -> None:
+    verdict = ask(run, 'require "reject"; reject text:\nGo away,\nFrànk!\n.\n;')
+    assert verdict is not None
+    assert verdict.action is Action.DENY
+    assert str(verdict.reply) == "550 5.7.1 Go away, Fr?nk!"
+
+
+def test_discard_is_silent(run: Run) -> None:
+    assert ask(run, "discard;") == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ('require "reject"; keep; reject "x";', "rejects the mail and does something else"),
+        ('require "reject"; redirect "a@b.example"; reject "x";', "rejects the mail and does something else"),
+        ("".join(f'redirect "a{n}@b.example";' for n in range(5)), "redirects to 5 addresses; at most 4"),
+        ('require "fileinto";' + "".join(f'fileinto "{n}";' for n in range(40)), "files into 40 folders"),
+    ],
+)
+def test_what_cannot_be_done(run: Run, script: str, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        ask(run, script)
+
+
+def test_vacation_answers(run: Run) -> None:
+    sieve, post = Sieve(SieveOptions(script='require "vacation"; vacation :days 3 "I am away.";')), Post()
+    sieve.enter(Site(answers=post))
+    asked = context("friend@example.org", "ann@example.test", now=1_700_000_000.0)
+    assert run(sieve.process(mail(To="ann@example.test", Subject="Hello"), asked)) == Verdict(reason="line 1: vacation")
+    (letter,) = post.letters
+    assert (letter.to, letter.again) == ("friend@example.org", 3 * 86_400.0)
+    assert b"Subject: Auto: Hello" in letter.data
+    assert b"I am away." in letter.data
+    assert asked.notes == ["answered friend@example.org"]
+
+
+def test_who_is_not_answered(run: Run) -> None:
+    asked = context("", "ann@example.test")
+    verdict = run(Sieve(SieveOptions(script='require "vacation"; vacation "x";')).process(mail(), asked))
+    assert verdict is not None
+    assert asked.notes == ["not answered: it has the null sender"]
+
+
+def test_a_large_body_is_read_elsewhere(run: Run) -> None:
+    script = 'require "body"; if body :contains "needle" { discard; }'
+    large = mail(body="x" * 100_000 + " needle")
+    assert ask(run, script, large) == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+
+
+def test_options_are_checked_when_they_are_saved() -> None:
+    with pytest.raises(InvalidConfiguration, match=r"p.toml:1: step 1, sieve: line 2: there is no command kep"):
+        registry.check('[[step]]\nuse = "sieve"\nscript = """\n# mine\nkep;\n"""\n', "p.toml")
+    with pytest.raises(InvalidConfiguration, match="tag 'a b' must be"):
+        validate(SieveOptions, {"script": "keep;", "folders": {"x": "a b"}}, "x", {})
