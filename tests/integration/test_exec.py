@@ -117,7 +117,10 @@ def test_at_its_limit_everything_it_started_is_killed(run: Run, make: Make, tmp_
     gone(int((tmp_path / "pid").read_text()))
 
 
-def test_what_it_leaves_behind_is_killed_and_waited_for_by_nobody(run: Run, make: Make, tmp_path: Path) -> None:
+def test_what_it_leaves_behind_is_killed_and_waited_for_by_nobody(
+    run: Run, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendswitch.processors.exec.MERCY", 60.0)
     began = time.monotonic()
     assert run(make(f"sleep 1000 & echo $! > {tmp_path}/pid").process(mail(), context())) is None
     assert time.monotonic() - began < 30

@@ -69,6 +69,11 @@ def states(outbox: Outbox) -> dict[str, str]:
     return {event["id"]: event["state"] for event in outbox.events(limit=1000)}
 
 
+def test_an_event_is_on_the_disk_when_it_is_taken(outbox: Outbox) -> None:
+    """No kill shows it, only a power cut: SQLite is asked to wait for the disk (2 is FULL)."""
+    assert outbox._connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
 def test_it_is_told_signed_and_on_record(run: Run, outbox: Outbox, hook: Receiver, clock: FakeClock) -> None:
     async def inside() -> None:
         async with sending(outbox, clock) as one:

@@ -44,6 +44,26 @@ async def once(chain: Chain, **headers: str) -> Any:
         await chain.close()
 
 
+def test_who_fills_the_memory_is_not_the_one_who_finds_it_full(run: Run, tmp_path: Path) -> None:
+    """The one that finds no room is asked about by itself, and who comes then in a new process."""
+    leak = "    os.kept = []\n    try:\n        while True: os.kept.append(bytes(10**7))\n"
+    leak += "    except MemoryError: os.kept.pop()"
+    body = f"if mail.subject == 'leak':\n{leak}\nelse:\n    bytes(5 * 10**7)\nreturn Verdict.passed(str(os.getpid()))"
+    made = chain(tmp_path, body, memory="500_000_000")
+
+    async def each() -> list[Any]:
+        try:
+            return [await made.run(mail(Subject=subject), context()) for subject in ("leak", "x", "y", "z")]
+        finally:
+            await made.close()
+
+    answers = run(each())
+    assert [answer.action for answer in answers] == [Action.PASS] * 4
+    full, alone, new, shared = (answer.reason for answer in answers)
+    assert full != alone != new
+    assert new == shared
+
+
 def test_it_sees_the_mail_and_answers(run: Run, tmp_path: Path) -> None:
     reason = "f'{mail.subject} for {context.recipient.address}'"
     body = f"print('to stdout')\nreturn Verdict.deny({reason}, reply='550 5.7.1 go')"

@@ -185,6 +185,13 @@ def test_of_a_step_in_the_shadow_comes_nothing(run: Run, act: Callable[[Mail, Co
     assert (shadow.spoke, other.spoke) == (False, True)
 
 
+def test_a_step_in_the_shadow_leaves_its_own_effects_out(run: Run) -> None:
+    seen: list[bool] = []
+    watching = replace(link(lambda m, c: seen.append(c.rehearsal)), shadow=True)
+    run(Chain([watching, link(lambda m, c: seen.append(c.rehearsal))]).run(mail(), context()))
+    assert seen == [True, False]
+
+
 def test_conditions_and_shadows_are_checked_when_a_pipeline_is_saved() -> None:
     step = "[[step]]\nuse = 'pass'\nwhen = 'tag:A and colour:red'\n"
     with pytest.raises(InvalidConfiguration) as caught:
