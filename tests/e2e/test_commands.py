@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node, free_port
+from tests.e2e.steps import send, until
 
 
 def sendswitch(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -53,6 +54,13 @@ def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
             assert web
             with urllib.request.urlopen(f"{web[0]}/readyz", timeout=5) as answer:
                 assert answer.status == 200
+            edited = "async def process(mail, context):\n    from sendswitch.mail.verdict import Verdict\n"
+            (tmp_path / "bob.py").write_text(f"{edited}    return Verdict.deny('as edited', reply='550 5.7.1 no')\n")
+            smtp = re.search(r"--server 127\.0\.0\.1:(\d+)", seen)
+            assert smtp
+            send(int(smtp[1]), "bob@example.test", sender="editor@example.org")
+            reports = tmp_path / "mail" / "editor@example.org" / "new"
+            until(lambda: reports.is_dir() and list(reports.iterdir()))
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         finally:

@@ -71,6 +71,23 @@ def _open(port: int) -> bool:
     return True
 
 
+def test_an_edited_file_is_read_again_where_that_was_asked_for(tmp_path: Path) -> None:
+    with NextHop() as hop:
+        node = Node(tmp_path, f"127.0.0.1:{hop.port}", options=("--reload",))
+        with node:
+            text = node.config.read_text()
+            node.config.write_text(text + "[tags]\nsubject = { SPAM = '[S] ' }\n[nonsense]\n")
+            until(lambda: "nonsense" in node.log.read_text(), node=node)
+            (tmp_path / "conf.d").mkdir()
+            (tmp_path / "conf.d" / "more.toml").write_text("[tags]\nsubject = { SPAM = '[S] ' }\n")
+            node.config.write_text(text)
+            node.add_pipeline("joe@example.test", "[[step]]\nuse = 'tag'\ntags = ['SPAM']\n")
+            until(lambda: '"event":"configured"' in node.log.read_text(), node=node)
+            send(node.port, "joe@example.test", subject="hello")
+            until(lambda: hop.parcels, node=node)
+            assert b"Subject: [S] hello" in hop.parcels[0].data
+
+
 def test_ready_waits_and_says_why_not(tmp_path: Path) -> None:
     with NextHop() as hop:
         node = Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 
-from sendswitch.db import declared, journal, users
+from sendswitch.db import declared, journal, lists, users
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
@@ -113,36 +113,82 @@ def test_what_a_file_declares_is_planned_and_made(engine: Engine, tmp_path: Path
     users.add_user(engine, "Bob@example.test")
     file = tmp_path / "users.toml"
     file.write_text(declared.export(engine))
-    assert declared.plan(engine, declared.read(file, ok), prune=True) == []
+    assert declared.plan(engine, declared.read(file, ok, str.strip), prune=True) == []
     file.write_text(
         '[[user]]\naddress = "ANN@example.test"\npipeline = "two = 2"\n'
         '[[user]]\naddress = "@all.example"\npipeline = "three = 3"\n[[user]]\naddress = "dave@example.test"\n'
     )
-    steps = declared.plan(engine, declared.read(file, ok), prune=True)
-    assert [(step.what, step.address) for step in steps] == [
+    steps = declared.plan(engine, declared.read(file, ok, str.strip), prune=True)
+    assert [(step.what, step.of) for step in steps] == [
         ("change", "ann@example.test"),
         ("add", "@all.example"),
         ("add", "dave@example.test"),
         ("remove", "Bob@example.test"),
     ]
-    assert len(declared.plan(engine, declared.read(file, ok), prune=False)) == 3
+    assert len(declared.plan(engine, declared.read(file, ok, str.strip), prune=False)) == 3
     # All or nothing: somebody was quicker with one of them.
     with pytest.raises(NotFound):
-        declared.apply(engine, [*steps, declared.Step("gone@example.test", "remove")], author="me")
+        declared.apply(engine, [*steps, declared.UserStep("gone@example.test", "remove")], author="me")
     assert users.get_pipeline(engine, "ann@example.test").version == 1
     declared.apply(engine, steps, author="me")
-    assert declared.plan(engine, declared.read(file, ok), prune=True) == []
+    assert declared.plan(engine, declared.read(file, ok, str.strip), prune=True) == []
     addresses = {user.address for user in users.list_users(engine)}
     assert addresses == {"@all.example", "ann@example.test", "dave@example.test"}
     assert users.get_pipeline(engine, "ann@example.test").author == "me"
     twice = '[[user]]\naddress = "a@b"\n[[user]]\naddress = "A@B"\n'
     file.write_text(f'[[user]]\naddress = "x"\npipeline = "wrong"\n{twice}')
     with pytest.raises(InvalidConfiguration) as caught:
-        declared.read(file, ok)
+        declared.read(file, ok, str.strip)
     assert len(caught.value.problems) == 3
     file.write_text('[[user]]\nadress = "x"\n')
     with pytest.raises(InvalidConfiguration, match="did you mean 'address'"):
-        declared.read(file, ok)
+        declared.read(file, ok, str.strip)
+
+
+def test_lists_are_declared_too(engine: Engine, tmp_path: Path) -> None:
+    def check(entry: str) -> str:
+        if " " in entry:
+            raise ValueError(f"{entry!r} is no entry")
+        return entry
+
+    def read() -> declared.Wanted:
+        return declared.read(file, lambda text, name: None, check)
+
+    lists.add(engine, "", "deny", ["spam.example", '/^"x\\\\/'], reason='loud "and" long', author="root", expires=1.8e9)
+    lists.add(engine, "ann@x.example", "allow", ["friend@x.example"], reason="", author="root")
+    file = tmp_path / "all.toml"
+    file.write_text(declared.export(engine))
+    assert declared.plan(engine, read(), prune=True) == []
+    file.write_text(
+        '[[list]]\nlist = "deny"\nentries = ["new.example", { entry = "spam.example", until = 2030-01-01T00:00:00Z }]\n'
+        '[[list]]\nfor = "@x.example"\nlist = "allow"\nentries = ["friends.example"]\n'
+    )
+    steps = declared.plan(engine, read(), prune=False)
+    assert [(step.of, step.what, step.diff()) for step in steps] == [
+        (
+            "deny list of the site",
+            "change",
+            ['+"new.example"', '+{ entry = "spam.example", until = 2030-01-01T00:00:00Z }'],
+        ),
+        ("allow list of x.example", "change", ['+"friends.example"']),
+    ]
+    before = lists.changes(engine)
+    declared.apply(engine, steps, author="me")
+    assert lists.changes(engine) > before
+    assert declared.plan(engine, read(), prune=False) == []
+    (gone, *more) = declared.plan(engine, read(), prune=True)
+    assert gone.diff() == ['-/^"x\\\\/']
+    declared.apply(engine, [gone, *more], author="me")
+    told = [(e.scope, e.list, e.entry, e.reason, e.author) for e in lists.entries(engine)]
+    assert told == [
+        ("", "deny", "spam.example", "", "me"),
+        ("", "deny", "new.example", "", "me"),
+        ("x.example", "allow", "friends.example", "", "me"),
+    ]
+    for text in ('for = "a b@"\nlist = "deny"', 'list = "deny"\nentries = ["a b"]', 'list = "grey"'):
+        file.write_text(f"[[list]]\n{text}\n")
+        with pytest.raises(InvalidConfiguration, match=r"all.toml:[12]: "):
+            read()
 
 
 def test_comparisons_are_counted_and_go_with_their_message(engine: Engine) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -114,6 +114,7 @@ class Node:
         next_hop: str,
         *,
         command: str = "run",
+        options: Sequence[str] = (),
         mode: str = "filter",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         listener: Mapping[str, Any] | None = None,
@@ -131,7 +132,7 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         listening = {"mode": mode, "bind": f"{self.host}:{self.port}"} | dict(listener or {})
         self.config.write_text(f"{tomli_w.dumps(sections)}\n[[listener]]\n{tomli_w.dumps(listening)}")
-        self._command = command
+        self._command = (command, *options)
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -139,7 +140,7 @@ class Node:
         """Start it and wait until it takes mail."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sendswitch.cli.main", self._command, "--config", str(self.config)],
+                [sys.executable, "-m", "sendswitch.cli.main", *self._command, "--config", str(self.config)],
                 stderr=log,
                 stdout=log,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import getpass
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +16,13 @@ from sendswitch.db import declared
 from sendswitch.db.connect import open_database
 from sendswitch.db.declared import Step
 from sendswitch.processors import registry
+from sendswitch.processors.entries import checked
 from sendswitch.switch.control import ring
 
 app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(help="Users and pipelines as TOML, as `config export` prints them.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Also remove users that the file does not name.")]
+File = Annotated[Path, typer.Argument(help="Users, pipelines and lists as TOML, as `config export` prints them.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Also remove users and entries that the file does not name.")]
 
 
 @app.command("show")
@@ -68,7 +68,7 @@ def schema(context: typer.Context) -> None:
 
 @app.command("export")
 def export(context: typer.Context) -> None:
-    """Print users and their live pipelines as a file that `plan` and `apply` read."""
+    """Print users, their live pipelines, and lists as a file that `plan` and `apply` read."""
     session: Session = context.obj
     text = declared.export(open_database(session.config().database_url))
     session.done(text.rstrip(), text=text)
@@ -83,7 +83,7 @@ def plan(context: typer.Context, file: File, prune: Prune = False) -> None:
 
 @app.command("apply")
 def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
-    """Make the database's users and pipelines what the file says, all or nothing."""
+    """Make the database's users, pipelines and lists what the file says, all or nothing."""
     session: Session = context.obj
     config = session.config()
     steps = _plan(session, file, prune)
@@ -94,30 +94,17 @@ def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
 
 
 def _plan(session: Session, file: Path, prune: bool) -> list[Step]:
-    wanted = declared.read(file, registry.check)
+    wanted = declared.read(file, registry.check, checked)
     return declared.plan(open_database(session.config().database_url), wanted, prune=prune)
 
 
-def _diff(step: Step) -> list[str]:
-    return list(difflib.unified_diff(step.old.splitlines(), step.new.splitlines(), "is", "shall be", lineterm=""))
-
-
 def _tell(session: Session, steps: list[Step], *, done: bool) -> None:
-    rows = [
-        {
-            "user": step.address,
-            "what": step.what,
-            "diff": [
-                *difflib.unified_diff(step.old.splitlines(), step.new.splitlines(), "is", "shall be", lineterm="")
-            ],
-        }
-        for step in steps
-    ]
+    rows = [{"of": step.of, "what": step.what, "diff": step.diff()} for step in steps]
     if session.json:
         session.print_json({"applied": done, "steps": rows})
         return
     for row in rows:
-        print(f"{row['user']}: {row['what']}")
+        print(f"{row['of']}: {row['what']}")
         for line in row["diff"]:
             print(f"    {line}")
     count = f"{len(steps)} change{'s' if len(steps) != 1 else ''}"

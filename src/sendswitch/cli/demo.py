@@ -242,5 +242,6 @@ def _explain(node: Node, folder: Path, session: Session) -> None:
     print(f"Mail:       {folder / 'mail'}")
     for name, address in addresses.items():
         print(f"{name + ':':<12}{address}")
+    print(f"Edit:       {folder / 'bob.py'}; the next message to Bob is judged by what you wrote")
     print(f"Try:        swaks --server {addresses['smtp filter']} --to ann@example.test --from win@spam.example")
     print("Stop:       Ctrl-C", flush=True)  # whoever reads through a pipe wants it now, not when we stop

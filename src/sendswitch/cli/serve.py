@@ -6,7 +6,11 @@ import asyncio
 import gc
 import resource
 import signal
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import typer
 import uvloop
@@ -14,8 +18,12 @@ import uvloop
 from sendswitch import logs
 from sendswitch.bootstrap.node import Node, Source
 from sendswitch.cli.output import Session
+from sendswitch.config.load import files_of
 from sendswitch.config.model import Config
 from sendswitch.errors import SendSwitchError
+
+# Seconds between two looks at files that may be edited.
+LOOK = 0.5
 
 
 def serve(context: typer.Context) -> None:
@@ -23,17 +31,23 @@ def serve(context: typer.Context) -> None:
     _start(context.obj, worker=False)
 
 
-def run(context: typer.Context) -> None:
-    """Serve, and run the pipelines in this process."""
-    _start(context.obj, worker=True)
+def run(
+    context: typer.Context,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Read the configuration again whenever its files are edited.")
+    ] = False,
+) -> None:
+    """Serve, and run the pipelines in this process. Users' programs that are edited count from the next message on."""
+    _start(context.obj, worker=True, watch=reload)
 
 
-def _start(session: Session, *, worker: bool) -> None:
+def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
     config = session.config()
     logs.setup(config.log.format, config.log.level)
     raise_file_limit()
     tune_memory()
-    uvloop.run(until_signal(config, worker=worker, source=session.config))
+    stamp = partial(_stamp, session.config_file) if watch else None
+    uvloop.run(until_signal(config, worker=worker, source=session.config, stamp=stamp))
 
 
 def raise_file_limit() -> None:
@@ -49,8 +63,20 @@ def tune_memory() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def until_signal(config: Config, *, worker: bool, source: Source) -> None:
-    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+def _stamp(file: Path | None) -> list[tuple[Path, int, int]]:
+    """What changes when one of the configuration's files does."""
+    found = []
+    for path in files_of(file):
+        with suppress(OSError):  # an editor may just put it in its place
+            status = path.stat()
+            found.append((path, status.st_mtime_ns, status.st_size))
+    return found
+
+
+async def until_signal(
+    config: Config, *, worker: bool, source: Source, stamp: Callable[[], object] | None = None
+) -> None:
+    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again, and so does another `stamp`."""
     stop = asyncio.Event()
     why: list[str] = []
 
@@ -74,7 +100,18 @@ async def until_signal(config: Config, *, worker: bool, source: Source) -> None:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    async def watch(stamp: Callable[[], object]) -> None:
+        before = stamp()
+        while True:
+            await asyncio.sleep(LOOK)
+            if (now := stamp()) != before:
+                before = now
+                await reload()
+
     loop.add_signal_handler(signal.SIGHUP, reload_soon)
+    watching = loop.create_task(watch(stamp)) if stamp is not None else None
     await stop.wait()
+    if watching is not None:
+        watching.cancel()
     logs.stopping(why=why[0])
     await node.stop()

@@ -40,12 +40,17 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     return load_with_origins(path, environment).config
 
 
+def files_of(path: Path | None) -> list[Path]:
+    """The files a configuration is read from: it, and `conf.d` beside it."""
+    return [] if path is None else [path, *sorted((path.parent / "conf.d").glob("*.toml"))]
+
+
 def load_with_origins(path: Path | None, environment: Mapping[str, str] | None = None) -> Loaded:
     """The same with its origins. Later sources win, key by key; an array is replaced as a whole."""
     data: dict[str, Any] = {}
     places: dict[Path_, str] = {}
     problems: list[str] = []
-    files = [] if path is None else [path, *sorted((path.parent / "conf.d").glob("*.toml"))]
+    files = files_of(path)
     for file in files:
         try:
             found, lines = read(file)

@@ -1,19 +1,25 @@
-"""Users and pipelines as a file: written out, compared with the database, and made so in one transaction."""
+"""Users, pipelines and lists as a file: written out, compared with the database, and made so in one transaction.
+
+What the file does not name stays as it is, unless somebody asks for that to go, too (`prune`).
+"""
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, Protocol
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Engine
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, Engine
 
 from sendswitch.config.load import read as read_toml
 from sendswitch.config.load import validate
-from sendswitch.db import users
+from sendswitch.db import lists, users
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.mail.address import key
 
@@ -27,28 +33,138 @@ class _User(BaseModel):
     pipeline: str = Field("", description="The pipeline as TOML; without it mail is delivered.")
 
 
-class _Users(BaseModel):
+class _Entry(BaseModel):
+    """An entry of a list that has more to it than its text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entry: str
+    reason: str = Field("", max_length=500, description="Why.")
+    until: AwareDatetime | None = Field(None, description="When it ends; without it never.")
+
+
+class _List(BaseModel):
+    """One list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    owner: str = Field("", alias="for", description="user@domain or domain; without it the site.")
+    list: Literal["allow", "deny"]
+    entries: tuple[str | _Entry, ...] = ()
+
+
+class _File(BaseModel):
     """The file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     user: tuple[_User, ...] = ()
+    list: tuple[_List, ...] = ()
+
+
+ListName = tuple[str, str]
+"""A scope, '' for the site, and `allow` or `deny`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One change: `what` is `add`, `change` or `remove`, `old` and `new` are the pipelines before and after."""
+class Wanted:
+    """What a file says: pipelines by address, and entries of lists with their reasons and ends."""
 
-    address: str
+    users: Mapping[str, str]
+    lists: Mapping[ListName, Mapping[str, tuple[str, float | None]]]
+
+
+class Step(Protocol):
+    """One change: `what` is `add`, `change` or `remove`, and `of` says whose."""
+
+    @property
+    def of(self) -> str:
+        """A user, or a list."""
+        ...
+
+    what: str
+
+    def diff(self) -> list[str]:
+        """What is and what shall be, as lines."""
+        ...
+
+    def make(self, connection: Connection, *, author: str) -> None:
+        """Carry it out. Raises NotFound or Refused when somebody changed the same meanwhile."""
+        ...
+
+
+@dataclass(slots=True)
+class UserStep:
+    """A user; `old` and `new` are the pipelines before and after."""
+
+    of: str
     what: str
     old: str = ""
     new: str = ""
 
+    def diff(self) -> list[str]:
+        """The pipeline's."""
+        return list(difflib.unified_diff(self.old.splitlines(), self.new.splitlines(), "is", "shall be", lineterm=""))
+
+    def make(self, connection: Connection, *, author: str) -> None:
+        """Add, change or remove the user. Raises NotFound, Refused."""
+        if self.what == "remove":
+            users.remove(connection, self.of)
+            return
+        if self.what == "add":
+            users.add(connection, self.of)
+        if self.new or self.what == "change":
+            users.store(connection, self.of, self.new, author=author)
+
+
+@dataclass(slots=True)
+class ListStep:
+    """A list: entries that come or get another reason or end, and those that go, with their numbers."""
+
+    name: ListName
+    put: Mapping[str, tuple[str, float | None]]
+    gone: Mapping[str, int]
+    what: str = "change"
+
+    @property
+    def of(self) -> str:
+        """Which list of whose."""
+        scope, list_ = self.name
+        return f"{list_} list of {scope or 'the site'}"
+
+    def diff(self) -> list[str]:
+        """The entries'."""
+        return [f"-{entry}" for entry in self.gone] + [f"+{_shown(entry, *told)}" for entry, told in self.put.items()]
+
+    def make(self, connection: Connection, *, author: str) -> None:
+        """Change the list. Raises NotFound."""
+        lists.put(connection, *self.name, self.put, author=author)
+        lists.take_off(connection, list(self.gone.values()))
+
 
 def export(engine: Engine) -> str:
-    """Everybody with the live pipeline, as TOML."""
+    """Everybody with the live pipeline, and all lists, as TOML."""
     live = {stored.owner: stored.text for stored in users.all_pipelines(engine)}
-    return "\n".join(_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine))
+    tables = [_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine)]
+    kept: dict[ListName, list[str]] = {}
+    for entry in lists.entries(engine):
+        kept.setdefault((entry.scope, entry.list), []).append(_shown(entry.entry, entry.reason, entry.expires))
+    for (scope, list_), entries in sorted(kept.items()):
+        head = tomli_w.dumps({"for": scope, "list": list_} if scope else {"list": list_})
+        tables.append(f"[[list]]\n{head}entries = [\n" + "".join(f"    {entry},\n" for entry in entries) + "]\n")
+    return "\n".join(tables)
+
+
+def _shown(entry: str, reason: str, expires: float | None) -> str:
+    """An entry as it stands in the file."""
+    more = [f"reason = {_string(reason)}"] if reason else []
+    if expires is not None:
+        more.append(f"until = {datetime.fromtimestamp(round(expires), UTC):%Y-%m-%dT%H:%M:%SZ}")
+    return f"{{ {', '.join([f'entry = {_string(entry)}', *more])} }}" if more else _string(entry)
+
+
+def _string(text: str) -> str:
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")
 
 
 def _declared(address: str, pipeline: str) -> str:
@@ -64,12 +180,25 @@ def _declared(address: str, pipeline: str) -> str:
     return f"[[user]]\n{tomli_w.dumps({'address': address})}{text}"
 
 
-def read(file: Path, check: Callable[[str, str], object]) -> Mapping[str, str]:
-    """Pipelines by address from a file; `check` raises InvalidConfiguration for a wrong one, and so does this."""
+def read(file: Path, check: Callable[[str, str], object], check_entry: Callable[[str], str]) -> Wanted:
+    """What a file says. `check` raises InvalidConfiguration for a wrong pipeline, `check_entry` gives an entry as it is
+    kept or raises ValueError; of all that is wrong this raises InvalidConfiguration."""
     data, lines = read_toml(file)
     wanted: dict[str, str] = {}
+    kept: dict[ListName, dict[str, tuple[str, float | None]]] = {}
     problems: list[str] = []
-    for n, user in enumerate(validate(_Users, data, str(file), lines).user):
+    told = validate(_File, data, str(file), lines)
+    for n, one in enumerate(told.list):
+        place = f"{file}:{lines.get(('list', n), 1)}"
+        try:
+            entries = kept.setdefault((lists.scope_of(one.owner), one.list), {})
+            for entry in one.entries:
+                more = _Entry(entry=entry) if isinstance(entry, str) else entry
+                until = more.until.timestamp() if more.until is not None else None
+                entries[check_entry(more.entry)] = (more.reason, until)
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+    for n, user in enumerate(told.user):
         place = f"{file}:{lines.get(('user', n), 1)}"
         if key(user.address) in map(key, wanted):
             problems.append(f"{place}: {user.address} is there twice")
@@ -82,23 +211,47 @@ def read(file: Path, check: Callable[[str, str], object]) -> Mapping[str, str]:
         wanted[user.address] = user.pipeline
     if problems:
         raise InvalidConfiguration(problems)
-    return wanted
+    return Wanted(wanted, kept)
 
 
-def plan(engine: Engine, wanted: Mapping[str, str], *, prune: bool) -> list[Step]:
-    """What is to be changed, so that the database is as wanted; users it does not name stay, unless `prune`."""
+def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Step]:
+    """What is to be changed, so that the database is as wanted."""
+    return [*_plan_users(engine, wanted.users, prune=prune), *_plan_lists(engine, wanted.lists, prune=prune)]
+
+
+def _plan_users(engine: Engine, wanted: Mapping[str, str], *, prune: bool) -> list[UserStep]:
     live = {key(stored.owner): stored.text for stored in users.all_pipelines(engine)}
     known = {key(user.address): user.address for user in users.list_users(engine)}
     steps = []
     for address, text in wanted.items():
         old = live.get(key(address), "")
         if key(address) not in known:
-            steps.append(Step(address, "add", "", text))
+            steps.append(UserStep(address, "add", "", text))
         elif old != text:
-            steps.append(Step(known[key(address)], "change", old, text))
+            steps.append(UserStep(known[key(address)], "change", old, text))
     if prune:
         gone = set(known) - set(map(key, wanted))
-        steps += [Step(known[name], "remove", live.get(name, "")) for name in sorted(gone)]
+        steps += [UserStep(known[name], "remove", live.get(name, "")) for name in sorted(gone)]
+    return steps
+
+
+def _plan_lists(
+    engine: Engine, wanted: Mapping[ListName, Mapping[str, tuple[str, float | None]]], *, prune: bool
+) -> list[ListStep]:
+    there: dict[ListName, dict[str, lists.ListEntry]] = {}
+    for entry in lists.entries(engine):
+        there.setdefault((entry.scope, entry.list), {})[entry.entry] = entry
+    steps = []
+    for name in sorted({*wanted, *there}):
+        have, want = there.get(name, {}), wanted.get(name, {})
+        put = {
+            entry: told
+            for entry, told in want.items()
+            if entry not in have or _shown(entry, *told) != _shown(entry, have[entry].reason, have[entry].expires)
+        }
+        gone = {entry: one.id for entry, one in have.items() if entry not in want} if prune else {}
+        if put or gone:
+            steps.append(ListStep(name, put, gone))
     return steps
 
 
@@ -106,10 +259,4 @@ def apply(engine: Engine, steps: Sequence[Step], *, author: str) -> None:
     """Carry the steps out, all or none. Raises NotFound or Refused when somebody changed the same meanwhile."""
     with engine.begin() as connection:
         for step in steps:
-            if step.what == "remove":
-                users.remove(connection, step.address)
-                continue
-            if step.what == "add":
-                users.add(connection, step.address)
-            if step.new or step.what == "change":
-                users.store(connection, step.address, step.new, author=author)
+            step.make(connection, author=author)

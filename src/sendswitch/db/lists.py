@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sendswitch.db.tables import list_entries, marks
@@ -56,26 +56,41 @@ def add(
 
     Entries must have been checked.
     """
-    wanted = list(dict.fromkeys(entries))
-    known = {
-        "reason": reason,
-        "author": author,
-        "created": time.time(),
-        "expires": expires,
-    }
     try:
         with engine.begin() as connection:
-            there = _there(connection, scope, list_, wanted)
-            for n in range(0, len(there), PIECE):
-                here = list_entries.c.id.in_(list(there.values())[n : n + PIECE])
-                connection.execute(update(list_entries).where(here).values(**known))
-            new = [{"scope": scope, "list": list_, "entry": entry, **known} for entry in wanted if entry not in there]
-            for n in range(0, len(new), PIECE):
-                connection.execute(insert(list_entries), new[n : n + PIECE])
-            _count(connection)
-            return len(new)
+            return put(connection, scope, list_, dict.fromkeys(entries, (reason, expires)), author=author)
     except IntegrityError as error:  # somebody was quicker
         raise Temporary(f"the list could not be changed, try again: {error.orig}") from error
+
+
+def put(
+    connection: Connection,
+    scope: str,
+    list_: str,
+    entries: Mapping[str, tuple[str, float | None]],
+    *,
+    author: str,
+) -> int:
+    """The same inside somebody's transaction, each entry with its own reason and time."""
+    wanted = list(entries)
+    there = _there(connection, scope, list_, wanted)
+    both = {"author": author, "created": time.time()}
+    old = [{"b_id": there[entry], **_said(entries[entry]), **both} for entry in wanted if entry in there]
+    if old:
+        connection.execute(update(list_entries).where(list_entries.c.id == bindparam("b_id")), old)
+    new = [
+        {"scope": scope, "list": list_, "entry": entry, **_said(entries[entry]), **both}
+        for entry in wanted
+        if entry not in there
+    ]
+    for n in range(0, len(new), PIECE):
+        connection.execute(insert(list_entries), new[n : n + PIECE])
+    count(connection)
+    return len(new)
+
+
+def _said(given: tuple[str, float | None]) -> dict[str, str | float | None]:
+    return {"reason": given[0], "expires": given[1]}
 
 
 def _there(connection: Connection, scope: str, list_: str, wanted: Sequence[str]) -> dict[str, int]:
@@ -93,11 +108,19 @@ def _there(connection: Connection, scope: str, list_: str, wanted: Sequence[str]
 def remove(engine: Engine, ids: Sequence[int]) -> int:
     """Take entries off; gives how many. Raises NotFound when one of them is not there, and then none is."""
     with engine.begin() as connection:
-        done = connection.execute(delete(list_entries).where(list_entries.c.id.in_(ids))).rowcount
-        if done < len(set(ids)):
-            raise NotFound("there is no such entry; sendswitch list show tells their numbers")
-        _count(connection)
-        return done
+        return take_off(connection, ids)
+
+
+def take_off(connection: Connection, ids: Sequence[int]) -> int:
+    """The same inside somebody's transaction."""
+    done = 0
+    for n in range(0, len(ids), PIECE):
+        here = list_entries.c.id.in_(ids[n : n + PIECE])
+        done += connection.execute(delete(list_entries).where(here)).rowcount
+    if done < len(set(ids)):
+        raise NotFound("there is no such entry; sendswitch list show tells their numbers")
+    count(connection)
+    return done
 
 
 def entries(engine: Engine, scope: str | None = None, now: float | None = None) -> list[ListEntry]:
@@ -117,7 +140,8 @@ def changes(engine: Engine) -> int:
         return int(connection.execute(select(marks.c.value).where(marks.c.name == CHANGES)).scalar() or 0)
 
 
-def _count(connection: Connection) -> None:
+def count(connection: Connection) -> None:
+    """Let nodes see that the lists were changed."""
     done = connection.execute(update(marks).where(marks.c.name == CHANGES).values(value=marks.c.value + 1)).rowcount
     if not done:
         connection.execute(insert(marks).values(name=CHANGES, value=1))
