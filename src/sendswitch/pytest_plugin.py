@@ -43,6 +43,7 @@ def _judge() -> Callable[..., Verdict | None]:
 
     def judge(processor: Processor | Asking, mail: Mail, context: Context | None = None) -> Verdict | None:
         from sendswitch.mail.verdict import checked
+        from sendswitch.processors.base import close
         from sendswitch.testing import context as any_context
         from sendswitch.testing import opinion
 
@@ -50,7 +51,7 @@ def _judge() -> Callable[..., Verdict | None]:
             try:
                 return await opinion(processor, mail, context or any_context())
             finally:
-                await processor.close()
+                await close(processor)
 
         verdict: Verdict | None = asyncio.run(_limited(ask()))
         return None if verdict is None else checked(verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -99,9 +100,6 @@ class Bad:
             case "print":
                 print("hello", mail.subject)
         return Verdict.tagged("GOOD")
-
-    async def close(self):
-        pass
 """
 
 
@@ -125,9 +123,21 @@ def test_a_package_that_means_no_good_costs_its_own_mail(tmp_path: Path, monkeyp
         assert "KeyError: 'what the author forgot' at bad.py:26: return {}[" in why["raise"]
         assert "process() returned str; return a Verdict or None" in why["nonsense"]
         assert "MemoryError" in why["eat"]
+        assert left_of(tmp_path)
         story = node.run("message", "explain", "subject:print").stdout
         assert "said tags GOOD: it printed: hello print." in story
         clean(node)
+    assert not left_of(tmp_path)
+
+
+def left_of(folder: Path) -> list[str]:
+    """Processes that were started with this folder in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+    return found
 
 
 def test_an_edited_package_is_used_for_the_next_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

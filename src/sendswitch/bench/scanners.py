@@ -95,20 +95,22 @@ def spamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]
         stop(process)
 
 
-@contextmanager
-def rspamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
-    """An rspamd without anything that needs a network; gives its folder and its port. Of mail with
-    X-Other it takes that away and adds X-Test with the envelope."""
-    port, config = port or free_port(), folder / "conf"
-    for name in ("conf/local.d", "conf/override.d", "run", "db", "log", "scratch"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    (config / "tld").write_text("com\nnet\norg\nexample\ntest\n")
+# Modules that ask the world outside, and history that nobody reads.
+_NEEDS_NETWORK = (
+    *("rbl", "surbl", "spf", "dkim", "dmarc", "arc", "asn", "fuzzy_check", "phishing", "mx_check", "bimi"),
+    *("url_redirector", "rspamd_update", "whitelist", "greylist", "ratelimit", "replies", "neural"),
+    *("history_redis", "bayes_expiry", "hfilter", "once_received"),
+)
+
+
+def _rspamd_files(folder: Path, port: int) -> dict[str, str]:
+    """What rspamd is told besides what Debian tells it, by file."""
     files = {
         "options.inc": 'filters = "chartable,regexp";\ngtube_patterns = "all";\nenable_test_patterns = true;\n'
         'dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 0; }\n'
         f'tempdir = "{folder}/scratch";\ncontrol_socket = "{folder}/run/sock mode=0600";\n'
         f'hs_cache_dir = "{folder}/db/";\n'
-        f'url_tld = "{config}/tld";\ndisable_hyperscan = true;\n',
+        f'url_tld = "{folder}/conf/tld";\ndisable_hyperscan = true;\n',
         "worker-normal.inc": f'bind_socket = "127.0.0.1:{port}"; count = 2;\n',
         "worker-controller.inc": f'bind_socket = "127.0.0.1:{free_port()}";\n',
         "worker-proxy.inc": "enabled = false;\n",
@@ -121,14 +123,19 @@ def rspamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]
         '    .. " " .. (task:get_queue_id() or "") .. " " .. (task:get_user() or "")}\n'
         "  return nil, add, {}, {}\nend\nEOD;\n}\n",
     }
-    for name, text in files.items():
+    return files | {f"{module}.conf": "enabled = false;\n" for module in _NEEDS_NETWORK}
+
+
+@contextmanager
+def rspamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
+    """An rspamd without anything that needs a network; gives its folder and its port. Of mail with
+    X-Other it takes that away and adds X-Test with the envelope."""
+    port, config = port or free_port(), folder / "conf"
+    for name in ("conf/local.d", "conf/override.d", "run", "db", "log", "scratch"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (config / "tld").write_text("com\nnet\norg\nexample\ntest\n")
+    for name, text in _rspamd_files(folder, port).items():
         (config / "override.d" / name).write_text(text)
-    for module in (
-        *("rbl", "surbl", "spf", "dkim", "dmarc", "arc", "asn", "fuzzy_check", "phishing", "mx_check", "bimi"),
-        *("url_redirector", "rspamd_update", "whitelist", "greylist", "ratelimit", "replies", "neural"),
-        *("history_redis", "bayes_expiry", "hfilter", "once_received"),
-    ):
-        (config / "override.d" / f"{module}.conf").write_text("enabled = false;\n")
     line = ["rspamd", "-f", "-c", "/etc/rspamd/rspamd.conf"]
     if own(folder, "_rspamd"):
         line += ["-u", "_rspamd", "-g", "_rspamd"]

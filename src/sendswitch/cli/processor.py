@@ -118,9 +118,6 @@ class CLASS:
             if word in text:
                 return Verdict.tagged(self._tag, reason=f"it says {word!r}")
         return None
-
-    async def close(self) -> None:
-        """Nothing is held."""
 ''',
     "tests/test_MODULE.py": '''"""What NAME says about mail."""
 

@@ -25,9 +25,6 @@ class _Fixed:
         """The verdict of the options."""
         return self._verdict
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 class Pass(_Fixed):
     """Deliver; later steps are not asked."""

@@ -175,9 +175,6 @@ class Attachment:
         if part.body < size:
             yield Cut(part.body, size, f"{text}\n"[:9000])
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def _named(part: Part) -> str:
     return repr(part.name[:100]) if part.name else f"without a name ({part.type})"

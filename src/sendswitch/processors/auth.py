@@ -112,9 +112,6 @@ class Auth:
         results = "; ".join(_written(method, answer[method]) for method in _METHODS)
         return (*edits, AddHeader(FIELD, f"{self._host}; {results}"))
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def _written(method: str, result: Mapping[str, str]) -> str:
     facts = [f"{name}={_SAFE.sub('', value)}" for name, value in result.items() if "." in name and value]

@@ -126,6 +126,8 @@ class Step(Protocol):
 
     Its methods may raise anything and may be cancelled at the time limit; what that means is the pipeline's
     `on_error`, not the step's business. They must not block the event loop. A message may come twice.
+
+    A step that holds something, such as connections, has `async def close(self)` and gives it up there.
     """
 
     Options: ClassVar[type[Options]]
@@ -135,9 +137,11 @@ class Step(Protocol):
         """Raises ValueError when the options cannot work together."""
         ...
 
-    async def close(self) -> None:
-        """Give up what is held: processes, connections."""
-        ...
+
+async def close(step: Step) -> None:
+    """Have a step give up what it holds."""
+    if (give_up := getattr(step, "close", None)) is not None:
+        await give_up()
 
 
 @runtime_checkable

@@ -41,6 +41,3 @@ class Delay:
         if left < 0.01:
             return None
         return Verdict.pending(f"it waits {self._time:g} s before it goes on", hold=left, then="ask")
-
-    async def close(self) -> None:
-        """Nothing is held."""

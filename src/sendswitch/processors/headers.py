@@ -70,9 +70,6 @@ class Headers:
         edits += [AddHeader(name, _filled(value, context)) for name, value in options.add.items()]
         return Verdict(edits=tuple(edits)) if edits else None
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def _filled(value: str, context: base.Context) -> str:
     known = {
@@ -106,6 +103,3 @@ class Subject:
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """The mark."""
         return self._verdict
-
-    async def close(self) -> None:
-        """Nothing is held."""

@@ -75,9 +75,6 @@ class Lists:
                 return Verdict.deny(f"{told[0]} is on the deny list{whose} {told[1]}", reply=str(self._reply))
         return None
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def _found(
     entries: Entries, senders: Sequence[tuple[str, str]], mail: Mail, context: base.Context

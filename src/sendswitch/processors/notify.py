@@ -55,6 +55,3 @@ class Notify:
         )
         await self._outbox.put(notice)
         return Verdict(reason=f"event {notice.id}")
-
-    async def close(self) -> None:
-        """Nothing is held."""

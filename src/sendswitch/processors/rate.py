@@ -105,6 +105,3 @@ class Rate:
             count.now = 0
             count.began += periods * self._options.within
         return count
-
-    async def close(self) -> None:
-        """Nothing is held."""

@@ -70,9 +70,6 @@ class Reply:
         """Nothing but what was done. Raises as `answer` does."""
         return Verdict(reason=await answer(self._answers, mail, context, self._options))
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 async def answer(answers: base.Answers | None, mail: Mail, context: base.Context, options: ReplyOptions) -> str:
     """Answer a message if it may be answered; gives what was done, in words.

@@ -77,9 +77,6 @@ class Save:
             _write(_json(mail, context) if format_ == "json" else mail.content.chunks(), target, beside)
         return target
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def _host() -> str:
     return socket.gethostname().replace("/", "_").replace(":", "_")

@@ -75,9 +75,6 @@ class Sieve:
             context.notes.append(await answer(self._answers, mail, context, _letter(out.vacation)))
         return verdict
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
 
 def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
     """The verdict that carries out what a script wants. Raises Refused when nothing could."""

@@ -32,7 +32,7 @@ from sendswitch.mail.verdict import (
     checked,
 )
 from sendswitch.processors import registry
-from sendswitch.processors.base import Asking, Context, Processor, Site
+from sendswitch.processors.base import Asking, Context, Processor, Site, close
 from sendswitch.reply import Reply
 
 PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter could not examine it")
@@ -132,7 +132,7 @@ class Chain:
     async def close(self) -> None:
         """Close every processor."""
         for link in self._links:
-            await link.processor.close()
+            await close(link.processor)
 
 
 @dataclass(frozen=True, slots=True)
