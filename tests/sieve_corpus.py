@@ -11,7 +11,10 @@ MAIL = """\
 Received: from client.example.org by mx.example.com; Sat, 21 Nov 2026 10:00:00 +0000
 From: "Ann \\"the boss\\" Example" <Ann.Example@Sub.Example.org>
 To: Joe <joe@example.com>, "List, the" <users+dev@lists.example.net>
-Cc: carol@example.com
+Cc: carol@example.com (comment z@z.example), "b c"@example.com
+Sender: "boss@corp.example" <attacker@evil.example>
+Resent-To: Friends: fred@example.com, <@relay.example:gina@example.com>;
+X-Big: 18446744073709551617
 Subject: =?utf-8?Q?Re:_[ACME-Users]_Gr=C3=BC=C3=9Fe_an_alle?=
 X-Priority: 3
 X-Spam-Score:  12.5
@@ -93,7 +96,13 @@ CORPUS: list[tuple[str, str, str]] = [
     ("address domain", 'if address :domain "from" "sub.example.org" { discard; }', ""),
     ("address localpart", 'if address :localpart :is "from" "ANN.EXAMPLE" { discard; }', ""),
     ("address of several", 'if address :all ["to", "cc"] "carol@example.com" { discard; }', ""),
-    ("address, not its name", 'if address :contains "from" "boss" { discard; }', "keep"),
+    ("address, not its name", 'if address :is "sender" "boss@corp.example" { discard; }', "keep"),
+    ("address behind a name", 'if address :is "sender" "attacker@evil.example" { discard; }', ""),
+    ("address, not a comment", 'if address "cc" "z@z.example" { discard; }', "keep"),
+    ("address in quotes", 'if address :localpart "cc" "b c" { discard; }', ""),
+    ("addresses in a group", 'if address "resent-to" "fred@example.com" { discard; }', ""),
+    ("address behind a route", 'if address "resent-to" "gina@example.com" { discard; }', ""),
+    ("address, no part of its name", 'if address :contains "from" "boss" { discard; }', "keep"),
     ("address octets", 'if address :comparator "i;octet" "from" "Ann.Example@Sub.Example.org" { discard; }', ""),
     ("user", 'require "subaddress"; if address :user "to" "users" { discard; }', ""),
     ("detail", 'require "subaddress"; if address :detail "to" "dev" { discard; }', ""),
@@ -194,8 +203,14 @@ CORPUS: list[tuple[str, str, str]] = [
     (
         "counted",
         'require ["relational", "comparator-i;ascii-numeric"];'
-        ' if address :count "eq" :comparator "i;ascii-numeric" ["to", "cc"] "3" { discard; }',
+        ' if address :count "eq" :comparator "i;ascii-numeric" ["to", "cc"] "4" { discard; }',
         "",
+    ),
+    (
+        "numbers of any size",
+        'require ["relational", "comparator-i;ascii-numeric"];'
+        ' if header :value "eq" :comparator "i;ascii-numeric" "x-big" "18446744073709551616" { discard; }',
+        "keep",
     ),
     ("body decoded", 'require "body"; if body :contains "secret word" { discard; }', ""),
     ("body not raw", 'require "body"; if body :raw :contains "secret word" { discard; }', "keep"),
@@ -211,6 +226,22 @@ CORPUS: list[tuple[str, str, str]] = [
         "file P3",
     ),
     ("characters", 'require ["encoded-character", "fileinto"]; fileinto "${unicode:47 FC}${hex: 72}";', "file Gür"),
+    (
+        "characters with zeros before",
+        'require ["encoded-character", "fileinto"]; fileinto "${UnICoDE:0000040}";',
+        "file @",
+    ),
+    ("characters in pieces", 'require ["encoded-character", "fileinto"]; fileinto "x${hex:c3}${hex:a4}";', "file xä"),
+    (
+        "characters once",
+        'require ["encoded-character", "fileinto"]; fileinto "x${hex:24}{unicode:41}";',
+        "file x${unicode:41}",
+    ),
+    (
+        "no characters",
+        'require ["encoded-character", "fileinto"]; fileinto "${hex:4x}${unicode:}";',
+        "file ${hex:4x}${unicode:}",
+    ),
     ("strings over lines", 'require "fileinto"; fileinto "a\\"b\\\\c";', 'file a"b\\c'),
     ("numbers", "if allof (size :over 1, size :under 1g) { discard; }", ""),
     ("a list of one", 'if header :is ["x-priority"] ["3"] { discard; }', ""),
@@ -240,6 +271,8 @@ WRONG: list[tuple[str, str]] = [
     ("elsif true { keep; }", "elsif without if"),
     ("if true {} else {} elsif true {}", "stands behind an else"),
     ("if true {} else true {}", "else has none"),
+    ('if header "subject" :contains "x" {}', ":contains stands before all that has no colon"),
+    ('require "relational"; if header :value ["gt", "lt"] "a" "1" {}', "behind :value stands one string"),
     ("keep 5;", "keep has 1 arguments, not 0"),
     ("keep {}", "keep has no block"),
     ("keep true;", "keep has no block and no tests"),
@@ -257,7 +290,7 @@ WRONG: list[tuple[str, str]] = [
         ":contains cannot compare numbers",
     ),
     ('if header :regex "a" "b" {}', ':regex needs require "regex"'),
-    ('require "regex"; if header :regex "a" "(" {}', "is no regular expression that RE2 takes"),
+    ('require "regex"; if header :regex "a" "(" {}', "is no pattern that RE2 takes"),
     ('require "relational"; if header :value "about" "a" "1" {}', "'about' is none of gt, ge"),
     ('require "relational"; if header :value :is "a" "1" {}', "the value of :value is missing"),
     ('require "relational"; if header :value 5 "a" "1" {}', "behind :value stands a string"),
@@ -287,10 +320,16 @@ WRONG: list[tuple[str, str]] = [
 
 # Where Pigeonhole warns, finds it later, or can do more.
 STRICTER: list[tuple[str, str]] = [
+    ('if header :matches "a" "' + "x" * 2001 + '" {}', "at most 2000 characters"),
+    ('require "regex"; if header :regex "a" "' + "x{999}" * 6 + '" {}', "more of a pattern than any mail"),
     ('if header "a b" "c" {}', "'a b' is no name of a header field"),
     ('require "envelope"; if envelope "auth" "x" {}', "the envelope has from and to, not 'auth'"),
     ('require ["variables", "fileinto"]; fileinto "${env.x}";', "a variable of an extension that is not supported"),
     ('require "vacation"; vacation :addresses "nobody" "y";', "'nobody' is no mail address"),
     ('require "vacation"; vacation :mime "y";', "vacation does not know :mime; it knows :addresses, :days, :subject"),
     ("#" * 70_000, "a script has at most 65536 characters"),
+    (
+        'require "regex"; if header :regex "a" ["' + '","'.join(f"x{{900}}{n}" for n in range(50)) + '"] {}',
+        "more patterns than a script may have",
+    ),
 ]

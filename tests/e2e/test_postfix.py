@@ -448,7 +448,11 @@ def test_a_bounce_of_forwarded_mail_finds_back(public: Path) -> None:
             "friends.test": f"smtp:[127.0.0.1]:{friends.port}",
             "elsewhere.test": "error:5.1.1 no such user",
         }
-        extra = "relay_domains = srs.example.test\ntransport_maps = inline:{"
+        # As docs/processors/forward.md has it, with a cache in memory.
+        extra = "relay_domains = srs.example.test\nunverified_recipient_reject_code = 550\naddress_verify_map =\n"
+        extra += "smtpd_recipient_restrictions ="
+        extra += " check_recipient_access inline:{srs.example.test=reject_unverified_recipient}\n"
+        extra += "transport_maps = inline:{"
         extra += ", ".join(f"{{{domain} = {way}}}" for domain, way in ways.items()) + "}\n"
         with Postfix(public / "postfix", content_filter=node.port, extra=extra) as postfix:
             node.config.write_text(node.config.read_text().replace('127.0.0.1:1"', f'127.0.0.1:{postfix.reinject}"'))
@@ -457,11 +461,16 @@ def test_a_bounce_of_forwarded_mail_finds_back(public: Path) -> None:
                 with smtplib.SMTP("127.0.0.1", postfix.smtp) as client:
                     client.sendmail("friend@friends.test", ["carol@example.test"], body("gone", "friend@friends.test"))
                 until(lambda: friends.parcels)
-                forged = "SRS0=AAAAAAAA=AA=friends.test=anybody@srs.example.test"
-                with smtplib.SMTP("127.0.0.1", node.port) as client:
+                with smtplib.SMTP("127.0.0.1", postfix.smtp) as client:
                     client.ehlo()
-                    client.mail("")
-                    assert client.rcpt(forged) == (550, b"5.1.1 Recipient address rejected: it was not made here")
+                    client.mail("forged@friends.test")
+                    for address, code, why in (
+                        ("SRS0=AAAAAAAA=AA=friends.test=anybody@srs.example.test", 550, b"was not made here"),
+                        ("nobody@srs.example.test", 450, b"nobody has a mailbox at srs.example.test"),
+                    ):
+                        said = client.rcpt(address)
+                        assert said[0] == code, said
+                        assert why in said[1]
                 asked = ("message", "list", "to:friend@friends.test", "--json")
                 until(lambda: json.loads(node.run(*asked).stdout))
                 (row,) = json.loads(node.run(*asked).stdout)

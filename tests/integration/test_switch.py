@@ -21,7 +21,7 @@ from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import FOLDER, Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
@@ -352,14 +352,36 @@ def test_forwarded_mail_gets_a_sender_that_may_send_it(
             await s.until(lambda: len(s.courier.parcels) >= 2 and "accepted" not in s.states().values())
             senders = {r.address: p.envelope.sender for p in s.courier.parcels for r in p.envelope.recipients}
             assert senders["ann@example.test"] == senders["other@example.test"] == sender
-            assert srs.ours(senders[to]) == rewritten
+            assert (senders[to] != sender) == rewritten
             assert (srs.reversed(senders[to], clock()) if rewritten else senders[to]) == sender
 
     run(inside())
 
 
-def test_a_sender_stays_rewritten_whatever_comes_after(run: Run, tmp_path: Path, clock: FakeClock) -> None:
-    """The target's pipeline, a hold and a second forward see the message's own sender, and leave ours on it."""
+def test_a_folder_is_nobody_elses_business(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    verdict = replace(
+        Verdict.forwarded("far@example.net", keep_copy=True),
+        edits=(AddHeader(FOLDER, "Private"), AddHeader("X-Y", "z")),
+    )
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: verdict
+            await s.accept("ann@example.test")
+            await s.until(lambda: len(s.courier.parcels) == 2)
+            assert b"X-SendSwitch-Folder: Private" in s.got("ann@example.test")[0]
+            assert b"Private" not in s.got("far@example.net")[0]
+            assert b"X-Y: z" in s.got("far@example.net")[0]
+
+    run(inside())
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_sender_stays_rewritten_whatever_comes_after(
+    run: Run, tmp_path: Path, clock: FakeClock, by_hand: bool
+) -> None:
+    """The target's pipeline, a hold and whoever answers it see the message's own sender, and leave ours on it; it is
+    made when the mail leaves, however late."""
     srs, held = Srs("srs.example.test", b"key"), iter([Verdict.pending(hold=5, then="ask"), Verdict.tagged("SEEN")])
 
     async def inside() -> None:
@@ -371,11 +393,16 @@ def test_a_sender_stays_rewritten_whatever_comes_after(run: Run, tmp_path: Path,
             s.answers["bob@example.net"] = lambda: next(held)
             await s.accept("ann@example.test")
             await s.until(lambda: "held" in s.states().values())
-            clock.advance(6)
+            if by_hand:
+                clock.advance(900)
+                (row,) = (row for row in inspect.rows(inspect.open_files(tmp_path), (State.HELD,)))
+                inspect.answer(inspect.open_files(tmp_path), row.id, "pass", clock(), by="me", reason="")
+            else:
+                clock.advance(6)
             await s.until(lambda: s.courier.parcels)
             (parcel,) = s.courier.parcels
             assert srs.reversed(parcel.envelope.sender, clock()) == "s@example.org"
-            assert b"X-SendSwitch-Tags: SEEN" in parcel.data
+            assert (b"X-SendSwitch-Tags: SEEN" in parcel.data) is not by_hand
 
     run(inside())
 

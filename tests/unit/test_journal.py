@@ -157,9 +157,9 @@ def test_what_was_decided_before_the_queue_is_told_at_once() -> None:
     assert explain(story((None, "rejected", CAME | {"client": {}})), 0, "rejected").sentences[0].startswith("Refused")
     bounce = story((None, "accepted", CAME), (0, "bounced", {"reply": "550 no", "reason": "x"}))
     assert "the sender was sent a report" in " ".join(explain(bounce, 0, "bounced").sentences)
-    rewritten = explain(story((0, "forwarded", {"to": ["d@x"], "sender": "SRS0=x@us"})), 0, "forwarded")
-    assert rewritten.sentences[0] == "Forwarded to d@x, as from <SRS0=x@us>."
-    back = explain(story((None, "accepted", CAME | {"returned": {"a@x": "SRS0=y@us"}})), 0, "delivered")
+    rewritten = explain(story((0, "forwarded", {"to": ["d@x"], "srs": "srs.us"})), 0, "forwarded")
+    assert rewritten.sentences[0] == "Forwarded to d@x, with a sender of srs.us."
+    back = explain(story((None, "accepted", CAME | {"returned": {"SRS0=y@us": "a@x"}})), 0, "delivered")
     assert back.sentences[0].endswith(" It came for <SRS0=y@us>, which stands for <a@x>.")
     nobody = explain(story((0, "forwarded", {"to": []})), 0, "forwarded")
     assert nobody.sentences[0] == "Forwarded to nobody new."

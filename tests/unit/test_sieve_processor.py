@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sendswitch.config.load import validate
-from sendswitch.errors import InvalidConfiguration, Refused
+from sendswitch.errors import InvalidConfiguration
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, checked
@@ -55,7 +55,8 @@ def test_redirect_forwards(run: Run) -> None:
     verdict = ask(run, 'require ["copy", "fileinto"]; redirect :copy "a@b.example"; fileinto "Seen";')
     assert verdict is not None
     assert verdict.keep_copy
-    assert verdict.tags == ("Seen",)
+    assert verdict.tags == ()
+    assert verdict.edits == (AddHeader("X-SendSwitch-Folder", "Seen"),)
 
 
 def test_reject_tells_the_sender(run: Run) -> None:
@@ -63,6 +64,9 @@ def test_reject_tells_the_sender(run: Run) -> None:
     assert verdict is not None
     assert verdict.action is Action.DENY
     assert str(verdict.reply) == "550 5.7.1 Go away, Fr?nk!"
+    nothing = ask(run, 'require "reject"; reject " ";')
+    assert nothing is not None
+    assert str(nothing.reply) == "550 5.7.1 Message refused by the recipient's filter"
 
 
 def test_discard_is_silent(run: Run) -> None:
@@ -75,12 +79,17 @@ def test_discard_is_silent(run: Run) -> None:
         ('require "reject"; keep; reject "x";', "rejects the mail and does something else"),
         ('require "reject"; redirect "a@b.example"; reject "x";', "rejects the mail and does something else"),
         ("".join(f'redirect "a{n}@b.example";' for n in range(5)), "redirects to 5 addresses; at most 4"),
+        ('require "variables"; set "x" "y"; redirect "${x}";', "'y' is no mail address"),
         ('require "fileinto";' + "".join(f'fileinto "{n}";' for n in range(40)), "files into 40 folders"),
     ],
 )
 def test_what_cannot_be_done(run: Run, script: str, said: str) -> None:
-    with pytest.raises(Refused, match=said):
-        ask(run, script)
+    """It would fail again, so it is kept (RFC 5228 2.10.6)."""
+    verdict = ask(run, script)
+    assert verdict is not None
+    assert verdict.action is None
+    assert verdict.reason.startswith("the script failed, so the mail is kept: ")
+    assert said in verdict.reason
 
 
 def test_vacation_answers(run: Run) -> None:

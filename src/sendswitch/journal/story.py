@@ -180,7 +180,7 @@ def _sentence(event: Event) -> str:
             return f"Given up, {told}: {data.get('reply')} ({data.get('reason')})."
         case "forwarded":
             copy = ", with a copy here" if data.get("copy") else ""
-            sender = f", as from <{data['sender']}>" if data.get("sender") else ""
+            sender = f", with a sender of {data['srs']}" if data.get("srs") else ""
             return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}{sender}."
         case "held" | "quarantined":
             return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
@@ -223,7 +223,7 @@ def _came(event: Event) -> str:
     begin = "Accepted" if event.event == "accepted" else "Refused"
     through = _THROUGH.get(data.get("via", ""), str(data.get("via", "")))
     came = f"{begin} {through}{by}: from <{data.get('from', '')}>, {data.get('size', 0)} bytes{subject}."
-    for sender, address in data.get("returned", {}).items():
+    for address, sender in data.get("returned", {}).items():
         came += f" It came for <{address}>, which stands for <{sender}>."
     for state in ("delivered", "rejected"):
         if state in data:

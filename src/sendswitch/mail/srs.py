@@ -24,9 +24,14 @@ HASH = 8
 _DAY = 86_400
 # A day is two characters of five bits, so it comes again after 1,024.
 _DAYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_REWRITTEN, _SECOND = re.compile(r"SRS[01][-+=]", re.I), re.compile(r"SRS0[-+=]", re.I)
+_REWRITTEN, _SECOND = re.compile(r"SRS[01][-+=]", re.I), re.compile(r"SRS0([-+=].+)\Z", re.I | re.S)
 _SRS0 = re.compile(r"SRS0[-+=]([^=]+)=([A-Z2-7]{2})=([^=]+)=(.+)\Z", re.I | re.S)
 _SRS1 = re.compile(r"SRS1[-+=]([^=]+)=([^=]+)=([-+=].+)\Z", re.I | re.S)
+
+
+def looks_rewritten(address: str) -> bool:
+    """True when an address is written as rewritten senders are."""
+    return _REWRITTEN.match(address) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,8 @@ class Srs:
     secret: bytes = field(repr=False)
 
     def ours(self, address: str) -> bool:
-        """True for an address that was, or looks as if it was, made here."""
-        local, domain = split(address)
-        return domain.lower() == self.domain.lower() and _REWRITTEN.match(local) is not None
+        """True for an address of the domain."""
+        return split(address)[1].lower() == self.domain.lower()
 
     def rewritten(self, sender: str, now: float) -> str:
         """The sender that stands for this one, or itself where none can: the null path, and what would be too long."""
@@ -48,11 +52,11 @@ class Srs:
             return sender
         if (third := _SRS1.match(local)) is not None:
             kind, text = "SRS1", f"{third[2]}={third[3]}"
-        elif _SECOND.match(local):
-            kind, text = "SRS1", f"{domain}={local[4:]}"
+        elif (second := _SECOND.match(local)) is not None:
+            kind, text = "SRS1", f"{domain}={second[1]}"
         else:
             kind, text = "SRS0", f"{_day(now)}={domain}={local}"
-        address = f"{kind}={self._hash(text)}={text}@{self.domain}"
+        address = f"{kind}={self._hash(kind, text)}={text}@{self.domain}"
         return address if valid(address) else sender
 
     def reversed(self, address: str, now: float) -> str:
@@ -60,21 +64,23 @@ class Srs:
         local, _ = split(address)
         if (found := _SRS0.match(local)) is not None:
             given, day, domain, rest = found.groups()
-            text, sender = f"{day}={domain}={rest}", f"{rest}@{domain}"
+            kind, text, sender = "SRS0", f"{day}={domain}={rest}", f"{rest}@{domain}"
         elif (found := _SRS1.match(local)) is not None:
             given, domain, rest = found.groups()
-            day, text, sender = "", f"{domain}={rest}", f"SRS0{rest}@{domain}"
+            day, kind, text, sender = "", "SRS1", f"{domain}={rest}", f"SRS0{rest}@{domain}"
         else:
-            raise ValueError("it is not written as such an address is")
-        if not hmac.compare_digest(given.upper().encode(), self._hash(text).encode()):
+            raise ValueError(f"nobody has a mailbox at {self.domain}")
+        if not hmac.compare_digest(given.upper().encode(), self._hash(kind, text).encode()):
             raise ValueError("it was not made here")
-        if day and (_count(_day(now)) - _count(day)) % len(_DAYS) ** 2 > VALID:
+        # One day ahead is a clock that is a little late, at midnight.
+        if day and (_count(_day(now)) - _count(day) + 1) % len(_DAYS) ** 2 > VALID + 1:
             raise ValueError(f"it is older than {VALID} days")
         return sender
 
-    def _hash(self, text: str) -> str:
+    def _hash(self, kind: str, text: str) -> str:
         # On its way an address may lose its case.
-        return b32encode(hmac.digest(self.secret, text.lower().encode("utf-8", "replace"), "sha256"))[:HASH].decode()
+        said = f"{kind}={text}".lower().encode("utf-8", "replace")
+        return b32encode(hmac.digest(self.secret, said, "sha256"))[:HASH].decode()
 
 
 def _day(now: float) -> str:

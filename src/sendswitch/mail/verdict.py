@@ -28,6 +28,8 @@ class Action(StrEnum):
     PENDING = "pending"
 
 
+# The header field that says where in their mailbox a recipient wants it.
+FOLDER = "X-SendSwitch-Folder"
 SPAM = "SPAM"
 VIRUS = "VIRUS"
 
@@ -84,8 +86,8 @@ class Verdict:
     `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
     addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
     after them; None and '' leave both to the configuration. `score` is how much it looks like spam, as the scanner
-    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them, and `sender`, the
-    envelope's sender of what was forwarded ('': the message's own).
+    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them, and `rewrite`, for
+    what was forwarded and leaves with a sender of ours (`mail.srs`).
     """
 
     action: Action | None = None
@@ -101,7 +103,7 @@ class Verdict:
     trace: tuple[Step, ...] = field(default=())
     pipeline: str = ""
     version: int = 0
-    sender: str = ""
+    rewrite: bool = False
 
     @staticmethod
     def passed(reason: str = "") -> Verdict:
@@ -142,7 +144,7 @@ class Verdict:
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
-        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version", "sender"):
+        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version", "rewrite"):
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
         if self.score is not None:
@@ -174,10 +176,14 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
 
     Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
     would silently lose what was meant. What comes from somebody's program goes through `checked` as well, and is
-    `outside`: it cannot cut, because a cut at the wrong place would make commands out of content.
+    `outside`: it cannot cut, because a cut at the wrong place would make commands out of content, and not throw away.
     """
     if outside and any("cut" in edit for edit in data.get("edits", ()) if isinstance(edit, Mapping)):
         raise ValueError("edits: only what is built in can cut")
+    if outside and data.get("action") == "deny" and data.get("then") == "discard":
+        raise ValueError(
+            "then: what is denied is thrown away where the pipeline says deny = 'discard', not by an answer"
+        )
     unknown = set(data) - _VERDICT_FIELDS
     if unknown:
         raise ValueError(f"a verdict has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(_VERDICT_FIELDS))}")
@@ -200,7 +206,7 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         trace=tuple(step_from_json(step) for step in data.get("trace", ())),
         pipeline=str(data.get("pipeline", "")),
         version=int(data.get("version", 0)),
-        sender=str(data.get("sender", "")),
+        rewrite=bool(data.get("rewrite", False)),
     )
 
 
@@ -226,7 +232,7 @@ _VERDICT_FIELDS = frozenset(
         "trace",
         "pipeline",
         "version",
-        "sender",
+        "rewrite",
     )
 )
 
@@ -249,8 +255,8 @@ def checked(verdict: Verdict) -> Verdict:
     if verdict.score is not None and not isfinite(verdict.score):
         raise ValueError(f"score {verdict.score!r} is no number")
     _check_hold(verdict)
-    if verdict.sender:
-        raise ValueError("sender: only the switch changes whose mail it is, when it forwards")
+    if verdict.rewrite:
+        raise ValueError("rewrite: only the switch changes whose mail it is, when it forwards")
     if len(verdict.edits) > MAX_EDITS:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
     for edit in verdict.edits:

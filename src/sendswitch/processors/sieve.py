@@ -15,18 +15,15 @@ from sendswitch.errors import Refused
 from sendswitch.mail.address import valid
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
+from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
 from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
 from sendswitch.processors.threads import reading
 from sendswitch.reply import Reply, printable
-from sendswitch.sieve.grammar import LONGEST
+from sendswitch.sieve.grammar import LONGEST, SieveError
 from sendswitch.sieve.run import Outcome, Vacation
 from sendswitch.sieve.script import Script
 
-FOLDER = "X-SendSwitch-Folder"
-# Bytes of a message above which it is not read in the event loop.
-AT_ONCE = 64 * 1024
 _NO_TAG = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -64,13 +61,17 @@ class Sieve:
         self._answers = site.answers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What the script wants. Raises SieveError, Refused, and what `base.Answers` does."""
+        """What the script wants. Raises what `processors.reply.answer` does."""
         envelope = (context.sender, context.recipient.address)
-        if self._script.reads_body and mail.size > AT_ONCE:
-            out = await reading(self._script.run, mail, *envelope)
-        else:
-            out = self._script.run(mail, *envelope)
-        verdict = verdict_of(out, self._options)
+        try:
+            if self._script.is_quick(mail):
+                out = self._script.run(mail, *envelope)
+            else:
+                out = await reading(self._script.run, mail, *envelope)
+            verdict = verdict_of(out, self._options)
+        except (SieveError, Refused) as error:
+            # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
+            return Verdict(reason=f"the script failed, so the mail is kept: {error}")
         if out.vacation is not None:
             context.notes.append(await answer(self._answers, mail, context, _letter(out.vacation)))
         return verdict
@@ -82,27 +83,23 @@ def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
     if out.rejected is not None:
         if out.kept or out.folders or out.redirects or out.vacation is not None:
             raise Refused(f"the script rejects the mail and does something else with it, too ({did})")
-        return Verdict(Action.DENY, reason=did, reply=Reply(550, "5.7.1", printable(" ".join(out.rejected.split()))))
+        text = printable(" ".join(out.rejected.split())) or "Message refused by the recipient's filter"
+        return Verdict(Action.DENY, reason=did, reply=Reply(550, "5.7.1", text))
     if len(out.redirects) > options.redirects:
         raise Refused(
             f"the script redirects to {len(out.redirects)} addresses; at most {options.redirects} are allowed"
         )
     if len(out.folders) > MAX_TAGS:
         raise Refused(f"the script files into {len(out.folders)} folders; at most {MAX_TAGS} are allowed")
-    tags = tuple(dict.fromkeys(options.folders.get(folder) or _tag(folder) for folder in out.folders))
-    verdict = Verdict(tags=tags, edits=tuple(AddHeader(FOLDER, folder) for folder in out.folders), reason=did)
+    folders = tuple(AddHeader(FOLDER, folder) for folder in out.folders)
     if out.redirects:
-        return Verdict(
-            Action.FORWARD,
-            tags=tags,
-            edits=verdict.edits,
-            forward=tuple(out.redirects),
-            keep_copy=out.delivered,
-            reason=did,
-        )
+        # Without tags, which others would see.
+        to = tuple(out.redirects)
+        return Verdict(Action.FORWARD, edits=folders, forward=to, keep_copy=out.delivered, reason=did)
     if not out.delivered:
         return Verdict(Action.DENY, reason=did, then="discard")
-    return verdict if did else None
+    tags = tuple(dict.fromkeys(options.folders.get(folder) or _tag(folder) for folder in out.folders))
+    return Verdict(tags=tags, edits=folders, reason=did) if did else None
 
 
 def _tag(folder: str) -> str:

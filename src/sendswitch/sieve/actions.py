@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sendswitch.mail.address import key
 from sendswitch.sieve.given import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command
 from sendswitch.sieve.run import Do, Run, Stop, Vacation
 from sendswitch.sieve.values import MODIFIERS, NAME
 
-# Between two answers to the same sender.
+# Characters of a folder's name.
+LONGEST_FOLDER = 500
+# Days between two answers to the same sender.
 DAYS = (1, 90)
 
 
@@ -47,7 +50,9 @@ def _fileinto(given: Given) -> Do:
     given.end(1)
 
     def do(run: Run) -> None:
-        name = folder.value(run.variables)
+        name = folder.value(run.variables)[:LONGEST_FOLDER]
+        if not name:
+            raise given.wrong("fileinto names no folder")
         if not copy:
             run.out.implicit = False
         if name not in run.out.folders:
@@ -67,7 +72,7 @@ def _redirect(given: Given) -> Do:
         address = given.address(to.value(run.variables))
         if not copy:
             run.out.implicit = False
-        if address not in run.out.redirects:
+        if key(address) not in map(key, run.out.redirects):
             run.out.redirects.append(address)
         run.out.did.append(given.told(f"redirect to {address}"))
 
@@ -79,6 +84,8 @@ def _reject(given: Given) -> Do:
     given.end(1)
 
     def do(run: Run) -> None:
+        if run.out.rejected is not None:
+            raise given.wrong(f"{given.command.name} a second time")
         run.out.implicit = False
         run.out.rejected = reason.value(run.variables)
         run.out.did.append(given.told(given.command.name))

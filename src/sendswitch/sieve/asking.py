@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from sendswitch.mail.address import in_header, split
-from sendswitch.mail.message import Mail
+from sendswitch.mail.address import display, split
+from sendswitch.sieve.addresses import addresses
 from sendswitch.sieve.given import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command
 from sendswitch.sieve.run import Ask, Run
@@ -52,14 +53,19 @@ def _size(given: Given) -> Ask:
 def _exists(given: Given) -> Ask:
     names = given.strings(0)
     given.end(1)
-    return lambda run: all(run.mail.raw_headers(name.value(run.variables)) for name in names)
+    return lambda run: all(run.raw(name.value(run.variables).lower()) for name in names)
 
 
 def _header(given: Given) -> Ask:
     names, keys = given.names(0), given.strings(1)
-    return given.compared(
-        keys, lambda run: [v.strip() for name in names for v in run.mail.headers(name.value(run.variables))]
-    )
+
+    def values(run: Run) -> list[str]:
+        def decoded(name: str) -> list[str]:
+            return [display(value).strip() for value in run.raw(name)]
+
+        return [value for name in given.each(run, names) for value in run.once("header", name, decoded)]
+
+    return given.compared(keys, values)
 
 
 def _address(given: Given) -> Ask:
@@ -69,7 +75,10 @@ def _address(given: Given) -> Ask:
             raise given.wrong(f"{name.text!r} is no field with addresses; those are {', '.join(sorted(_ADDRESSED))}")
 
     def values(run: Run) -> list[str]:
-        found = [address for name in names for address in _addresses(run.mail, name.value(run.variables))]
+        def written(name: str) -> list[str]:
+            return [address for value in run.raw(name) for address in addresses(value)]
+
+        found = [address for name in given.each(run, names) for address in run.once("address", name, written)]
         return [value for address in found if (value := _part(address, part, given.known.delimiter)) is not None]
 
     return given.compared(keys, values)
@@ -94,8 +103,12 @@ def _envelope(given: Given) -> Ask:
 def _part(address: str, part: str, delimiter: str) -> str | None:
     """A part of an address, None when it has no such."""
     local, domain = split(address)
-    if part in ("all", "domain", "localpart"):
-        return {"all": address, "domain": domain, "localpart": local}[part]
+    if part in ("all", "domain"):
+        return address if part == "all" else domain
+    if local.startswith('"'):
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+    if part == "localpart":
+        return local
     user, found, detail = local.partition(delimiter) if delimiter else (local, "", "")
     return user if part == "user" else (detail if found else None)
 
@@ -116,11 +129,18 @@ def _body(given: Given) -> Ask:
         raise given.wrong(":raw, :content and :text exclude each other")
 
     def values(run: Run) -> list[str]:
-        if raw:
+        def whole(name: str) -> list[str]:
             return [run.mail.raw[len(run.mail.content.head()) :].decode("utf-8", "replace")]
+
+        def decoded(name: str) -> list[str]:
+            part = run.mail.parts[int(name)]
+            return [part.text(run.mail.raw)]
+
+        if raw:
+            return run.once("body", "", whole)
         wanted = kinds or ["text"]
-        parts = [part for part in run.mail.parts if any(_of_kind(part.type, kind) for kind in wanted)]
-        return [part.text(run.mail.raw) for part in parts]
+        parts = [n for n, part in enumerate(run.mail.parts) if any(_of_kind(part.type, kind) for kind in wanted)]
+        return [text for n in parts for text in run.once("part", str(n), decoded)]
 
     return given.compared(keys, values, remembers=False, at=0)
 
@@ -128,18 +148,6 @@ def _body(given: Given) -> Ask:
 def _of_kind(type_: str, kind: str) -> bool:
     """True when a part's type is meant: all, a main type, or a whole one (RFC 5173 4.2)."""
     return not kind or type_ == kind or ("/" not in kind and type_.startswith(f"{kind}/"))
-
-
-def _addresses(mail: Mail, name: str) -> list[str]:
-    """The addresses in fields of that name, as they are written there."""
-    values = mail.raw_headers(name)
-    text = "\n".join(values)
-    lower = text.lower()
-    found = []
-    for address in in_header(values):
-        at = lower.find(address) if len(lower) == len(text) else -1
-        found.append(text[at : at + len(address)] if at >= 0 else address)
-    return found
 
 
 _TESTS: dict[str, Callable[[Given], Ask]] = {

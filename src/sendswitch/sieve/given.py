@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sendswitch.mail.address import valid
 from sendswitch.mail.headers import valid_name
 from sendswitch.sieve.grammar import Argument, Command, SieveError, Strings, Tag
-from sendswitch.sieve.match import COMPARATORS, RELATIONS, Match, regex
+from sendswitch.sieve.match import COMPARATORS, LARGEST_SCRIPT, LEAST, MAKING, RELATIONS, Match
 from sendswitch.sieve.run import Ask, Run
 from sendswitch.sieve.values import Text, text_of
 
@@ -38,6 +39,7 @@ _NEEDED = {
     "user": "subaddress",
     "detail": "subaddress",
 }
+_TOO_MUCH = "this is more to compare than a script may in one message"
 _MATCH = ("is", "contains", "matches", "regex", "count", "value")
 _PART = ("all", "localpart", "domain", "user", "detail")
 # Tags behind which a value stands.
@@ -47,11 +49,14 @@ _VALUED = frozenset(("count", "value", "comparator", "content", "days", "subject
 @dataclass(slots=True)
 class Known:
     """What is known of a script while it is read: the extensions that it requires, which characters begin the detail
-    of an address, and whether it looks at more than the header."""
+    of an address, whether it looks at more than the header, whether it has patterns, and of how many
+    instructions these are."""
 
     delimiter: str
     required: set[str] = field(default_factory=set)
     reads_body: bool = False
+    patterned: bool = False
+    size: int = 0
 
 
 class Given:
@@ -67,6 +72,8 @@ class Given:
             if not isinstance(argument, Tag):
                 self.positional.append(argument)
                 continue
+            if self.positional:
+                raise self.wrong(f":{argument.name} stands before all that has no colon")
             if argument.name in self._tags:
                 raise self.wrong(f":{argument.name} stands there twice")
             if argument.name in _NEEDED:
@@ -103,6 +110,13 @@ class Given:
             raise self.wrong(f"behind :{name} stands a string")
         return [self._text(one) for one in value.values]
 
+    def _single(self, name: str) -> str:
+        """The one string behind `:name`, in lower case."""
+        found = self.tagged(name)
+        if len(found) != 1 or not found[0].fixed:
+            raise self.wrong(f"behind :{name} stands one string without variables")
+        return found[0].text.lower()
+
     def number(self, name: str, default: int) -> int:
         """The number behind `:name`."""
         if not self.flag(name):
@@ -133,6 +147,10 @@ class Given:
             if name.fixed and not valid_name(name.text):
                 raise self.wrong(f"{name.text!r} is no name of a header field")
         return found
+
+    def each(self, run: Run, names: Sequence[Text]) -> list[str]:
+        """The names for this message, in lower case, each once."""
+        return list(dict.fromkeys(name.value(run.variables).lower() for name in names))
 
     def constants(self, n: int) -> list[str]:
         """Strings at place `n` that do not depend on the message."""
@@ -178,11 +196,10 @@ class Given:
         kind = self._one_of(_MATCH, "is")
         relation = ""
         if kind in ("count", "value"):
-            relation = self.tagged(kind)[0].text.lower()
+            relation = self._single(kind)
             if relation not in RELATIONS:
                 raise self.wrong(f"{relation!r} is none of {', '.join(RELATIONS)}")
-        comparator = self.tagged("comparator")
-        name = comparator[0].text.lower() if comparator else COMPARATORS[0]
+        name = self._single("comparator") if self.flag("comparator") else COMPARATORS[0]
         if name not in COMPARATORS:
             raise self.wrong(f"there is no comparator {name!r}; there are {', '.join(COMPARATORS)}")
         if name == "i;ascii-numeric":
@@ -198,33 +215,46 @@ class Given:
         variables."""
         match = self.match()
         self.end(at + 1)
-        if match.kind == "regex":
-            for one in keys:
-                if one.fixed:
-                    self._pattern(one.text)
-        remembers = remembers and "variables" in self.known.required
+        fixed: dict[str, Any] = {}
+        for one in keys:
+            if one.fixed:
+                made = fixed[one.text] = self._key(match, one.text)
+                self.known.size += made.size if match.patterned else 0
+            if self.known.size > LARGEST_SCRIPT:
+                raise self.wrong("these are more patterns than a script may have; use keys without wildcards")
+        self.known.patterned |= match.patterned
+        remembers = remembers and match.patterned and "variables" in self.known.required
 
         def ask(run: Run) -> bool:
             wanted = [one.value(run.variables) for one in keys]
             have = values(run)
             if match.kind == "count":
                 return any(match.counts(len(have), one) for one in wanted)
-            for value in have:
-                for one in wanted:
-                    try:
-                        found = match.find(value, one)
-                    except ValueError as error:
-                        raise self.wrong(str(error)) from error
-                    if found is not None:
-                        if found and remembers:
-                            run.variables.matched = found
+            ready = [self._key_of(run, match, one, fixed) for one in wanted]
+            for text in have:
+                value = match.value(text)
+                for key in ready:
+                    if not run.afford(match.cost(value, key, remembers=remembers)):
+                        raise self.wrong(_TOO_MUCH)
+                    if match.holds(value, key):
+                        if remembers:
+                            run.variables.matched = match.groups(text, value, key)
                         return True
             return False
 
         return ask
 
-    def _pattern(self, text: str) -> None:
+    def _key_of(self, run: Run, match: Match, text: str, fixed: Mapping[str, Any]) -> Any:
+        """A key, made now if it depends on the message."""
+        if text in fixed:
+            return fixed[text]
+        made = self._key(match, text)
+        if not run.afford(MAKING * made.size if match.patterned else LEAST + len(text)):
+            raise self.wrong(_TOO_MUCH)
+        return made
+
+    def _key(self, match: Match, text: str) -> Any:
         try:
-            regex(text, True)
+            return match.key(text)
         except ValueError as error:
             raise self.wrong(str(error)) from error

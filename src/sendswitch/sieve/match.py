@@ -9,23 +9,26 @@ import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 import re2
 
+from sendswitch.sieve.values import LONGEST_VALUE
+
 RELATIONS: dict[str, Callable[[Any, Any], bool]] = {"gt": gt, "ge": ge, "lt": lt, "le": le, "eq": eq, "ne": ne}
 COMPARATORS = ("i;ascii-casemap", "i;octet", "i;ascii-numeric")
-# Characters of a pattern, and what a wildcard or group was seen to stand for: ${0} to ${9} (RFC 5229 3.2).
-LONGEST_PATTERN, GROUPS = 2000, 10
+# Characters of a pattern, instructions that RE2 makes of one, and what a wildcard or group was seen to stand for: ${0}
+# to ${9} (RFC 5229 3.2).
+LONGEST_PATTERN, LARGEST_PATTERN, GROUPS = 2000, 1000, 10
+# Bytes of memory that RE2 may use for one.
+MEMORY = 256 * 1024
+# Instructions of all patterns of a script: what RE2 makes in a tenth of a second.
+LARGEST_SCRIPT = 20_000
+# Nanoseconds of any comparison, and of making a pattern, for each instruction.
+LEAST, MAKING = 1000, 10_000
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_QUIET = re2.Options()
-_QUIET.log_errors = False
-_CASELESS = re2.Options()
-_CASELESS.log_errors = False
-_CASELESS.case_sensitive = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,74 +39,108 @@ class Match:
     comparator: str = "i;ascii-casemap"
     relation: str = "eq"
 
-    def find(self, value: str, wanted: str) -> tuple[str, ...] | None:
-        """What ${0}, ${1} and so on stand for when `value` is like `wanted`, None when it is not; of match types
-        that set no variables (), which is like too. Raises ValueError for what is no pattern."""
-        if self.kind in ("matches", "regex"):
-            return self._pattern(value, wanted)
-        one, other = self._read(value), self._read(wanted)
+    @property
+    def patterned(self) -> bool:
+        """True when keys are patterns, whose match sets variables."""
+        return self.kind in ("matches", "regex")
+
+    def key(self, wanted: str) -> Any:
+        """A key, made ready for `holds`. Raises ValueError for what is no pattern."""
+        folded = self.comparator != "i;octet"
+        if self.kind == "regex":
+            return _pattern(wanted, wanted, folded=folded)
+        if self.kind == "matches":
+            return _like(wanted.translate(_LOWER) if folded else wanted)
+        return self._read(wanted)
+
+    def value(self, text: str) -> Any:
+        """A value, made ready for `holds`."""
+        if not self.patterned:
+            return self._read(text)
+        text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
+        # Of ASCII only, which changes no length.
+        return text.translate(_LOWER) if self.kind == "matches" and self.comparator != "i;octet" else text
+
+    def holds(self, value: Any, key: Any) -> bool:
+        """True when a value is like a key."""
         match self.kind:
+            case "matches" | "regex":
+                return key.test.search(value) is not None
             case "contains":
-                like = str(other) in str(one)
+                return key in value
             case "is":
-                like = one == other
-            case _:
-                like = RELATIONS[self.relation](one, other)
-        return () if like else None
+                return bool(value == key)
+        return RELATIONS[self.relation](value, key)
+
+    def groups(self, text: str, value: Any, key: Any) -> tuple[str, ...]:
+        """What ${0}, ${1} and so on stand for, after `holds`: in `text` as it was before `value` was made of it."""
+        found = key.full.search(value)
+        spans = [found.span(n) for n in range(min(GROUPS, 1 + key.full.groups))]
+        text = text.encode("utf-8", "replace").decode()
+        return tuple(text[start : min(end, start + LONGEST_VALUE)] if start >= 0 else "" for start, end in spans)
+
+    def cost(self, value: Any, key: Any, *, remembers: bool) -> int:
+        """How many nanoseconds `holds` may take at most, about, and `groups` if they are remembered."""
+        if not self.patterned:
+            return LEAST + (len(value) + len(key) if isinstance(value, str) else 0)
+        return LEAST + len(value) * (10 + (40 if remembers else 10) * int(key.size))
 
     def counts(self, number: int, wanted: str) -> bool:
         """`:count`: how many there are, compared as a number."""
-        return RELATIONS[self.relation](number, _number(wanted))
+        return RELATIONS[self.relation]((0, number), _number(wanted))
 
-    def _read(self, text: str) -> str | float:
+    def _read(self, text: str) -> str | tuple[int, int]:
         if self.comparator == "i;ascii-numeric":
             return _number(text)
         return text if self.comparator == "i;octet" else text.translate(_LOWER)
 
-    def _pattern(self, value: str, wanted: str) -> tuple[str, ...] | None:
-        value = value.encode("utf-8", "replace").decode()  # RE2 takes no half characters
-        folded = self.comparator != "i;octet"
-        if self.kind == "regex":
-            pattern, text = regex(wanted, folded), value
-        elif folded:  # of ASCII only, which changes no length
-            pattern, text = _like(wanted.translate(_LOWER)), value.translate(_LOWER)
-        else:
-            pattern, text = _like(wanted), value
-        found = pattern.search(text)
-        if found is None:
-            return None
-        spans = [found.span(n) for n in range(min(GROUPS, 1 + pattern.groups))]
-        return tuple(value[start:end] if start >= 0 else "" for start, end in spans)
 
-
-def _number(text: str) -> float:
+def _number(text: str) -> tuple[int, int]:
     """The digits a text begins with, and more than any number without (RFC 4790 9.1)."""
     found = re.match(r"[0-9]{1,300}", text)
-    return float(found[0]) if found else float("inf")
+    return (0, int(found[0])) if found else (1, 0)
 
 
-@lru_cache(maxsize=1024)
-def regex(pattern: str, folded: bool) -> Any:
-    """A regular expression as RE2 has it. Raises ValueError when it does not take it."""
-    if len(pattern) > LONGEST_PATTERN:
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A regular expression, as one that only tests, which is many times as fast, and one that remembers its groups."""
+
+    test: Any
+    full: Any
+    size: int
+
+
+def _pattern(text: str, written: str, *, folded: bool) -> Pattern:
+    """A regular expression as RE2 has it. Raises ValueError about what was `written` when it does not take it."""
+    if len(written) > LONGEST_PATTERN:
         raise ValueError(f"a pattern has at most {LONGEST_PATTERN} characters")
+    clean = text.encode("utf-8", "replace").decode()
     try:
-        return re2.compile(pattern.encode("utf-8", "replace").decode(), _CASELESS if folded else _QUIET)
+        test, full = (re2.compile(clean, _options(folded, test=test)) for test in (True, False))
     except re2.error as error:
         said = error.args[0] if error.args else ""
-        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        raise ValueError(f"{pattern!r} is no regular expression that RE2 takes: {text}") from error
+        why = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+        raise ValueError(f"{written[:60]!r} is no pattern that RE2 takes: {why}") from error
+    if full.programsize > LARGEST_PATTERN:
+        raise ValueError(f"{written[:60]!r} is more of a pattern than any mail is searched for")
+    return Pattern(test, full, int(full.programsize))
 
 
-@lru_cache(maxsize=1024)
-def _like(glob: str) -> Any:
-    """A pattern of `:matches`: each wildcard takes as little as it can (RFC 5229 3.2)."""
-    out = ""
-    for found in re.finditer(r"\\(?P<same>.)|(?P<any>\*+)|(?P<one>\?)|(?P<plain>[^*?\\]+|\\)", glob, re.S):
-        if found["any"]:
-            out += "(.*?)" * len(found["any"])
-        elif found["one"]:
-            out += "(.)"
+def _options(folded: bool, *, test: bool) -> Any:
+    options = re2.Options()
+    options.log_errors, options.case_sensitive, options.never_capture = False, not folded, test
+    options.max_mem = MEMORY
+    return options
+
+
+def _like(glob: str) -> Pattern:
+    """A pattern of `:matches`: each wildcard takes as little as it can, and the first nine are remembered
+    (RFC 5229 3.2)."""
+    out, seen = "", 0
+    for found in re.finditer(r"\\(?P<same>.)|(?P<any>\*)|(?P<one>\?)|(?P<plain>[^*?\\]+|\\)", glob, re.S):
+        if wild := ".*?" if found["any"] else "." if found["one"] else "":
+            seen += 1
+            out += f"({wild})" if seen < GROUPS else wild
         else:
             out += re2.escape(found["same"] or found["plain"])
-    return regex(rf"(?s)\A{out}\z", False)
+    return _pattern(rf"(?s)\A{out}\z", glob, folded=False)

@@ -40,13 +40,35 @@ class Outcome:
 
 @dataclass(slots=True)
 class Run:
-    """One message going through a script. `sender` and `recipient` are the envelope's."""
+    """One message going through a script. `sender` and `recipient` are the envelope's; `left` is what comparisons may
+    still cost, about in nanoseconds."""
 
     mail: Mail
     sender: str
     recipient: str
+    left: int
     variables: Variables = field(default_factory=Variables)
     out: Outcome = field(default_factory=Outcome)
+    _read: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    _fields: dict[str, list[str]] = field(default_factory=dict)
+
+    def once(self, kind: str, name: str, make: Callable[[str], list[str]]) -> list[str]:
+        """What `make` reads of the message under that name, read once however often it is asked for."""
+        if (known := self._read.get((kind, name))) is None:
+            known = self._read[kind, name] = make(name)
+        return known
+
+    def raw(self, name: str) -> list[str]:
+        """The values of the header fields of that name, in lower case, as they are written."""
+        if not self._fields:
+            for one in self.mail.fields:
+                self._fields.setdefault(one.name.lower(), []).append(one.value)
+        return self._fields.get(name, [])
+
+    def afford(self, cost: int) -> bool:
+        """Take from what is left; False when that is too little."""
+        self.left -= cost
+        return self.left >= 0
 
 
 class Stop(Exception):

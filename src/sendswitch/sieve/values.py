@@ -12,8 +12,11 @@ from sendswitch.mail.text import storable
 # can become.
 LONGEST_VALUE, VARIABLES, LONGEST_STRING = 4000, 128, 65_536
 
-_HEX = re.compile(r"\$\{hex:\s*([0-9a-f]{1,2}(?:\s+[0-9a-f]{1,2})*)\s*\}", re.I)
-_UNICODE = re.compile(r"\$\{unicode:\s*([0-9a-f]{1,6}(?:\s+[0-9a-f]{1,6})*)\s*\}", re.I)
+_NUMBERS = r"\s*([0-9a-f]{1,LONG}(?:\s+[0-9a-f]{1,LONG})*)\s*\}"
+_HEX = re.compile(r"\$\{hex:" + _NUMBERS.replace("LONG", "2"), re.I)
+_UNICODE = re.compile(r"\$\{unicode:" + _NUMBERS.replace("LONG", "12"), re.I)
+# Several in a row, because a character may be spread over them.
+_ENCODED = re.compile(f"(?:{_HEX.pattern}|{_UNICODE.pattern})+", re.I)
 _VARIABLE = re.compile(r"\$\{(?:(?P<number>[0-9]{1,4})|(?P<name>[A-Za-z_][A-Za-z0-9_]*))\}")
 _NAMESPACE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z0-9_.]*\}")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -54,7 +57,7 @@ class Text:
 def text_of(written: str, extensions: set[str]) -> Text:
     """A string of a script that requires these extensions. Raises ValueError."""
     if "encoded-character" in extensions:
-        written = _UNICODE.sub(_characters, _HEX.sub(_octets, written))
+        written = _ENCODED.sub(_decoded, written)
     if "variables" in extensions:
         if (found := _NAMESPACE.search(written)) is not None:
             raise ValueError(f"{found[0]} is a variable of an extension that is not supported")
@@ -62,16 +65,18 @@ def text_of(written: str, extensions: set[str]) -> Text:
     return Text(written, True)
 
 
-def _octets(found: re.Match[str]) -> str:
-    return storable(bytes(int(pair, 16) for pair in found[1].split()).decode("utf-8", "replace"), LONGEST_STRING)
-
-
-def _characters(found: re.Match[str]) -> str:
-    numbers = [int(number, 16) for number in found[1].split()]
-    for number in numbers:
-        if not (number < 0xD800 or 0xE000 <= number <= 0x10FFFF):
-            raise ValueError(f"{found[0]}: there is no character {number:x}")
-    return "".join(map(chr, numbers))
+def _decoded(found: re.Match[str]) -> str:
+    octets = b""
+    for one in re.finditer(r"\{(hex|unicode):([^}]*)\}", found[0], re.I):
+        numbers = [int(number, 16) for number in one[2].split()]
+        if one[1].lower() == "hex":
+            octets += bytes(numbers)
+            continue
+        for number in numbers:
+            if not (number < 0xD800 or 0xE000 <= number <= 0x10FFFF):
+                raise ValueError(f"{found[0]}: there is no character {number:x}")
+        octets += "".join(map(chr, numbers)).encode()
+    return storable(octets.decode("utf-8", "replace"), LONGEST_STRING)
 
 
 def _length(text: str) -> str:

@@ -125,12 +125,12 @@ def _insert(
     connection: sqlite3.Connection, message: int, n: int, to: Sequence[str], verdict: dict[str, Any] | None, now: float
 ) -> list[tuple[int, str, str]]:
     """Deliveries that come from delivery `n`; gives each one's number, address and state."""
-    sender_of = "json_extract(verdict, '$.sender')"
-    query = f"SELECT recipient, notify, orcpt, {sender_of} FROM delivery WHERE message = ? AND n = ?"
-    *own, sender = connection.execute(query, (message, n)).fetchone()
+    rewritten = "json_extract(verdict, '$.rewrite')"
+    query = f"SELECT recipient, notify, orcpt, {rewritten} FROM delivery WHERE message = ? AND n = ?"
+    *own, rewrite = connection.execute(query, (message, n)).fetchone()
     wanted = [(address, "NEVER", "") for address in to] or [own]
-    if sender and not to:  # that of what was forwarded
-        verdict = (verdict or {}) | {"sender": sender}
+    if rewrite and not to:  # it was forwarded, and still is
+        verdict = (verdict or {}) | {"rewrite": True}
     first = int(scalar(connection, "SELECT max(n) FROM delivery WHERE message = ?", message)) + 1
     state = State.DECIDED if verdict and "action" in verdict else State.ACCEPTED
     text = None if verdict is None else dumps(verdict)

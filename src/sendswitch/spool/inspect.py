@@ -204,7 +204,11 @@ def answer(connection: sqlite3.Connection, id_: str, what: str, now: float, *, b
     """Decide a held delivery, as one of ANSWERS. Raises NotFound, Refused."""
     message, n = parse_id(id_)
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
-    kept = {name: value for name, value in (orjson.loads(old) if old else {}).items() if name in ("tags", "edits")}
+    kept = {
+        name: value
+        for name, value in (orjson.loads(old) if old else {}).items()
+        if name in ("tags", "edits", "rewrite")
+    }
     told = {"by": by, "answer": what, "reason": reason}
     verdict = kept | ANSWERS[what] | {"reason": reason or f"{what} by {by}"}
     _decide(connection, id_, State.HELD, "answered", told, verdict, now)

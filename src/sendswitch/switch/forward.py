@@ -20,7 +20,7 @@ from sendswitch.mail.address import key, split, valid
 from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.srs import Srs
-from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.mail.verdict import FOLDER, Action, Verdict
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.spool import Spool, insert_delivery
 from sendswitch.spool.states import State
@@ -41,19 +41,13 @@ def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: S
     return list(fresh.values()), keep_copy or own or not fresh
 
 
-def sender_for(srs: Srs | None, delivery: Delivery, target: str, now: float) -> str:
-    """The sender that a target gets, '' for the message's own.
-
-    Within a domain, and for mail that comes from it, an SPF check passes anyway.
-    """
-    sender, before = delivery.message.envelope.sender, delivery.verdict.sender if delivery.verdict else ""
+def rewrites(srs: Srs | None, delivery: Delivery, target: str) -> bool:
+    """True when a target gets a sender of ours. Within a domain, and for mail from it, an SPF check passes anyway."""
+    before = delivery.verdict is not None and delivery.verdict.rewrite
     here = split(delivery.recipient.address)[1].lower()
     if srs is None or before or split(target)[1].lower() == here:
         return before
-    if split(sender)[1].lower() in (here, srs.domain.lower()):
-        return ""
-    new = srs.rewritten(sender, now)
-    return new if new != sender else ""
+    return split(delivery.message.envelope.sender)[1].lower() not in ("", here, srs.domain.lower())
 
 
 async def forward(
@@ -74,11 +68,11 @@ async def forward(
     def run(connection: sqlite3.Connection) -> list[Delivery]:
         chain = _chain(connection, delivery)
         fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
-        new = _children(connection, delivery, {to: sender_for(srs, delivery, to, now) for to in fresh}, copy, now)
+        new = _children(connection, delivery, {to: rewrites(srs, delivery, to) for to in fresh}, copy, now)
         children = [(child.n, child.recipient.address, child.state) for child in new]
         data = {"to": fresh, "copy": copy, "children": children}
-        if senders := {v.sender: None for child in new if (v := child.verdict) is not None and v.sender}:
-            data["sender"] = next(iter(senders))
+        if srs is not None and any(child.verdict is not None and child.verdict.rewrite for child in new):
+            data["srs"] = srs.domain
         change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
         for child in new:
             insert_delivery(connection, child, now)
@@ -105,16 +99,19 @@ def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
 
 
 def _children(
-    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, str], copy: bool, now: float
+    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, bool], copy: bool, now: float
 ) -> list[Delivery]:
-    """The deliveries that take its place: one for each address with the sender it gets, and the recipient's copy."""
+    """The deliveries that take its place: one for each address, with whether its sender is rewritten, and the
+    recipient's copy."""
     query = "SELECT max(n) FROM delivery WHERE message = ?"
     first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1
     recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
     # RFC 3461 5.2.7.1: reports about a forwarded message name the address the sender knew.
     orcpt = recipient.orcpt or (f"rfc822;{xtext.encode(recipient.address)}" if recipient.address.isascii() else "")
     mark = AddHeader("Delivered-To", recipient.address)
-    put_on = Verdict(tags=verdict.tags, edits=(*verdict.edits, mark))
+    # In which of the recipient's folders it lies is nobody else's business.
+    edits = tuple(edit for edit in verdict.edits if not (isinstance(edit, AddHeader) and edit.name == FOLDER))
+    put_on = Verdict(tags=verdict.tags, edits=(*edits, mark))
     new = [
         Delivery(
             delivery.message,
@@ -122,9 +119,9 @@ def _children(
             Recipient(target, recipient.notify, orcpt),
             due=now,
             origin=delivery.n,
-            verdict=replace(put_on, sender=sender),
+            verdict=replace(put_on, rewrite=rewrite),
         )
-        for n, (target, sender) in enumerate(fresh.items())
+        for n, (target, rewrite) in enumerate(fresh.items())
     ]
     if copy:
         own = replace(verdict, action=Action.PASS, forward=(), keep_copy=False, trace=())

@@ -19,8 +19,9 @@ from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
 from sendswitch.mail.address import display, key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
+from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
 from sendswitch.mail.headers import dispositions, glance, unfinished
-from sendswitch.mail.srs import Srs
+from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
@@ -93,14 +94,17 @@ class FilterIntake:
         return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
 
     def recipient(self, recipient: Recipient) -> Reply:
-        """Any recipient, as Postfix has checked them; of our addresses for senders only those that stand for one."""
-        srs = self._options.srs
-        if srs is not None and srs.ours(recipient.recipient.address):
-            try:
-                srs.reversed(recipient.recipient.address, self._clock())
-            except ValueError as error:
-                metrics.REFUSED.labels("5xx").inc()
-                return Reply(550, "5.1.1", printable(f"Recipient address rejected: {error}"))
+        """Any recipient, as Postfix has checked them; at `forward.srs_domain` only who stands for a sender."""
+        address, srs = recipient.recipient.address, self._options.srs
+        if srs is None or not srs.ours(address):
+            return RECIPIENT_OK
+        try:
+            srs.reversed(address, self._clock())
+        except ValueError as error:
+            # Not for good: whoever gave the wrong domain there must lose no mail by it.
+            code, status = (550, "5.1.1") if looks_rewritten(address) else (450, "4.1.1")
+            metrics.REFUSED.labels(f"{code // 100}xx").inc()
+            return Reply(code, status, printable(f"Recipient address rejected: {error}"))
         return RECIPIENT_OK
 
     def sink(self) -> Body:
@@ -354,19 +358,19 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
 
 def _returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
     """The envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
-    journal. One that became too old since RCPT keeps its address, and the next hop says what it thinks of it."""
-    came_for: dict[str, str] = {}
-    recipients = []
-    for recipient in envelope.recipients:
-        if srs.ours(recipient.address):
-            with suppress(ValueError):
-                sender = srs.reversed(recipient.address, now)
-                came_for[sender] = recipient.address
-                recipient = replace(recipient, address=sender)
-        recipients.append(recipient)
-    if not came_for:
+    journal. Two that stand for one sender are one recipient."""
+    if not any(srs.ours(recipient.address) for recipient in envelope.recipients):
         return envelope, {}
-    return replace(envelope, recipients=tuple(recipients)), {"returned": came_for}
+    came_for: dict[str, str] = {}
+    recipients: dict[str, EnvelopeRecipient] = {}
+    for recipient in envelope.recipients:
+        address = recipient.address
+        # One that became too old since RCPT keeps its address, and its next hop says what it thinks of it.
+        with suppress(ValueError):
+            if srs.ours(address):
+                address = came_for[recipient.address] = srs.reversed(address, now)
+        recipients.setdefault(key(address), replace(recipient, address=address))
+    return replace(envelope, recipients=tuple(recipients.values())), {"returned": came_for}
 
 
 def _look(content: Content) -> tuple[bytes, bytes]:

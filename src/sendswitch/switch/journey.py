@@ -153,7 +153,7 @@ class Journeys:
             verdict = replace(answer, tags=(), edits=())
         if before is not None:  # what an earlier forward put on the message
             tags = tuple(dict.fromkeys(before.tags + verdict.tags))[:MAX_TAGS]
-            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits, sender=before.sender)
+            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits, rewrite=before.rewrite)
             told["before"] = list(before.tags)
         await self.outcomes.record(
             [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
@@ -164,7 +164,7 @@ class Journeys:
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
         # Who asks for a delay again and again gets none when the message's time is over.
         if decide.asked_again(held) and now < message.expires:
-            on_it = Verdict(tags=held.tags, edits=held.edits, sender=held.sender)
+            on_it = Verdict(tags=held.tags, edits=held.edits, rewrite=held.rewrite)
             attempts = delivery.attempts
             change = Change(delivery, State.ACCEPTED, "delay over", {}, now, on_it, attempts)
         else:
@@ -214,7 +214,7 @@ class Journeys:
                 now=self._clock(),
             )
         if isinstance(effect, decide.Deliver):
-            alike = (verdict.tags, verdict.edits, verdict.sender) if verdict else None
+            alike = (verdict.tags, verdict.edits, verdict.rewrite) if verdict else None
             groups.setdefault(alike, []).append(delivery)
         else:
             await self._other(message, delivery, effect)
@@ -260,8 +260,9 @@ class Journeys:
             return ()
         content = await message.load()
         envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
-        if verdict is not None and verdict.sender:
-            envelope = replace(envelope, sender=verdict.sender)
+        # Now and not when it was forwarded: it may have waited, and a bounce finds back for some weeks only.
+        if verdict is not None and verdict.rewrite and terms.srs is not None:
+            envelope = replace(envelope, sender=terms.srs.rewritten(envelope.sender, self._clock()))
 
         def compose() -> Content:
             return terms.composer.compose(
