@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any
@@ -78,3 +81,23 @@ def test_addresses_written_out_and_names_nobody_knows(run: Run) -> None:
             run(Reach().find(odd, 80))
     with pytest.raises(OSError, match=r"nowhere\.invalid has no address"):
         run(Reach().find("nowhere.invalid", 80))
+
+
+OWN = """
+import fcntl, ipaddress, socket, struct
+def ioctl(what, *more):
+    with socket.socket() as s:
+        fcntl.ioctl(s, what, struct.pack("16s", b"lo") + b"".join(more).ljust(16, b"\\0"))
+ioctl(0x8916, struct.pack("=H2x4s", socket.AF_INET, socket.inet_aton("93.184.216.34")))  # SIOCSIFADDR
+ioctl(0x8914, struct.pack("h", 0x41))  # SIOCSIFFLAGS: up, running
+from sendswitch.processors.reach import Reach
+for address in ("93.184.216.34", "93.184.216.35", "2606:2800:220:1::1"):
+    print(Reach().may(ipaddress.ip_address(address)), Reach(["93.184.216.34"]).may(ipaddress.ip_address(address)))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a network of its own needs root")
+def test_this_machines_own_public_address_is_not_reached() -> None:
+    """In a network namespace whose only interface has a public address."""
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", OWN], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:3] == ["False True", "True True", "True True"], done.stderr

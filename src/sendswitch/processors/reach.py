@@ -2,8 +2,8 @@
 site says so. Otherwise a webhook would be everybody's way behind the firewall (server-side request forgery).
 
 Rules:
-1. An address is reachable when it is public. One that carries an IPv4 address inside (mapped, NAT64, 6to4, Teredo,
-   IPv4-compatible) is as reachable as that.
+1. An address is reachable when it is public and not this machine's own. One that carries an IPv4 address inside
+   (mapped, NAT64, 6to4, Teredo, IPv4-compatible) is as reachable as that.
 2. Names are looked up here and the request goes to the address that was checked, so that a second answer of the DNS
    changes nothing. When any address of a name is not reachable, none is: who mixes them means no good.
 3. Redirects are not followed.
@@ -48,9 +48,9 @@ class Reach:
 
     def may(self, address: Address) -> bool:
         """Whether a request may go there (rule 1)."""
-        return public(address) or any(
-            address.version == network.version and address in network for network in self._networks
-        )
+        if public(address) and not _ours(address):
+            return True
+        return any(address.version == network.version and address in network for network in self._networks)
 
     async def find(self, host: str, port: int) -> str:
         """An address of the host that may be reached (rule 2).
@@ -73,7 +73,8 @@ class Reach:
             for address in found:
                 if not self.may(address):
                     named = host if literal is not None else f"{host} ({address})"
-                    raise Refused(f"{named} is no public address; the site can allow it with webhooks.allow")
+                    which = "this machine's own" if public(address) else "no public"
+                    raise Refused(f"{named} is {which} address; the site can allow it with webhooks.allow")
         return str(found[0])
 
 
@@ -85,6 +86,17 @@ def public(address: Address) -> bool:
     if any(address.version == network.version and address in network for network in _NOT_PUBLIC):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _ours(address: Address) -> bool:
+    """True for an address of this machine: what is sent there comes from there. Nothing is sent to find out."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((str(address), 9))
+        except OSError:  # no way there, so it is not here
+            return False
+        return ipaddress.ip_address(asking.getsockname()[0].partition("%")[0]) == address
 
 
 def _inside(address: IPv6Address) -> IPv4Address | None:
