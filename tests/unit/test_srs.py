@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendswitch.mail.address import MAX_ADDRESS
-from sendswitch.mail.srs import VALID, Srs
+from sendswitch.mail.srs import VALID, Srs, looks_rewritten
 
 NOW = 1.7e9
 DAY = 86_400
@@ -95,6 +95,13 @@ def test_whose_address_it_is() -> None:
     assert SRS.ours("srs0=x@SRS.example.com")
     assert not SRS.ours("SRS0=x@example.org")
     assert SRS.ours("postmaster@srs.example.com")
+
+
+@pytest.mark.parametrize(
+    ("address", "looks"), [("srs0=x@y", True), ("SRS1+x@y", True), ("SRS0@y", False), ("postmaster@y", False)]
+)
+def test_what_looks_rewritten(address: str, looks: bool) -> None:
+    assert looks_rewritten(address) == looks
 
 
 def test_a_hash_of_one_kind_is_none_of_the_other() -> None:

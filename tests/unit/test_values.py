@@ -728,6 +728,13 @@ def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -
         checked(verdict)
 
 
+def test_what_comes_from_outside_throws_nothing_away() -> None:
+    told = {"action": "deny", "then": "discard"}
+    assert verdict_from_json(told).then == "discard"
+    with pytest.raises(ValueError, match="then: what is denied is thrown away where the pipeline says"):
+        verdict_from_json(told, outside=True)
+
+
 def test_a_reason_is_made_fit_to_be_kept() -> None:
     assert checked(Verdict.passed("a\0b\ud800" + "x" * 5000)).reason == "ab?" + "x" * 996
     assert checked(Verdict.passed("fine")).reason == "fine"
