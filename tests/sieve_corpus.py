@@ -111,6 +111,11 @@ CORPUS: list[tuple[str, str, str]] = [
     ("envelope from", 'require "envelope"; if envelope "from" "sender@example.org" { discard; }', ""),
     ("envelope domain", 'require "envelope"; if envelope :domain "FROM" "example.org" { discard; }', ""),
     (
+        "no detail in the envelope",
+        'require ["envelope", "subaddress"]; if envelope :detail "from" "" { discard; }',
+        "keep",
+    ),
+    (
         "envelope to",
         'require ["envelope", "subaddress"]; if envelope :detail "to" "lists" { discard; }',
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -354,6 +355,8 @@ def test_forwarded_mail_gets_a_sender_that_may_send_it(
             assert senders["ann@example.test"] == senders["other@example.test"] == sender
             assert (senders[to] != sender) == rewritten
             assert (srs.reversed(senders[to], clock()) if rewritten else senders[to]) == sender
+            told = inspect.open_files(tmp_path).execute("SELECT data FROM outbox WHERE event = 'forwarded'").fetchone()
+            assert json.loads(told[0]).get("srs") == ("srs.example.test" if rewritten else None)
 
     run(inside())
 

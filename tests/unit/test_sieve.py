@@ -13,7 +13,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.addresses import addresses
 from sendswitch.sieve.grammar import SieveError
-from sendswitch.sieve.match import Match
+from sendswitch.sieve.match import MEMORY, Match
 from sendswitch.sieve.run import Outcome
 from sendswitch.sieve.script import Script
 from tests.sieve_corpus import CORPUS, MAIL, RECIPIENT, SENDER, STRICTER, WRONG
@@ -225,6 +225,12 @@ def like(match: Match, text: str, wanted: str) -> tuple[str, ...] | None:
     if not match.holds(value, key):
         return None
     return match.groups(text, value, key) if match.patterned else ()
+
+
+def test_a_pattern_may_use_little_memory() -> None:
+    """RE2 keeps what it uses for as long as the script is there."""
+    key = Match("regex").key("a*")
+    assert key.full.options.max_mem == key.test.options.max_mem == MEMORY
 
 
 def test_comparisons_of_odd_texts() -> None:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendswitch.mail.address import MAX_ADDRESS
+from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.srs import VALID, Srs, looks_rewritten
+from sendswitch.switch.intake import returned
 
 NOW = 1.7e9
 DAY = 86_400
@@ -108,6 +110,19 @@ def test_a_hash_of_one_kind_is_none_of_the_other() -> None:
     second = SRS.rewritten("SRS0-victim.example=bob@AB", NOW)
     with pytest.raises(ValueError, match="was not made here"):
         SRS.reversed(f"SRS0={second[5:13]}=AB=-victim.example=bob@srs.example.com", NOW)
+
+
+def test_who_stands_for_the_same_sender_is_one_recipient() -> None:
+    """And what each came for is told."""
+    first, second = SRS.rewritten("ann@example.org", NOW - 2 * DAY), SRS.rewritten("Ann@example.org", NOW)
+    to = ("bob@example.com", first, second, "ANN@example.org", "SRS0=forged@srs.example.com")
+    envelope = Envelope("", tuple(Recipient(address, notify="NEVER") for address in to))
+    found, told = returned(envelope, SRS, NOW)
+    assert [recipient.address for recipient in found.recipients] == ["bob@example.com", "ann@example.org", to[-1]]
+    assert {recipient.notify for recipient in found.recipients} == {"NEVER"}
+    assert told == {"returned": {first: "ann@example.org", second: "Ann@example.org"}}
+    plain = Envelope("", (Recipient("bob@example.com"), Recipient("BOB@example.com")))
+    assert returned(plain, SRS, NOW) == (plain, {})
 
 
 def test_the_secret_is_not_shown() -> None:

@@ -143,7 +143,7 @@ class FilterIntake:
         now = self._clock()
         about = _about(head, beginning, subject=self._options.subject)
         if self._options.srs is not None:
-            envelope, came_for = _returned(envelope, self._options.srs, now)
+            envelope, came_for = returned(envelope, self._options.srs, now)
             about |= came_for
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
@@ -356,7 +356,7 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
     return next((reply for reply in known if reply.temporary), known[0])
 
 
-def _returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
+def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
     """The envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
     journal. Two that stand for one sender are one recipient."""
     if not any(srs.ours(recipient.address) for recipient in envelope.recipients):
