@@ -15,6 +15,7 @@ from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site
 from sendswitch.processors.sieve import Sieve, SieveOptions
+from sendswitch.processors.threads import reading
 from sendswitch.testing import context, mail
 from tests.unit.test_reply_processor import Post
 
@@ -36,6 +37,7 @@ def test_nothing_and_keep_go_on(run: Run) -> None:
 
 def test_a_folder_is_a_tag_and_a_header_field(run: Run) -> None:
     script = 'require "fileinto"; fileinto "INBOX.Work / Größe"; fileinto "Junk"; fileinto "Ä";'
+    assert ask(run, f'require "fileinto"; fileinto "{"x" * 100}";').tags == ("x" * 64,)  # type: ignore[union-attr]
     verdict = ask(run, script, folders={"Junk": "SPAM"})
     assert verdict is not None
     assert verdict.action is None
@@ -111,10 +113,19 @@ def test_who_is_not_answered(run: Run) -> None:
     assert asked.notes == ["not answered: it has the null sender"]
 
 
-def test_a_large_body_is_read_elsewhere(run: Run) -> None:
+def test_a_large_body_is_read_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere: list[str] = []
+
+    async def spied(function: Callable[..., Any], *arguments: Any) -> Any:
+        elsewhere.append(function.__qualname__)
+        return await reading(function, *arguments)
+
+    monkeypatch.setattr("sendswitch.processors.sieve.reading", spied)
     script = 'require "body"; if body :contains "needle" { discard; }'
     large = mail(body="x" * 100_000 + " needle")
     assert ask(run, script, large) == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+    assert ask(run, script, mail(body="needle")) is not None
+    assert elsewhere == ["Script.run"]
 
 
 def test_options_are_checked_when_they_are_saved() -> None:
