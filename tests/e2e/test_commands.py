@@ -61,6 +61,9 @@ def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
             send(int(smtp[1]), "bob@example.test", sender="editor@example.org")
             reports = tmp_path / "mail" / "editor@example.org" / "new"
             until(lambda: reports.is_dir() and list(reports.iterdir()))
+            ask = re.search(r"sendswitch (message explain to:bob) --config (\S+)", seen)
+            assert ask
+            until(lambda: "as edited" in sendswitch(*ask[1].split(), "--config", ask[2]).stdout)
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         finally:

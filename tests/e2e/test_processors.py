@@ -126,6 +126,15 @@ def test_lists_that_are_kept_count_at_once(tmp_path: Path) -> None:
         assert (wrong.returncode, f"{many}:2: 'two words' is no address" in wrong.stderr) == (2, True)
         node.run("list", "rm", str(shown[1]["number"]))
         assert node.run("list", "test", "nobody@else.example", "--to", "joe@example.test", check=False).returncode == 3
+        node.run("list", "add", "deny", "198.51.100.0/24", "--expires", "2099-01-31")
+        asked = node.run("list", "test", "198.51.100.7", "--to", "nobody@example.test").stdout
+        assert "nobody@example.test has no pipeline, so nobody looks at lists" in asked
+        node.add_pipeline("ann@example.test", "[[step]]\nuse = 'pass'\n")
+        asked = node.run("list", "test", "198.51.100.7", "--to", "ann@example.test").stdout
+        assert "the pipeline of ann@example.test has no step that uses lists" in asked
+        assert said(node, "list", "show")[-1]["until"].startswith("2099-01-3")
+        wrong = node.run("list", "add", "deny", "x.example", "--expires", "tomorrow", check=False)
+        assert (wrong.returncode, "write for how long, such as 30d, or a day" in wrong.stderr) == (2, True)
         clean(node)
 
 

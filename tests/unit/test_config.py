@@ -26,6 +26,18 @@ def test_an_empty_file_works(tmp_path: Path) -> None:
     assert str(config.node.data) == "/var/lib/sendswitch"
 
 
+def test_the_data_folder_is_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever folder a command is started in."""
+    (tmp_path / "etc").mkdir()
+    file = tmp_path / "etc" / "sendswitch.toml"
+    file.write_text('[node]\ndata = "data"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("etc/sendswitch.toml"), {}).node.data == tmp_path / "etc" / "data"
+    assert load(file, {}).database_url == f"sqlite:///{tmp_path}/etc/data/sendswitch.db"
+    assert load(None, {"SENDSWITCH_NODE__DATA": "here"}).node.data == tmp_path / "here"
+    assert load(None, {"SENDSWITCH_NODE__DATA": "/else"}).node.data == Path("/else")
+
+
 def test_units_and_lists(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text(

@@ -139,6 +139,8 @@ def test_an_entry_holds_until_its_time_is_over() -> None:
         ("", "has 1 to 320 characters"),
         ("x" * 400, "has 1 to 320 characters"),
         ("two words", "is no address, domain, glob"),
+        ("http://shop.example/", "is no address, domain, glob"),
+        ("joe@", "is no address, domain, glob"),
         ("/(/", "is no regular expression that RE2 takes: missing"),
         ("/(?=x)/", "is no regular expression that RE2 takes: invalid"),
         ("header:Bad Name=x", "is no name of a header field"),

@@ -9,6 +9,7 @@ import pytest
 
 from sendswitch.config.load import validate
 from sendswitch.errors import InvalidConfiguration
+from sendswitch.mail.address import display
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, checked
@@ -42,8 +43,10 @@ def test_a_folder_is_a_tag_and_a_header_field(run: Run) -> None:
     assert verdict is not None
     assert verdict.action is None
     assert verdict.tags == ("INBOX-Work-Gr-e", "SPAM", "FOLDER")
-    named = tuple(AddHeader("X-SendSwitch-Folder", name) for name in ("INBOX.Work / Größe", "Junk", "Ä"))
-    assert verdict.edits == named
+    assert all(edit == AddHeader("X-SendSwitch-Folder", edit.value) for edit in verdict.edits)  # type: ignore[union-attr]
+    values = [edit.value for edit in verdict.edits]  # type: ignore[union-attr]
+    assert all(value.isascii() for value in values)
+    assert [display(value) for value in values] == ["INBOX.Work / Größe", "Junk", "Ä"]
 
 
 def test_redirect_forwards(run: Run) -> None:

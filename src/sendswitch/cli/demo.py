@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
+import tomli_w
 import typer
 import uvloop
 
@@ -114,6 +115,7 @@ def free_port(wanted: int) -> int:
 
 
 def _config(folder: Path) -> Config:
+    """The configuration, which is left in the folder for other commands."""
     smtp, web = free_port(8025), free_port(60666)
     settings = {
         "node": {"data": str(folder / "data"), "host": "demo.example.test"},
@@ -122,6 +124,7 @@ def _config(folder: Path) -> Config:
         "web": {"bind": f"127.0.0.1:{web}"},
         "tags": {"subject": {"NEWS": "[News] "}},
     }
+    (folder / "sendswitch.toml").write_text(tomli_w.dumps(settings))
     return validate(Config, settings, "demo", {})
 
 
@@ -239,9 +242,10 @@ def _explain(node: Node, folder: Path, session: Session) -> None:
         return
     addresses = node.addresses()
     print()
-    print(f"Mail:       {folder / 'mail'}")
+    print(f"Mail:         {folder / 'mail'}")
     for name, address in addresses.items():
-        print(f"{name + ':':<12}{address}")
-    print(f"Edit:       {folder / 'bob.py'}; the next message to Bob is judged by what you wrote")
-    print(f"Try:        swaks --server {addresses['smtp filter']} --to ann@example.test --from win@spam.example")
-    print("Stop:       Ctrl-C", flush=True)  # whoever reads through a pipe wants it now, not when we stop
+        print(f"{name + ':':<14}{address}")
+    print(f"Edit:         {folder / 'bob.py'}; the next message to Bob is judged by what you wrote")
+    print(f"Try:          swaks --server {addresses['smtp filter']} --to ann@example.test --from win@spam.example")
+    print(f"Ask:          sendswitch message explain to:bob --config {folder / 'sendswitch.toml'}")
+    print("Stop:         Ctrl-C", flush=True)  # whoever reads through a pipe wants it now, not when we stop

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import getpass
 import time
+from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.progress import track
 
-from sendswitch.bootstrap.parts import read_book
+from sendswitch.bootstrap.parts import load_routes, read_book
 from sendswitch.cli.output import Session, moment
+from sendswitch.config.load import parse
+from sendswitch.config.model import Config
 from sendswitch.config.units import duration
 from sendswitch.db import lists
 from sendswitch.db.connect import open_database
+from sendswitch.db.users import get_pipeline
 from sendswitch.errors import NotFound
 from sendswitch.mail.address import key
 from sendswitch.processors.entries import checked
@@ -59,7 +64,9 @@ def add(
     whose: For = "",
     file: Annotated[Path | None, typer.Option("--file", help="More of them, one a line; # begins a comment.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; who is refused by it does not read it.")] = "",
-    expires: Annotated[str, typer.Option("--expires", help="For how long, such as 30d; without it for ever.")] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", help="For how long, such as 30d, or until which day; without it for ever.")
+    ] = "",
 ) -> None:
     """Put entries on a list. One that is there already gets the new reason and time."""
     session: Session = context.obj
@@ -69,7 +76,7 @@ def add(
         wanted += _from_file(file, quiet=session.json)
     if not wanted:
         raise typer.BadParameter("name an entry, or a --file of them")
-    until = time.time() + duration(expires) if expires else None
+    until = _until(expires) if expires else None
     scope = lists.scope_of(whose)
     new = lists.add(
         open_database(config.database_url),
@@ -117,19 +124,54 @@ def remove(context: typer.Context, numbers: Annotated[list[int], typer.Argument(
 @app.command("test")
 def probe(
     context: typer.Context,
-    sender: Annotated[str, typer.Argument(help="An address that might write.")],
+    sender: Annotated[str, typer.Argument(help="An address that might write, or that of a client.")],
     to: Annotated[str, typer.Option("--to", help="The recipient.")],
     address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "",
 ) -> None:
     """Say which kept entry would decide about a sender, and for whom it is kept."""
     session: Session = context.obj
-    now = time.time()
-    for pair in read_book(session.config()).of(to):
+    config, now = session.config(), time.time()
+    address = sender if _is_client(sender) else address
+    for pair in read_book(config).of(to):
         for which, entries in (("allow", pair.allow), ("deny", pair.deny)):
             entry = entries.sender(key(sender), now) or entries.client(address, now)
             if entry is not None:
                 whose = pair.whose or "the site"
                 told = f"{entry.text} on the {which} list of {whose}{': ' * bool(entry.reason)}{entry.reason}"
-                session.done(told, entry=entry.text, list=which, reason=entry.reason, **{"for": pair.whose})
+                but = _unasked(config, to)
+                about = {"entry": entry.text, "list": which, "reason": entry.reason, "for": pair.whose, "but": but}
+                session.done(told + (f"; but {but}" if but else ""), **about)
                 return
     raise NotFound(f"no entry that holds for {to} is about {sender}")
+
+
+def _is_client(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def _unasked(config: Config, to: str) -> str:
+    """Why nothing comes of the lists for a recipient, '' when something does."""
+    engine = open_database(config.database_url)
+    route = load_routes(engine, config).find(to)
+    if route is None:
+        return f"{to} has no pipeline, so nobody looks at lists"
+    steps = parse(get_pipeline(engine, route.owner, route.version).text, route.owner)[0].get("step", [])
+    has = any(step.get("use") == "lists" for step in steps)
+    return "" if has else f"the pipeline of {route.owner} has no step that uses lists"
+
+
+def _until(text: str) -> float:
+    """When an entry ends, from a time or a day (UTC). Raises ValueError."""
+    try:
+        return time.time() + duration(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"--expires {text!r}: write for how long, such as 30d, or a day, such as 2030-01-31"
+            ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -173,7 +173,7 @@ Only today.
 
 A processor for SendSwitch: it tags mail that says certain words.
 
-    python -m pytest                          # its tests; nothing need be installed for them
+    python -m pytest                          # its tests (pip install pytest)
     pip install --no-deps -e .                # now pipelines can use it
     sendswitch processor show NAME
     sendswitch try example.eml --to you@example.com --pipeline pipeline.toml

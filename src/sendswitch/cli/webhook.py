@@ -113,7 +113,8 @@ def enable(context: typer.Context, number: Annotated[int, typer.Argument(help="A
     with _outbox(config) as outbox:
         outbox.enable(number)
     ring(config.node.data)
-    session.done(f"endpoint {number} is told again", number=number)
+    more = "; `sendswitch webhook resend` sends what came meanwhile"
+    session.done(f"endpoint {number} is told again{more}", number=number)
 
 
 def _moment(since: str) -> float:

@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     r"|(?P<number>size|score)\s*(?P<how>>=|<=|>|<|=)\s*(?P<than>[^\s()]+)"
     r"|(?P<not>[-!](?=\S)|not\b(?!:))"
     r"|(?P<join>and|or)\b(?!:)"
-    r'|(?P<name>[a-z-]+):(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s()"]+)))',
+    r'|(?P<name>[a-z-]+):(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s()"]+)(?:(?<==)"(?P<rest>[^"]*)")?))',
     re.I,
 )
 
@@ -78,7 +78,8 @@ class _Reader:
         end = self._next.end() if self._next else 0
         self._at, self._next = end, _TOKEN.match(self._text, end)
         if self._next is None and self._text[end:].strip():
-            raise self._wrong("is nothing to ask about")
+            word = re.match(r"\s*([a-z-]+):\s", self._text[end:], re.I)
+            raise self._wrong(f"no space stands behind {word[1]}:" if word else "this is nothing to ask about")
 
     def _wrong(self, what: str) -> ValueError:
         rest = self._text[self._at :].strip()
@@ -153,7 +154,7 @@ def _scored(value: str) -> Test:
 
 def _word(token: re.Match[str]) -> Test:
     name = token["name"].lower()
-    value = token["bare"] or token["quoted"] or ""
+    value = (token["bare"] or token["quoted"] or "") + (token["rest"] or "")
     make = _WORDS.get(name)
     if make is None:
         raise ValueError(f"{name}: is no word of a condition")

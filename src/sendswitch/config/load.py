@@ -67,7 +67,13 @@ def load_with_origins(path: Path | None, environment: Mapping[str, str] | None =
         raise InvalidConfiguration(problems + error.problems) from None
     if problems:
         raise InvalidConfiguration(problems)
-    return Loaded(config, places)
+    return Loaded(_beside(config, path), places)
+
+
+def _beside(config: Config, path: Path | None) -> Config:
+    """With the data folder beside the file, where the file does not say where it is."""
+    folder = (path.parent if path is not None else Path()).absolute() / config.node.data
+    return config.model_copy(update={"node": config.node.model_copy(update={"data": folder})})
 
 
 def _overlay(
@@ -154,6 +160,14 @@ def line_of(where: Path_, lines: Mapping[Path_, Line]) -> Line | None:
     return None
 
 
+# What pydantic says in Python's words.
+_IN_WORDS = {
+    "tuple_type": 'this is a list: write it in brackets, such as ["one", "two"]',
+    "string_type": "this is a text: write it in quotes",
+    "timezone_aware": "this is a moment: write it like 2030-01-31T00:00:00Z",
+}
+
+
 def _sentence(model: type[BaseModel], where: Path_, found: Any) -> str:
     key = ".".join(f"{part}" for part in where)
     if found["type"] == "extra_forbidden":
@@ -161,7 +175,7 @@ def _sentence(model: type[BaseModel], where: Path_, found: Any) -> str:
         close = difflib.get_close_matches(str(where[-1]), names, 1, 0.6)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
         return f"unknown key {key!r}; {hint}"
-    message = str(found["msg"]).removeprefix("Value error, ")
+    message = _IN_WORDS.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
 
 

@@ -51,7 +51,10 @@ Network = Annotated[str, AfterValidator(_network)]
 class Node(Section):
     """This node."""
 
-    data: Path = Field(Path("/var/lib/sendswitch"), description="Folder of the spool and the embedded database.")
+    data: Path = Field(
+        Path("/var/lib/sendswitch"),
+        description="Folder of the spool and the embedded database, beside this file or absolute.",
+    )
     host: str = Field(
         default_factory=socket.getfqdn,
         pattern=r"^[A-Za-z0-9.-]{1,255}$",

@@ -68,7 +68,7 @@ def checked(text: str) -> str:
         _pattern(like)
     elif _is_regex(text):
         _pattern(text)
-    elif any(character.isspace() for character in text):
+    elif any(character.isspace() for character in text) or "://" in text or text.endswith("@"):
         raise ValueError(f"{text!r} is no address, domain, glob, network or header:Name=text")
     else:
         _pattern(text)

@@ -7,6 +7,7 @@ redirect forwards; reject denies; discard throws away and says so in the journal
 from __future__ import annotations
 
 import re
+from email.header import Header
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -91,7 +92,7 @@ def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
         )
     if len(out.folders) > MAX_TAGS:
         raise Refused(f"the script files into {len(out.folders)} folders; at most {MAX_TAGS} are allowed")
-    folders = tuple(AddHeader(FOLDER, folder) for folder in out.folders)
+    folders = tuple(AddHeader(FOLDER, _in_header(folder)) for folder in out.folders)
     if out.redirects:
         # Without tags, which others would see.
         to = tuple(out.redirects)
@@ -100,6 +101,11 @@ def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
         return Verdict(Action.DENY, reason=did, then="discard")
     tags = tuple(dict.fromkeys(options.folders.get(folder) or _tag(folder) for folder in out.folders))
     return Verdict(tags=tags, edits=folders, reason=did) if did else None
+
+
+def _in_header(folder: str) -> str:
+    """A folder's name as a header field has it (RFC 2047)."""
+    return folder if folder.isascii() else Header(folder, "utf-8").encode()
 
 
 def _tag(folder: str) -> str:

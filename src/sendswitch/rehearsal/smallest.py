@@ -36,7 +36,7 @@ class SmallestChange:
         if not self.in_time:
             return f"What would have changed this was not found within {LIMIT:g} s."
         if not self.change:
-            return "No step, left out alone, would have changed this."
+            return "No step, left out alone, would have led to another action."
         return f"{self.change} it would have been {self.then}."
 
 

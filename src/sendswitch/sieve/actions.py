@@ -161,8 +161,7 @@ def action(command: Command, known: Known) -> Do:
     make = _ACTIONS.get(command.name)
     if make is None:
         raise given.wrong(_MISPLACED.get(command.name, f"there is no command {command.name}"))
-    if command.block is not None or command.tests:
-        raise given.wrong(f"{command.name} has no block and no tests")
+    given.alone()
     if command.name in EXTENSIONS:
         given.need(command.name, command.name)
     return make(given)

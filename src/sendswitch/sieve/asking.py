@@ -175,5 +175,5 @@ def test(command: Command, known: Known) -> Ask:
     if command.name in EXTENSIONS:
         given.need(command.name, command.name)
     if command.tests and command.name not in ("allof", "anyof", "not"):
-        raise given.wrong(f"{command.name} has no tests of its own")
+        raise given.wrong(f"{command.name} has no tests of its own; is a comma missing?")
     return make(given)

@@ -11,7 +11,7 @@ from sendswitch.mail.headers import valid_name
 from sendswitch.sieve.grammar import Argument, Command, SieveError, Strings, Tag
 from sendswitch.sieve.match import COMPARATORS, LARGEST_SCRIPT, LEAST, MAKING, RELATIONS, Match
 from sendswitch.sieve.run import Ask, Run
-from sendswitch.sieve.values import Text, text_of
+from sendswitch.sieve.values import MODIFIERS, Text, text_of
 
 EXTENSIONS = (
     "body",
@@ -39,11 +39,12 @@ _NEEDED = {
     "user": "subaddress",
     "detail": "subaddress",
 }
-_TOO_MUCH = "this is more to compare than a script may in one message"
 _MATCH = ("is", "contains", "matches", "regex", "count", "value")
 _PART = ("all", "localpart", "domain", "user", "detail")
 # Tags behind which a value stands.
 _VALUED = frozenset(("count", "value", "comparator", "content", "days", "subject", "addresses"))
+_TAGS = frozenset((*_MATCH, *_PART, *_VALUED, *MODIFIERS, "copy", "over", "under", "raw", "text"))
+_TOO_MUCH = "this is more to compare than a script may in one message"
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ class Given:
             if not isinstance(argument, Tag):
                 self.positional.append(argument)
                 continue
+            if argument.name not in _TAGS:
+                raise self.wrong(f"{command.name} does not know :{argument.name}")
             if self.positional:
                 raise self.wrong(f":{argument.name} stands before all that has no colon")
             if argument.name in self._tags:
@@ -91,6 +94,11 @@ class Given:
     def wrong(self, text: str) -> SieveError:
         """What is wrong, with the line."""
         return SieveError(self.command.line, text)
+
+    def alone(self) -> None:
+        """Raises SieveError when there is a block or a test."""
+        if self.command.block is not None or self.command.tests:
+            raise self.wrong(f"{self.command.name} has no block and no tests; is a ; missing behind it?")
 
     def told(self, what: str) -> str:
         """What was done, with the line."""

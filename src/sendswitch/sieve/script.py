@@ -53,6 +53,7 @@ def _require(commands: Sequence[Command], known: Known) -> int:
         if command.name != "require":
             return n
         given = Given(command, known)
+        given.alone()
         wanted = given.constants(0)
         given.end(1)
         for name in wanted:
