@@ -150,7 +150,7 @@ def test_the_log_level_changes_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_node_is_drained_and_takes_mail_again(tmp_path: Path) -> None:
-    patient = {"next_hop": QUICK["next_hop"] | {"content_timeout": "20s"}}
+    patient = {"next_hop": QUICK["next_hop"] | {"command_timeout": "20s", "content_timeout": "20s"}}
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=patient) as node:
         hop.delay = 4.0
         send(node.port)
@@ -285,7 +285,8 @@ def test_a_dialog_is_shown_and_its_content_is_not(tmp_path: Path) -> None:
             early.sendall(b"EHLO early\r\nMAIL FROM:<joe@early.example>\r\n")
             answered = b""
             while b"250 2.1.0" not in answered:  # in one piece or in two
-                assert (piece := early.recv(1000))
+                piece = early.recv(1000)
+                assert piece
                 answered += piece
             out, _ = tracing.communicate(timeout=30)
         lines = json.loads(out)
