@@ -16,11 +16,12 @@ from sendswitch.bench.peers import free_port
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.maildir import MaildirCourier, folder_name
 from sendswitch.mail.content import InFile, InMemory
+from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import ServerConnection
-from sendswitch.smtp.server import Listener, Options
+from sendswitch.smtp.server import Listener, Options, Sink
 from sendswitch.testing import Inbox, MemoryCourier, envelope
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -145,6 +146,41 @@ def test_unanimous_is_all_or_none(at: At) -> None:
             assert place.arrived("bob@example.test") == []
 
     at(test)
+
+
+class Slow(Inbox):
+    """Takes its time for each message, as RFC 5321 4.5.3.2.6 lets a server."""
+
+    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
+        async def later() -> tuple[Reply, ...]:
+            await asyncio.sleep(1.5)
+            return (Reply(250, "2.0.0", "Ok"),)
+
+        return asyncio.get_running_loop().create_task(later())
+
+
+@pytest.mark.parametrize("chunking", [True, False])
+def test_a_message_has_more_time_than_a_command(run: Run, chunking: bool) -> None:
+    """Also where both are sent together, and all replies come at once."""
+
+    async def inside() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if not chunking:
+                offers = ServerConnection._offers
+                patch.setattr(ServerConnection, "_offers", lambda s: tuple(o for o in offers(s) if o != "CHUNKING"))
+            listener, port = Listener(Slow(), Options(host="slow.example.test")), free_port()
+            await listener.start(Endpoint("127.0.0.1", port))
+            options = ClientOptions("me.example", command=0.5, content=20.0)
+            pool = Pool(Endpoint("127.0.0.1", port), options, size=1, idle=5)
+            try:
+                for _ in range(2):  # over a new connection, and over one that was used
+                    result = await pool.deliver(envelope("a@b", "c@example.test"), InMemory(DATA))
+                    assert [str(outcome.reply) for outcome in result.outcomes] == ["250 2.0.0 Ok"]
+            finally:
+                pool.close()
+                await listener.stop(1)
+
+    run(inside())
 
 
 def test_many_at_once_and_large_ones(at: At, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         if machine.can_send_ahead and self._owner is not None and (job := self._owner.next_ahead()) is not None:
             self._send_ahead(job)
         self._flush_soon()
-        if machine.state is State.CONTENT:
+        if machine.content_is_out:
             self._deadline = self._loop.time() + self._options.content
         elif machine.state is State.CLOSED:
             self._give_back_ahead()
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
             self._job = None
             self._cannot_say(job, error)
             return
-        self._wait_until(self._options.command)
+        self._wait_until(self._options.content if self._machine.content_is_out else self._options.command)
         self._take(event)
         self._flush_soon()
 

@@ -193,6 +193,12 @@ class ClientConnection:
         return None
 
     @property
+    def content_is_out(self) -> bool:
+        """True when what is waited for is the reply to content, which takes a server longer than any other: also where
+        the content went out with the commands (CHUNKING), and their replies may come with its own."""
+        return self.state is State.CONTENT or (self._now is not None and self._now.sent)
+
+    @property
     def can_send_ahead(self) -> bool:
         """True when the next transaction's commands may go out behind the content that was just written."""
         now, offered = self._now, self.extensions
