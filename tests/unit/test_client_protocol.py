@@ -44,9 +44,11 @@ def codes(event: object) -> list[int | None]:
 def test_with_pipelining_the_envelope_is_one_group() -> None:
     machine = ready("PIPELINING", "SIZE 1000", "8BITMIME")
     assert machine.send(Envelope("a@b", (Recipient("c@d"),), body="8BITMIME"), len(DATA), DATA) is None
+    assert not machine.content_is_out
     assert machine.data_to_send() == b"MAIL FROM:<a@b> SIZE=18 BODY=8BITMIME\r\nRCPT TO:<c@d>\r\nDATA\r\n"
     machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
     assert machine.next_event() is None
+    assert machine.content_is_out
     assert machine.data_to_send() == b"Subject: x\r\n\r\n..y\r\n.\r\n"
     machine.receive_data(b"250 2.0.0 queued\r\n")
     assert codes(machine.next_event()) == [250]
@@ -73,8 +75,10 @@ def test_with_chunking_a_message_is_one_round_trip() -> None:
     machine = ready("PIPELINING", "CHUNKING")
     machine.send(ONE, len(DATA), DATA)
     assert machine.data_to_send() == b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 18 LAST\r\n" + DATA
+    assert machine.content_is_out
     machine.receive_data(b"250 ok\r\n250 ok\r\n250 ok\r\n")
     assert codes(machine.next_event()) == [250]
+    assert not machine.content_is_out
 
 
 @pytest.mark.parametrize(
@@ -328,6 +332,7 @@ def test_the_next_envelope_goes_out_behind_the_content() -> None:
     machine.receive_data(b"550 5.6.0 no\r\n250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n")
     assert codes(machine.next_event()) == [550]
     assert machine.next_event() is None
+    assert machine.content_is_out
     assert machine.data_to_send() == b"Subject: x\r\n\r\n..y\r\n.\r\n"
     machine.receive_data(b"250 ok\r\n")
     assert codes(machine.next_event()) == [250, 550]
