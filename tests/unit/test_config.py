@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sendswitch.cli.serve import changes
 from sendswitch.config import reference
 from sendswitch.config.load import key_lines, load, load_with_origins
 from sendswitch.config.model import Config
@@ -36,6 +37,12 @@ def test_the_data_folder_is_beside_the_file(tmp_path: Path, monkeypatch: pytest.
     assert load(file, {}).database_url == f"sqlite:///{tmp_path}/etc/data/sendswitch.db"
     assert load(None, {"SENDSWITCH_NODE__DATA": "here"}).node.data == tmp_path / "here"
     assert load(None, {"SENDSWITCH_NODE__DATA": "/else"}).node.data == Path("/else")
+
+
+def test_a_change_is_seen_once() -> None:
+    stamps = iter((1, 1, 2, 2, 1))
+    changed = changes(lambda: next(stamps))
+    assert [changed() for _ in range(4)] == [False, True, False, True]
 
 
 def test_units_and_lists(tmp_path: Path) -> None:

@@ -171,20 +171,6 @@ def test_another_delimiter_and_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "mail", "quick"),
-    [
-        ("keep;", MAIL, True),
-        ('require "body"; if body "x" {}', MAIL, True),
-        ('require "body"; if body "x" {}', MAIL + b"x" * 100_000, False),
-        ('if header :matches "x" "y" {}', MAIL, False),
-        ("keep; #" + "x" * 40_000, b"X: " + b"x" * 200_000 + b"\r\n\r\n", False),
-    ],
-)
-def test_what_is_no_work_for_an_event_loop(script: str, mail: bytes, quick: bool) -> None:
-    assert Script(script).is_quick(Mail(InMemory(mail))) == quick
-
-
-@pytest.mark.parametrize(
     "test",
     [
         'header :contains "subject" [' + ",".join(f'"{n}"' for n in range(9000)) + "]",

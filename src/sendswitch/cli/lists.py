@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -165,13 +166,11 @@ def _unasked(config: Config, to: str) -> str:
 
 def _until(text: str) -> float:
     """When an entry ends, from a time or a day (UTC). Raises ValueError."""
-    try:
+    with suppress(ValueError):
         return time.time() + duration(text)
+    try:
+        end = datetime.fromisoformat(text)
     except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(
-                f"--expires {text!r}: write for how long, such as 30d, or a day, such as 2030-01-31"
-            ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        hint = "write for how long, such as 30d, or a day, such as 2030-01-31"
+        raise ValueError(f"--expires {text!r}: {hint}") from None
+    return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()

@@ -73,6 +73,17 @@ def _stamp(file: Path | None) -> list[tuple[Path, int, int]]:
     return found
 
 
+def changes(stamp: Callable[[], object]) -> Callable[[], bool]:
+    """What says whether the stamp is another one than when it was asked last."""
+    seen = [stamp()]
+
+    def changed() -> bool:
+        seen.append(stamp())
+        return seen.pop(0) != seen[0]
+
+    return changed
+
+
 async def until_signal(
     config: Config, *, worker: bool, source: Source, stamp: Callable[[], object] | None = None
 ) -> None:
@@ -101,11 +112,10 @@ async def until_signal(
         task.add_done_callback(reloads.discard)
 
     async def watch(stamp: Callable[[], object]) -> None:
-        before = stamp()
+        changed = changes(stamp)
         while True:
             await asyncio.sleep(LOOK)
-            if (now := stamp()) != before:
-                before = now
+            if changed():
                 await reload()
 
     loop.add_signal_handler(signal.SIGHUP, reload_soon)

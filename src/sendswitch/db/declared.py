@@ -16,11 +16,12 @@ from typing import Literal, Protocol
 import tomli_w
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from sendswitch.config.load import read as read_toml
 from sendswitch.config.load import validate
 from sendswitch.db import lists, users
-from sendswitch.errors import InvalidConfiguration
+from sendswitch.errors import InvalidConfiguration, Temporary
 from sendswitch.mail.address import key
 
 
@@ -256,7 +257,13 @@ def _plan_lists(
 
 
 def apply(engine: Engine, steps: Sequence[Step], *, author: str) -> None:
-    """Carry the steps out, all or none. Raises NotFound or Refused when somebody changed the same meanwhile."""
-    with engine.begin() as connection:
-        for step in steps:
-            step.make(connection, author=author)
+    """Carry the steps out, all or none.
+
+    Raises NotFound, Refused or Temporary when somebody changed the same meanwhile.
+    """
+    try:
+        with engine.begin() as connection:
+            for step in steps:
+                step.make(connection, author=author)
+    except IntegrityError as error:
+        raise Temporary(f"somebody changed the same meanwhile, try again: {error.orig}") from error

@@ -13,7 +13,6 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from sendswitch.errors import Refused
-from sendswitch.mail.address import valid
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
@@ -65,10 +64,7 @@ class Sieve:
         """What the script wants. Raises what `processors.reply.answer` does."""
         envelope = (context.sender, context.recipient.address)
         try:
-            if self._script.is_quick(mail):
-                out = self._script.run(mail, *envelope)
-            else:
-                out = await reading(self._script.run, mail, *envelope)
+            out = await reading(self._script.run, mail, *envelope)
             verdict = verdict_of(out, self._options)
         except (SieveError, Refused) as error:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
@@ -116,6 +112,6 @@ def _letter(vacation: Vacation) -> ReplyOptions:
     return ReplyOptions(
         text=vacation.reason[:20_000] or " ",
         subject=vacation.subject[:500] or "Auto: {subject}",
-        addresses=tuple(address for address in vacation.addresses if valid(address))[:50],
+        addresses=vacation.addresses[:50],
         again=f"{vacation.days}d",
     )

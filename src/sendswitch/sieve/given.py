@@ -50,13 +50,12 @@ _TOO_MUCH = "this is more to compare than a script may in one message"
 @dataclass(slots=True)
 class Known:
     """What is known of a script while it is read: the extensions that it requires, which characters begin the detail
-    of an address, whether it looks at more than the header, whether it has patterns, and of how many
-    instructions these are."""
+    of an address, whether it looks at more than the header, and of how many instructions its
+    patterns are."""
 
     delimiter: str
     required: set[str] = field(default_factory=set)
     reads_body: bool = False
-    patterned: bool = False
     size: int = 0
 
 
@@ -230,7 +229,6 @@ class Given:
                 self.known.size += made.size if match.patterned else 0
             if self.known.size > LARGEST_SCRIPT:
                 raise self.wrong("these are more patterns than a script may have; use keys without wildcards")
-        self.known.patterned |= match.patterned
         remembers = remembers and match.patterned and "variables" in self.known.required
 
         def ask(run: Run) -> bool:

@@ -1,7 +1,7 @@
 """A script, read once and asked about each message.
 
-Everything that can be wrong with a script is said when it is read. What it wants depends on the message and its
-envelope alone: nothing here waits, and nothing takes longer than script and message are long.
+What is wrong with a script is said when it is read, but for what its variables become with a message. What it wants
+depends on the message and its envelope alone: nothing here waits, and there is an end to what it compares (`WORK`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from sendswitch.sieve.run import Ask, Do, Outcome, Run, Stop
 
 # What the comparisons of one message may cost (about nanoseconds), and as much more for each byte of a body.
 WORK, WORK_A_BYTE = 1_000_000_000, 200
-# Characters of a script times bytes of a header that are compared at once, and bytes of a body.
-SMALL, SMALL_BODY = 4_000_000, 64 * 1024
 
 
 class Script:
@@ -31,16 +29,13 @@ class Script:
         commands = parse(text)
         rest = _require(commands, known)
         self._do = _block(commands[rest:], known)
-        self._length, self._patterned, self._reads_body = len(text), known.patterned, known.reads_body
-
-    def is_quick(self, mail: Mail) -> bool:
-        """True when a message keeps it no longer than some milliseconds; what is not is no work for an event loop."""
-        if self._patterned or (self._reads_body and mail.size > SMALL_BODY):
-            return False
-        return self._length * len(mail.content.head()) <= SMALL
+        self._reads_body = known.reads_body
 
     def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
-        """What is to be done about a message. Raises SieveError for what only the message could show."""
+        """What is to be done about a message; for a thread, because it may take a second.
+
+        Raises SieveError for what only the message could show.
+        """
         run = Run(mail, sender, recipient, WORK + (WORK_A_BYTE * mail.size if self._reads_body else 0))
         with suppress(Stop):
             self._do(run)
