@@ -161,7 +161,6 @@ class Slow(Inbox):
 
 @pytest.mark.parametrize("chunking", [True, False])
 def test_a_message_has_more_time_than_a_command(run: Run, chunking: bool) -> None:
-    """Also where both are sent together, and all replies come at once."""
 
     async def inside() -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -179,6 +178,38 @@ def test_a_message_has_more_time_than_a_command(run: Run, chunking: bool) -> Non
             finally:
                 pool.close()
                 await listener.stop(1)
+
+    run(inside())
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_content_that_goes_out_with_its_command_has_more_time(run: Run, pipelining: bool) -> None:
+    """Together with the envelope, to a server that reads all of it before it says anything, or behind it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        await reader.readline()
+        offered = b"250-PIPELINING\r\n" if pipelining else b""
+        writer.write(b"250-next.example.test\r\n" + offered + b"250 CHUNKING\r\n")
+        for _ in () if pipelining else ("MAIL", "RCPT"):
+            await reader.readline()
+            writer.write(b"250 ok\r\n")
+        await reader.readuntil(b"last line\r\n")
+        await asyncio.sleep(1.5)
+        writer.write(b"250 sender\r\n250 recipient\r\n" * pipelining + b"250 2.0.0 Ok\r\n")
+        await reader.read()
+        writer.close()
+
+    async def inside() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        options = ClientOptions("me.example", command=0.5, content=20.0)
+        pool = Pool(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), options, size=1, idle=5)
+        try:
+            result = await pool.deliver(envelope("a@b", "c@example.test"), InMemory(DATA))
+            assert [str(outcome.reply) for outcome in result.outcomes] == ["250 2.0.0 Ok"]
+        finally:
+            pool.close()
+            server.close()
 
     run(inside())
 
