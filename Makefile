@@ -47,11 +47,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format src tests tools
 	$(BIN)/ruff check --fix src tests tools
 
-$(VENV)/.run: requirements/run.lock pyproject.toml
+$(VENV)/.run: requirements/build.lock requirements/run.lock pyproject.toml
 	tools/setup $(PYTHON) $(VENV) requirements/run.lock
 	touch $@
 
-$(VENV)/.dev: requirements/dev.lock pyproject.toml
+$(VENV)/.dev: requirements/build.lock requirements/dev.lock pyproject.toml
 	tools/setup $(PYTHON) $(VENV) requirements/dev.lock
 	touch $@ $(VENV)/.run
 
@@ -64,11 +64,11 @@ reference: $(VENV)/.dev
 	$(BIN)/python tools/manual.py
 	$(BIN)/python tools/board.py
 
+LOCKED := uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11
 lock:
-	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \
-	  --extra build pyproject.toml -o requirements/run.lock
-	uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 \
-	  --extra dev pyproject.toml -o requirements/dev.lock
+	$(LOCKED) --group build -o requirements/build.lock
+	$(LOCKED) --extra auth pyproject.toml -o requirements/run.lock
+	$(LOCKED) --extra dev pyproject.toml -o requirements/dev.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
