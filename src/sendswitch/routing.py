@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sendswitch.mail.address import key, without_extension
+from sendswitch.mail.address import key, resolved, split, without_extension
 
 POOL = "tasks.pool"
 
@@ -28,11 +28,14 @@ class Route:
 
 
 class Routes:
-    """Routes by address: an exact one, then without extension, then `@domain` for all of a domain."""
+    """Routes by address: an exact one, then without extension, then `@domain` for all of a domain.
 
-    def __init__(self, routes: Iterable[Route] = (), *, delimiters: str = "+") -> None:
+    `origin` is the domain of addresses without one (Postfix `myorigin`), '' for unknown.
+    """
+
+    def __init__(self, routes: Iterable[Route] = (), *, delimiters: str = "+", origin: str = "") -> None:
         self._routes = {key(route.owner): route for route in routes}
-        self._delimiters = delimiters
+        self._delimiters, self._origin = delimiters, origin
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -41,14 +44,33 @@ class Routes:
         return iter(self._routes.values())
 
     def find(self, address: str) -> Route | None:
-        """The route of a recipient; None means no pipeline: deliver."""
-        routes = self._routes
-        if not routes:
+        """Return the route of a recipient; None means no pipeline: deliver.
+
+        Every form counts that Postfix may rewrite the address to; the first that has a route wins.
+        """
+        if not self._routes:
             return None
-        wanted = key(address)
+        for wanted in resolved(address):
+            if (found := self._of(wanted)) is not None:
+                return found
+        return None
+
+    def _of(self, wanted: str) -> Route | None:
+        if not split(wanted)[1]:
+            return self._without_domain(wanted)
+        routes = self._routes
         found = routes.get(wanted)
         if found is None and self._delimiters:
             found = routes.get(without_extension(wanted, self._delimiters))
         if found is None:
             found = routes.get("@" + wanted.rpartition("@")[2])
         return found
+
+    def _without_domain(self, local: str) -> Route | None:
+        """Return the route of a local user; without a known origin that of anybody with this local part."""
+        if self._origin:
+            return self._of(f"{local}@{key(self._origin)}")
+        bare = without_extension(local, self._delimiters)
+        matching = (owner for owner in self._routes if split(owner)[0] in (local, bare))
+        owner = min(matching, default=None)
+        return self._routes[owner] if owner is not None else None

@@ -80,7 +80,7 @@ def message(data: bytes) -> None:
     mail = Mail(InMemory(data))
     assert isinstance(mail.text + mail.html, str)
     mail.subject.encode()
-    assert isinstance([mail.attachments, mail.defects], list)
+    assert isinstance([mail.attachments, mail.findings], list)
     address.in_header(mail.raw_headers("from"))
     edit(InMemory(data).head(), (MarkSubject("*S* "), RemoveHeader("From")))
     address.parse_path(xtext.decode(data.decode("latin-1")))

@@ -14,10 +14,8 @@ ROOT = Path(__file__).parents[2]
 def _wheel(folder: Path, name: str, version: str, *requires: str) -> str:
     """Make a wheel; return its digest as a lock file writes it."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
-    about = "\n".join(
-        ("Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", "Provides-Extra: toml")
-        + tuple(f"Requires-Dist: {one}" for one in requires)
-    )
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", "Provides-Extra: toml"]
+    about = "\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires)])
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}.py", f"version = {version!r}\n")
         wheel.writestr(f"{name}-{version}.dist-info/METADATA", about + "\n")

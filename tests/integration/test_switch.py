@@ -20,6 +20,7 @@ from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import FOLDER, Action, Answer, Deferral, Verdict
@@ -108,7 +109,7 @@ async def switch(
     journeys = Journeys(
         Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
         Dispatcher(broker, policy=policy, clock=clock),
-        Terms(courier, Composer("us.example", {}), policy, 50, Places(10), srs),
+        Terms(courier, Composer("us.example", {}), policy, 50, Places(10), Marks(b"x" * 32), srs),
         clock=clock,
     )
     queue = Queue(spool, journeys, clock=clock)

@@ -56,13 +56,36 @@ def test_what_is_no_path(text: str) -> None:
     [
         ("Joe@Example.ORG", "joe@example.org"),
         ('"joe"@example.org', "joe@example.org"),
-        ('"a b"@example.org', '"a b"@example.org'),
+        ('"a b"@example.org', "a b@example.org"),
         ('"j\\oe"@example.org', "joe@example.org"),
         ("Postmaster", "postmaster"),
+        ("joe@example.org.", "joe@example.org"),
+        ("joe@B\u00dcCHER.example", "joe@xn--bcher-kva.example"),
+        ("joe@bu\u0308cher.example", "joe@xn--bcher-kva.example"),
+        ("joe@XN--BCHER-KVA.example", "joe@xn--bcher-kva.example"),
+        ("jo\u0308rg@example.org", "j\u00f6rg@example.org"),
+        ("joe@b\u00fccher\u3002example", "joe@xn--bcher-kva.example"),
     ],
 )
 def test_keys(given_: str, expected: str) -> None:
     assert address.key(given_) == expected
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("joe@example.org", ["joe@example.org"]),
+        ("joe%example.org", ["joe%example.org", "joe@example.org"]),
+        ("example.org!joe", ["example.org!joe", "joe@example.org"]),
+        ("joe%example.org@mx.example", ["joe%example.org@mx.example", "joe@example.org"]),
+        ('"joe@example.org"', ["joe@example.org"]),
+        ('"joe@example.org"@mx.example', ["joe@example.org@mx.example", "joe@example.org"]),
+        ("a!b!joe@mx.example", ["a!b!joe@mx.example", "b!joe@a", "joe@b"]),
+    ],
+)
+def test_the_mailboxes_that_an_address_may_reach(given_: str, expected: list[str]) -> None:
+    """As Postfix rewrites them: trivial-rewrite(8), allow_percent_hack, swap_bangpath, resolve_dequoted_address."""
+    assert list(address.resolved(given_)) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +103,11 @@ def test_extensions(key: str, expected: str) -> None:
         (["joe@a.example (Joe)"], ["joe@a.example"]),
         (['"x@good.example" <y@evil.example>'], ["y@evil.example", "x@good.example"]),
         (["a@x.example", "b@y.example"], ["a@x.example", "b@y.example"]),
-        (["=?utf-8?q?bad=40evil.example?= <a@x.example>"], ["a@x.example"]),
+        (["=?utf-8?q?bad=40evil.example?= <a@x.example>"], ["a@x.example", "bad@evil.example"]),
+        (["=?utf-8?q?win=40evil.example?="], ["win@evil.example"]),
+        (["win@evil.example."], ["win@evil.example"]),
+        (["a@b\u00fccher.example", "b@bu\u0308cher.example"], ["a@xn--bcher-kva.example", "b@xn--bcher-kva.example"]),
+        (["a:" * 4000], []),
         (["undisclosed"], []),
         (["<A@X.Example>"], ["a@x.example"]),
     ],
@@ -118,7 +145,7 @@ def test_the_short_way_is_for_most_fields(value: str) -> None:
 def test_no_header_raises(values: list[str]) -> None:
     only(*values)
     for value in values:
-        address.display(value)
+        address.spellings(value)
 
 
 @given(st.text(max_size=100))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sendswitch.mail.addresses import addresses
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
-from sendswitch.sieve.addresses import addresses
 from sendswitch.sieve.grammar import SieveError
 from sendswitch.sieve.match import MEMORY, Match
 from sendswitch.sieve.run import Outcome

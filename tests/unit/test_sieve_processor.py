@@ -9,9 +9,9 @@ import pytest
 
 from sendswitch.config.load import validate
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.mail.address import display
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
+from sendswitch.mail.mime.words import decoded as display
 from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site

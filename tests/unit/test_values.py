@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sendswitch.config.units import duration, size
 from sendswitch.delivery.backoff import Backoff
-from sendswitch.delivery.compose import Composer, delivered_to, loops
+from sendswitch.delivery.compose import Composer, loops
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.mail import dsn, ids, xtext
 from sendswitch.mail.address import in_header
@@ -34,8 +34,10 @@ from sendswitch.mail.headers import (
     hops,
     unfinished,
 )
+from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.message import Mail
-from sendswitch.mail.parts import MAX_PARTS
+from sendswitch.mail.mime.findings import Kind
+from sendswitch.mail.mime.reader import MAX_PARTS
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -327,8 +329,18 @@ def test_loops_are_seen() -> None:
     assert not loops(b"Received: x\r\n" * 50 + b"\r\n", "us", 50)
     assert loops(b"X-SendSwitch-Trace: us a\r\n" * 5 + b"\r\n", "us", 50)
     assert not loops(b"X-SendSwitch-Trace: other a\r\n" * 9 + b"\r\n", "us", 50)
-    assert delivered_to(b"Delivered-To: Joe@a.example\r\n\r\n", "joe@a.example")
-    assert not delivered_to(b"X: 1\r\n\r\nDelivered-To: joe@a.example\r\n", "ann@a.example")
+
+
+def test_a_mark_of_forwarding_is_ours_alone_and_for_one_message() -> None:
+    head = b"Message-ID: <1@x>\r\nFrom: a@b.example\r\nDelivered-To: joe@a.example\r\n"
+    marks = Marks(b"k" * 32)
+    mark = marks.make(head + b"\r\n", "Joe@a.example")
+    marked = f"{FIELD}: {mark}\r\n".encode() + head + b"\r\n"
+    assert marks.forwarded_by(marked, "joe@A.example")
+    assert not marks.forwarded_by(marked, "ann@a.example")
+    assert not marks.forwarded_by(head + b"\r\n", "joe@a.example")
+    assert not Marks(b"o" * 32).forwarded_by(marked, "joe@a.example")
+    assert not marks.forwarded_by(marked.replace(b"<1@x>", b"<2@x>"), "joe@a.example")
 
 
 @pytest.mark.parametrize(
@@ -370,21 +382,21 @@ def test_broken_mail_never_raises(raw: bytes) -> None:
     assert isinstance(mail.text + mail.html, str)
     assert mail.subject.encode() is not None  # fit for JSON and databases
     assert isinstance(mail.attachments, list)
-    assert isinstance(mail.defects, list)
+    assert isinstance(mail.findings, tuple)
     assert mail.raw == raw
 
 
 @given(st.binary(max_size=300))
 def test_no_mail_raises(raw: bytes) -> None:
     mail = Mail(InMemory(raw))
-    assert isinstance([mail.text, mail.html, mail.attachments, mail.defects, mail.headers("from")], list)
+    assert isinstance([mail.text, mail.html, mail.attachments, mail.findings, mail.headers("from")], list)
 
 
 def test_deep_nesting_is_seen_and_not_followed() -> None:
     head = "".join(f'Content-Type: multipart/mixed; boundary="b{n}"\r\n\r\n--b{n}\r\n' for n in range(3000)).encode()
     mail = Mail(InMemory(head + b"Content-Type: text/plain\r\n\r\ndeep\r\n"))
-    assert [attachment.type for attachment in mail.attachments] == ["multipart/mixed"]  # from there on as it is
-    assert any("nested deeper" in defect for defect in mail.defects)
+    assert {attachment.type for attachment in mail.attachments} == {"multipart/mixed"}  # from there on as it is
+    assert any("nested too deeply" in finding.text for finding in mail.findings)
 
 
 def test_reading_a_message() -> None:
@@ -396,7 +408,7 @@ def test_reading_a_message() -> None:
     assert mail.subject == "Grüße"
     assert mail.text.strip() == "hello"
     assert [(a.name, a.type, a.data) for a in mail.attachments] == [("ä.zip", "application/zip", b"\x00\x01")]
-    assert mail.defects == []
+    assert mail.findings == ()
 
 
 # envelopes and verdicts
@@ -670,7 +682,7 @@ def test_html_attachments_and_parts_that_cannot_be_decoded() -> None:
     )
     mail = Mail(InMemory(raw))
     assert mail.html.strip() == "<p>ä</p>"
-    assert [(a.type, a.size) for a in mail.attachments] == [("image/png", 3)]
+    assert [(a.type, a.size) for a in mail.attachments] == [("message/rfc822", 19), ("image/png", 3)]
     assert mail.size == len(raw)
     assert mail.header("x-none") == ""
 
@@ -678,33 +690,14 @@ def test_html_attachments_and_parts_that_cannot_be_decoded() -> None:
 def test_many_parts_side_by_side_are_not_deep() -> None:
     inner = b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n"
     mail = Mail(InMemory(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + inner * 200 + b"--a--\r\n"))
-    assert mail.defects == []
+    assert mail.findings == ()
     assert mail.text.count("x") == 200
 
 
 def test_more_parts_than_are_read() -> None:
     parts = b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * (MAX_PARTS + 10)
     mail = Mail(InMemory(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + parts + b"--b--\r\n"))
-    assert any("are read" in defect for defect in mail.defects)
-
-
-@pytest.mark.parametrize("method", ["get_payload", "get_filename"])
-def test_what_the_standard_parser_stumbles_over_is_empty(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(*_: object, **__: object) -> None:
-        raise LookupError("unknown encoding")
-
-    monkeypatch.setattr(email.message.Message, method, stumble)
-    mail = Mail(InMemory(b"Content-Type: application/zip\r\n\r\nx\r\n"))
-    assert [(a.name, a.data) for a in mail.attachments] in ([("", b"x\r\n")], [("unreadable-name", b"x\r\n")])
-
-
-def test_a_parser_that_gives_up_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(*_: object, **__: object) -> None:
-        raise AttributeError("none")
-
-    monkeypatch.setattr(email.message.Message, "walk", stumble)
-    mail = Mail(InMemory(b"Subject: x\r\n\r\nx\r\n"))
-    assert mail.defects == ["cannot be parsed: AttributeError"]
+    assert [finding.kind for finding in mail.findings] == [Kind.TOO_LARGE]
 
 
 @pytest.mark.parametrize(

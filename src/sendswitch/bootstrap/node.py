@@ -43,6 +43,7 @@ from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
 from sendswitch.journal.events import Event
+from sendswitch.mail.hops import Marks
 from sendswitch.processors.entries import Lists
 from sendswitch.processors.reach import Reach
 from sendswitch.smtp.address import Endpoint, parse_endpoint
@@ -114,7 +115,8 @@ class Node:
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
         broker = EmbeddedBroker()
         self._srs_secret = await in_thread(secret, self._engine, "srs")
-        self.journeys = make_journeys(config, self.spool, broker, make_srs(config, self._srs_secret))
+        self._marks = Marks(await in_thread(secret, self._engine, "forward"))
+        self.journeys = make_journeys(config, self.spool, broker, self._marks, make_srs(config, self._srs_secret))
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
@@ -197,6 +199,7 @@ class Node:
             subject=config.journal.subject,
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
+            origin=config.routing.origin,
             known=lambda key: key in self._users,
             srs=make_srs(config, self._srs_secret),
         )
@@ -322,7 +325,7 @@ class Node:
         self.steering.log_as(config)
         self.config, self.draining = config, draining
         before, srs = self.journeys.terms, make_srs(config, self._srs_secret)
-        self.journeys.terms = make_terms(config, courier, srs, before)
+        self.journeys.terms = make_terms(config, courier, self._marks, srs, before)
         if before.sending is not self.journeys.terms.sending:
             before.sending.close()
         self.journeys.dispatcher.policy = make_policy(config)

@@ -24,6 +24,7 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site
@@ -50,11 +51,11 @@ from sendswitch.worker.runtime import Library, Worker
 UNRECORDED = 5
 
 
-def make_journeys(config: Config, spool: Spool, broker: Broker, srs: Srs | None) -> Journeys:
+def make_journeys(config: Config, spool: Spool, broker: Broker, marks: Marks, srs: Srs | None) -> Journeys:
     """What moves mail, with all it needs."""
     outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
     dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock)
-    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), srs), clock=system_clock)
+    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), marks, srs), clock=system_clock)
 
 
 def make_srs(config: Config, secret: bytes) -> Srs | None:
@@ -62,13 +63,13 @@ def make_srs(config: Config, secret: bytes) -> Srs | None:
     return Srs(config.forward.srs_domain, secret) if config.forward.srs_domain else None
 
 
-def make_terms(config: Config, courier: Courier, srs: Srs | None, before: Terms | None = None) -> Terms:
+def make_terms(config: Config, courier: Courier, marks: Marks, srs: Srs | None, before: Terms | None = None) -> Terms:
     """What the configuration says about journeys. The places stay while the courier does."""
     hop = config.next_hop
     composer = Composer(config.node.host, dict(config.tags.subject))
     same = before is not None and before.courier is courier
     sending = before.sending if before is not None and same else Places(UNRECORDED * hop.connections)
-    return Terms(courier, composer, make_policy(config), hop.recipients, sending, srs)
+    return Terms(courier, composer, make_policy(config), hop.recipients, sending, marks, srs)
 
 
 def make_flight(config: Config) -> Flight:
@@ -156,7 +157,7 @@ def load_routes(engine: Engine, config: Config) -> Routes:
             own = PipelineConfig()
         route = _route(stored.owner, stored.version, own, config)
         routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
-    return Routes(routes, delimiters=config.routing.recipient_delimiter)
+    return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
 
 
 def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:

@@ -244,6 +244,15 @@ def _postfix(config: Config) -> Iterator[Finding]:
     if limit.isdigit() and (int(limit) > ours or int(limit) == 0):
         do = f"postconf -e message_size_limit={ours}, or a larger listener.message_size"
         yield warning("Postfix", f"message_size_limit is {limit}, we take {ours}: the rest is bounced", do)
+    delimiter = _postconf("-h", "recipient_delimiter")
+    if set(delimiter) != set(config.routing.recipient_delimiter):
+        do = f'set routing.recipient_delimiter = "{delimiter}", or mail to an extension misses its pipeline'
+        ours_ = config.routing.recipient_delimiter
+        yield problem("Postfix", f"recipient_delimiter is {delimiter!r}, ours is {ours_!r}", do)
+    origin = _postconf("-x", "-h", "myorigin")
+    if config.routing.origin and origin != config.routing.origin:
+        do = f'set routing.origin = "{origin}"'
+        yield problem("Postfix", f"myorigin is {origin!r}, routing.origin is {config.routing.origin!r}", do)
     filters = _postconf("-P") + _postconf("content_filter") + _postconf("smtpd_proxy_filter")
     ports = [section.bind.rpartition(":")[2] for section in config.listener]
     if not any(f":{port}" in filters for port in ports) and "sendswitch:" not in filters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import getpass
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -196,9 +197,21 @@ def shown_steps(config: PipelineConfig) -> str:
     return " → ".join(step.use for step in config.step) or "no steps, everything passes"
 
 
+# An option that names a file by a relative path.
+_RELATIVE = re.compile(r"""^([ \t]*file[ \t]*=[ \t]*)(["'])([^"'/\n][^"'\n]*)\2""", re.M)
+
+
 def read_file(file: Path) -> str:
-    """A pipeline file's text. Raises InvalidConfiguration when it cannot be read."""
+    """Return the text of a pipeline file. A `file = "filter.py"` beside it becomes an absolute path.
+
+    Raises InvalidConfiguration when it cannot be read.
+    """
+
+    def absolute(found: re.Match[str]) -> str:
+        beside = (file.parent / found[3]).absolute()
+        return f'{found[1]}"{beside}"' if beside.is_file() else found[0]
+
     try:
-        return file.read_text(encoding="utf-8")
+        return _RELATIVE.sub(absolute, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfiguration([f"{file}: cannot be read: {error}"]) from error

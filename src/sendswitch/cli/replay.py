@@ -136,7 +136,7 @@ class _Run:
 def _only(user: str, config: Config) -> Routes:
     """Routes that find only this user's addresses."""
     route = Route(user, 0, 1.0, "pass", "bounce")
-    return Routes([route], delimiters=config.routing.recipient_delimiter)
+    return Routes([route], delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
 
 
 class _State:

@@ -25,6 +25,7 @@ from sendswitch.mail.headers import Cut, fields
 from sendswitch.mail.verdict import Answer, Deferral, Verdict
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial
+from sendswitch.smtp.protocol.content import clean
 from sendswitch.switch import decide
 
 
@@ -63,12 +64,12 @@ def try_(
 
 
 def _read(file: Path) -> bytes:
-    """A message with CRLF line ends, as a listener would have made it."""
+    """Return a message with its line ends as a listener would have made them."""
     try:
         data = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise NotFound(f"{file}: cannot be read: {error.strerror}") from error
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    return clean(data)
 
 
 def _trial(config: Config, to: str, file: Path | None) -> Trial:

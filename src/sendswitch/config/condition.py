@@ -12,21 +12,24 @@ about each message; it never raises for what a message contains.
     size > 1MB  size <= 20kB  larger:1MB  smaller:20kB  bytes of the whole message
     header:X-Spam-Flag  header:X-Spam-Flag=YES          the field is there; this text is in it, or it is like it
     has:attachment  has:inline                          a part says so, in the first 256 KiB
+    is:ambiguous  is:unreadable  is:encrypted  is:too-large    programs read it in different ways, or nobody can
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from ipaddress import ip_address, ip_network
 
 from sendswitch.config.units import COMPARE, comparison, size
-from sendswitch.mail.address import key
+from sendswitch.mail.address import key, spellings
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import valid_name
 from sendswitch.mail.message import Mail
+from sendswitch.mail.mime.findings import Kind
 
 # Characters of a condition, and parentheses in each other: more than anybody reads.
 LONGEST, DEEPEST = 1000, 20
@@ -216,15 +219,35 @@ def _has(value: str) -> Test:
     return lambda facts: wanted in facts.mail.dispositions
 
 
+def _address(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
+    """A word that looks for an address in any spelling."""
+
+    def make(value: str) -> Test:
+        like = _like(unicodedata.normalize("NFC", value.rstrip(".") or value))
+        canonical = _like(key(value)) if "@" in value and not set("*?") & set(value) else like
+        return lambda facts: any(like(text) or canonical(text) for one in of(facts) for text in (one, *spellings(one)))
+
+    return make
+
+
+def _is(value: str) -> Test:
+    wanted = value.lower().replace("-", " ")
+    if wanted not in set(Kind):
+        raise ValueError(
+            f"is:{value} is nothing that can be asked; {', '.join(f'is:{k}'.replace(' ', '-') for k in Kind)} are"
+        )
+    return lambda facts: any(finding.kind == wanted for finding in facts.mail.findings)
+
+
 def _user(value: str) -> Test:
     wanted = key(value)
     return lambda facts: key(facts.recipient) == wanted
 
 
 _WORDS: dict[str, Callable[[str], Test]] = {
-    "from": _text(lambda facts: (facts.sender,)),
-    "to": _text(lambda facts: (facts.recipient,)),
-    "addressed": _text(lambda facts: (facts.sender, facts.recipient)),
+    "from": _address(lambda facts: (facts.sender,)),
+    "to": _address(lambda facts: (facts.recipient,)),
+    "addressed": _address(lambda facts: (facts.sender, facts.recipient)),
     "subject": _text(lambda facts: (facts.mail.subject,)),
     "helo": _text(lambda facts: (facts.client.helo,)),
     "message-id": _text(lambda facts: facts.mail.headers("message-id")),
@@ -237,4 +260,5 @@ _WORDS: dict[str, Callable[[str], Test]] = {
     "smaller": lambda value: _sized("<", value),
     "header": _header,
     "has": _has,
+    "is": _is,
 }

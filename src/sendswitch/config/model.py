@@ -186,6 +186,9 @@ class Routing(Section):
     """Who gets which recipient."""
 
     recipient_delimiter: str = Field("+", max_length=8, description="Characters that begin an address extension.")
+    origin: str = Field(
+        "", max_length=255, description="Domain of recipients without one (Postfix myorigin); empty: such are refused."
+    )
 
 
 class Pipelines(Section):

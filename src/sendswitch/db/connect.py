@@ -19,7 +19,7 @@ from sendswitch.errors import InvalidConfiguration, Refused, Temporary
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HEAD = "0008"
+HEAD = "0009"
 
 # Threads for what asks the database. It may hang with every one of them, and the mail path has others.
 THREADS = 8

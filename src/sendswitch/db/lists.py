@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sendswitch.db.tables import list_entries, marks
 from sendswitch.errors import NotFound, Temporary
-from sendswitch.mail.address import key, valid
+from sendswitch.mail.address import domain_key, key, valid
 
 # The mark that counts changes, so that a node need not read all of it to see that there were none.
 CHANGES = "lists"
@@ -39,7 +39,7 @@ def scope_of(whose: str) -> str:
     whose = whose.strip().removeprefix("@")
     if whose and not valid(whose if "@" in whose else f"x@{whose}"):
         raise ValueError(f"{whose!r} is no user@domain and no domain")
-    return key(whose) if "@" in whose else whose.lower()
+    return key(whose) if "@" in whose else domain_key(whose)
 
 
 def add(

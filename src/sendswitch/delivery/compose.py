@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from sendswitch.mail.content import Content, Edited, Spliced
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, closed, edit, fields, hops, without_own
+from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, closed, edit, hops, without_own
+from sendswitch.mail.hops import FIELD as FORWARDED
 from sendswitch.mail.verdict import Verdict
 
 _SAFE = re.compile(r"[A-Za-z0-9.:_\[\]-]{0,255}\Z")
@@ -43,7 +44,7 @@ class Composer:
     ) -> Content:
         """The content with our fields. What others claim under our names is removed, so that it can be trusted."""
         head = content.head()
-        changed = without_own(closed(head), TRACE)
+        changed = without_own(closed(head), TRACE, FORWARDED)
         edits = self._edits(verdict)
         trace = self._trace(message, client, received)
         if edits:
@@ -113,10 +114,3 @@ def loops(head: bytes, host: str, max_hops: int) -> str:
     lower = head.lower()
     own = lower.count(f"{TRACE}: {host} ".lower().encode())
     return f"{own} {TRACE} fields of our own" if own >= MAX_OWN_TRACES else ""
-
-
-def delivered_to(head: bytes, address_key: str) -> bool:
-    """True when a Delivered-To field says the message was at `address_key` before (it is being forwarded back)."""
-    if b"delivered-to" not in head.lower():
-        return False
-    return any(f.name.lower() == "delivered-to" and f.value.lower() == address_key for f in fields(head))

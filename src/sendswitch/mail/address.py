@@ -1,17 +1,23 @@
-"""Mail addresses as RFC 5321 4.1.2 writes them, and the keys they are looked up by.
+"""Mail addresses as RFC 5321 section 4.1.2 writes them, and the one form that they are looked up by.
 
-An address is kept as it was given; comparison happens on a key. A domain is compared without case (RFC 5321
-2.4). A local part is too: no site that runs Postfix gives `Joe` and `joe` to different people, and a list
-entry that misses by case would be a hole.
+An address is kept and sent on as it was given. Comparison happens on its canonical form (`key`): the domain as A-label
+in lower case without a dot at its end (RFC 5890), the local part in Unicode's composed form (NFC) without quoting, in
+lower case: no site that runs Postfix gives `Joe` and `joe` to different people, and a list entry that misses by case
+would be a hole. `resolved` does what Postfix's rewriting does (trivial-rewrite(8): bangpaths, percent signs, routes),
+so that no spelling of a mailbox reaches it without its pipeline.
 """
 
 from __future__ import annotations
 
 import re
-from email.errors import MessageError
-from email.header import decode_header, make_header
-from email.utils import getaddresses
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
+import idna
+
+from sendswitch.mail.addresses import addresses
+from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.text import storable
 
 # A path in angle brackets: an optional source route that is ignored (RFC 5321 C), then the mailbox. A quoted
@@ -25,17 +31,19 @@ _WORD = re.compile(r"[^\s<>()\[\],;:\"\\\x00-\x1f]+")
 # Most fields: one address of plain atoms, alone or behind a name of plain words, about which all readers agree.
 _DOTTED = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
 _PLAIN = re.compile(rf"[ \t]*(?:[A-Za-z0-9 '_+-]*<({_DOTTED})>|({_DOTTED}))[ \t]*\Z")
-# Characters of a field given to the standard parser, whose time may grow faster than its input.
+# Characters of a field that an author is read from beyond doubt; a longer one is doubtful.
 MAX_PARSED = 8000
 
 # RFC 5321 4.5.3.1: 64 for the local part, 255 for the domain, 256 for the path. Real mail exceeds the first
 # (VERP, SRS), so only the whole is limited.
 MAX_ADDRESS = 320
+# Rewritings of one address; each takes one sign out of it.
+MOST_REWRITES = 10
 
 
 def split(address: str) -> tuple[str, str]:
-    """Local part and domain; the domain is '' for an address without '@' (`postmaster`)."""
-    local, at, domain = address.rpartition("@")
+    """Return local part and domain; the domain is '' for an address without one (`postmaster`)."""
+    local, at, domain = ("", "", "") if address.endswith('"') else address.rpartition("@")
     return (local, domain) if at else (address, "")
 
 
@@ -69,13 +77,80 @@ def parse_path(text: str) -> tuple[str, str] | None:
 
 
 def key(address: str) -> str:
-    """What two addresses share when they are the same mailbox: lower case, no quotes that need not be."""
-    if '"' not in address:
+    """Return the canonical form: equal for two addresses of one mailbox. Never sent, never shown as an address."""
+    if address.isascii() and '"' not in address and not address.endswith("."):
         return address.lower()
     local, domain = split(address)
-    bare = re.sub(r"\\(.)", r"\1", local[1:-1]) if local[:1] == '"' and local[-1:] == '"' else local
-    local = bare if _ATOM.fullmatch(bare) else local
-    return f"{local}@{domain}".lower() if domain else local.lower()
+    if not domain:
+        return _composed(_unquoted(local))
+    return f"{_composed(_unquoted(local))}@{domain_key(domain)}"
+
+
+def domain_key(domain: str) -> str:
+    """Return the canonical form of a domain: A-labels in lower case, without a dot at its end."""
+    if domain.isascii():
+        return domain.rstrip(".").lower()
+    return _a_labels(domain)
+
+
+@lru_cache(maxsize=1024)
+def _a_labels(domain: str) -> str:
+    text = unicodedata.normalize("NFC", domain[:MAX_ADDRESS]).strip(".\u3002\uff0e\uff61")
+    try:
+        return idna.encode(text, uts46=True, transitional=False).decode("ascii").lower()
+    except (idna.IDNAError, UnicodeError):
+        return unicodedata.normalize("NFKC", text).lower().rstrip(".")
+
+
+def readable_domain(domain: str) -> str:
+    """Return a domain in canonical form as people write it, with U-labels."""
+    if "xn--" not in domain:
+        return domain
+    try:
+        return idna.decode(domain[:MAX_ADDRESS])
+    except (idna.IDNAError, UnicodeError):
+        return domain
+
+
+def spellings(address: str) -> tuple[str, ...]:
+    """Return an address as text to be searched in: its canonical form, with U-labels where it has any."""
+    canonical = key(address)
+    local, domain = split(canonical)
+    readable = readable_domain(domain)
+    return (canonical,) if readable == domain else (canonical, f"{local}@{readable}")
+
+
+def _composed(local: str) -> str:
+    return local.lower() if local.isascii() else unicodedata.normalize("NFC", local).lower()
+
+
+def _unquoted(local: str) -> str:
+    if len(local) > 1 and local[0] == local[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", local[1:-1])
+    return local
+
+
+def resolved(address: str) -> Iterator[str]:
+    """Yield the canonical forms of the mailboxes that Postfix may deliver this address to, the address itself first.
+
+    Postfix rewrites `site!user` and `user%site` where there is no `@` or the domain is its own, and looks into quotes
+    (resolve_dequoted_address). Which domains are its own is not known here, so each form that it could become is one.
+    """
+    canonical = key(address)
+    yield canonical
+    local, domain = split(canonical)
+    if not any(sign in local for sign in "@%!"):
+        return
+    for _ in range(MOST_REWRITES):
+        if "@" in local:
+            local, _, domain = local.rpartition("@")
+        elif "!" in local:
+            domain, _, local = local.partition("!")
+        elif "%" in local:
+            local, _, domain = local.rpartition("%")
+        else:
+            return
+        yield f"{_composed(_unquoted(local))}@{domain_key(domain)}"
 
 
 def without_extension(address_key: str, delimiters: str) -> str:
@@ -90,38 +165,30 @@ def without_extension(address_key: str, delimiters: str) -> str:
     return address_key
 
 
-def in_header(values: list[str]) -> list[str]:
-    """Every address key a reader could take for the author in these header values, in order, each once.
+def in_header(values: Sequence[str]) -> list[str]:
+    """Return every address key that a reader could take for the author in these header values, in order, each once.
 
-    Deliberately wide: mail clients disagree on malformed fields, so an address counts when any reading finds
-    it: the standard parser's, or any word with an '@'. Encoded words are decoded for names only
-    after addresses were found, so that an encoded name cannot add one to the strict reading.
+    Deliberately wide: mail clients disagree about malformed fields, so an address counts when any reading finds it: by
+    the grammar, as any word with an '@', or in an encoded word.
     """
     if len(values) == 1 and (plain := _PLAIN.match(values[0])):
         return [(plain[1] or plain[2]).lower()]
     found: dict[str, None] = {}
-    for _, address in getaddresses([value[:MAX_PARSED] for value in values]):
-        if "@" in address:
+    for value in values:
+        for address in addresses(value[:MAX_PARSED]):
             found[key(address)] = None
     for value in values:
-        for word in _WORD.findall(value):
-            if "@" in word.strip("@"):
-                found[key(word)] = None
+        for text in (value, decoded(value)) if "=?" in value else (value,):
+            for word in _WORD.findall(text):
+                if "@" in word.strip("@"):
+                    found[key(word)] = None
     return list(found)
 
 
-def only(values: list[str], found: list[str]) -> str | None:
+def only(values: Sequence[str], found: Sequence[str]) -> str | None:
     """The one author's key when the field is beyond doubt (one field, one reading, one address), else None.
 
     `found` is what `in_header` gives for `values`. Letting mail through because of its author asks for this; keeping
     mail out asks for any of `found`.
     """
     return found[0] if len(values) == len(found) == 1 and len(values[0]) <= MAX_PARSED else None
-
-
-def display(value: str) -> str:
-    """A header value with its encoded words decoded as far as they can be, fit to be kept; never raises."""
-    try:
-        return storable(make_header(decode_header(value)), len(value))
-    except (ValueError, LookupError, MessageError):
-        return value

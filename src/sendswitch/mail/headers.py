@@ -85,14 +85,14 @@ def unfinished(head: bytes) -> bool:
     return read >= len(head) - len(head.rpartition(b"\r\n")[2])
 
 
-def without_own(head: bytes, keep: str) -> bytes:
-    """The header block without fields under our own names, except `keep`: others must not speak for us."""
+def without_own(head: bytes, *keep: str) -> bytes:
+    """Return the header block without fields under our own names, except `keep`: others must not speak for us."""
     if OWN_PREFIX not in head.lower():
         return head
     block = fields(head)
     rest = head[sum(len(field.raw) for field in block) :]
-    prefix, kept = OWN_PREFIX.decode(), keep.lower()
-    return b"".join(f.raw for f in block if not f.name.lower().startswith(prefix) or f.name.lower() == kept) + rest
+    prefix, kept = OWN_PREFIX.decode(), {name.lower() for name in keep}
+    return b"".join(f.raw for f in block if not f.name.lower().startswith(prefix) or f.name.lower() in kept) + rest
 
 
 def hops(head: bytes) -> int:

@@ -13,7 +13,7 @@ import re
 from base64 import b32encode
 from dataclasses import dataclass, field
 
-from sendswitch.mail.address import split, valid
+from sendswitch.mail.address import domain_key, split, valid
 
 # Days in which a bounce finds back; mail systems give up after five.
 VALID = 21
@@ -43,7 +43,7 @@ class Srs:
 
     def ours(self, address: str) -> bool:
         """True for an address of the domain."""
-        return split(address)[1].lower() == self.domain.lower()
+        return domain_key(split(address)[1]) == domain_key(self.domain)
 
     def rewritten(self, sender: str, now: float) -> str:
         """The sender that stands for this one, or itself where none can: the null path, and what would be too long."""

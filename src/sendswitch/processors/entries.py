@@ -16,6 +16,7 @@ like something is one RE2 set. An entry with a time holds until then.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 
 import re2
 
-from sendswitch.mail.address import key
+from sendswitch.mail.address import domain_key, key, spellings
 from sendswitch.mail.headers import valid_name
 from sendswitch.mail.message import Mail
 
@@ -88,14 +89,15 @@ class Entries:
         self.empty = True
         for entry in entries:
             self.empty = False
-            text = entry.text.strip().lower()
+            text = unicodedata.normalize("NFC", entry.text.strip().lower())
             if (network := _network(text)) is not None:
                 width = (network.version, network.prefixlen)
                 _keep(self._networks.setdefault(width, {}), int(network.network_address) >> _host_bits(width), entry)
             elif text.startswith("header:"):
                 fields.setdefault(text[7:].partition("=")[0], []).append(entry)
             elif (whole := _WHOLE_DOMAIN.fullmatch(text)) is not None:
-                _keep(self._parents if whole["parent"] else self._domains, whole["parent"] or whole["domain"], entry)
+                place = domain_key(whole["parent"] or whole["domain"])
+                _keep(self._parents if whole["parent"] else self._domains, place, entry)
             elif _is_regex(text) or _LIKE.search(text):
                 alike.append(entry)
             elif text == "<>":
@@ -103,9 +105,9 @@ class Entries:
             elif "@" in text and not text.startswith("@"):
                 _keep(self._addresses, key(text), entry)
             elif text.startswith("."):
-                _keep(self._parents, text[1:], entry)
+                _keep(self._parents, domain_key(text[1:]), entry)
             else:
-                _keep(self._domains, text.removeprefix("@"), entry)
+                _keep(self._domains, domain_key(text.removeprefix("@")), entry)
         self._alike = _Alike(alike, _address_pattern) if alike else None
         self._fields = {name: _Alike(some, _field_pattern) for name, some in fields.items()}
 
@@ -120,7 +122,10 @@ class Entries:
             domain = domain.partition(".")[2]
             if (entry := self._parents.get(domain)) is not None and entry.holds(now):
                 return entry
-        return self._alike.find(address_key, now) if self._alike is not None and address_key else None
+        if self._alike is None or not address_key:
+            return None
+        found = (self._alike.find(spelled, now) for spelled in spellings(address_key))
+        return next(filter(None, found), None)
 
     def client(self, address: str, now: float) -> Entry | None:
         """The entry of the smallest network that the client is in."""
@@ -212,7 +217,10 @@ def _is_regex(text: str) -> bool:
 
 
 def _address_pattern(text: str) -> str:
-    return _pattern(text if "@" in text or _is_regex(text) else f"*@{text}")
+    if not _is_regex(text):
+        text = unicodedata.normalize("NFC", text if "@" in text else f"*@{text}")
+        text = text.rstrip(".")
+    return _pattern(text)
 
 
 def _field_pattern(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sendswitch.mail.address import display, split
-from sendswitch.sieve.addresses import addresses
+from sendswitch.mail.address import split
+from sendswitch.mail.addresses import addresses
+from sendswitch.mail.mime.words import decoded as readable
 from sendswitch.sieve.given import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command
 from sendswitch.sieve.run import Ask, Run
@@ -61,7 +62,7 @@ def _header(given: Given) -> Ask:
 
     def values(run: Run) -> list[str]:
         def decoded(name: str) -> list[str]:
-            return [display(value).strip() for value in run.raw(name)]
+            return [readable(value).strip() for value in run.raw(name)]
 
         return [value for name in given.each(run, names) for value in run.once("header", name, decoded)]
 
@@ -134,7 +135,7 @@ def _body(given: Given) -> Ask:
 
         def decoded(name: str) -> list[str]:
             part = run.mail.parts[int(name)]
-            return [part.text(run.mail.raw)]
+            return [part.text]
 
         if raw:
             return run.once("body", "", whole)

@@ -1,8 +1,9 @@
 """Carrying out FORWARD: the delivery ends as forwarded, and its targets become deliveries of the same message.
 
 Each target is routed like any recipient, so a local one has its own pipeline. A loop cannot happen: a target that
-already stands in the chain of forwards is dropped, and a message that was at this address before (Delivered-To,
-RFC 9228) is delivered here instead of going round again.
+already stands in the chain of forwards is dropped, and a message that this address has forwarded before, as our own
+mark on it says (`mail.hops`), is delivered here instead of going round again. Delivered-To is written for people and
+other systems (RFC 9228), and not believed.
 
 What leaves for another domain gets a sender of ours, where the site wants that (`Srs`).
 """
@@ -14,11 +15,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sendswitch.delivery.compose import delivered_to
 from sendswitch.mail import xtext
-from sendswitch.mail.address import key, split, valid
+from sendswitch.mail.address import domain_key, key, split, valid
 from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import FOLDER, Action, Verdict
 from sendswitch.spool.records import Change, Delivery
@@ -44,10 +45,10 @@ def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: S
 def rewrites(srs: Srs | None, delivery: Delivery, target: str) -> bool:
     """True when a target gets a sender of ours. Within a domain, and for mail from it, an SPF check passes anyway."""
     before = delivery.verdict is not None and delivery.verdict.rewrite
-    here = split(delivery.recipient.address)[1].lower()
-    if srs is None or before or split(target)[1].lower() == here:
+    here = domain_key(split(delivery.recipient.address)[1])
+    if srs is None or before or domain_key(split(target)[1]) == here:
         return before
-    return split(delivery.message.envelope.sender)[1].lower() not in ("", here, srs.domain.lower())
+    return domain_key(split(delivery.message.envelope.sender)[1]) not in ("", here, domain_key(srs.domain))
 
 
 async def forward(
@@ -57,18 +58,20 @@ async def forward(
     keep_copy: bool,
     *,
     now: float,
+    marks: Marks,
     srs: Srs | None = None,
 ) -> list[Delivery]:
     """End the delivery as forwarded and create its targets, in one transaction; gives the new deliveries."""
     content = await delivery.message.load()
     head = await asyncio.to_thread(content.head)
-    if delivered_to(head, key(delivery.recipient.address)):
+    mark = await asyncio.to_thread(marks.make, head, delivery.recipient.address)
+    if await asyncio.to_thread(marks.forwarded_by, head, delivery.recipient.address):
         targets = ()
 
     def run(connection: sqlite3.Connection) -> list[Delivery]:
         chain = _chain(connection, delivery)
         fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
-        new = _children(connection, delivery, {to: rewrites(srs, delivery, to) for to in fresh}, copy, now)
+        new = _children(connection, delivery, {to: rewrites(srs, delivery, to) for to in fresh}, copy, mark, now)
         children = [(child.n, child.recipient.address, child.state) for child in new]
         data = {"to": fresh, "copy": copy, "children": children}
         if srs is not None and any(child.verdict is not None and child.verdict.rewrite for child in new):
@@ -99,7 +102,7 @@ def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
 
 
 def _children(
-    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, bool], copy: bool, now: float
+    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, bool], copy: bool, mark: str, now: float
 ) -> list[Delivery]:
     """The deliveries that take its place: one for each address, with whether its sender is rewritten, and the
     recipient's copy."""
@@ -108,10 +111,10 @@ def _children(
     recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
     # RFC 3461 5.2.7.1: reports about a forwarded message name the address the sender knew.
     orcpt = recipient.orcpt or (f"rfc822;{xtext.encode(recipient.address)}" if recipient.address.isascii() else "")
-    mark = AddHeader("Delivered-To", recipient.address)
+    trace = (AddHeader("Delivered-To", recipient.address), AddHeader(FIELD, mark))
     # In which of the recipient's folders it lies is nobody else's business.
     edits = tuple(edit for edit in verdict.edits if not (isinstance(edit, AddHeader) and edit.name == FOLDER))
-    put_on = Verdict(tags=verdict.tags, edits=(*edits, mark))
+    put_on = Verdict(tags=verdict.tags, edits=(*edits, *trace))
     new = [
         Delivery(
             delivery.message,

@@ -16,11 +16,12 @@ from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
-from sendswitch.mail.address import display, key, without_extension
+from sendswitch.mail.address import key, split, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
 from sendswitch.mail.headers import dispositions, glance, unfinished
+from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
@@ -37,6 +38,7 @@ from sendswitch.switch.queue import Queue
 
 OVERLOADED = Reply(421, "4.3.2", "Error: too much to do, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
+NEEDS_DOMAIN = Reply(504, "5.5.2", "Recipient address rejected: need fully-qualified address")
 TOO_SLOW = Reply(451, "4.4.2", "Error: the next hop is too slow, please try again later")
 # Seconds to relay while the sender waits. Postfix gives up after smtpd_proxy_timeout (100 s) and its client comes
 # again: a relay that went through after that would be a second copy.
@@ -50,7 +52,8 @@ MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, pl
 class IntakeOptions:
     """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
     space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
-    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension, and `known`
+    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension, `origin` is the
+    domain of recipients without one, and `known`
     says whether an address key is a user's. `srs` knows whom addresses stand for that forwarded mail has as sender."""
 
     host: str
@@ -60,6 +63,7 @@ class IntakeOptions:
     subject: bool = True
     overload: Callable[[], str] = lambda: ""
     delimiters: str = "+"
+    origin: str = ""
     known: Callable[[str], bool] = lambda key: False
     srs: Srs | None = None
 
@@ -210,6 +214,20 @@ class ProxyIntake(FilterIntake):
     ) -> None:
         super().__init__(spool, queue, options, clock)
         self._journeys, self._relay, self._budget = journeys, relay, budget
+
+    def recipient(self, recipient: Recipient) -> Reply:
+        """Take a recipient whose mailbox is known.
+
+        The domain that Postfix would add to a bare local part is known from `routing.origin` only; postmaster must be
+        taken (RFC 5321 section 4.5.1).
+        """
+        address = recipient.recipient.address
+        local, domain = split(key(address))
+        bare = not domain and not any(sign in local for sign in "@%!")
+        if bare and not self._options.origin and local != "postmaster":
+            metrics.REFUSED.labels("5xx").inc()
+            return NEEDS_DOMAIN
+        return super().recipient(recipient)
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
         """Decide, then relay, refuse or store. The future fails with SpoolUnavailable, MailLoop."""
@@ -384,7 +402,7 @@ def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if subject and (value := seen.get("subject")):
         text = value[:MAX_GLANCE].decode("utf-8", "replace")
-        about["subject"] = display(text) if "=?" in text else text
+        about["subject"] = decoded(text)
     for field, name in _FOUND_BY.items():
         if value := seen.get(field):
             about[name] = value[:MAX_GLANCE].decode("utf-8", "replace")

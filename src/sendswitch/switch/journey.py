@@ -18,6 +18,7 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
+from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
@@ -40,8 +41,8 @@ class Terms:
 
     `recipients` are the most of one transaction. `sending` has a place for each message that is composed, sent and
     recorded at once: no more are in memory, and no more can be repeated by a crash. With another courier come other
-    places, so that mail which waits for a broken next hop goes to its successor. `srs` rewrites the senders of
-    what is forwarded to other domains.
+    places, so that mail which waits for a broken next hop goes to its successor. `marks` are those of forwarded mail,
+    and `srs` rewrites the senders of what is forwarded to other domains.
     """
 
     courier: Courier
@@ -49,6 +50,7 @@ class Terms:
     policy: decide.Policy
     recipients: int
     sending: Places
+    marks: Marks
     srs: Srs | None = None
 
 
@@ -231,7 +233,8 @@ class Journeys:
                 await self.outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
             case decide.Forward(targets, keep_copy):
                 spool, now, srs = self.outcomes.spool, self._clock(), self.terms.srs
-                new = await forward(spool, delivery, targets, keep_copy, now=now, srs=srs)
+                marks = self.terms.marks
+                new = await forward(spool, delivery, targets, keep_copy, now=now, marks=marks, srs=srs)
                 self.outcomes.tell_end(delivery, State.FORWARDED, f"to {', '.join(targets)}")
                 if new and self._window.expect(new):
                     self._window.start(new)

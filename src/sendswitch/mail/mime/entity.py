@@ -1,0 +1,256 @@
+"""The header of an entity (a message, or a part of one) in every reading.
+
+A header ends at the first empty line; for some readers also at the first line that is no field, or at a line of spaces.
+A field begins a line; for some readers also behind spaces or control characters. Every reading counts, and where one
+of them changes the structure, the header is ambiguous.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from sendswitch.mail.mime import parameters
+from sendswitch.mail.mime.findings import Finding, Kind
+from sendswitch.mail.mime.names import readable
+from sendswitch.mail.mime.transfer import encodings
+
+# Bytes of a part's header, of the message's, and of one field with parameters: honest ones have some hundred.
+LONGEST_HEAD, LONGEST_TOP, LONGEST_FIELD = 64 * 1024, 1024 * 1024, 8000
+# Bytes of a line without a colon that may be part of the field before it.
+LONGEST_LOOSE = 1000
+# Fields of one name that are read; honest headers have one.
+MOST_FIELDS = 20
+# Different boundaries that are tried.
+MOST_BOUNDARIES = 12
+
+_FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]+)[ \t]*:")
+_LOOSE = re.compile(rb"[^A-Za-z]*?(content-(?:type|transfer-encoding|disposition))[\s\x00-\x1f\x7f-\xff]*:", re.I)
+_BLANKS = b" \t\0\x0b\x0c"
+_CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
+_PAIRED = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+")
+_STRICT = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+\Z")
+_COMPOSITE = re.compile("multipart|message")
+
+
+@dataclass(slots=True)
+class Entity:
+    """What a header says, and where the content may begin (`bodies`, the usual place first).
+
+    `types`, `names`, `charsets`, `encodings` and `boundaries` hold every reading, the preferred one first. `scan` is
+    where delimiter lines of its parts may begin to stand. `attached` is whether a disposition says so.
+    """
+
+    start: int
+    bodies: list[int]
+    scan: int
+    types: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    charsets: list[str] = field(default_factory=list)
+    encodings: list[str] = field(default_factory=list)
+    boundaries: list[str] = field(default_factory=list)
+    attached: bool = False
+    smime: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def type(self) -> str:
+        """The media type, in lower case."""
+        return self.types[0]
+
+    @property
+    def multipart(self) -> bool:
+        """Whether a reader may take it for a multipart."""
+        return bool(self.boundaries) or any("multipart" in one for one in self.types)
+
+    def doubt(self, text: str) -> None:
+        """Add that the header is ambiguous, and how."""
+        self.findings.append(Finding(Kind.AMBIGUOUS, text))
+
+
+@dataclass(slots=True)
+class _Lines:
+    """The lines of a header, made to fields: as the grammar has them and as lenient readers do.
+
+    `blank` is where the content begins behind a line of spaces, `no_field` where the first line stands that is no
+    field; both -1 for none.
+    """
+
+    fields: dict[bytes, list[bytes]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    blank: int = -1
+    no_field: int = -1
+    _last: tuple[bytes, int] | None = None
+    _pending: bytes = b"x"  # a name whose colon is on the next line
+
+    def take(self, line: bytes, at: int, behind: int, *, first: bool, top: bool) -> None:
+        """Take the line at `at`, which ends before `behind`."""
+        if not line.strip(_BLANKS) and not first and self.blank < 0:
+            self.blank = behind
+            self._extend(line)
+        elif line[:1] in (b" ", b"\t") and (not first or not line.strip()):
+            self._folded(line)
+        elif (strict := _FIELD.match(line)) is not None:
+            self._add(strict[1], line[strict.end() :])
+            loose = _LOOSE.match(line) if strict[1].lower() not in _CONTENT else None
+            if loose is not None and loose.end() <= strict.end():
+                self._odd(f"the name of the field {_text(strict[1])} has odd characters", loose, line)
+        elif not (first and top and line.startswith((b"From ", b">From "))):  # the separator line of a mailbox
+            self.no_field = at if self.no_field < 0 else self.no_field
+            self._no_field(line)
+
+    def _folded(self, line: bytes) -> None:
+        self._extend(line)
+        if (loose := _LOOSE.match(line)) is not None:
+            self._odd(f"a folded line looks like the field {_text(loose[1])}", loose, line)
+        elif line.lstrip().startswith(b":"):
+            self._add(self._pending, line.lstrip()[1:])
+
+    def _no_field(self, line: bytes) -> None:
+        """Keep a line that is no field: perhaps one for lenient readers, perhaps more of the field before."""
+        name = line.strip(b" \t\0").lower()
+        if (loose := _LOOSE.match(line)) is not None:
+            self._odd(f"a line with odd characters looks like the field {_text(loose[1])}", loose, line)
+        elif name in _CONTENT:
+            self.doubts.append(f"the field {_text(name)} is folded before its colon")
+            self._pending = name
+        elif b"=" in line and len(line) < LONGEST_LOOSE:
+            self._extend(b"\r\n " + line)
+
+    def _odd(self, doubt: str, loose: re.Match[bytes], line: bytes) -> None:
+        self.doubts.append(doubt)
+        self._add(loose[1], line[loose.end() :])
+
+    def _add(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        values = self.fields.setdefault(name, [])
+        self._last = (name, len(values)) if len(values) < MOST_FIELDS else None
+        if self._last is not None:
+            values.append(value)
+
+    def _extend(self, line: bytes) -> None:
+        if self._last is not None:
+            self.fields[self._last[0]][self._last[1]] += line
+
+
+def read(raw: bytes, start: int, end: int, parent: str) -> Entity:
+    """Read the header that begins at `start`. `parent` is the type of what it is a part of, '' for the message."""
+    found, entity = _Lines(), Entity(start, [], -1)
+    at, limit = start, min(end, start + (LONGEST_HEAD if parent else LONGEST_TOP))
+    while at < limit:
+        stop = raw.find(b"\n", at, limit)
+        behind = stop + 1 if stop >= 0 else limit
+        line = raw[at:behind].rstrip(b"\r\n")
+        if not line and stop >= 0:
+            entity.bodies.append(behind)
+            break
+        found.take(line, at, behind, first=at == start, top=not parent)
+        at = behind
+    else:
+        if limit < end:
+            entity.findings.append(Finding(Kind.TOO_LARGE, "the header of a part is too large"))
+    _places(entity, found, at, end, parent)
+    _facts(entity, found, parent)
+    for doubt in list(dict.fromkeys(found.doubts))[:5]:
+        entity.doubt(doubt)
+    return entity
+
+
+def _places(entity: Entity, found: _Lines, at: int, end: int, parent: str) -> None:
+    """Fill in where the content may begin, and whether readers disagree about it."""
+    closed = bool(entity.bodies)
+    if not closed:
+        entity.bodies.append(min(at, end))
+    entity.scan = at
+    if found.no_field >= 0:
+        entity.bodies.append(found.no_field)
+        entity.scan = max(entity.start, found.no_field - 2)
+        if parent or any(name in found.fields for name in _CONTENT):
+            found.doubts.append("a line in the header is no field, so the header may end there")
+    elif not closed:
+        entity.scan = max(entity.start, at - 2)
+    if found.blank >= 0:
+        entity.bodies.append(found.blank)
+        if parent:
+            found.doubts.append("a line of spaces stands in the header, so the header may end there")
+
+
+def _facts(entity: Entity, found: _Lines, parent: str) -> None:
+    kinds = [_value(entity, value) for value in found.fields.get(b"content-type", [])]
+    dispositions = [_value(entity, value) for value in found.fields.get(b"content-disposition", [])]
+    coded = [_value(entity, value) for value in found.fields.get(b"content-transfer-encoding", [])]
+    _types(entity, kinds, parent)
+    inside = [parameters.pairs(value) for value in kinds]
+    beside = [parameters.pairs(value) for value in dispositions]
+    entity.names = readable(parameters.values([*beside, *inside], ("filename", "name")))
+    entity.attached = any("attachment" in parameters.main_value(value) for value in dispositions)
+    entity.charsets = parameters.values(inside, ("charset",))
+    entity.smime = " ".join(parameters.values(inside, ("smime-type",))).lower()
+    entity.encodings, doubt = encodings(coded)
+    if doubt:
+        found.doubts.append(doubt)
+    boundaries = parameters.values(inside, ("boundary",))
+    if boundaries:
+        entity.boundaries = _spelled(boundaries)
+        if len(entity.boundaries) > MOST_BOUNDARIES:
+            entity.findings.append(Finding(Kind.TOO_LARGE, "the type of a part has too many boundaries"))
+            del entity.boundaries[MOST_BOUNDARIES:]
+
+
+def _value(entity: Entity, value: bytes) -> str:
+    if len(value) > LONGEST_FIELD:
+        entity.findings.append(Finding(Kind.TOO_LARGE, "a field of a part's header is too long"))
+        value = value[:LONGEST_FIELD]
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _types(entity: Entity, kinds: list[str], parent: str) -> None:
+    default = "message/rfc822" if parent == "multipart/digest" else "text/plain"
+    found: dict[str, None] = {}
+    for kind in kinds:
+        main = parameters.main_value(kind).replace(" ", "").replace("\t", "")
+        if _STRICT.match(main):
+            found[main] = None
+            continue
+        loose = _PAIRED.findall(kind.lower().replace("\0", "").partition(";")[0][:200])
+        if "multipart" in kind.lower() and not any(one.startswith("multipart/") for one in loose):
+            loose.insert(0, "multipart/mixed")
+        found.update(dict.fromkeys(loose[:5]))
+        if not loose:
+            found[{"text": "text/plain", "html": "text/html"}.get(main, default if not main else "text/plain")] = None
+        if _COMPOSITE.search(kind.lower().partition(";")[0]) and (len(loose) != 1 or not main.startswith(loose[0])):
+            entity.doubt(f"the type {kind.strip()[:60]!r} is read in several ways")
+    types = list(found) or [default]
+    types.sort(key=lambda one: not one.startswith("multipart/"))
+    entity.types = types
+    composite = {one.partition("/")[0] for one in types}
+    if len(types) > 1 and composite & {"multipart", "message"}:
+        entity.doubt(f"its type can be {' or '.join(types[:3])}")
+
+
+def _spelled(boundaries: list[str]) -> list[str]:
+    """Return boundaries in every spelling: folded or not, up to a space, a semicolon or a NUL, and without NULs."""
+    out: dict[str, None] = {}
+    for value in boundaries:
+        value = value.replace("\r\n", "")
+        for one in (value, value.rstrip(), value.strip(), value.partition("\0")[0], value.replace("\0", "")):
+            out[one[:200]] = None
+    for value in list(out):
+        for one in (
+            value.split()[0] if value.split() else "",
+            value.partition(";")[0],
+            re.sub(r"\s+", "", value),
+            re.sub(r"\s+", " ", value),
+            value.strip("\"'"),
+            re.sub(r"\\(.)", r"\1", value),
+        ):
+            out[one] = None
+    out.pop("", None)
+    return list(out)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("latin-1")

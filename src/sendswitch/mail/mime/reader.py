@@ -1,0 +1,487 @@
+"""The parts of a message in every reading, with where they stand in it.
+
+Mail programs disagree about malformed messages, and whoever looks for something forbidden must see what any of them
+may show. So boundaries are taken in every reading, delimiter lines strictly and loosely, content from every place where
+it may begin and in every transfer encoding that may be meant; matching uses the union. Where readings differ in what
+they show, the message is `ambiguous`; what cannot be read is `unreadable` or `encrypted`. Basis:
+draft-chen-email-mime-ambiguity-defense.
+
+Time and memory are bounded before the work is done: by depth, by parts, by bytes looked at.
+
+Why not the standard `email` package: it reports no positions, settles each doubt in one way, and reads long parameters
+in quadratic time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sendswitch.mail.mime import entity as header
+from sendswitch.mail.mime import tnef, transfer
+from sendswitch.mail.mime.charsets import decode
+from sendswitch.mail.mime.cms import Encrypted, NotCms, signed_content
+from sendswitch.mail.mime.entity import Entity
+from sendswitch.mail.mime.findings import Finding, Kind
+from sendswitch.mail.mime.names import readable
+
+# Nesting deeper than this is no mail anybody wrote; more parts neither.
+MAX_DEPTH, MAX_PARTS, MAX_DELIMITERS = 50, 2000, 10_000
+# Bytes of a line that are looked at round a delimiter; RFC 5322 allows 998.
+LONGEST_LINE = 1000
+# Bytes that are looked at for each byte of the message, and besides, before it counts as too intricate.
+LOOKED_AT, LOOKED_AT_BESIDES = 60, 2_000_000
+# Bytes of content decoded to look for messages in it, for each byte of the message, and besides.
+DECODED, DECODED_BESIDES = 3, 1_000_000
+# Findings of one message, and results of one part, that are kept.
+MOST_FINDINGS, MOST_RESULTS = 50, 12
+
+_CONTENT_FIELD = re.compile(rb"^[ \t\0]*content-(?:type|transfer-encoding|disposition)[ \t]*:", re.I | re.M)
+_LEADING_FIELD = re.compile(rb"\s*content-(?:type|transfer-encoding|disposition)[ \t]*:", re.I)
+_LINE_END = re.compile(rb"[ \t\f\x0b]*(?=\r?\n|\Z)")
+_MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
+_TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)? +[0-7]{3,4} +\S", re.M)
+# Types whose content is a message or an entity by itself.
+_MESSAGES = frozenset(("message/rfc822", "message/global", "message/news", "message/rfc822-headers"))
+_PIECES = frozenset(("message/partial",))
+_REPORTS = frozenset(
+    (
+        "message/delivery-status",
+        "message/disposition-notification",
+        "message/feedback-report",
+        "message/external-body",
+        "message/global-delivery-status",
+        "message/global-disposition-notification",
+        "message/tracking-status",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A part: bytes `start` to `end` of the message, or of what it was found in when `inside` is True.
+
+    `names` are the file names that its header can be read to give, decoded; `types` the media types, in lower case.
+    `charsets`, `encodings` and `bodies` (where the content begins) are every reading, the usual one first. `declared`
+    is whether a disposition says that it is attached. `findings` say why nobody knows what is in it.
+    """
+
+    source: bytes = field(repr=False)
+    start: int
+    end: int
+    bodies: tuple[int, ...]
+    types: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    charsets: tuple[str, ...] = ()
+    encodings: tuple[str, ...] = ("",)
+    declared: bool = False
+    inside: bool = False
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def type(self) -> str:
+        """The media type, in lower case."""
+        return self.types[0]
+
+    @property
+    def body(self) -> int:
+        """Where the content begins."""
+        return self.bodies[0]
+
+    @property
+    def name(self) -> str:
+        """The file name, '' for none."""
+        return self.names[0] if self.names else ""
+
+    @property
+    def attached(self) -> bool:
+        """Whether it has a file name, says that it is attached, is no text, or has findings."""
+        return bool(self.names or self.declared or self.findings) or not self.type.startswith("text/")
+
+    @property
+    def readable_text(self) -> bool:
+        """Whether readers show it as text of the message: a text that does not say that it is attached."""
+        return self.type.startswith("text/") and not self.declared
+
+    @property
+    def data(self) -> bytes:
+        """The content, decoded from its transfer encoding as a reader would."""
+        return next(self.contents(), b"")
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield each distinct content that a reader may decode, the usual one first."""
+        seen: set[tuple[int, int]] = set()
+        for body in self.bodies:
+            coded = self.source[body : self.end]
+            for encoding in self.encodings:
+                for data in transfer.decodings(coded, encoding):
+                    mark = (len(data), hash(data))
+                    if mark not in seen:
+                        seen.add(mark)
+                        yield data
+                    if len(seen) >= MOST_RESULTS:
+                        return
+
+    @property
+    def text(self) -> str:
+        """The content as text; bytes that its charset does not know are replaced."""
+        return decode(self.data, self.charsets[0] if self.charsets else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that readers may see: the parts that have none of their own, attached mail besides what is in it, and
+    findings about the message as a whole."""
+
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+
+
+class _TooMuch(Exception):
+    """There is more in the message than is looked at."""
+
+
+def read(raw: bytes) -> Reading:
+    """Read a message with CRLF line ends. Never raises; what is too much to look at is a finding."""
+    reader = _Reader(len(raw))
+    try:
+        for part in reader.entity(raw, 0, len(raw), 0, "", inside=False):
+            reader.found.append(part)
+    except _TooMuch as error:
+        reader.find(Kind.TOO_LARGE, str(error))
+    except RecursionError:
+        reader.find(Kind.TOO_LARGE, "its parts are nested too deeply")
+    return Reading(tuple(reader.found), tuple(dict.fromkeys(reader.findings))[:MOST_FINDINGS])
+
+
+@dataclass(slots=True)
+class _Left:
+    looked_at: int
+    decoded: int
+    parts: int = MAX_PARTS
+    delimiters: int = MAX_DELIMITERS
+
+
+class _Reader:
+    def __init__(self, size: int) -> None:
+        self._left = _Left(LOOKED_AT * size + LOOKED_AT_BESIDES, DECODED * size + DECODED_BESIDES)
+        self.found: list[Part] = []
+        self.findings: list[Finding] = []
+        self._seen: set[tuple[int, int, int, str]] = set()
+        self._sources: list[bytes] = []
+
+    def find(self, kind: Kind, text: str) -> None:
+        """Note a finding about the message."""
+        if len(self.findings) < 4 * MOST_FINDINGS:
+            self.findings.append(Finding(kind, text))
+
+    def _look(self, size: int) -> None:
+        self._left.looked_at -= size
+        if self._left.looked_at < 0:
+            raise _TooMuch("it can be read in more ways than are looked at")
+
+    def _part(self) -> None:
+        self._left.parts -= 1
+        if self._left.parts < 0:
+            raise _TooMuch(f"there are more than {MAX_PARTS} parts")
+
+    def _delimiter(self) -> None:
+        self._left.delimiters -= 1
+        if self._left.delimiters < 0:
+            raise _TooMuch(f"there are more than {MAX_DELIMITERS} delimiter lines")
+
+    def entity(self, raw: bytes, start: int, end: int, depth: int, parent: str, *, inside: bool) -> Iterator[Part]:
+        """Yield the parts in a region that begins with a header."""
+        place = (id(raw), start, end, parent)
+        if place in self._seen:
+            return
+        self._seen.add(place)
+        self._part()
+        one = header.read(raw, start, end, parent)
+        self._look(one.bodies[0] - start)
+        self.findings += one.findings[:MOST_FINDINGS]
+        if depth >= MAX_DEPTH and (one.multipart or one.type.startswith("message/")):
+            self.find(Kind.TOO_LARGE, "its parts are nested too deeply")
+            yield self._leaf(raw, one, end, inside, Finding(Kind.TOO_LARGE, "its parts are nested too deeply"))
+        elif one.multipart:
+            yield from self._multipart(raw, one, end, depth, inside=inside)
+        else:
+            yield from self._single(raw, one, end, depth, inside=inside)
+
+    def _leaf(self, raw: bytes, one: Entity, end: int, inside: bool, *findings: Finding) -> Part:
+        bodies = tuple(dict.fromkeys(min(body, end) for body in one.bodies))
+        return Part(
+            raw,
+            one.start,
+            end,
+            bodies,
+            tuple(one.types),
+            one.names,
+            tuple(one.charsets),
+            tuple(one.encodings),
+            one.attached,
+            inside,
+            findings,
+        )
+
+    # Multiparts
+
+    def _multipart(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
+        views: list[tuple[str, list[tuple[int, int]]]] = []
+        lines: set[int] = set()
+        for boundary in one.boundaries:
+            strict, loose, places = self._delimited(raw, boundary, one.scan, end)
+            if places <= lines:
+                continue  # another spelling of it, which finds the same lines
+            lines |= places
+            if strict and strict not in [regions for _, regions in views]:
+                views.append((boundary, strict))
+            if loose and loose != strict:
+                one.doubt(f"delimiter lines of the boundary {boundary[:60]!r} are seen by some readers only")
+                self.findings.append(one.findings[-1])
+                views.append((boundary, loose))
+        strict_type = one.type.startswith("multipart/")
+        if not views:
+            why = "it is a multipart without parts" if one.boundaries else "it is a multipart without a boundary"
+            if strict_type:
+                self.find(Kind.UNREADABLE, why)
+                yield self._leaf(raw, one, end, inside, Finding(Kind.UNREADABLE, why))
+            else:
+                yield from self._single(raw, one, end, depth, inside=inside)
+            return
+        if not strict_type:
+            self.find(Kind.AMBIGUOUS, f"it is {one.type}, but has a boundary and parts")
+            yield self._leaf(raw, one, end, inside)
+        elif len({tuple(regions) for _, regions in views}) > 1 and not one.findings:
+            self.find(Kind.AMBIGUOUS, "its boundary can be read in ways that give different parts")
+        if one.type == "multipart/encrypted":
+            self.find(Kind.ENCRYPTED, "it is encrypted for its recipient")
+        for _, regions in views:
+            for inner_start, inner_end in regions:
+                yield from self.entity(raw, inner_start, inner_end, depth + 1, one.type, inside=inside)
+        yield from self._besides(raw, one, views[0][1], end, depth, inside=inside)
+
+    def _delimited(
+        self, raw: bytes, boundary: str, scan: int, end: int
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], set[int]]:
+        """Return the regions between strict delimiter lines (RFC 2046 section 5.1.1), those between loose ones (every
+        place where the boundary stands behind two hyphens), and these places."""
+        self._look(end - scan)
+        wanted = b"--" + (
+            boundary.encode("latin-1") if not boundary.isascii() and _narrow(boundary) else _utf8(boundary)
+        )
+        strict: list[tuple[int, int, bool]] = []  # where the line begins, where the part behind it does, if it closes
+        loose: list[tuple[int, int, bool]] = []
+        at, odd = max(0, scan - 1), False
+        while (at := raw.find(wanted, at, end)) >= 0:
+            self._delimiter()
+            behind = at + len(wanted)
+            line_start = at <= scan or raw[at - 1 : at] == b"\n"
+            closes = raw[behind : behind + 2] == b"--"
+            after = behind + 2 * closes
+            blank = _LINE_END.match(raw, after, end)
+            if line_start and blank is not None:
+                strict.append((at, _next_line(raw, blank.end(), end), closes))
+                loose.append(strict[-1])
+            else:
+                odd = True
+                line = raw.rfind(b"\n", max(scan, at - LONGEST_LINE), at) + 1 or at
+                begin = line if not raw[line:at].strip(b" \t\0-") else at
+                loose.append((begin, after, False))
+                stop = raw.find(b"\n", after, min(end, after + LONGEST_LINE))
+                if stop >= 0 and raw[after:stop].strip():
+                    loose.append((begin, stop + 1, False))
+            at = behind
+        regions = _regions(raw, strict, end, after_close=False)
+        places = {place for place, _, _ in loose}
+        return regions, (_regions(raw, loose, end, after_close=True) if odd else regions), places
+
+    def _besides(
+        self, raw: bytes, one: Entity, regions: Sequence[tuple[int, int]], end: int, depth: int, *, inside: bool
+    ) -> Iterator[Part]:
+        """Yield what stands before the first part and behind the last, if it looks like a part."""
+        first = raw.rfind(b"\n--", one.bodies[0] - 1, regions[0][0]) + 1 if regions else end
+        for start, stop, what in ((one.bodies[0], first, "before the first"), (regions[-1][1], end, "behind the last")):
+            if start >= stop:
+                continue
+            self._look(stop - start)
+            if (found := _CONTENT_FIELD.search(raw, start, stop)) is not None:
+                self.find(Kind.AMBIGUOUS, f"fields of a part stand {what} delimiter line")
+                yield from self.entity(raw, found.start(), stop, depth + 1, one.type, inside=inside)
+
+    # Single parts
+
+    def _single(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
+        yield from self._second_header(raw, one, end, depth, inside=inside)
+        kind, name = one.type, one.names
+        if any(t in _PIECES for t in one.types):
+            found = Finding(Kind.UNREADABLE, "it is one piece of a message, which only the whole shows")
+            self.findings.append(found)
+            yield self._leaf(raw, one, end, inside, found)
+        elif any(t in _MESSAGES or (t.startswith("message/") and t not in _REPORTS) for t in one.types) or any(
+            _MESSAGE_NAME.search(text) for text in name
+        ):
+            leaf = self._leaf(raw, one, end, inside)
+            yield leaf
+            yield from self._attached(leaf, depth)
+        elif "pkcs7-mime" in kind or any(text.lower().endswith((".p7m", ".p7z")) for text in name):
+            yield from self._smime(self._leaf(raw, one, end, inside), depth)
+        elif kind in ("application/ms-tnef", "application/vnd.ms-tnef") or any(
+            text.lower() == "winmail.dat" for text in name
+        ):
+            leaf = self._leaf(raw, one, end, inside)
+            yield leaf
+            yield from self._tnef(leaf, depth)
+        else:
+            leaf = self._leaf(raw, one, end, inside)
+            yield leaf
+            if "" in leaf.encodings or transfer.UUENCODE in leaf.encodings:
+                yield from self._uuencoded(leaf)
+
+    def _second_header(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
+        """Yield what a reader sees that goes on reading fields behind the empty line."""
+        body = one.bodies[0]
+        text = one.type.startswith("text/") and not one.names and not one.attached
+        search = (
+            _LEADING_FIELD.match(raw, body, end) if text else _CONTENT_FIELD.search(raw, body, min(end, body + 4000))
+        )
+        if search is None or one.type.startswith("message/") or (one.encodings[0] == transfer.BASE64 and not text):
+            return
+        at = search.start()
+        while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
+            at += 1
+        self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
+        inner = header.read(raw, at, end, "multipart/mixed")
+        inner.names = tuple(dict.fromkeys((*inner.names, *one.names)))
+        if inner.types == ["text/plain"] and one.type != "text/plain":
+            inner.types = list(one.types)
+        yield self._leaf(raw, inner, end, inside)
+        if inner.multipart:
+            yield from self._multipart(raw, inner, end, depth + 1, inside=inside)
+
+    def _take(self, size: int) -> None:
+        self._left.decoded -= size
+        if self._left.decoded < 0:
+            raise _TooMuch("there is more encoded mail in it than is looked at")
+
+    def _attached(self, leaf: Part, depth: int) -> Iterator[Part]:
+        """Yield the parts of attached mail, whatever its transfer encoding."""
+        if "" in leaf.encodings:
+            for body in leaf.bodies:
+                yield from self.entity(leaf.source, body, leaf.end, depth + 1, "", inside=leaf.inside)
+        for encoding in leaf.encodings:
+            if encoding:
+                yield from self._decoded(leaf, encoding, depth)
+
+    def _decoded(self, leaf: Part, encoding: str, depth: int) -> Iterator[Part]:
+        for body in leaf.bodies:
+            self._take(leaf.end - body)
+            for data in transfer.decodings(leaf.source[body : leaf.end], encoding):
+                yield from self._in_data(data, depth)
+
+    def _in_data(self, data: bytes, depth: int) -> Iterator[Part]:
+        """Yield the parts of a message that was decoded from a part."""
+        if data:
+            data = _crlf(data)
+            self._sources.append(data)  # which keeps its identity its own
+            yield from self.entity(data, 0, len(data), depth + 1, "", inside=True)
+
+    def _smime(self, leaf: Part, depth: int) -> Iterator[Part]:
+        for data in leaf.contents():
+            self._take(len(data))
+            try:
+                inner = signed_content(data)
+            except Encrypted:
+                found = Finding(Kind.ENCRYPTED, "it is encrypted for its recipient")
+            except NotCms as error:
+                found = Finding(Kind.UNREADABLE, f"it is no S/MIME message that can be read: {error}")
+            else:
+                yield leaf
+                yield from self._in_data(inner, depth)
+                return
+        self.findings.append(found)
+        yield self._with(leaf, found)
+
+    def _tnef(self, leaf: Part, depth: int) -> Iterator[Part]:
+        data = leaf.data
+        self._take(len(data))
+        try:
+            for name, content in tnef.attachments(data):
+                self._part()
+                self._take(len(content))
+                names = readable([name])
+                yield Part(content, 0, len(content), (0,), ("application/octet-stream",), names, inside=True)
+                if content[:4] == tnef.MAGIC and depth < MAX_DEPTH:
+                    inner = Part(content, 0, len(content), (0,), ("application/ms-tnef",), (), inside=True)
+                    yield from self._tnef(inner, depth + 1)
+        except tnef.NotTnef as error:
+            found = Finding(Kind.UNREADABLE, f"it is no TNEF that can be read: {error}")
+            self.findings.append(found)
+            yield self._with(leaf, found)
+
+    def _uuencoded(self, leaf: Part) -> Iterator[Part]:
+        self._look(leaf.end - leaf.body)
+        if _TEXT_BEGINS.search(leaf.source, leaf.body, leaf.end) is None:
+            return
+        for name, data in transfer.uuencoded(leaf.source[leaf.body : leaf.end]):
+            if not data:
+                continue
+            self._part()
+            self._take(len(data))
+            names = readable([name])
+            yield Part(data, 0, len(data), (0,), ("application/octet-stream",), names, inside=True)
+
+    def _with(self, leaf: Part, found: Finding) -> Part:
+        return Part(
+            leaf.source,
+            leaf.start,
+            leaf.end,
+            leaf.bodies,
+            leaf.types,
+            leaf.names,
+            leaf.charsets,
+            leaf.encodings,
+            leaf.declared,
+            leaf.inside,
+            (*leaf.findings, found),
+        )
+
+
+def _regions(
+    raw: bytes, delimiters: Sequence[tuple[int, int, bool]], end: int, *, after_close: bool
+) -> list[tuple[int, int]]:
+    """Return where the parts between delimiter lines are; the line end before one belongs to it."""
+    regions: list[tuple[int, int]] = []
+    places = sorted(set(delimiters))
+    for n, (line, begin, closes) in enumerate(places):
+        if closes and not after_close:
+            continue  # behind it there is nothing to be seen until the next: of a multipart round it with the same name
+        following = next((other for other, _, _ in places[n + 1 : n + 4] if other > line), end)
+        if closes and following == end:
+            continue
+        stop = following
+        if following < end:
+            stop -= raw[following - 1 : following] == b"\n"
+            stop -= raw[stop - 1 : stop] == b"\r"
+        regions.append((min(begin, end), max(min(begin, end), stop)))
+    return regions
+
+
+def _next_line(raw: bytes, at: int, end: int) -> int:
+    if raw[at : at + 2] == b"\r\n":
+        return min(at + 2, end)
+    return min(at + 1, end)
+
+
+def _crlf(data: bytes) -> bytes:
+    """Return decoded content with the line ends of a message, at most one byte longer for each line."""
+    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") if b"\n" in data else data
+
+
+def _narrow(text: str) -> bool:
+    return all(ord(character) < 256 for character in text)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

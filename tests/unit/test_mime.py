@@ -1,0 +1,540 @@
+"""The reader of MIME: parts and where they stand, every reading of a malformed message, findings, and the cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from base64 import encodebytes
+from collections.abc import Callable
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.message import Mail
+from sendswitch.mail.mime import cms, tnef, transfer
+from sendswitch.mail.mime.charsets import decode
+from sendswitch.mail.mime.findings import Kind
+from sendswitch.mail.mime.names import spellings
+from sendswitch.mail.mime.reader import MAX_DEPTH, MAX_PARTS, Part, Reading, read
+from sendswitch.mail.mime.words import decoded
+from sendswitch.mail.verdict import Verdict
+from sendswitch.processors.attachment import Attachment, AttachmentOptions
+from sendswitch.testing import context
+from tests.mime_samples import HEAD, TEXT, multipart, part, zipped
+
+EXE = zipped({"folder/setup.exe": b"MZ", "readme.txt": b"hi"})
+
+
+def leaves(raw: bytes) -> tuple[Part, ...]:
+    return read(raw).parts
+
+
+def kinds(reading: Reading) -> set[str]:
+    return {finding.kind for finding in reading.findings}
+
+
+def judged(raw: bytes, *names: str) -> Verdict | None:
+    step = Attachment(AttachmentOptions(names=names or ("*.exe",)))
+    return asyncio.run(step.process(Mail(InMemory(raw)), context()))
+
+
+# Parts
+
+
+def test_parts_are_where_they_say() -> None:
+    inner = multipart(TEXT, part(b"MZ", "setup.exe"), boundary="b2")
+    raw = HEAD + multipart(inner, part(b"gif", kind="image/gif"))
+    found = leaves(raw)
+    assert [(p.name, p.type, p.attached) for p in found] == [
+        ("", "text/plain", False),
+        ("setup.exe", "application/octet-stream", True),
+        ("", "image/gif", True),
+    ]
+    assert [p.data for p in found] == [b"hello\r\n", b"MZ", b"gif"]
+    for p in found:
+        assert raw[p.start : p.end].startswith(b"Content-Type:")
+        assert raw[p.end :].lstrip(b"\r\n").startswith(b"--b")
+    assert read(raw).findings == ()
+
+
+def test_a_message_in_a_message_is_looked_into_and_is_a_part_itself() -> None:
+    forwarded = b"Content-Type: message/rfc822\r\n\r\n" + HEAD + multipart(TEXT, part(b"MZ", "a.exe"), boundary="x")
+    assert [p.name for p in leaves(HEAD + multipart(forwarded))] == ["", "", "a.exe"]
+    packed = part(HEAD + multipart(TEXT, part(b"MZ", "a.exe"), boundary="x"), kind="message/rfc822")
+    assert [(p.type, p.name, p.inside) for p in leaves(HEAD + multipart(packed))] == [
+        ("message/rfc822", "", False),
+        ("text/plain", "", True),
+        ("application/octet-stream", "a.exe", True),
+    ]
+    as_file = part(HEAD + multipart(TEXT, part(b"MZ", "a.exe"), boundary="x"), "mail.eml")
+    assert [p.name for p in leaves(HEAD + multipart(as_file))] == ["mail.eml", "", "a.exe"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "types"),
+    [
+        (b"", ["text/plain"]),
+        (b"Subject: no mime\r\n\r\nhello\r\n", ["text/plain"]),
+        (b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n", ["multipart/mixed"]),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n", ["multipart/mixed"]),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nnot closed\r\n", ["text/plain"]),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\n\nx\n--b--\n", ["text/plain"]),
+        (b"Content-Type: multipart/mixed; boundary=b\r\nX: \xff\r\n\r\n--b", ["text/plain"]),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n--b--", ["text/plain"]),
+    ],
+)
+def test_what_is_no_tidy_message(raw: bytes, types: list[str]) -> None:
+    found = leaves(raw)
+    assert [p.type for p in found] == types
+    for p in found:
+        assert 0 <= p.start <= p.body <= p.end <= len(raw)
+        assert isinstance(list(p.contents()), list)
+
+
+def test_deep_and_many_are_findings() -> None:
+    deep = TEXT
+    for n in range(MAX_DEPTH + 5):
+        deep = multipart(deep, boundary=f"d{n}x")
+    reading = read(deep)
+    assert [p.type for p in reading.parts] == ["multipart/mixed"]
+    assert kinds(reading) == {Kind.TOO_LARGE}
+    many = read(multipart(*[TEXT] * (MAX_PARTS + 10), part(b"MZ", "evil.exe")))
+    assert len(many.parts) < MAX_PARTS
+    assert [str(finding) for finding in many.findings] == [f"too large: there are more than {MAX_PARTS} parts"]
+
+
+@given(
+    st.lists(st.sampled_from([b"--b", b"--b--", b"\r\n", b"x", b"Content-Type: multipart/mixed; boundary=b", b"\n"]))
+)
+def test_parts_of_rubbish_lie_in_it(pieces: list[bytes]) -> None:
+    raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"".join(pieces)
+    for p in leaves(raw):
+        assert 0 <= p.start <= p.body <= p.end <= len(raw)
+
+
+@given(st.binary(max_size=400))
+def test_nothing_raises(raw: bytes) -> None:
+    for start in (b"", b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"):
+        for p in leaves(start + raw):
+            list(p.contents())
+
+
+# Readings
+
+EVIL = b"\r\n\r\nMZ\r\n--b--\r\n"
+IN_B = b"Content-Type: multipart/mixed; boundary=b\r\n"
+INNER = IN_B + b"\r\n--b\r\n"
+NAMED = b"Content-Type: a/b; name=evil.exe" + EVIL
+DISPOSITION = INNER + b"Content-Disposition: attachment; "
+PACKED = encodebytes(EXE).replace(b"\n", b"\r\n")
+
+READINGS = {
+    # The header that is not closed, or has a line that is no field: Postfix and we close it before that line.
+    "no empty line at the top": IN_B + b"--b\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+    "junk at the top": IN_B + b"junk\r\n--b\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+    "junk in a part's header": INNER + b"junk\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+    "a space before the colon": INNER + b"Content-Disposition : attachment; filename=evil.exe" + EVIL,
+    "a folded parameter": INNER + b"Content-Disposition: attachment;\r\n filename=evil.exe" + EVIL,
+    "a parameter that is not folded": INNER + b"Content-Disposition: attachment;\r\nfilename=evil.exe" + EVIL,
+    "a NUL before the name of a field": INNER + b"\0Content-Type: a/b; name=evil.exe" + EVIL,
+    "a space before the name of a field": INNER + b" Content-Type: a/b; name=evil.exe" + EVIL,
+    "a NUL behind the name of a field": INNER + b"Content-Disposition\0: attachment; filename=evil.exe" + EVIL,
+    "a control character in the value": INNER + b"Content-Disposition: attachment; filename=evil.exe\x13" + EVIL,
+    "the colon on the next line": INNER + b"Content-Disposition\r\n : attachment; filename=evil.exe" + EVIL,
+    "a line of spaces": INNER + b"X: 1\r\n \r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+    "an empty line too much": INNER + b"\r\nContent-Disposition: attachment; filename=evil.exe" + EVIL,
+    "no empty line behind the header": INNER + b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n" + PACKED,
+    "the encoding behind the empty line": INNER
+    + b"Content-Type: a/b; name=x.zip\r\n\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    + PACKED,
+    # A name in every reading.
+    "two names": DISPOSITION + b"filename=\"a.pdf\"; filename*=utf-8''evil.exe" + EVIL,
+    "the first of two names": DISPOSITION + b"filename=evil.exe; filename=a.pdf" + EVIL,
+    "pieces": DISPOSITION + b"filename*0=evil; filename*1*=%2eexe" + EVIL,
+    "encoded pieces": DISPOSITION + b"filename*0*=utf-8''ev; filename*1=il.exe" + EVIL,
+    "pieces with a gap": DISPOSITION + b'filename*0="evil.exe"; filename*2=".txt"' + EVIL,
+    "pieces with zeros": DISPOSITION + b"filename*00=evil; filename*01=.exe" + EVIL,
+    "pieces out of order": DISPOSITION + b"filename*1=.exe; filename*0=evil" + EVIL,
+    "repeated pieces": DISPOSITION + b"filename*0=a; filename*0=evil; filename*1=.exe" + EVIL,
+    "pieces in two fields": DISPOSITION
+    + b"filename*0=good; filename*1=.txt\r\nContent-Disposition: x; filename*0=evil; filename*1=.exe"
+    + EVIL,
+    "pieces over two fields": INNER
+    + b"Content-Disposition: x; filename*0=evil\r\nContent-Disposition: x; filename*1=.exe"
+    + EVIL,
+    "a charset over pieces": DISPOSITION
+    + b"filename*0*=iso-2022-jp''%1B%24%42%25%46; filename*1*=%1B%28%42.exe"
+    + EVIL,
+    "a name beside": INNER + b"Content-Type: a/b; name=evil.exe\r\nContent-Disposition: inline; filename=a.pdf" + EVIL,
+    "two dispositions": DISPOSITION + b"filename=a.pdf\r\nContent-Disposition: x; filename=evil.exe" + EVIL,
+    "a comment behind": DISPOSITION + b"filename=evil.exe (x)" + EVIL,
+    "a comment before": INNER + b"Content-Disposition: attachment; (x) filename=evil.exe" + EVIL,
+    "a comment inside": DISPOSITION + b"filename (x) = (y) evil.exe" + EVIL,
+    "a comment that does not end": DISPOSITION + b"(x; filename=evil.exe" + EVIL,
+    "no disposition": INNER + b"Content-Disposition: ; filename=evil.exe" + EVIL,
+    "a star for a disposition": INNER + b"Content-Disposition: *; filename=evil.exe" + EVIL,
+    "only a name": INNER + b"Content-Disposition: filename=evil.exe" + EVIL,
+    "a comma": INNER + b"Content-Disposition: attachment, filename=evil.exe" + EVIL,
+    "no semicolon": INNER + b"Content-Disposition: attachment filename=evil.exe" + EVIL,
+    "no semicolon between": DISPOSITION + b'x="1" filename=evil.exe' + EVIL,
+    "a quote in the middle": DISPOSITION + b'filename="evil".exe' + EVIL,
+    "a quote that does not end": DISPOSITION + b'filename="evil.exe' + EVIL,
+    "two quoted strings": DISPOSITION + b'filename="=?utf-8?q?evil?="\r\n "=?utf-8?q?.exe?="' + EVIL,
+    "quoted-printable around": INNER + b'Content-Type: a/b; name=3D"evil.exe"' + EVIL,
+    "a dot at the end": DISPOSITION + b"filename=evil.exe." + EVIL,
+    "dots and spaces at the end": DISPOSITION + b'filename="evil.exe. ."' + EVIL,
+    "a slash at the end": DISPOSITION + b"filename*=utf-8''evil.exe/" + EVIL,
+    "a line end at the end": DISPOSITION + b"filename*=utf-8''evil.exe%0A" + EVIL,
+    "a space that is none at the end": DISPOSITION + b"filename*=utf-8''evil.exe%C2%A0" + EVIL,
+    "a NUL and more": DISPOSITION + b'filename="evil.exe\0.txt"' + EVIL,
+    "a percent NUL and more": DISPOSITION + b"filename*=utf-8''evil.exe%00.txt" + EVIL,
+    "a stream of NTFS": DISPOSITION + b'filename="evil.exe::$DATA"' + EVIL,
+    "a folder": DISPOSITION + b'filename="c:\\\\evil.exe"' + EVIL,
+    "an encoded word": DISPOSITION + b"filename==?utf-8?q?evil=2Eexe?=" + EVIL,
+    "an encoded word with a language": DISPOSITION + b'filename="=?utf-8*en?Q?evil.exe?="' + EVIL,
+    "an encoded word in an unknown charset": DISPOSITION + b'filename="=?x-foo?Q?evil.exe?="' + EVIL,
+    "an encoded word in a superset": DISPOSITION + b'filename="=?gb2312?B?6UYuZXhl?="' + EVIL,
+    # Boundaries in every reading.
+    "a boundary that is not ASCII": b'Content-Type: multipart/mixed; boundary="b\xe9"\r\n\r\n--b\xe9\r\n' + NAMED,
+    "two boundaries": b"Content-Type: multipart/mixed; boundary=zz; boundary*=utf-8''b\r\n\r\n--b\r\n" + NAMED,
+    "a comment before the type": b"Content-Type: (x) multipart / mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "a part behind the end": INNER + b"\r\nx\r\n--b--\r\n--b\r\n" + NAMED,
+    "fields behind the end": INNER + b"\r\nx\r\n--b--\r\n" + NAMED,
+    "fields before the first": IN_B + b"\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--b\r\n\r\nx\r\n--b--\r\n",
+    "a form feed behind a delimiter": IN_B + b"\r\n--b\x0c\r\n" + NAMED,
+    "text behind a delimiter": IN_B + b"\r\n--b junk\r\n" + NAMED,
+    "a field behind a delimiter": IN_B + b"\r\n--b Content-Type: a/b; name=evil.exe" + EVIL,
+    "text before a delimiter": IN_B + b"\r\n--b\r\n\r\nx\r\nz--b\r\n" + NAMED,
+    "a boundary that is a prefix": IN_B + b"\r\n--bc\r\n" + NAMED,
+    "a space in a boundary": b"Content-Type: multipart/mixed; boundary=b c\r\n\r\n--b\r\n" + NAMED,
+    "a semicolon in a boundary": b'Content-Type: multipart/mixed; boundary="b;c"\r\n\r\n--b\r\n' + NAMED,
+    "no semicolon before the boundary": b"Content-Type: multipart/mixed boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "a line that is not folded": b"Content-Type: multipart/mixed;\r\n?boundary=b\r\n\r\n--b\r\n" + NAMED,
+    # Types in every reading.
+    "two slashes": b"Content-Type: multipart//mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "no subtype": b"Content-Type: multipart; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "the type twice": b"Content-Type:Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "the value twice": b"Content-Type: multipart/mixedmultipart/mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "two types": b"Content-Type: image/gif, multipart/mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "two fields": b"Content-Type: text/plain\r\n" + INNER + NAMED,
+    "a NUL in the type": b"Content-Type: mul\0tipart/mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    "a boundary in another type": b"Content-Type: text/plain; boundary=b\r\n\r\n--b\r\n" + NAMED,
+    # Transfer encodings.
+    "the encoding twice": INNER + b"Content-Transfer-Encoding: base64base64\r\n\r\n" + PACKED + b"--b--\r\n",
+    "a comment in the encoding": INNER + b"Content-Transfer-Encoding: bas(x)e64\r\n\r\n" + PACKED + b"--b--\r\n",
+    "an encoded word as encoding": INNER + b"Content-Transfer-Encoding: =?utf-8?q?base64?=\r\n\r\n" + PACKED,
+    # Mail in mail, named, encoded, by default.
+    "a named message": INNER + b"Content-Type: message/rfc822; name=fwd.eml\r\n\r\n" + NAMED,
+    "a message with a comma": INNER + b"Content-Type: message/rfc822, x\r\n\r\n" + NAMED,
+    "a message of news": INNER + b"Content-Type: message/news\r\n\r\n" + NAMED,
+    "a digest": b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\n" + NAMED,
+    "an encoded message": multipart(part(b"Content-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n", kind="message/rfc822")),
+    "a piece of a message": b"Content-Type: message/partial; id=x; number=1; total=1\r\n\r\n" + NAMED,
+    # Nobody can look into it.
+    "no boundary": b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
+    "no parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
+    "a long field": INNER + b"Content-Type: a/b; name=x" + b";a=b" * 3000 + EVIL,
+    "a long header": INNER + b"X: " + b"y" * 100_000 + b"\r\nContent-Type: a/b; name=a.pdf" + EVIL,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", READINGS.values(), ids=READINGS)
+def test_nothing_is_slipped_past_by_a_malformed_message(raw: bytes) -> None:
+    assert judged(raw) is not None
+
+
+@pytest.mark.parametrize("character", "!#$%&'*+^_`{|}~.-")
+def test_a_subtype_is_any_token(character: str) -> None:
+    raw = f"Content-Type: multipart/x{character}mixed; boundary=b\r\n\r\n--b\r\n".encode() + NAMED
+    reading = read(raw)
+    assert [p.name for p in reading.parts] == ["evil.exe"]
+    assert reading.findings == ()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HEAD + multipart(TEXT, part(b"x", "Some long name.pdf")),
+        b'Content-Type: multipart/mixed; boundary="simple\r\n boundary"\r\n\r\n--simple boundary\r\n\r\nhi\r\n'
+        b"--simple boundary--\r\n",
+        b"Content-Type: text/plain; charset=utf-8;\r\n\r\nx\r\n",
+        b"Content-Type: text/plain\r\nContent-Transfer-Encoding: 8-bit\r\n\r\nx\r\n",
+        b'Content-Type: multipart/mixed; boundary="b" ; type="a/b"\r\n\r\n--b \t\r\n\r\nhi\r\n--b--\r\nfooter\r\n',
+        b"Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n--b--\r\n",
+        IN_B + b"\r\nThis is a message in MIME format.\r\n--b\r\n\r\nx -- b -- b\r\n--\r\nsignature\r\n--b--\r\n",
+        b"Subject: \xff\r\nX: 1\r\n\r\nContent-free words\r\n",
+    ],
+)
+def test_ordinary_mail_has_no_findings(raw: bytes) -> None:
+    assert read(raw).findings == ()
+
+
+def test_a_folded_name_is_read_as_it_was_before_folding() -> None:
+    raw = INNER + b'Content-Disposition: attachment; filename="Some long\r\n name.pdf"' + EVIL
+    assert leaves(raw)[0].name == "Some long name.pdf"
+
+
+def encoded(how: bytes, data: bytes) -> bytes:
+    return multipart(b"Content-Type: a/b\r\nContent-Disposition: attachment\r\n" + how + b"\r\n" + data)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        b"Content-Transfer-Encoding: base64 \r\n",
+        b"Content-Transfer-Encoding: base64;\r\n",
+        b'Content-Transfer-Encoding: "BASE64"\r\n',
+        b"Content-Transfer-Encoding: (x) base64 (y)\r\n",
+        b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n",
+        b"Content-Transfer-Encoding: unknown\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "change", [lambda b: b, lambda b: b + b"A", lambda b: b"AA==\r\n" + b, lambda b: b"!*\r\n" + b]
+)
+def test_an_encoding_is_read_as_a_mail_program_would(how: bytes, change: Callable[[bytes], bytes]) -> None:
+    raw = encoded(how, change(encodebytes(EXE)))
+    assert judged(raw) is not None
+    (one,) = leaves(raw)
+    assert any(EXE[:40] in data for data in one.contents())
+
+
+def test_uuencode_is_opened_wherever_it_stands() -> None:
+    lines = b"begin 644 evil.exe\r\n" + b"#0V%T\r\n" + b"`\r\nend\r\n"
+    assert list(transfer.uuencoded(lines)) == [("evil.exe", b"Cat")]
+    inline = read(b"Subject: x\r\n\r\nhello\r\n" + lines)
+    assert [(p.name, p.data) for p in inline.parts[1:]] == [("evil.exe", b"Cat")]
+    assert list(transfer.uuencoded(b"begin 644 a\r\n\xff\r\n")) == [("a", b"")]
+    assert list(transfer.uuencoded(b"begin-base64 644 a\r\nQ2F0\r\n====\r\n")) == [("a", b"Cat")]
+    assert list(transfer.uuencoded(b"begin 644 a")) == [("a", b"")]
+    stated = encoded(b"Content-Transfer-Encoding: x-uuencode\r\n", lines)
+    assert leaves(stated)[0].data == b"Cat"
+
+
+def test_text_is_read_in_the_charset_that_was_meant() -> None:
+    raw = b'Content-Type: text/plain; charset="latin-1"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+    (one,) = leaves(raw + b"f=FCr=\r\n dich")
+    assert one.text == "für dich"
+    for label, data, text in (
+        ("utf-8 (Plain text)", "Geschäft".encode(), "Geschäft"),
+        ("utf-8", b"Gesch\xc3\xa4ft \xff", "Geschäft \ufffd"),
+        ("us-ascii", "Geschäft".encode(), "Geschäft"),
+        ("us-ascii", b"Gesch\xe4ft", "Geschäft"),
+        ("nonsense", b"\xe4", "ä"),
+        ("gb2312", "镕".encode("gbk"), "镕"),
+        ("shift_jis", "①".encode("cp932"), "①"),
+        ("ks_c_5601-1987", "똠".encode("cp949"), "똠"),
+        ("iso-8859-8-i", "שלום".encode("iso8859-8"), "שלום"),
+        ("iso-8859-1", b"\x80", "€"),
+        ("punycode", b"b-1ga", "b-1ga"),
+        ("base64", b"QQ==", "QQ=="),
+        ("utf-16", b"\xff", "\ufffd"),
+        ("", b"", ""),
+    ):
+        assert decode(data, label) == text, label
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("=?utf-8?Q?Gesch=C3=A4ft?= =?utf-8?Q?=FF?=", "Geschäft\ufffd"),
+        ("=?utf-8?Q?Gesch=C3=A4ft?= =?x-foo?Q?x?=", "Geschäftx"),
+        ("=?utf-8?B?R2VzY2jD?= =?utf-8?B?pGZ0?=", "Geschäft"),
+        ("a =?utf-8?q?b_c?= d", "a b c d"),
+        ("=?utf-8?q?a?= (=?utf-8?q?b?=)", "a (b)"),
+        ("=?utf-8?q?never ends", "=?utf-8?q?never ends"),
+        ("=?utf-8?z?unknown?=", "=?utf-8?z?unknown?="),
+        ("=?utf-8*en?Q?evil.exe?=", "evil.exe"),
+        ("=?a?b?Q?=", ""),
+        ("plain", "plain"),
+    ],
+)
+def test_each_encoded_word_is_read_by_itself(value: str, text: str) -> None:
+    assert decoded(value) == text
+
+
+def test_text_that_people_read_is_text_whatever_its_header_says() -> None:
+    for head in (
+        b"Content-Type: text",
+        b"Content-Type: text/plain, charset=utf-8",
+        b"Content-Type: text/plain; charset=utf-8 (Plain text)",
+        b"Content-Type: text/plain; name=a.txt\r\nContent-Disposition: inline; filename=a.txt",
+    ):
+        assert Mail(InMemory(head + b"\r\n\r\nGesch\xc3\xa4ft\r\n")).text == "Geschäft\r\n", head
+    attached = Mail(InMemory(b"Content-Type: text/plain\r\nContent-Disposition: attachment\r\n\r\nx\r\n"))
+    assert (attached.text, [a.type for a in attached.attachments]) == ("", ["text/plain"])
+
+
+def test_every_name_that_a_part_has_is_in_the_view_of_user_code() -> None:
+    raw = INNER + b"Content-Type: a/b; name=evil.exe\r\nContent-Disposition: inline; filename=a.pdf" + EVIL
+    (one,) = Mail(InMemory(raw)).attachments
+    assert (one.name, one.names) == ("a.pdf", ("a.pdf", "evil.exe"))
+
+
+SPELLINGS = [
+    "evil.exe",
+    "EVIL.EXE",
+    "a/evil.exe",
+    "a\\evil.exe",
+    "evil.exe;1",
+    "evil.exe\x7f",
+    "ev\x01il.exe",
+    "evil\u200b.exe",
+    "evil\uff0eexe",
+    "evil.exe\\.",
+    "evil.exe\0",
+    "x:evil.exe",
+]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings(name: str) -> None:
+    assert "evil.exe" in spellings(name)
+
+
+# Containers
+
+
+def _der(tag: int, *values: bytes) -> bytes:
+    data = b"".join(values)
+    length = bytes([len(data)]) if len(data) < 128 else b"\x82" + len(data).to_bytes(2, "big")
+    return bytes([tag]) + length + data
+
+
+SIGNED, DATA = bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("06092a864886f70d010701")
+ENVELOPED = bytes.fromhex("06092a864886f70d010703")
+
+
+def signed(content: bytes) -> bytes:
+    inner = _der(0x30, _der(2, b"\1"), _der(0x31), _der(0x30, DATA, _der(0xA0, content)))
+    return _der(0x30, SIGNED, _der(0xA0, inner))
+
+
+def test_what_was_signed_is_looked_into() -> None:
+    inside = b"Content-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n"
+    whole = signed(_der(4, inside))
+    assert cms.signed_content(whole) == inside
+    pieces = signed(_der(0x24, _der(4, inside[:9]), _der(4, inside[9:])))
+    assert cms.signed_content(pieces) == inside
+    endless = b"\x30\x80" + SIGNED + b"\xa0\x80\x30\x80\x02\x01\x01\x31\x00\x30\x80" + DATA + b"\xa0\x80\x24\x80"
+    endless += _der(4, inside) + b"\0\0" * 6
+    assert cms.signed_content(endless) == inside
+    raw = multipart(part(whole, "smime.p7m", "application/pkcs7-mime"))
+    assert [p.name for p in leaves(raw)] == ["smime.p7m", "evil.exe"]
+    assert (
+        cms.signed_content(_der(0x30, SIGNED, _der(0xA0, _der(0x30, _der(2, b"\1"), _der(0x31), _der(0x30, DATA)))))
+        == b""
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (_der(0x30, ENVELOPED, _der(0xA0, b"")), Kind.ENCRYPTED),
+        (b"rubbish", Kind.UNREADABLE),
+        (b"", Kind.UNREADABLE),
+        (_der(0x30, DATA), Kind.UNREADABLE),
+        (b"\x30\x89" + b"\1" * 9, Kind.UNREADABLE),
+        (b"\x30\x80" * 60, Kind.UNREADABLE),
+        (b"\x30\x80\x30", Kind.UNREADABLE),
+        (_der(0x30, SIGNED), Kind.UNREADABLE),
+        (signed(b"\x24\x80" * 30), Kind.UNREADABLE),
+    ],
+)
+def test_what_cannot_be_opened_is_a_finding(data: bytes, kind: Kind) -> None:
+    reading = read(multipart(part(data, "smime.p7m", "application/pkcs7-mime")))
+    assert kinds(reading) == {kind}
+    assert [finding.kind for finding in reading.parts[0].findings] == [kind]
+
+
+def test_encrypted_mail_is_a_finding() -> None:
+    raw = multipart(TEXT).replace(b"multipart/mixed", b"multipart/encrypted")
+    assert kinds(read(raw)) == {Kind.ENCRYPTED}
+
+
+def _attribute(number: int, data: bytes, level: int = 2) -> bytes:
+    return bytes([level]) + number.to_bytes(4, "little") + len(data).to_bytes(4, "little") + data + b"\0\0"
+
+
+def _property(number: int, kind: int, data: bytes) -> bytes:
+    padded = data + b"\0" * (-len(data) % 4)
+    return (
+        kind.to_bytes(2, "little")
+        + number.to_bytes(2, "little")
+        + b"\1\0\0\0"
+        + len(data).to_bytes(4, "little")
+        + padded
+    )
+
+
+def test_tnef_is_opened() -> None:
+    named = b"\x03\x00\x01\x80" + uuid.UUID(int=1).bytes + b"\0\0\0\0" + b"\5\0\0\0" + b"\7\0\0\0"
+    words = b"\x03\x00\x02\x80" + uuid.UUID(int=1).bytes + b"\1\0\0\0" + b"\4\0\0\0a\0\0\0" + b"\7\0\0\0"
+    properties = named + words + _property(0x3707, 0x001F, "evil.exe\0".encode("utf-16-le"))
+    properties += b"\x0b\x00\x02\x37\1\0\0\0"
+    inner = (
+        tnef.MAGIC + b"\0\0" + _attribute(0x9002, b"") + _attribute(0x8010, b"deep.exe\0") + _attribute(0x800F, b"MZ")
+    )
+    data = tnef.MAGIC + b"\0\0" + _attribute(0x8004, b"hello", 1) + _attribute(0x9002, b"\0" * 14)
+    data += _attribute(0x8010, b"EVIL~1.EXE\0") + _attribute(0x800F, b"MZ")
+    data += _attribute(0x9005, (4).to_bytes(4, "little") + properties)
+    data += _attribute(0x9002, b"\0" * 14) + _attribute(0x8010, b"b\xf6se.txt\0")
+    data += _attribute(0x9005, (1).to_bytes(4, "little") + _property(0x3701, 0x000D, b"\0" * 16 + inner))
+    assert list(tnef.attachments(data)) == [
+        ("evil.exe", b"MZ"), ("EVIL~1.EXE", b"MZ"), ("böse.txt", inner)]  # fmt: skip
+    raw = multipart(part(data, "winmail.dat", "application/ms-tnef"))
+    assert [p.name for p in leaves(raw)] == ["winmail.dat", "evil.exe", "EVIL~1.EXE", "böse.txt", "deep.exe"]
+    for broken in (b"", data[:18], data[:-5], data[:6] + b"\2" * 12):
+        assert kinds(read(multipart(part(broken, "winmail.dat", "application/ms-tnef")))) == {Kind.UNREADABLE}
+    for n in range(len(properties)):
+        cut = tnef.MAGIC + b"\0\0" + _attribute(0x9005, (4).to_bytes(4, "little") + properties[:n])
+        assert isinstance(list(tnef.attachments(cut)), list)
+    assert list(tnef.attachments(tnef.MAGIC + b"\0\0" + _attribute(0x9005, b"\1"))) == []
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        INNER + b'Content-Type: application/x; name="' + b'\\";' * 300_000 + b'"\r\n\r\nx\r\n--b--\r\n',
+        b"Content-Type: " + b"(" * 500_000 + b")" * 500_000 + b"\r\n\r\nx\r\n",
+        b"Content-Type: multipart/mixed" + b"; boundary=x" * 80_000 + b"\r\n\r\nx\r\n",
+        b"Content-Type: multipart/mixed" + b"".join(b"; boundary=%d" % n for n in range(60_000)) + b"\r\n\r\nx\r\n",
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n" * 200_000,
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b--b" * 160_000,
+        b"".join(IN_B.replace(b"=b", b"=%d" % n) + b"\r\n--%d\r\n" % n for n in range(16_000)),
+        b"Content-Type: message/rfc822\r\n\r\n" * 32_000,
+        b"Subject: " + b"=?x?q?" * 170_000 + b"\r\n\r\nx\r\n",
+        b"a:\r\n" * 250_000 + b"\r\nx\r\n",
+        b"Content-Type: a/b\r\n" * 50_000 + b"\r\nx\r\n",
+        b"begin 644 a\r\n" * 80_000,
+        INNER + b"Content-Disposition: a" + b"; filename*0*=''a; filename*1=b" * 30_000 + EVIL,
+    ],
+    ids=range(13),
+)
+def test_a_megabyte_takes_no_two_seconds(raw: bytes) -> None:
+    began = time.process_time()
+    mail = Mail(InMemory(raw))
+    for one in mail.parts:
+        list(one.contents())
+    assert isinstance(mail.subject, str)
+    assert mail.findings is not None
+    assert time.process_time() - began < 2
+
+
+def test_what_python_writes_has_no_findings(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["Subject"] = "Grüße"
+    message.set_content("Gruß\n")
+    message.add_alternative("<p>Gruß</p>", subtype="html")
+    message.add_attachment(EXE, maintype="application", subtype="zip", filename="größe.zip")
+    reading = read(message.as_bytes().replace(b"\n", b"\r\n"))
+    assert reading.findings == ()
+    assert [p.name for p in reading.parts] == ["", "", "größe.zip"]
