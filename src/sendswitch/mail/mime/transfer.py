@@ -10,6 +10,7 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 
+from sendswitch.mail.mime.base64 import unpacked
 from sendswitch.mail.mime.lexer import without_comments
 from sendswitch.mail.mime.words import decoded
 
@@ -31,7 +32,6 @@ _NAMES = {
 _HARMLESS = frozenset(("8-bit", "7-bit", "7bits", "8bits", "none", "utf-8", "us-ascii", "iso-8859-1", "bit7", "8 bit"))
 _LOOSE = ((BASE64, re.compile(r"base.{0,3}64", re.S)), (QUOTED, re.compile("quoted")), (UUENCODE, re.compile("uu")))
 _JUNK = re.compile(r"[^a-z0-9-]+")
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 _PADDING = re.compile(rb"=+")
 
 
@@ -76,23 +76,20 @@ def decodings(data: bytes, encoding: str) -> Iterator[bytes]:
     """Yield what `data` decodes to, the usual reading first. Lenient, and linear in its length."""
     match encoding:
         case "base64":
-            pieces = _PADDING.split(data)
-            yield b"".join(map(_unpacked, pieces))
-            if len(pieces) > 2 or (len(pieces) == 2 and pieces[1].strip()):
-                yield _unpacked(pieces[0])  # a reader that stops at the padding
-                yield _unpacked(b"".join(pieces))
+            whole = data.rstrip(b"= \t\r\n")
+            if b"=" not in whole:
+                yield unpacked(whole)
+                return
+            pieces = _PADDING.split(whole)
+            yield b"".join(map(unpacked, pieces))
+            yield unpacked(pieces[0])  # a reader that stops at the padding
+            yield unpacked(b"".join(pieces))
         case "quoted-printable":
             yield binascii.a2b_qp(data)
         case "uuencode":
             yield from (found for _, found in uuencoded(data))
         case _:
             yield data
-
-
-def _unpacked(piece: bytes) -> bytes:
-    piece = _NO_BASE64.sub(b"", piece)
-    piece = piece[: len(piece) - (len(piece) % 4 == 1)]
-    return binascii.a2b_base64(piece + b"=" * (-len(piece) % 4))
 
 
 _UU_BEGIN = re.compile(rb"^[ \t]*begin(-base64)?[ \t]+[0-7]{3,4}[ \t]+([^\r\n]+)", re.M | re.I)
@@ -111,7 +108,7 @@ def uuencoded(data: bytes, most: int = 100) -> Iterator[tuple[str, bytes]]:
         if begin[1]:
             end = data.find(b"====", at)
             end = len(data) if end < 0 else end
-            yield name, _unpacked(data[at:end])
+            yield name, unpacked(data[at:end])
             at = end
             continue
         content, at = _lines(data, data.find(b"\n", at) + 1 or len(data))

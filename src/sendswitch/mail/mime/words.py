@@ -5,15 +5,14 @@ Each word is decoded by itself: a word in an unknown charset, or with bad bytes,
 
 from __future__ import annotations
 
-import binascii
 import re
 
+from sendswitch.mail.mime.base64 import unpacked
 from sendswitch.mail.mime.charsets import LONGEST_LABEL, decode
 from sendswitch.mail.text import storable
 
 _BEGIN = re.compile(rf"=\?([^?\s]{{1,{LONGEST_LABEL}}})\?([bBqQ])\?")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
 
 def decoded(value: str) -> str:
@@ -49,11 +48,5 @@ def _text(run: list[tuple[str, bytes]]) -> str:
 def _bytes(encoding: str, text: str) -> bytes:
     data = text.encode("utf-8", "replace")
     if encoding in "bB":
-        return b"".join(_packed(piece) for piece in data.split(b"="))
+        return b"".join(map(unpacked, data.split(b"=")))
     return _HEX.sub(lambda found: bytes((int(found[1], 16),)), data.replace(b"_", b" "))
-
-
-def _packed(piece: bytes) -> bytes:
-    piece = _NO_BASE64.sub(b"", piece)
-    piece = piece[: len(piece) - (len(piece) % 4 == 1)]
-    return binascii.a2b_base64(piece + b"=" * (-len(piece) % 4))

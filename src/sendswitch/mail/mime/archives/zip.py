@@ -37,6 +37,8 @@ _METHODS = {
     98: "PPMd",
     99: "AES",
 }
+# Bytes of a name; no system takes longer ones.
+LONGEST_NAME = 4096
 # The highest version of the format that is plausible in a header found by its signature.
 _VERSION = 100
 
@@ -292,11 +294,12 @@ def _fields(extras: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _names(raw: bytes, flags: int, extras: bytes) -> tuple[tuple[str, ...], str]:
     """Return a member's names in every reading, and why they differ, '' if they agree."""
-    found = dict.fromkeys((decode(raw, "utf-8" if flags & _UTF8 else ""), raw.decode("cp437")))
+    kept = raw[:LONGEST_NAME]
+    found = dict.fromkeys((decode(kept, "utf-8" if flags & _UTF8 else ""), kept.decode("cp437")))
     odd = "the name of a file in it has a NUL" if b"\0" in raw else ""
     for number, value in _fields(extras):
         if number == _UNICODE_PATH and len(value) > 5:
-            name = decode(value[5:], "utf-8")
+            name = decode(value[5 : 5 + LONGEST_NAME], "utf-8")
             right = value[0] == 1 and struct.unpack_from("<L", value, 1)[0] == zlib.crc32(raw)
             if not right or _ascii(name) != _ascii(decode(raw, "")):
                 odd = "a file in it has two names"
