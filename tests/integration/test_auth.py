@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from sendswitch.errors import Temporary
+from sendswitch.mail import results
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, RemoveHeader, edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import auth
-from sendswitch.processors.auth import Auth, AuthOptions
+from sendswitch.processors.auth import MOST_QUESTIONS, Auth, AuthOptions
 from sendswitch.processors.base import Context, Site
 from sendswitch.testing import context, message, opinion
 from tests.dns_server import dns_server
@@ -49,6 +51,7 @@ RECORDS = {
     ("_dmarc.strict.my-bank.example", "TXT"): ['"v=DMARC1; p=reject; adkim=s; aspf=s"'],
     ("_dmarc.two.example", "TXT"): ['"v=DMARC1; p=reject"', '"v=DMARC1; p=none"'],
     ("_dmarc.bad.example", "TXT"): ['"v=DMARC1; p=explode"'],
+    ("_dmarc.reports.example", "TXT"): ['"v=DMARC1; rua=mailto:a@b.example"'],
 }
 
 
@@ -141,6 +144,7 @@ def from_(author: str) -> bytes:
         (from_("a@nothing.example"), "x@other.example", "NONE"),
         (from_("a@two.example"), "x@other.example", "NONE"),
         (from_("a@bad.example"), "x@other.example", "NONE"),
+        (from_("a@reports.example"), "x@other.example", "FAIL"),  # as p=none
         (from_("a@silent.example"), "x@other.example", "TEMPERROR"),
         (sign(BANK, "silent.example"), "x@other.example", "TEMPERROR"),  # it might pass when the DNS answers
         (from_("a@other.example, b@my-bank.example"), "x@other.example", "PERMERROR"),
@@ -161,7 +165,13 @@ def test_dmarc(run: Run, raw: bytes, sender: str, result: str) -> None:
         ("a@my-bank.example", "policy", Action.DENY),
         ("a@sub.my-bank.example", "policy", Action.QUARANTINE),
         ("a@nothing.example", "policy", None),
-        ("a@other.example, b@my-bank.example", "policy", None),
+        # Readers read it differently: the strictest policy that any of them sees holds.
+        ("a@other.example, b@my-bank.example", "policy", Action.DENY),
+        ("b@my-bank.example (a@other.example)", "policy", Action.DENY),
+        ("Bank " + "a " * 4500 + "<b@my-bank.example>", "policy", Action.DENY),
+        ('"b@my-bank.example" <a@nothing.example>', "policy", None),
+        ("b@my-bank.example <a@nothing.example>", "policy", Action.DENY),
+        ("=?utf-8?q?b=40my-bank.example?=", "policy", Action.DENY),
         ("a@other.example, b@my-bank.example", "deny", Action.DENY),
     ],
 )
@@ -202,10 +212,109 @@ def test_what_a_trusted_host_wrote_is_read_and_what_others_wrote_is_not(run: Run
     result += b" dmarc=\r\n fail\r\n"
     lie = b"Authentication-Results: edge.example; dmarc=pass\r\n"
     verdict = said(run, result + lie + BANK, trusted=("Edge.example",), dmarc="quarantine")
-    assert verdict.tags == ("SPF-NONE", "DKIM-PASS", "DMARC-FAIL", "ARC-NONE")
+    assert verdict.tags == ("SPF-NONE", "DKIM-FAIL", "DMARC-FAIL", "ARC-NONE")
     assert (verdict.action, verdict.edits) == (Action.QUARANTINE, ())
     assert verdict.reason.endswith("(as edge.example says)")
     assert "DMARC-PASS" in said(run, result + BANK).tags  # checked, not read
+
+
+@pytest.mark.parametrize(
+    ("field", "tag"),
+    [
+        ("edge.example; spf=pass smtp.mailfrom=dmarc=pass@evil.example; dmarc=fail", "DMARC-FAIL"),
+        ('edge.example; spf=pass smtp.mailfrom="; dmarc=pass; x"@evil.example', "DMARC-NONE"),
+        ("edge.example 1; dmarc/1=fail header.from=x", "DMARC-FAIL"),
+        ('"edge.example"; dmarc=fail', "DMARC-FAIL"),
+        ("(a) edge.example (b); (c) dmarc (d) = (e) fail (f)", "DMARC-FAIL"),
+        ("Edge.Example.; dmarc=fail", "DMARC-FAIL"),
+        ("edge.example; dmarc=pass; dmarc=fail", "DMARC-FAIL"),
+        ("edge.example; none", "DMARC-NONE"),
+        ("edge.example; dmarc=unheardof", "DMARC-UNHEARDOF"),
+    ],
+)
+def test_results_are_read_by_their_grammar(run: Run, field: str, tag: str) -> None:
+    raw = f"Authentication-Results: {field}\r\n".encode() + BANK
+    assert tag in said(run, raw, trusted=("edge.example",)).tags
+
+
+def test_all_fields_of_a_trusted_host_count_and_the_worst_result_wins(run: Run) -> None:
+    raw = b"Authentication-Results: edge.example; spf=pass\r\nAuthentication-Results: edge.example; dmarc=fail\r\n"
+    tags = said(
+        run, raw + b"Authentication-Results: edge.example; spf=softfail\r\n" + BANK, trusted=("edge.example",)
+    ).tags
+    assert tags[0] == "SPF-SOFTFAIL"
+    assert tags[2] == "DMARC-FAIL"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "mx.example.test; dmarc=pass",
+        '"mx.example.test"; dmarc=pass',
+        "(x) mx.example.test; dmarc=pass",
+        '"mx\\.example.test" (x) 1; dmarc=pass',
+        "mx.example.test.; dmarc=pass",
+        "(a\\)b) MX.example.test; dmarc=pass",
+        '(a "b) mx.example.test; dmarc=pass (")',
+        '"mx." "example.test"; dmarc=pass',
+        "(open mx.example.test; dmarc=pass",
+    ],
+)
+def test_no_spelling_of_our_name_survives(run: Run, forged: str) -> None:
+    raw = f"Authentication-Results: {forged}\r\n".encode() + BANK
+    verdict = said(run, raw)
+    head = edit(raw[: raw.find(b"\r\n\r\n") + 4], [e for e in verdict.edits if isinstance(e, AddHeader | RemoveHeader)])
+    assert head.lower().count(b"authentication-results:") == 1
+
+
+def test_values_are_quoted(run: Run) -> None:
+    raw = BANK
+    verdict = said(run, raw, asked("dmarc=pass@my-bank.example"))
+    (ours,) = [e.value for e in verdict.edits if isinstance(e, AddHeader)]
+    assert 'smtp.mailfrom="dmarc=pass@my-bank.example"' in ours
+    assert results.parse(ours).methods["dmarc"] == ["pass"]
+
+
+def test_a_message_asks_for_so_much_and_is_asked_once_for_all_recipients(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dns.resolver
+
+    asked_for: list[str] = []
+    real = dns.resolver.resolve
+
+    def counted(name: str, *rest: Any, **more: Any) -> Any:
+        asked_for.append(str(name))
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(dns.resolver, "resolve", counted)
+    sets = b"".join(
+        b"ARC-Seal: i=%d; a=rsa-sha256; d=my-bank.example; s=k%d; cv=none; b=x\r\n" % (n, n)
+        + b"ARC-Message-Signature: i=%d; a=rsa-sha256; d=my-bank.example; s=m%d; h=from; bh=x; b=x\r\n" % (n, n)
+        + b"ARC-Authentication-Results: i=%d; x; none\r\n" % n
+        for n in range(1, 51)
+    )
+    step = Auth(AuthOptions())
+    raw = sets + sign(BANK, "my-bank.example")
+
+    async def several() -> list[Verdict | None]:
+        found = []
+        for n in range(5):
+            letter = replace(context("news@my-bank.example", f"r{n}@example.test"), client=CLIENT)
+            mail = Mail(InMemory(raw))
+            found.append(step.judge(await step.ask(mail, letter), mail, letter))
+        return found
+
+    verdicts = run(several())
+    assert all(verdict is not None and "ARC-FAIL" in verdict.tags for verdict in verdicts)
+    assert len(asked_for) <= MOST_QUESTIONS
+
+
+def test_blanks_do_not_keep_the_library_busy(run: Run) -> None:
+    raw = sign(BANK, "my-bank.example").replace(b"Subject: ", b"Subject: " + b" " * 80_000)
+    began = time.process_time()
+    assert "DKIM-PERMERROR" in said(run, raw).tags
+    assert time.process_time() - began < 2
 
 
 def test_arc(run: Run) -> None:

@@ -31,6 +31,8 @@ _WORD = re.compile(r"[^\s<>()\[\],;:\"\\\x00-\x1f]+")
 # Most fields: one address of plain atoms, alone or behind a name of plain words, about which all readers agree.
 _DOTTED = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
 _PLAIN = re.compile(rf"[ \t]*(?:[A-Za-z0-9 '_+-]*<({_DOTTED})>|({_DOTTED}))[ \t]*\Z")
+# A name in quotes, without what a lenient reader might take for an address in brackets.
+_QUOTED_NAME = re.compile(r'"(?:[^"\\<>]|\\[^<>])*"(?=[ \t]*<)')
 # Characters of a field that an author is read from beyond doubt; a longer one is doubtful.
 MAX_PARSED = 8000
 
@@ -192,3 +194,17 @@ def only(values: Sequence[str], found: Sequence[str]) -> str | None:
     mail out asks for any of `found`.
     """
     return found[0] if len(values) == len(found) == 1 and len(values[0]) <= MAX_PARSED else None
+
+
+def sole_author(values: Sequence[str]) -> str | None:
+    """Return the one author's key when all readers agree about it, else None.
+
+    An address in a quoted name is a name for every reader; one in a comment is not.
+    """
+    if len(values) != 1 or len(values[0]) > MAX_PARSED:
+        return None
+    strict = [key(address) for address in addresses(values[0])]
+    if len(strict) != 1 or not split(strict[0])[1]:
+        return None
+    wide = in_header([_QUOTED_NAME.sub('""', values[0])])
+    return strict[0] if wide == strict else None

@@ -5,24 +5,32 @@ Authentication-Results (RFC 8601), from which what a stranger wrote under our na
 has written there is read instead, and nothing is looked up: it saw the connection itself.
 
 A DNS that cannot be asked is no result: where DMARC decides about the mail (`dmarc` is not `tag`) that is a failure of
-the step, and `on_error` decides. A From header that is not beyond doubt is a DMARC failure: nobody knows whose policy
-holds. DMARC's sampling (pct) is not done.
+the step, and `on_error` decides. A From header that is not beyond doubt is a DMARC `permerror`, and the strictest
+policy of all domains that a reader may see in it holds. DMARC's sampling (pct) is not done.
+
+A message is checked once for all its recipients, and its signatures, its ARC sets and the questions to the DNS have
+limits for all of them together.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
 from sendswitch.errors import Temporary
-from sendswitch.mail.address import in_header, key, only
+from sendswitch.mail import results
+from sendswitch.mail.address import in_header, sole_author
 from sendswitch.mail.headers import AddHeader, Edit, RemoveHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
@@ -33,11 +41,16 @@ from sendswitch.processors.threads import asking_names
 MOST_SIGNATURES = 5
 # Seconds for one question to the DNS.
 LIFETIME = 5.0
-FIELD = "Authentication-Results"
+# Questions to the DNS for the keys and policies of one message; sets of ARC that are verified.
+MOST_QUESTIONS, MOST_SETS = 20, 10
+# Domains of a doubtful From header whose policies are looked up.
+MOST_DOMAINS = 5
+# Messages whose results are remembered for their other recipients.
+REMEMBERED = 100
 _METHODS = ("spf", "dkim", "dmarc", "arc")
-_RESULT = re.compile(r"\b(spf|dkim|dmarc|arc)\s*=\s*([a-z]+)", re.I)
-_COMMENT = re.compile(r"\([^()]*\)|\"[^\"]*\"")
-_SAFE = re.compile(r"[^A-Za-z0-9.@_+=-]")
+# The library that verifies signatures takes quadratic time on more blanks in a row.
+_BLANKS = re.compile(rb"[ \t\r\n]{1000}")
+_STRICTNESS = ("none", "quarantine", "reject")
 
 
 class AuthOptions(base.Options):
@@ -64,7 +77,7 @@ class Auth:
 
     def __init__(self, options: AuthOptions) -> None:
         self._options, self._host = options, "localhost"
-        self._trusted = {host.lower() for host in options.trusted}
+        self._trusted = frozenset(map(results.canonical, options.trusted))
         _libraries()
 
     def enter(self, site: base.Site) -> None:
@@ -73,20 +86,19 @@ class Auth:
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """`spf`, `dkim`, `dmarc` and `arc`, each with `result`, and `read`: whose results they are, '' for our own."""
-        for value in mail.raw_headers(FIELD):
-            host, results = _parsed(value)
-            if host in self._trusted:
-                return {method: {"result": results.get(method, "none")} for method in _METHODS} | {"read": host}
-        return await asking_names(_checked, mail, context) | {"read": ""}
+        if (read := results.of_host(mail.raw_headers(results.FIELD), self._trusted)) is not None:
+            host, found = read
+            return {method: {"result": found.get(method, "none")} for method in _METHODS} | {"read": host}
+        return await _shared(mail, context) | {"read": ""}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """The tags and the field, and what a DMARC failure means."""
-        results = {method: str(answer[method]["result"]) for method in _METHODS}
-        told = ", ".join(f"{method} {result}" for method, result in results.items())
+        each = {method: str(answer[method]["result"]) for method in _METHODS}
+        told = ", ".join(f"{method} {result}" for method, result in each.items())
         reason = told + (f" (as {answer['read']} says)" if answer["read"] else "")
-        tags = tuple(f"{method}-{result}".upper() for method, result in results.items())
+        tags = tuple(f"{method}-{result}".upper() for method, result in each.items())
         edits = self._edits(answer, mail) if self._options.header and not answer["read"] else ()
-        action = self._action(results["dmarc"], str(answer["dmarc"].get("policy", "none")))
+        action = self._action(each["dmarc"], str(answer["dmarc"].get("policy", "none")))
         reply = parse_refusal(self._options.reply) if action is Action.DENY else None
         return Verdict(action, tags=tags, reason=reason, edits=edits, reply=reply)
 
@@ -104,31 +116,39 @@ class Auth:
 
     def _edits(self, answer: Mapping[str, Any], mail: Mail) -> tuple[Edit, ...]:
         """Our field on top; what others wrote under our name is gone, what they wrote under theirs stays."""
-        values = mail.raw_headers(FIELD)
-        others = [value for value in values if _parsed(value)[0] != self._host.lower()]
+        values = mail.raw_headers(results.FIELD)
+        others = [value for value in values if not results.claims(value, self._host)]
         edits: list[Edit] = []
         if len(others) < len(values):
-            edits = [RemoveHeader(FIELD), *(AddHeader(FIELD, value) for value in reversed(others[:50]))]
-        results = "; ".join(_written(method, answer[method]) for method in _METHODS)
-        return (*edits, AddHeader(FIELD, f"{self._host}; {results}"))
+            edits = [
+                RemoveHeader(results.FIELD),
+                *(AddHeader(results.FIELD, value) for value in reversed(others[:50])),
+            ]
+        said = [
+            (method, str(answer[method]["result"]), {n: str(v) for n, v in answer[method].items() if "." in n})
+            for method in _METHODS
+        ]
+        return (*edits, AddHeader(results.FIELD, results.written(self._host, said)))
 
 
-def _written(method: str, result: Mapping[str, str]) -> str:
-    facts = [f"{name}={_SAFE.sub('', value)}" for name, value in result.items() if "." in name and value]
-    return " ".join([f"{method}={result['result']}", *facts])
+# The results of messages that have more recipients, by loop: a future of one loop is of no use to another.
+_known: WeakKeyDictionary[asyncio.AbstractEventLoop, OrderedDict[Hashable, asyncio.Future[dict[str, Any]]]]
+_known = WeakKeyDictionary()
 
 
-def _parsed(value: str) -> tuple[str, dict[str, str]]:
-    """Whose results they are, and each method's (RFC 8601 2.2); of several the first that is a pass, else the first."""
-    while (bare := _COMMENT.sub(" ", value)) != value:  # comments nest
-        value = bare
-    host, _, rest = value.partition(";")
-    found: dict[str, str] = {}
-    for method, result in _RESULT.findall(rest):
-        method, result = method.lower(), result.lower()[:20]
-        if method not in found or result == "pass":
-            found[method] = result
-    return (host.split() or [""])[0].lower(), found
+async def _shared(mail: Mail, context: base.Context) -> dict[str, Any]:
+    """Check a message, once for all its recipients."""
+    known = _known.setdefault(asyncio.get_running_loop(), OrderedDict())
+    same = (context.message, context.sender, context.client, mail.size, hash(mail.content.head()))
+    if (running := known.get(same)) is None:
+        running = known[same] = asyncio.ensure_future(asking_names(_checked, mail, context))
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+    try:
+        return dict(await asyncio.shield(running))
+    except Exception:
+        known.pop(same, None)  # the next recipient asks anew
+        raise
 
 
 @cache
@@ -145,8 +165,50 @@ def _libraries() -> Any:
     return PublicSuffixList()
 
 
+class _Questions:
+    """Asks the DNS for texts, each name once and no more than `MOST_QUESTIONS` names for one message."""
+
+    def __init__(self) -> None:
+        self._left = MOST_QUESTIONS
+        self._answers: dict[str, list[bytes] | Temporary] = {}
+
+    def texts(self, name: str) -> list[bytes]:
+        """Return the TXT records of a name, [] for none. Raises Temporary when the DNS does not answer."""
+        if name not in self._answers:
+            self._answers[name] = self._ask(name)
+        answer = self._answers[name]
+        if isinstance(answer, Temporary):
+            raise answer
+        return answer
+
+    def _ask(self, name: str) -> list[bytes] | Temporary:
+        import dns.exception
+        import dns.resolver
+
+        self._left -= 1
+        if self._left < 0:
+            return Temporary("the message asks for too much of the DNS")
+        try:
+            answer = dns.resolver.resolve(name, "TXT", lifetime=LIFETIME)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer, ValueError):
+            return []
+        except dns.exception.DNSException as error:
+            return Temporary(f"the DNS does not answer: {error}")
+        return [b"".join(record.strings) for record in answer]
+
+
+# Those of the message that this thread checks: the library calls back with no more than a name.
+_questions: ContextVar[_Questions | None] = ContextVar("questions", default=None)
+
+
+def _texts(name: str) -> list[bytes]:
+    """Return the TXT records of a name. Raises Temporary."""
+    return (_questions.get() or _Questions()).texts(name)
+
+
 def _checked(mail: Mail, context: base.Context) -> dict[str, Any]:
-    """Every check. Blocks for the DNS."""
+    """Check everything. Blocks for the DNS."""
+    _questions.set(_Questions())
     spf, dkim = _spf(context), _dkim(mail)
     return {"spf": spf, "dkim": _best(dkim), "dmarc": _dmarc(mail, spf, dkim), "arc": _arc(mail)}
 
@@ -172,26 +234,24 @@ class _Keys:
         self.found, self.unsure = False, False
 
     def __call__(self, name: bytes | str, timeout: float = 5) -> bytes | None:
-        import dns.exception
-        import dns.resolver
-
         text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
         try:
-            answer = dns.resolver.resolve(text, "TXT", lifetime=LIFETIME)
-        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer, ValueError):
-            return None
-        except dns.exception.DNSException:
+            texts = _texts(text)
+        except Temporary:
             self.unsure = True
             return None
-        self.found = True
-        return b"".join(next(iter(answer)).strings)
+        self.found = bool(texts)
+        return texts[0] if texts else None
 
 
 def _dkim(mail: Mail) -> list[dict[str, str]]:
     import dkim
 
+    signed = min(len(mail.raw_headers("dkim-signature")), MOST_SIGNATURES)
+    if signed and _BLANKS.search(mail.raw):
+        return [{"result": "permerror"}]
     found = []
-    for n in range(min(len(mail.raw_headers("dkim-signature")), MOST_SIGNATURES)):
+    for n in range(signed):
         one, keys = dkim.DKIM(mail.raw, logger=_silent()), _Keys()
         try:
             good = one.verify(idx=n, dnsfunc=keys)
@@ -229,8 +289,11 @@ def _best(results: Sequence[dict[str, str]]) -> dict[str, str]:
 def _arc(mail: Mail) -> dict[str, str]:
     import dkim
 
-    if not mail.raw_headers("arc-seal"):
+    sets = len(mail.raw_headers("arc-seal"))
+    if not sets:
         return {"result": "none"}
+    if sets > MOST_SETS or _BLANKS.search(mail.raw):
+        return {"result": "fail"}
     try:
         result, _, _ = dkim.ARC(mail.raw, logger=_silent()).verify(dnsfunc=_Keys())
     except Exception:  # as above
@@ -240,38 +303,44 @@ def _arc(mail: Mail) -> dict[str, str]:
 
 def _dmarc(mail: Mail, spf: Mapping[str, str], dkim: Sequence[Mapping[str, str]]) -> dict[str, str]:
     values = mail.raw_headers("from")
-    author = only(values, in_header(values))
-    domain = key(author).rpartition("@")[2] if author else ""
-    if not domain:
-        return {"result": "permerror", "policy": "none"}
-    organization = _organization(domain)
+    author = sole_author(values)
     try:
-        record = _record(domain)
-        if record is None and organization != domain:
-            record = _record(organization)
-            policy = "sp"
-        else:
-            policy = "p"
+        if author is None:
+            return _doubtful(in_header(values))
+        domain = author.rpartition("@")[2]
+        record, asked = _policy(domain)
     except Temporary:
+        domain = (author or "").rpartition("@")[2]
         return {"result": "temperror", "header.from": domain, "policy": "none"}
     if record is None:
         return {"result": "none", "header.from": domain, "policy": "none"}
-    asked = record.get(policy) or record["p"]
     facts = {"header.from": domain, "policy": asked, "policy.dmarc": asked}
-    passed = (
-        [spf.get("domain", "")]
-        if spf["result"] == "pass" and _aligned(record.get("aspf"), domain, spf["domain"])
-        else []
-    )
-    passed += [
-        one["header.d"]
-        for one in dkim
-        if one["result"] == "pass" and _aligned(record.get("adkim"), domain, one["header.d"])
-    ]
+    passed = spf["result"] == "pass" and _aligned(record.get("aspf"), domain, spf["domain"])
+    for one in dkim:
+        passed = passed or (one["result"] == "pass" and _aligned(record.get("adkim"), domain, one["header.d"]))
     if passed:
         return {"result": "pass"} | facts
     unsure = any(one["result"] == "temperror" for one in (spf, *dkim))
     return {"result": "temperror" if unsure else "fail"} | facts
+
+
+def _doubtful(authors: Sequence[str]) -> dict[str, str]:
+    """Return the result for a From header that readers read differently: the strictest policy of its domains holds."""
+    domains = list(dict.fromkeys(author.rpartition("@")[2] for author in authors))[:MOST_DOMAINS]
+    policies = [_policy(domain)[1] for domain in domains if domain]
+    strictest = max(policies, key=_STRICTNESS.index, default="none")
+    return {"result": "permerror", "policy": strictest, "policy.dmarc": strictest if policies else ""}
+
+
+def _policy(domain: str) -> tuple[dict[str, str] | None, str]:
+    """Return the DMARC record that holds for a domain, None for none, and what it asks for. Raises Temporary."""
+    record, policy = _record(domain), "p"
+    organization = _organization(domain)
+    if record is None and organization != domain:
+        record, policy = _record(organization), "sp"
+    if record is None:
+        return None, "none"
+    return record, record.get(policy) or record["p"]
 
 
 def _organization(domain: str) -> str:
@@ -287,22 +356,18 @@ def _aligned(mode: str | None, author: str, domain: str) -> bool:
 
 
 def _record(domain: str) -> dict[str, str] | None:
-    """The DMARC record of a domain; None when there is none, or more than one (RFC 7489 6.6.3). Raises Temporary."""
-    import dns.exception
-    import dns.resolver
+    """Return the DMARC record of a domain; None when there is none, or more than one (RFC 7489 section 6.6.3).
 
-    try:
-        answer = dns.resolver.resolve(f"_dmarc.{domain}", "TXT", lifetime=LIFETIME)
-    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-        return None
-    except dns.exception.DNSException as error:
-        raise Temporary(f"the DNS does not answer: {error}") from error
-    except ValueError:  # no name the DNS could have
-        return None
-    texts = [b"".join(record.strings).decode("utf-8", "replace") for record in answer]
-    records = [text for text in texts if text.replace(" ", "").startswith("v=DMARC1")]
+    A record without a policy that asks for reports is one that asks for nothing else. Raises Temporary.
+    """
+    texts = [text.decode("utf-8", "replace") for text in _texts(f"_dmarc.{domain}")]
+    records = [text for text in texts if re.match(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", text)]
     if len(records) != 1:
         return None
     pairs = (part.partition("=") for part in records[0].split(";"))
     tags = {name.strip().lower(): value.strip().lower() for name, equals, value in pairs if equals}
-    return tags if tags.get("p") in ("none", "quarantine", "reject") else None
+    if tags.get("p") not in _STRICTNESS or tags.get("sp", "none") not in _STRICTNESS:
+        if "rua" not in tags:
+            return None
+        tags |= {"p": "none", "sp": "none"}
+    return tags
