@@ -38,6 +38,10 @@ class SpoolUnavailable(Temporary):
     reply = Reply(451, "4.3.1", "Error: insufficient system storage, please try again later")
 
 
+class ContentDamaged(Temporary):
+    """Content in the spool is not what was stored; its mail is held. Look at the disk, and restore a backup."""
+
+
 class HeaderTooLarge(Permanent):
     """The header section is larger than 1 MiB, so that no filter could see all of it; send less."""
 

@@ -51,6 +51,12 @@ UNACCOUNTED = Gauge(
     "What the audit finds wrong in spool and journal; must be 0.",
     registry=REGISTRY,
 )
+DAMAGED = Counter(
+    "sendswitch_damaged_deliveries", "Deliveries held because their content is not what was stored.", registry=REGISTRY
+)
+POISON = Counter(
+    "sendswitch_poison_deliveries", "Deliveries put into quarantine because their pipeline broke.", registry=REGISTRY
+)
 JOURNAL_FAILURES = Counter("sendswitch_journal_failures", "Batches the database did not take.", registry=REGISTRY)
 SPOOL_COMMIT = Histogram(
     "sendswitch_spool_commit_seconds",

@@ -184,7 +184,7 @@ def fill_outbox(spool: Path, messages: int) -> None:
             CREATE TEMP TABLE made AS WITH RECURSIVE n(id) AS
               (SELECT {first} UNION ALL SELECT id + 2048 FROM n LIMIT {messages}) SELECT id FROM n;
             INSERT INTO message SELECT id, unixepoch() - 3600, unixepoch() + 1e6, 's@example.org', 9, 0, 1, 'filter',
-              '{{}}', 432000 FROM made;
+              '{{}}', 432000, NULL FROM made;
             INSERT INTO delivery SELECT id, 0, 'joe@example.test', '', '', 'delivered', unixepoch() - 3600, NULL, 0,
               NULL, NULL, '250 ok' FROM made;
             INSERT INTO outbox (message, n, at, event, data) SELECT id, NULL, unixepoch() - 3600, 'accepted',

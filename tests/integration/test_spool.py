@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sendswitch.errors import NotFound, Refused, SpoolUnavailable, Temporary
+from sendswitch.errors import ContentDamaged, NotFound, Refused, SpoolUnavailable, Temporary
 from sendswitch.journal.search import parse
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.spool import inspect, writer
+from sendswitch.spool import again, inspect, writer
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
 from sendswitch.spool.body import LARGE
@@ -234,7 +236,9 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
             connection.execute("DROP TABLE orders")
             connection.execute("DROP TABLE ordered")
             connection.execute("DROP TABLE answered")
+            connection.execute("DROP TABLE suspect")
             connection.execute("ALTER TABLE message DROP COLUMN lifetime")
+            connection.execute("ALTER TABLE message DROP COLUMN digest")
             connection.execute("PRAGMA user_version = 1")
         with pytest.raises(SpoolUnavailable, match="schema version 1"):
             inspect.open_files(tmp_path)
@@ -419,5 +423,94 @@ def test_a_copy_links_large_messages_and_has_all_that_are_needed(run: Run, tmp_p
         with pytest.raises(Temporary, match="come and go"):
             copy_spool(tmp_path, tmp_path / "again")
         await spool.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize("size", [100, LARGE + 1])
+@pytest.mark.parametrize("change", [b"y", b"x" * 50, b""], ids=["another byte", "shorter", "empty"])
+def test_content_that_is_not_what_was_stored_is_not_given_out(
+    run: Run, tmp_path: Path, clock: FakeClock, size: int, change: bytes
+) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock, size=size)
+        original = read_all(await spool.content(message.id))
+        await spool.close()
+        damaged = change + original[1:] if change == b"y" else change
+        if size > LARGE:
+            (tmp_path / "spool" / "content" / f"{message.text_id}.eml").write_bytes(damaged)
+        else:
+            with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+                connection.execute("UPDATE content SET bytes = ?", (damaged,))
+        spool = open_spool(tmp_path / "spool", clock)
+        with pytest.raises(ContentDamaged, match="is damaged"):
+            await spool.content(message.id)
+        with closing(inspect.open_files(tmp_path)) as connection, pytest.raises(ContentDamaged):
+            again.content(connection, tmp_path, message.id)
+        await spool.close()
+
+    run(inside())
+
+
+def test_content_that_an_older_program_stored_has_no_digest(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        spool = open_spool(tmp_path / "spool", clock)
+        message, _ = await stored(spool, clock)
+        await spool.call(lambda c: c.execute("UPDATE message SET digest = NULL"))
+        assert read_all(await spool.content(message.id)) == b"x" * 100
+        await spool.close()
+
+    run(inside())
+
+
+def test_a_spool_whose_database_is_missing_is_refused(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    folder = tmp_path / "spool"
+
+    async def inside() -> None:
+        spool = open_spool(folder, clock)
+        await stored(spool, clock, size=LARGE + 1)
+        await spool.close()
+        (folder / "spool.db").rename(tmp_path / "kept.db")
+        with pytest.raises(SpoolUnavailable, match="is missing, and there is mail in"):
+            open_spool(folder, clock)
+        assert len(list((folder / "content").iterdir())) == 1
+        (tmp_path / "kept.db").rename(folder / "spool.db")
+        await open_spool(folder, clock).close()
+
+    run(inside())
+
+
+def test_content_without_a_message_is_put_aside_and_deleted_later(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    folder = tmp_path / "spool"
+
+    async def inside() -> None:
+        await open_spool(folder, clock).close()
+        (folder / "content" / "0000000000000.eml").write_bytes(b"x")
+        (folder / "content" / "0000000000001.tmp").write_bytes(b"x")
+        await open_spool(folder, clock).close()
+        aside = folder / "orphans" / "0000000000000.eml"
+        assert aside.read_bytes() == b"x"
+        assert list((folder / "content").iterdir()) == []
+        os.utime(aside, (1, 1))
+        await open_spool(folder, clock).close()
+        assert not aside.exists()
+
+    run(inside())
+
+
+def test_nobody_else_sees_the_spool_whatever_modes_it_had(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    folder = tmp_path / "spool"
+
+    async def inside() -> None:
+        spool = open_spool(folder, clock)
+        await stored(spool, clock, size=LARGE + 1)
+        await spool.close()
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777)
+        await open_spool(folder, clock).close()
+        modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+        assert modes == {0o600}
+        assert {path.stat().st_mode & 0o777 for path in (folder, folder / "content")} == {0o700}
 
     run(inside())

@@ -48,7 +48,7 @@ from sendswitch.processors.entries import Lists
 from sendswitch.processors.reach import Reach
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
-from sendswitch.spool.spool import open_spool
+from sendswitch.spool.spool import close_to_others, open_spool
 from sendswitch.switch.answers import Answers
 from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
@@ -403,6 +403,7 @@ def _lock(data: Path) -> int:
     """Two nodes on one spool would deliver everything twice."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        close_to_others(data, "lock", "*.db", "*.db-wal", "*.db-shm")
         handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Temporary(f"node.data {data}: {error.strerror}; create it for this user or choose another") from error

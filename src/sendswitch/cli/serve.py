@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
     logs.setup(config.log.format, config.log.level)
     raise_file_limit()
     tune_memory()
+    os.umask(0o077)  # there is mail in what it writes
     stamp = partial(_stamp, session.config_file) if watch else None
     uvloop.run(until_signal(config, worker=worker, source=session.config, stamp=stamp))
 

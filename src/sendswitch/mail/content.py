@@ -6,6 +6,7 @@ what leaves. `Edited` is content with another head: header edits never copy or t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,11 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class InFile:
-    """Content in a file of its own, which nobody changes while it is there."""
+    """Content in a file of its own, which nobody changes while it is there. `digest` is SHA-256, b"" for unknown."""
 
     path: Path
     size: int
+    digest: bytes = b""
 
     def head(self) -> bytes:
         with self.path.open("rb") as file:
@@ -157,3 +159,29 @@ def read_all(content: Content) -> bytes:
     """Every byte, in memory; for a processor that asks for the whole message."""
     data = content.whole()
     return b"".join(content.chunks()) if data is None else data
+
+
+class Damaged(Exception):
+    """Content is not what was stored."""
+
+
+def digest_of(content: Content) -> bytes:
+    """Return the SHA-256 of content. Reading a file blocks. Raises OSError."""
+    if isinstance(content, InFile) and content.digest:
+        return content.digest
+    hashed = hashlib.sha256()
+    for piece in content.chunks():
+        hashed.update(piece)
+    return hashed.digest()
+
+
+def verify(content: Content, size: int, digest: bytes | None) -> Content:
+    """Return content that has this length and SHA-256, which is None for content that was stored without one.
+
+    Reads all of it; a file blocks. Raises Damaged, OSError.
+    """
+    if content.size != size:
+        raise Damaged(f"it has {content.size} bytes, and {size} were stored")
+    if digest is not None and digest_of(content) != digest:
+        raise Damaged("its bytes are others than were stored")
+    return content

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Verdict, verdict_from_json
@@ -70,27 +70,22 @@ def case(connection: sqlite3.Connection, data: Path, message: int, n: int) -> Ca
 
 _KEPT = "FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id > ? AND (c.message IS NOT NULL OR m.in_file)"
 
-_Row = tuple[int, float, str, int, str, str, bytes | None]
+_Row = tuple[int, float, str, int, str, str, int, bytes | None, bytes | None]
 
 
 def _piece(connection: sqlite3.Connection, after: int, before: int) -> list[_Row]:
-    columns = "m.id, m.received, m.sender, m.in_file, m.via, m.envelope, c.bytes"
+    columns = "m.id, m.received, m.sender, m.in_file, m.via, m.envelope, m.size, m.digest, c.bytes"
     query = f"SELECT {columns} {_KEPT} AND m.id < ? ORDER BY m.id LIMIT {PIECE}"
     return connection.execute(query, (after, before)).fetchall()
 
 
 def _cases(connection: sqlite3.Connection, data: Path, row: _Row) -> list[Case]:
-    message, received, sender, in_file, via, envelope_text, data_bytes = row
+    message, received, sender, in_file, via, envelope_text, size, digest, data_bytes = row
     if via == "report":
         return []  # never offered to a pipeline
-    content: Content
-    if in_file:
-        path = content_file(data / "spool" / "content", message)
-        if not path.exists():
-            return []
-        content = InFile(path, path.stat().st_size)
-    else:
-        content = InMemory(data_bytes or b"")
+    content = _content(data, message, in_file=bool(in_file), small=data_bytes, size=size, digest=digest)
+    if content is None:
+        return []
     to = {
         n: (Recipient(address, notify, orcpt), State(state))
         for n, address, notify, orcpt, state in connection.execute(
@@ -122,3 +117,15 @@ def _cases(connection: sqlite3.Connection, data: Path, row: _Row) -> list[Case]:
         if n not in judged and state in TERMINAL:
             add(n, received, 1, None)
     return found
+
+
+def _content(
+    data: Path, message: int, *, in_file: bool, small: bytes | None, size: int, digest: bytes | None
+) -> Content | None:
+    """Return a message's content, None when it is gone or damaged: a verdict about other content says nothing."""
+    path = content_file(data / "spool" / "content", message)
+    try:
+        content = InFile(path, path.stat().st_size) if in_file else InMemory(small or b"")
+        return verify(content, size, digest)
+    except (OSError, Damaged):
+        return None

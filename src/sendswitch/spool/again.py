@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sendswitch.errors import NotFound, Refused
-from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.errors import ContentDamaged, NotFound, Refused
+from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.body import content_file
 from sendswitch.spool.inspect import parse_id
@@ -18,16 +18,24 @@ from sendswitch.spool.writer import scalar, transaction
 
 
 def content(connection: sqlite3.Connection, data: Path, message: int) -> Content:
-    """A message's content. Raises NotFound when it is not here, or not any more."""
-    row = connection.execute("SELECT in_file FROM message WHERE id = ?", (message,)).fetchone()
+    """Return a message's content, its length and digest checked.
+
+    Raises NotFound when it is not here, or not any more, ContentDamaged when it is not what was stored.
+    """
+    row = connection.execute("SELECT in_file, size, digest FROM message WHERE id = ?", (message,)).fetchone()
+    found: Content | None = None
     if row is not None and row[0]:
         path = content_file(data / "spool" / "content", message)
-        if path.exists():
-            return InFile(path, path.stat().st_size)
-    elif (found := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
-        return InMemory(found)
-    known = "is not kept any more; `recording` says what is" if row is not None else "is in no spool here"
-    raise NotFound(f"the content of {to_text(message)} {known}")
+        found = InFile(path, path.stat().st_size) if path.exists() else None
+    elif (kept := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
+        found = InMemory(kept)
+    if found is None:
+        known = "is not kept any more; `recording` says what is" if row is not None else "is in no spool here"
+        raise NotFound(f"the content of {to_text(message)} {known}")
+    try:
+        return verify(found, row[1], row[2])
+    except Damaged as error:
+        raise ContentDamaged(f"the content of {to_text(message)} in the spool is damaged: {error}") from error
 
 
 def requeue(

@@ -8,6 +8,7 @@ nobody was told was safe, and goes.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from pathlib import Path
 
@@ -31,13 +32,14 @@ def content_file(folder: Path, message: int) -> Path:
 class Body:
     """One message's content as it arrives (the listener's Sink)."""
 
-    __slots__ = ("_file", "_folder", "_pieces", "_size", "_waiting", "id")
+    __slots__ = ("_file", "_folder", "_hashed", "_pieces", "_size", "_waiting", "id")
 
     def __init__(self, folder: Path, id_: int) -> None:
         self._folder, self.id = folder, id_
         self._pieces: list[bytes | bytearray] = []
         self._waiting = self._size = 0
         self._file: int | None = None
+        self._hashed = hashlib.sha256()
 
     @property
     def size(self) -> int:
@@ -77,7 +79,7 @@ class Body:
         """The content as a complete file, durable under its final name. Raises SpoolUnavailable."""
         await self.drain()
         await asyncio.to_thread(self._complete)
-        return InFile(self._final, self._size)
+        return InFile(self._final, self._size, self._hashed.digest())
 
     def discard(self) -> None:
         """Forget the content; nothing of it stays, unless it was completed."""
@@ -100,6 +102,7 @@ class Body:
             if self._file is None:
                 self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             for piece in pieces:
+                self._hashed.update(piece)
                 view = memoryview(piece)
                 while view:
                     view = view[os.write(self._file, view) :]

@@ -114,9 +114,10 @@ def message_row(
     content: bytes | None,
     deliveries: str,
     recorded: bool,
+    digest: bytes,
 ) -> Record:
     """A new message as the writer takes it. `envelope` and `deliveries` are JSON."""
-    new = (expires, sender, size, in_file, via, envelope, content, deliveries, recorded)
+    new = (expires, sender, size, in_file, via, envelope, content, deliveries, recorded, digest)
     return (message, at, event, dumps(data), None, None, None, None, None, None, None, *new)
 
 
@@ -136,7 +137,7 @@ def change_row(
 ) -> Record:
     """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
     new = (n, was, state, due, verdict, attempts, reply)
-    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None)
+    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None, None)
 
 
 def facts_of(message: Message, delivery: Delivery) -> Facts:

@@ -1,12 +1,13 @@
 """The spool's tables, their version, and how an older version becomes this one.
 
-message   one row a message: envelope without recipients, and where the content is
+message   one row a message: envelope without recipients, where the content is, and its SHA-256
 content   the bytes of messages up to 256 KiB; larger ones are `content/<id>.eml` beside the database
 delivery  one row a recipient: its state, when to look at it next (`due`), what was decided
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
 recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
 orders    what people want to happen to mail on its way that matches a search: suspend, bounce, drop
 answered  whom automatic answers went to, and when
+suspect   deliveries that were in hand when the node was killed, and how often their own pipeline broke
 ordered   the deliveries that were here when an order to bounce or drop was given
 """
 
@@ -16,7 +17,7 @@ import sqlite3
 
 from sendswitch.errors import Temporary
 
-VERSION = 3
+VERSION = 4
 
 _ORDERS = """
 CREATE TABLE orders (
@@ -40,6 +41,10 @@ _RECORDED = """
 CREATE TABLE recorded (message INTEGER PRIMARY KEY, size INTEGER NOT NULL, since REAL NOT NULL);
 CREATE INDEX recorded_since ON recorded (since);
 """
+_SUSPECT = """
+CREATE TABLE suspect (message INTEGER NOT NULL, n INTEGER NOT NULL, broke INTEGER NOT NULL, PRIMARY KEY (message, n))
+  WITHOUT ROWID;
+"""
 _CREATE = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE message (
@@ -52,7 +57,8 @@ CREATE TABLE message (
   recipients INTEGER NOT NULL,
   via TEXT NOT NULL,
   envelope TEXT NOT NULL,
-  lifetime REAL NOT NULL
+  lifetime REAL NOT NULL,
+  digest BLOB
 );
 CREATE TABLE content (message INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE delivery (
@@ -84,6 +90,7 @@ CREATE INDEX outbox_message ON outbox (message);
 {_RECORDED}
 {_ORDERS}
 {_ANSWERED}
+{_SUSPECT}
 """
 
 # Messages with a file that must be there: one that a delivery needs, or that is recorded.
@@ -107,7 +114,18 @@ RECORDINGS = ("filtered", "all", "none")
 COLUMNS_WRITTEN = (
     *("message", "at", "event", "data"),
     *("n", "was", "state", "due", "verdict", "attempts", "reply"),  # a change
-    *("expires", "sender", "size", "in_file", "via", "envelope", "bytes", "deliveries", "recorded"),  # a message
+    *(
+        "expires",
+        "sender",
+        "size",
+        "in_file",
+        "via",
+        "envelope",
+        "bytes",
+        "deliveries",
+        "recorded",
+        "digest",
+    ),  # a message
 )
 _NONE_LEFT = "(SELECT n FROM delivery WHERE message = NEW.message AND due IS NOT NULL ORDER BY n DESC LIMIT 1) IS NULL"
 WRITER = f"""
@@ -115,7 +133,7 @@ CREATE TEMP VIEW writing AS SELECT {", ".join(f"NULL AS {name}" for name in COLU
 CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON writing
   WHEN NEW.was IS NULL AND NEW.message IS NOT NULL BEGIN
   INSERT INTO message VALUES (NEW.message, NEW.at, NEW.expires, NEW.sender, NEW.size, NEW.in_file,
-    json_array_length(NEW.deliveries), NEW.via, NEW.envelope, NEW.expires - NEW.at);
+    json_array_length(NEW.deliveries), NEW.via, NEW.envelope, NEW.expires - NEW.at, NEW.digest);
   INSERT INTO content SELECT NEW.message, NEW.bytes WHERE NEW.bytes IS NOT NULL;
   INSERT INTO delivery SELECT NEW.message, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
     NEW.at, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9 FROM json_each(NEW.deliveries);
@@ -146,6 +164,7 @@ END;
 _MIGRATIONS: dict[int, str] = {
     1: f"{_RECORDED}{_ORDERS}ALTER TABLE message ADD COLUMN lifetime REAL NOT NULL DEFAULT 432000;",
     2: _ANSWERED,
+    3: f"{_SUSPECT}ALTER TABLE message ADD COLUMN digest BLOB;",
 }
 
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import sqlite3
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,9 +22,9 @@ import orjson
 
 from sendswitch import logs
 from sendswitch.clock import Clock
-from sendswitch.errors import SpoolUnavailable
+from sendswitch.errors import ContentDamaged, SpoolUnavailable
 from sendswitch.journal.events import Event
-from sendswitch.mail.content import Content, InFile, InMemory
+from sendswitch.mail.content import Content, Damaged, InFile, InMemory, digest_of, verify
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
@@ -47,6 +48,8 @@ from sendswitch.spool.records import (
 from sendswitch.spool.states import State
 from sendswitch.spool.writer import Call, Writer, connect, scalar, write_rows
 
+# Seconds that content without a message is kept before it is deleted.
+ORPHANS_KEPT = 7 * 86400.0
 # Seconds that a look at the free space counts.
 FREE_FOR = 1.0
 
@@ -122,8 +125,8 @@ class Spool:
         if now - self._free_at > FREE_FOR:
             self._free_at = now
             try:
-                stat = os.statvfs(self._files)
-                self._free = stat.f_bavail * stat.f_frsize
+                there = os.statvfs(self._files)
+                self._free = there.f_bavail * there.f_frsize
             except OSError:
                 self._free = 0
         return self._free
@@ -171,6 +174,7 @@ class Spool:
             content=content.data if (alive or recorded) and isinstance(content, InMemory) else None,
             deliveries=orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
             recorded=recorded,
+            digest=digest_of(content) if content is not None else b"",
         )
 
     def records(self, deliveries: Sequence[Delivery]) -> bool:
@@ -276,15 +280,29 @@ class Spool:
             self.file(message).unlink(missing_ok=True)
 
     async def content(self, message: int) -> Content:
-        """A message's content. Raises SpoolUnavailable when it cannot be read."""
-        data = await self._read("SELECT bytes FROM content WHERE message = ?", message)
-        if data:
-            return InMemory(data[0][0])
-        path = self.file(message)
+        """Return a message's content, its length and digest checked.
+
+        Raises SpoolUnavailable when it cannot be read, ContentDamaged when it is not what was stored.
+        """
+        found = await self._read(
+            "SELECT m.size, m.digest, c.bytes FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id = ?",
+            message,
+        )
+        if not found:
+            raise SpoolUnavailable(f"message {to_text(message)} is not in the spool")
+        size, digest, data = found[0]
         try:
-            return InFile(path, (await asyncio.to_thread(path.stat)).st_size)
+            if data is not None:
+                return verify(InMemory(data), size, digest)
+            return await asyncio.to_thread(self._file, message, size, digest)
         except OSError as error:
             raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {error}") from error
+        except Damaged as error:
+            raise ContentDamaged(f"the content of {to_text(message)} in the spool is damaged: {error}") from error
+
+    def _file(self, message: int, size: int, digest: bytes | None) -> Content:
+        path = self.file(message)
+        return verify(InFile(path, path.stat().st_size), size, digest)
 
     async def due(self, now: float, limit: int) -> list[Delivery]:
         """Deliveries whose time has come, the longest waiting first."""
@@ -457,17 +475,16 @@ class Spool:
 def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Spool:
     """Open or create the spool in `folder` and put right what a crash left. Raises SpoolUnavailable.
 
-    Files of messages that were never acknowledged go; everything else is as it was. `recording` is one of
+    Content of messages that were never acknowledged is put aside; everything else is as it was. A spool whose database
+    is missing is refused. `recording` is one of
     `schema.RECORDINGS`: whose content is kept after its last delivery.
     """
     files = folder / "content"
     try:
         files.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise SpoolUnavailable(f"cannot create {files}: {error.strerror}") from error
-    connection = connect(folder / "spool.db")
-    try:
-        (folder / "spool.db").chmod(0o600)
+        _refuse_without_database(folder, files)
+        connection = connect(folder / "spool.db")
+        close_to_others(folder, "**/*")
         schema.prepare(connection)
         connection.executescript(schema.WRITER)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
@@ -475,10 +492,40 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('recording', ?)", (recording,))
     except (sqlite3.Error, OSError) as error:
         raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {error}") from error
-    orphans = _remove_orphans(connection, files)
+    orphans = _put_orphans_aside(connection, folder, files)
     alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
     logs.recovered(deliveries=alive, orphans=orphans)
     return Spool(folder, connection, clock, recording)
+
+
+def _refuse_without_database(folder: Path, files: Path) -> None:
+    """Raise SpoolUnavailable when content is there and the database that tells whose it is is not."""
+    if (folder / "spool.db").exists() or not any(files.glob("*.eml")):
+        return
+    raise SpoolUnavailable(
+        f"{folder}/spool.db is missing, and there is mail in {files}; put the database back (with its -wal file),"
+        f" restore a backup, or move {files} away to begin with an empty spool"
+    )
+
+
+def close_to_others(folder: Path, *names: str) -> None:
+    """Let nobody else see a folder, nor what is in it under these names (globs, ** for all), whatever modes there were.
+
+    Raises OSError.
+    """
+    _close(folder)
+    for name in names:
+        for path in folder.glob(name):
+            _close(path)
+
+
+def _close(path: Path) -> None:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return
+    wanted = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+    if stat.S_IMODE(status.st_mode) != wanted:
+        path.chmod(wanted)
 
 
 def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -> list[int]:
@@ -489,12 +536,27 @@ def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -
     return large
 
 
-def _remove_orphans(connection: sqlite3.Connection, files: Path) -> int:
+def _put_orphans_aside(connection: sqlite3.Connection, folder: Path, files: Path) -> int:
+    """Move content that no message has to `orphans`; return how many files.
+
+    A crash between a file and its row leaves one of them, which nobody was told was safe. Many of them mean that the
+    database is older than they are, so none is deleted before `ORPHANS_KEPT` is over. What was being written goes.
+    """
     wanted = {content_file(files, row[0]) for row in connection.execute(schema.FILES_NEEDED)}
-    orphans = [path for path in files.iterdir() if path not in wanted]
-    for path in orphans:
-        path.unlink(missing_ok=True)
-    return len(orphans)
+    aside, moved = folder / "orphans", 0
+    for path in files.iterdir():
+        if path.suffix == ".tmp":
+            path.unlink(missing_ok=True)
+        elif path not in wanted:
+            aside.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside / path.name)
+            (aside / path.name).touch()
+            moved += 1
+    if aside.exists():
+        for path in aside.iterdir():
+            if path.stat().st_mtime < time.time() - ORPHANS_KEPT:
+                path.unlink(missing_ok=True)
+    return moved
 
 
 def new_message(

@@ -17,8 +17,9 @@ from typing import Protocol
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
 from sendswitch.delivery.backoff import Backoff
-from sendswitch.errors import SpoolUnavailable, classify
+from sendswitch.errors import ContentDamaged, SpoolUnavailable, classify
 from sendswitch.mail import dsn
+from sendswitch.mail.verdict import Verdict
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool.orders import Kind, Order
@@ -29,6 +30,8 @@ from sendswitch.switch.reports import Reporter
 
 # Seconds between tries to write to a spool that cannot be written; it is for a person to mend.
 RETRY_SPOOL = 1.0
+# Seconds that mail with damaged content is held before it goes to quarantine.
+DAMAGED_FOR = 14 * 86400.0
 # Seconds a delivery is held back when not even its failure could be recorded, because of an error of ours.
 HOLD_BACK = 60.0
 
@@ -111,13 +114,16 @@ class Outcomes:
             await self.record([self._again(delivery, why, **extra)])
 
     async def after_error(self, deliveries: Sequence[Delivery], error: Exception) -> None:
-        """An error of ours, or a spool that cannot be read (rule 2)."""
+        """An error of ours, or a spool that cannot be read (rule 2). Mail whose content is damaged is held."""
         logs.failed("a delivery", error=error, msg_id=deliveries[0].message.text_id)
         for delivery in deliveries:
             if delivery.state in TERMINAL or delivery.due is None or delivery.due > self._clock():
                 continue
             try:
-                await self.put_off(delivery, f"error: {classify(error)}")
+                if isinstance(error, ContentDamaged):
+                    await self.hold_damaged(delivery, str(error))
+                else:
+                    await self.put_off(delivery, f"error: {classify(error)}")
             except Exception as second:
                 logs.failed("putting a delivery off", error=second, msg_id=delivery.message.text_id)
                 await asyncio.sleep(HOLD_BACK)
@@ -137,6 +143,15 @@ class Outcomes:
         data = {"reason": reason, "until": until}
         await self.record([Change(delivery, state, state.value, data, until, reply=reason)])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
+
+    async def hold_damaged(self, delivery: Delivery, why: str) -> None:
+        """Hold a delivery whose content is not what was stored, so that a person sees it. It is never sent."""
+        metrics.DAMAGED.inc()
+        verdict = Verdict.pending(why, hold=DAMAGED_FOR, then="quarantine")
+        until = self._clock() + DAMAGED_FOR
+        data = {"reason": why, "until": until, "class": "damaged"}
+        await self.record([Change(delivery, State.HELD, "held", data, until, verdict, reply=printable(why))])
+        logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=State.HELD, reason=why, until=until)
 
     async def end(self, delivery: Delivery, state: State, reason: str) -> None:
         """End without the next hop and without a report."""
