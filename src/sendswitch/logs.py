@@ -148,6 +148,16 @@ def kept(msg_id: str, *, rcpt: str, state: str, reason: str, until: float | None
     _emit("info", "kept", msg_id=msg_id, rcpt=rcpt, state=state, reason=reason, until=until)
 
 
+def poison(msg_id: str, *, rcpt: str) -> None:
+    """A delivery broke what ran its pipeline too often; it is in quarantine, for a person to look at."""
+    _emit("error", "poison", msg_id=msg_id, rcpt=rcpt)
+
+
+def suspected(*, deliveries: int) -> None:
+    """The node was killed while it had these deliveries in hand; their pipelines are asked one at a time now."""
+    _emit("warning", "suspected", deliveries=deliveries)
+
+
 def deferred(msg_id: str, *, rcpt: str, why: str, attempt: int, retry_in: float) -> None:
     """Something failed for now and will be tried again."""
     _emit("warning", "deferred", msg_id=msg_id, rcpt=rcpt, why=why, attempt=attempt, retry_in=round(retry_in, 1))
@@ -211,6 +221,11 @@ def spool_recovered() -> None:
 def started(**facts: object) -> None:
     """The node is up; the facts are its addresses."""
     _emit("info", "started", **facts)
+
+
+def upgraded(*, changes: list[str]) -> None:
+    """The spool of an older program was upgraded; these defaults changed. What the configuration says stays."""
+    _emit("warning", "upgraded", changes=changes)
 
 
 def recovered(*, deliveries: int, orphans: int) -> None:

@@ -14,8 +14,8 @@ POOL = "tasks.pool"
 class Route:
     """A recipient's pipeline: whose, which version, and what holds when it says nothing.
 
-    `deadline` in seconds; `on_timeout` is pass, deny, hold or quarantine; `deny` is bounce, discard or quarantine.
-    `candidate` is the version that runs beside the live one without effect, 0 for none.
+    `deadline` in seconds; `on_timeout` is defer, pass, deny, hold or quarantine; `deny` is bounce, discard or
+    quarantine. `candidate` is the version that runs beside the live one without effect, 0 for none.
     """
 
     owner: str

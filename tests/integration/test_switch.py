@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sendswitch.broker.base import Lease
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.compose import Composer
@@ -23,7 +24,7 @@ from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import FOLDER, Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
@@ -33,6 +34,7 @@ from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
 from sendswitch.spool.states import State
+from sendswitch.switch import dispatcher
 from sendswitch.switch import queue as queue_module
 from sendswitch.switch.decide import Policy
 from sendswitch.switch.dispatcher import Dispatcher
@@ -41,6 +43,7 @@ from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.places import Places
 from sendswitch.switch.queue import Queue
 from sendswitch.switch.reports import Reporter
+from sendswitch.switch.suspects import Notes, Suspects, left_in_hand
 from sendswitch.testing import FakeClock, MemoryCourier, message
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -61,6 +64,7 @@ class Switch:
     broker: EmbeddedBroker
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    held: list[Lease] = field(default_factory=list)
 
     async def accept(
         self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = ""
@@ -97,6 +101,8 @@ class Switch:
             self.asked.append(address)
             if address in self.answers:
                 await lease.answer(self.answers[address]())
+            else:
+                self.held.append(lease)
 
 
 @contextlib.asynccontextmanager
@@ -258,13 +264,116 @@ def test_holds_and_quarantine_expire(run: Run, tmp_path: Path, clock: FakeClock)
 
 
 @pytest.mark.parametrize(("policy", "state"), [("hold", "held"), ("quarantine", "quarantined"), ("deny", "bounced")])
-def test_a_deadline_counts_when_no_worker_answers(
+def test_what_a_worker_does_not_decide_in_its_time(
     run: Run, tmp_path: Path, clock: FakeClock, policy: str, state: str
 ) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock, silent=policy) as s:
+            s.answers["silent@example.test"] = lambda: Deferral("late", why=LATE)
             await s.accept("silent@example.test")
             await s.until(lambda: s.states()["silent@example.test"] == state)
+
+    run(inside())
+
+
+def test_mail_without_a_verdict_waits_and_is_quarantined_when_its_time_is_over(
+    run: Run, tmp_path: Path, clock: FakeClock
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock, silent="defer") as s:
+            s.answers["silent@example.test"] = lambda: Deferral("late", why=LATE)
+            await s.accept("silent@example.test")
+            for n in range(1, 4):
+                await s.until(lambda: len(s.asked) >= n)  # noqa: B023
+                assert s.states()["silent@example.test"] == "accepted"
+                clock.advance(101)
+            clock.advance(1000)
+            await s.until(lambda: s.states()["silent@example.test"] == "quarantined")
+            assert not s.courier.parcels
+
+    run(inside())
+
+
+def test_a_lost_offer_is_offered_again(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "OVERDUE", 0.05)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, lost="defer") as s:
+            s.journeys.routes = Routes([Route("lost@example.test", 1, 0.05, "defer", "bounce")])
+            await s.accept("lost@example.test")
+            for n in range(3):
+                await s.until(lambda: len(s.held) > n)  # noqa: B023
+                await asyncio.sleep(0.3)
+                assert len(s.held) == n + 1  # a worker has it, so it is not offered a second time
+                if n < 2:
+                    s.held[n].drop()
+            await s.held[2].answer(Verdict.passed("at last"))
+            await s.until(lambda: s.states()["lost@example.test"] == "delivered")
+
+    run(inside())
+
+
+def test_what_broke_its_pipeline_three_times_is_put_aside(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.journeys.dispatcher.suspects.write = s.spool.suspect
+            s.answers["ann@example.test"] = lambda: Deferral("killed", why=BROKE)
+            s.answers["bob@example.test"] = lambda: Deferral("down")
+            await s.accept("ann@example.test", "bob@example.test")
+            for n in (1, 2, 3, 4, 5):
+                await s.until(lambda: s.asked.count("bob@example.test") >= n)  # noqa: B023
+                clock.advance(101)
+            assert s.states() == {"ann@example.test": "quarantined", "bob@example.test": "accepted"}
+            assert s.asked.count("ann@example.test") == 3
+            (row,) = inspect.rows(inspect.open_files(tmp_path), (State.QUARANTINED,))
+            assert row.reply.startswith("poison:")
+            assert list((await s.spool.suspects()).values()) == [3]
+
+    run(inside())
+
+
+def test_after_a_kill_suspects_are_offered_one_at_a_time(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    place = tmp_path / "in-hand"
+    notes = Notes(place)
+    for n in (1, 2, 3):
+        notes.begin(7, n, b"d")
+    notes.end(7, 2)
+    notes.begin(8, 0, b"e")
+    notes.close()  # as after a kill: nothing was ended
+    assert left_in_hand(place) == {(7, 1): b"d", (7, 3): b"d", (8, 0): b"e"}
+    place.write_text(place.read_text() + "+9.")
+    assert set(left_in_hand(place)) == {(7, 1), (7, 3), (8, 0)}
+    again = Notes(place)
+    again.begin(1, 0, b"")
+    again.end(1, 0)
+    again.close()
+    assert left_in_hand(place) == {}
+    assert left_in_hand(tmp_path / "none") == {}
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            deliveries = await s.accept("ann@example.test", "bob@example.test")
+            await s.until(lambda: len(s.held) == 2)
+            keys = [delivery.key for delivery in deliveries]
+            suspects = Suspects(dict.fromkeys(keys, 0), write=s.spool.suspect)
+            order: list[str] = []
+
+            async def one(key: tuple[int, int]) -> None:
+                async with suspects.in_turn(key, b""):
+                    order.append("begun")
+                    await asyncio.sleep(0.05)
+                    order.append("ended")
+
+            await asyncio.gather(*map(one, keys))
+            assert order == ["begun", "ended"] * 2
+            await suspects.clear(keys[0])
+            assert await s.spool.suspects() == {}
+            await suspects.broke(keys[1])
+            assert await s.spool.suspects() == {keys[1]: 1}
+            for lease in s.held:
+                await lease.answer(Verdict.passed(""))
 
     run(inside())
 
@@ -273,8 +382,10 @@ def test_one_answer_counts_and_only_with_its_token(run: Run, tmp_path: Path, clo
     async def inside() -> None:
         async with switch(tmp_path, clock, slow="hold") as s:
             (delivery,) = await s.accept("slow@example.test")
-            await s.until(lambda: s.asked)
+            await s.until(lambda: s.held)
             s.broker.answered(replace(_task(delivery), token="guessed"), Verdict.passed("forged"))
+            await s.held[0].answer(Deferral("late", why=LATE))
+            await s.held[0].answer(Verdict.passed("too late"))
             await s.until(lambda: s.states()["slow@example.test"] == "held")
             assert not s.courier.parcels
 

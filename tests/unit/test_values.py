@@ -563,8 +563,15 @@ def test_a_route_completes_a_verdict() -> None:
 )
 def test_deadlines(policy: str, action: Action) -> None:
     verdict = decide.on_timeout(Route("o", 1, 60, policy, "bounce"))
+    assert isinstance(verdict, Verdict)
     assert verdict.action is action
     assert "60 s" in verdict.reason
+
+
+def test_a_deadline_defers_where_nobody_said_otherwise() -> None:
+    answer = decide.on_timeout(Route("o", 1, 60, "defer", "bounce"))
+    assert isinstance(answer, Deferral)
+    assert "60 s" in decide.undecided(answer)
 
 
 @pytest.mark.parametrize("then", ["", "pass", "deny", "quarantine"])
@@ -574,7 +581,14 @@ def test_after_a_delay_the_pipeline_is_asked_again(then: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("then", "action"), [("", Action.PASS), ("deny", Action.DENY), ("quarantine", Action.QUARANTINE)]
+    ("then", "action"),
+    [
+        ("", Action.QUARANTINE),
+        ("ask", Action.QUARANTINE),
+        ("pass", Action.PASS),
+        ("deny", Action.DENY),
+        ("quarantine", Action.QUARANTINE),
+    ],
 )
 def test_after_a_hold(then: str, action: Action) -> None:
     assert decide.after_hold(Verdict.pending("x", then=then)).action is action
@@ -747,6 +761,7 @@ def test_a_verdict_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(("on_timeout", "action"), [("deny", "deny"), ("hold", "pending"), ("quarantine",) * 2])
 def test_what_counts_when_no_verdict_came(on_timeout: str, action: str) -> None:
     verdict = decide.on_timeout(Route("a@b", 1, 60, on_timeout, "bounce"))
+    assert isinstance(verdict, Verdict)
     assert verdict.action == Action(action)
 
 

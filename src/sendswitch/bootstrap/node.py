@@ -19,6 +19,9 @@ from sendswitch import logs
 from sendswitch.auth.passwords import Passwords
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.parts import (
+    SAFE_DEFAULTS_SINCE,
+    changed_defaults,
+    find_suspects,
     listener_options,
     load_routes,
     make_backoff,
@@ -59,6 +62,7 @@ from sendswitch.switch.journaling import finish_journal, keep_journal, prune_jou
 from sendswitch.switch.ledger import full_audit, keep_ledger
 from sendswitch.switch.overload import Overload
 from sendswitch.switch.queue import Queue
+from sendswitch.switch.suspects import Notes
 from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
 from sendswitch.webhooks.outbox import PLACE, Outbox
@@ -113,10 +117,16 @@ class Node:
         self._engine = open_database(config.database_url)
         self._passwords = Passwords(self._engine)
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
+        if 0 < self.spool.version_before < SAFE_DEFAULTS_SINCE:
+            logs.upgraded(changes=changed_defaults(config))
         broker = EmbeddedBroker()
         self._srs_secret = await in_thread(secret, self._engine, "srs")
         self._marks = Marks(await in_thread(secret, self._engine, "forward"))
-        self.journeys = make_journeys(config, self.spool, broker, self._marks, make_srs(config, self._srs_secret))
+        place = self.data / "spool" / "in-hand"
+        suspects = await find_suspects(self.spool, place)
+        self._notes = Notes(place)
+        srs = make_srs(config, self._srs_secret)
+        self.journeys = make_journeys(config, self.spool, broker, suspects, self._marks, srs)
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
@@ -134,7 +144,7 @@ class Node:
         answers = Answers(self.spool, self.queue, config.node.lifetime, system_clock)
         self._site = replace(make_site(config), lists=lists_kept, outbox=self.sender, answers=answers)
         await self._read_lists()
-        self._worker = make_worker(config, broker, self._engine, self._site) if self._with_worker else None
+        self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
         if self._worker is not None:
             self._worker_task = self._spawn(self._worker.run())
         self._control = Control(self.steering.commands())
@@ -367,6 +377,7 @@ class Node:
         await self.web.stop()
         self.journeys.terms.courier.close()
         await self.spool.close()
+        self._notes.close()
         self._outbox.close()
         self._engine.dispose()
         os.close(self._lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
@@ -43,18 +44,23 @@ from sendswitch.switch.journey import Journeys, Terms
 from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.places import Places
 from sendswitch.switch.reports import Reporter
+from sendswitch.switch.suspects import Suspects, left_in_hand
 from sendswitch.tracing import Tracing, otlp
-from sendswitch.worker.runtime import Library, Worker
+from sendswitch.worker.runtime import Hands, Library, Worker
 
+# The version of the spool with which mail without a verdict was not delivered any more by default.
+SAFE_DEFAULTS_SINCE = 4
 # Transactions that may be under way or unrecorded, for each connection to the next hop. With one, a connection would
 # stand idle during each group commit, and the relay lost a third of its rate by that.
 UNRECORDED = 5
 
 
-def make_journeys(config: Config, spool: Spool, broker: Broker, marks: Marks, srs: Srs | None) -> Journeys:
+def make_journeys(
+    config: Config, spool: Spool, broker: Broker, suspects: Suspects, marks: Marks, srs: Srs | None
+) -> Journeys:
     """What moves mail, with all it needs."""
     outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
-    dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock)
+    dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock, suspects=suspects)
     return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), marks, srs), clock=system_clock)
 
 
@@ -212,7 +218,30 @@ def _pipeline(text: str, owner: str) -> PipelineConfig:
     return validate(PipelineConfig, data, owner, lines)
 
 
-def make_worker(config: Config, broker: Broker, engine: Engine, site: Site) -> Worker:
+def changed_defaults(config: Config) -> list[str]:
+    """Return what an upgrade has changed at this site: nothing that its configuration says."""
+    changes = []
+    if "on_timeout" not in config.pipelines.model_fields_set:
+        changes.append('pipelines.on_timeout is "defer" now; it was "pass": mail without a verdict waits')
+    if "then" not in config.hold.model_fields_set:
+        changes.append('hold.then is "quarantine" now; it was "pass": held mail that expires is not delivered')
+    return changes
+
+
+async def find_suspects(spool: Spool, notes: Path) -> Suspects:
+    """Return the deliveries that may have killed the last node, durably counted. Raises SpoolUnavailable."""
+    counts = await spool.suspects()
+    left = await asyncio.to_thread(left_in_hand, notes)
+    here = await spool.have(list(left))
+    new = {key: counts[key] + 1 if key in counts else 0 for key in left if key in here}
+    if new:
+        await spool.suspect(new)
+        logs.suspected(deliveries=len(new))
+    digests = {digest for key, digest in left.items() if key not in here and digest}
+    return Suspects(counts | new, digests, spool.suspect)
+
+
+def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hands: Hands) -> Worker:
     """The worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
@@ -220,4 +249,6 @@ def make_worker(config: Config, broker: Broker, engine: Engine, site: Site) -> W
         return _pipeline(stored.text, owner)
 
     library = Library(source, config.pipelines.limit, site)
-    return Worker(broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock)
+    return Worker(
+        broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
+    )

@@ -25,6 +25,10 @@ class Lease(Protocol):
         """Not done: another worker may have it."""
         ...
 
+    def drop(self) -> None:
+        """The worker failed and answers nothing; whoever offered the task offers it again."""
+        ...
+
 
 class Broker(Protocol):
     """Brings tasks to workers and answers back.
@@ -40,6 +44,10 @@ class Broker(Protocol):
 
     async def withdraw(self, task: Task) -> None:
         """The task needs no answer any more; best effort, a worker may still have it."""
+        ...
+
+    def has(self, task: Task) -> bool:
+        """Return whether the offer is still on its way: in a queue, or in a living worker's hands."""
         ...
 
     async def lease(self, queues: tuple[str, ...]) -> Lease:

@@ -24,6 +24,7 @@ class EmbeddedLease:
     async def answer(self, answer: Answer) -> None:
         """Hand the answer to the listener at once."""
         self._done = True
+        self._broker.ended(self.task)
         self._broker.answered(self.task, answer)
 
     async def give_back(self) -> None:
@@ -31,6 +32,11 @@ class EmbeddedLease:
         if not self._done:
             self._done = True
             self._broker.put_back(self.task)
+
+    def drop(self) -> None:
+        """The worker failed, and nobody has the task any more."""
+        self._done = True
+        self._broker.ended(self.task)
 
 
 class EmbeddedBroker:
@@ -40,20 +46,27 @@ class EmbeddedBroker:
         self._queues: dict[str, deque[Task]] = {}
         self._waiting: deque[tuple[tuple[str, ...], asyncio.Future[Task]]] = deque()
         self._listener: Listener | None = None
+        self._known: set[Task] = set()
 
     async def offer(self, task: Task) -> None:
         """Hand the task to a worker that waits, or queue it."""
+        self._known.add(task)
         if not self._hand_over(task):
             self._queues.setdefault(task.queue, deque()).append(task)
 
     async def withdraw(self, task: Task) -> None:
         """Drop the task from its queue if no worker has it yet."""
+        self._known.discard(task)
         queue = self._queues.get(task.queue)
         if queue is not None:
             try:
                 queue.remove(task)
             except ValueError:
                 return
+
+    def has(self, task: Task) -> bool:
+        """Return whether it is queued or leased."""
+        return task in self._known
 
     async def lease(self, queues: tuple[str, ...]) -> EmbeddedLease:
         """The oldest task of these queues, waiting for one if there is none."""
@@ -82,8 +95,14 @@ class EmbeddedBroker:
         if self._listener is not None:
             self._listener(task.message, task.n, task.token, answer)
 
+    def ended(self, task: Task) -> None:
+        """A lease ended."""
+        self._known.discard(task)
+
     def put_back(self, task: Task) -> None:
         """A task was not done."""
+        if task not in self._known:
+            return  # it was withdrawn meanwhile
         if not self._hand_over(task):
             self._queues.setdefault(task.queue, deque()).appendleft(task)
 

@@ -94,8 +94,12 @@ def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
 
 
 def _plan(session: Session, file: Path, prune: bool) -> list[Step]:
-    wanted = declared.read(file, registry.check, checked)
-    return declared.plan(open_database(session.config().database_url), wanted, prune=prune)
+    config = session.config()
+
+    def check(text: str, name: str) -> object:
+        return registry.check(text, name, config.pipelines.deadline)
+
+    return declared.plan(open_database(config.database_url), declared.read(file, check, checked), prune=prune)
 
 
 def _tell(session: Session, steps: list[Step], *, done: bool) -> None:

@@ -155,6 +155,12 @@ def _spool(config: Config) -> Iterator[Finding]:
         yield warning(
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
         )
+        poison = scalar(
+            connection, "SELECT count(*) FROM delivery WHERE state = 'quarantined' AND reply LIKE 'poison:%'"
+        )
+    if poison:
+        do = "look at them: sendswitch quarantine list reason:poison; they are not asked about again"
+        yield warning("poison", f"{poison} deliveries broke what ran their pipeline three times", do)
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(config.node.data, engine)
     for finding in report.findings[:5]:
@@ -177,6 +183,12 @@ def _pipelines(config: Config) -> Iterator[Finding]:
         except InvalidConfiguration as error:
             wrong += 1
             yield problem("pipeline", error.problems[0], f"its mail waits; sendswitch pipeline set {one.owner} FILE")
+            continue
+        try:
+            registry.check(one.text, f"the pipeline of {one.owner}", config.pipelines.deadline)
+        except InvalidConfiguration as error:
+            wrong += 1
+            yield warning("pipeline", error.problems[0], f"it goes on; sendswitch pipeline set {one.owner} FILE")
     if not wrong:
         yield ok("pipelines", f"{len(stored)}, all can run")
 

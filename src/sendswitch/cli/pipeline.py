@@ -32,7 +32,7 @@ def set_(context: typer.Context, address: Address, file: File) -> None:
     session: Session = context.obj
     config = session.config()
     text = read_file(file)
-    steps = registry.check(text, str(file))
+    steps = registry.check(text, str(file), config.pipelines.deadline)
     version = users.set_pipeline(open_database(config.database_url), address, text, author=getpass.getuser())
     running = ring(config.node.data)
     session.done(
@@ -66,7 +66,7 @@ def show(
 def check(context: typer.Context, file: File) -> None:
     """Check a pipeline file; every error at once. Changes nothing."""
     session: Session = context.obj
-    steps = registry.check(read_file(file), str(file))
+    steps = registry.check(read_file(file), str(file), session.config().pipelines.deadline)
     session.done(f"{file}: fine. {shown_steps(steps)}", ok=True, steps=[step.use for step in steps.step])
 
 
@@ -115,7 +115,7 @@ def candidate(context: typer.Context, address: Address, file: File) -> None:
     session: Session = context.obj
     config = session.config()
     text = read_file(file)
-    registry.check(text, str(file))
+    registry.check(text, str(file), config.pipelines.deadline)
     engine = open_database(config.database_url)
     users.get_pipeline(engine, address)  # there must be a live one beside which it runs
     version = users.set_pipeline(engine, address, text, author=getpass.getuser(), role="candidate")

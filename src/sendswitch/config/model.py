@@ -194,8 +194,10 @@ class Routing(Section):
 class Pipelines(Section):
     """What holds for pipelines that do not say otherwise."""
 
-    deadline: Duration = Field(60.0, gt=0, description="Time for a verdict.")
-    on_timeout: Literal["pass", "deny", "hold", "quarantine"] = Field("pass", description="What then.")
+    deadline: Duration = Field(60.0, gt=0, description="Time that a worker may take for a verdict.")
+    on_timeout: Literal["defer", "pass", "deny", "hold", "quarantine"] = Field(
+        "defer", description="What then; `defer` asks again later, and `pass` delivers mail that nobody has looked at."
+    )
     deny: Literal["bounce", "discard", "quarantine"] = Field(
         "bounce", description="What DENY means after the queue; bounce only where that is safe."
     )
@@ -217,7 +219,9 @@ class Hold(Section):
     """Mail that waits for a later verdict (PENDING)."""
 
     expires: Duration = Field(604800.0, gt=0, description="How long it waits.")
-    then: Literal["pass", "deny", "quarantine"] = Field("pass", description="What happens then.")
+    then: Literal["pass", "deny", "quarantine"] = Field(
+        "quarantine", description="What happens then; `pass` delivers mail that nobody has decided about."
+    )
 
 
 class Quarantine(Section):

@@ -1,7 +1,7 @@
 """A user's pipeline as TOML: its deadlines and its steps. What a step's own options mean is its processor's to say.
 
 deadline = "60s"
-on_timeout = "pass"
+on_timeout = "defer"
 deny = "bounce"
 
 [[step]]
@@ -52,8 +52,8 @@ class PipelineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    deadline: Duration | None = Field(None, gt=0, description="Time for a verdict.")
-    on_timeout: Literal["pass", "deny", "hold", "quarantine"] | None = Field(None, description="What then.")
+    deadline: Duration | None = Field(None, gt=0, description="Time that a worker may take for a verdict.")
+    on_timeout: Literal["defer", "pass", "deny", "hold", "quarantine"] | None = Field(None, description="What then.")
     deny: Literal["bounce", "discard", "quarantine"] | None = Field(
         None, description="What DENY means after the queue."
     )

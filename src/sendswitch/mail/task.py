@@ -14,10 +14,10 @@ class Task:
     """What a worker needs to come to a verdict.
 
     `token` is random and must be repeated by the answer, so nobody can answer a task they were not given. `load`
-    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `pipeline` names
-    the owner of the pipeline and `version` the revision that must run; `queue` is the broker's queue. `expires` is
-    when an answer stops mattering (seconds since the epoch). `attempt` counts offers, from 1. `rehearsal`: nothing will
-    come of the answer.
+    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `digest` is the
+    content's, b"" for unknown. `pipeline` names the owner of the pipeline and `version` the revision that must run;
+    `queue` is the broker's queue. `deadline` is the time (seconds) that a worker may have it. `attempt` counts offers,
+    from 1. `rehearsal`: nothing will come of the answer.
     """
 
     message: int
@@ -29,6 +29,7 @@ class Task:
     pipeline: str
     version: int
     queue: str
-    expires: float
+    deadline: float
     attempt: int = 1
     rehearsal: bool = False
+    digest: bytes = b""

@@ -45,6 +45,8 @@ MAX_VALUE = 10_000
 MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 
+# Why nothing was decided.
+LATE, BROKE = "late", "broke"
 # How steps end that decide nothing.
 NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
 
@@ -160,12 +162,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict."""
+    """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict.
+
+    `why` is LATE when a worker had the task for the whole deadline, BROKE when a process ended or was killed at a limit
+    while it had the message, '' for all else.
+    """
 
     reason: str
     trace: tuple[Step, ...] = ()
     pipeline: str = ""
     version: int = 0
+    why: str = ""
 
 
 Answer = Verdict | Deferral

@@ -48,7 +48,8 @@ class Context:
     `sender` is '' for the null path. `tags` are those of earlier steps, `score` the highest they gave. `attempt` counts
     offers of this message to this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing
     will come of the answer (a try, a replay, a candidate): a step with effects of its own leaves them out then. What a
-    step puts into `notes` is told with it in the trace.
+    step puts into `notes` is told with it in the trace. `broke` names the processes that ended, or had to be killed,
+    while they had the message.
     """
 
     message: str
@@ -61,6 +62,7 @@ class Context:
     rehearsal: bool = False
     score: float | None = None
     notes: list[str] = field(default_factory=list, compare=False)
+    broke: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

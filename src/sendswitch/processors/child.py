@@ -87,6 +87,8 @@ class Hosting:
                 answer = await (self._together(mail, context) if together else self._by_itself(mail, context))
             except Died as error:
                 last = str(error)
+                if not together:
+                    context.broke.append(self.name)
                 continue
             if together and "memory" in answer:
                 continue
@@ -203,7 +205,7 @@ class Child:
             answer: dict[str, Any] = await future
             return answer
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancel(number))
+            await asyncio.shield(self._cancel(number, context))
             raise
         finally:
             self._calls.pop(number, None)
@@ -235,7 +237,7 @@ class Child:
         except (OSError, RuntimeError) as error:
             raise Died from error
 
-    async def _cancel(self, number: int) -> None:
+    async def _cancel(self, number: int, context: base.Context) -> None:
         """Ask the program to stop this call; a process that does not answer is stuck, and killed."""
         waiter = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
@@ -244,6 +246,7 @@ class Child:
             async with asyncio.timeout(MERCY):
                 await waiter
         except (OSError, RuntimeError, TimeoutError, Died):
+            context.broke.append(self._name)
             await self.kill()
 
     def retire(self) -> None:

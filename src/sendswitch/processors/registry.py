@@ -66,13 +66,24 @@ def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value
     return made
 
 
-def check(text: str, name: str) -> PipelineConfig:
-    """A pipeline from TOML text, every step's options included. Raises InvalidConfiguration with all problems."""
+def check(text: str, name: str, deadline: float | None = None) -> PipelineConfig:
+    """Return a pipeline from TOML text, every step's options checked. Raises InvalidConfiguration with all problems.
+
+    `deadline` (seconds) is that of pipelines without one; with it the steps' limits are checked, too, as they are when
+    a pipeline is saved. One that was saved before goes on as it is.
+    """
     data, lines = parse(text, name)
     config = validate(PipelineConfig, data, name, lines)
     problems: list[str] = []
     for n, step in enumerate(config.step):
         problems += _step_problems(n, step, name, lines)
+        most = config.deadline or deadline
+        if deadline is not None and most is not None and step.limit is not None and step.limit > most:
+            at = line_of(("step", n, "limit"), lines)
+            problems.append(
+                f"{name}:{at}: limit: {step.limit:g} s is above the pipeline's deadline of {most:g} s, so it would"
+                f" never be reached; raise `deadline` (step {n + 1}, {step.use})"
+            )
     if problems:
         raise InvalidConfiguration(problems)
     return config

@@ -2,6 +2,7 @@
 
 keep goes on with the next step; fileinto tags the mail and names the folder in a header field, for whoever delivers it;
 redirect forwards; reject denies; discard throws away and says so in the journal; vacation answers (RFC 5230).
+A script that has more to compare than it may fails, and `on_error` decides.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from sendswitch.errors import Refused
+from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
@@ -20,7 +21,7 @@ from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
 from sendswitch.processors.threads import reading
 from sendswitch.reply import Reply, printable
-from sendswitch.sieve.grammar import LONGEST, SieveError
+from sendswitch.sieve.grammar import LONGEST, SieveError, TooMuch
 from sendswitch.sieve.run import Outcome, Vacation
 from sendswitch.sieve.script import Script
 
@@ -66,6 +67,8 @@ class Sieve:
         try:
             out = await reading(self._script.run, mail, *envelope)
             verdict = verdict_of(out, self._options)
+        except TooMuch as error:
+            raise Temporary(str(error)) from error
         except (SieveError, Refused) as error:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
             return Verdict(reason=f"the script failed, so the mail is kept: {error}")

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
 from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.deadline import within
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Answer, Step
@@ -46,9 +47,10 @@ class Trial:
             attempt=case.attempt,
             rehearsal=True,
         )
+        answer: Answer
         try:
             if self._chain.waits:
-                async with asyncio.timeout(self.route.deadline):
+                async with within(self.route.deadline):
                     answer = await self._chain.run(Mail(case.content), context, recorded)
             else:
                 answer = await self._chain.run(Mail(case.content), context, recorded)

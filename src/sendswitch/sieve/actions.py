@@ -15,13 +15,16 @@ LONGEST_FOLDER = 500
 # Days between two answers to the same sender.
 DAYS = (1, 90)
 
+# Folders and addresses that are remembered: one more than any mail goes to, so that too many are told.
+MOST_TARGETS = 50
+
 
 def _keep(given: Given) -> Do:
     given.end(0)
 
     def do(run: Run) -> None:
         run.out.kept = True
-        run.out.did.append(given.told("keep"))
+        run.did(given.told("keep"))
 
     return do
 
@@ -31,7 +34,7 @@ def _discard(given: Given) -> Do:
 
     def do(run: Run) -> None:
         run.out.implicit = False
-        run.out.did.append(given.told("discard"))
+        run.did(given.told("discard"))
 
     return do
 
@@ -55,9 +58,9 @@ def _fileinto(given: Given) -> Do:
             raise given.wrong("fileinto names no folder")
         if not copy:
             run.out.implicit = False
-        if name not in run.out.folders:
+        if name not in run.out.folders and len(run.out.folders) <= MOST_TARGETS:
             run.out.folders.append(name)
-        run.out.did.append(given.told(f"fileinto {name!r}"))
+        run.did(given.told(f"fileinto {name!r}"))
 
     return do
 
@@ -72,9 +75,9 @@ def _redirect(given: Given) -> Do:
         address = given.address(to.value(run.variables))
         if not copy:
             run.out.implicit = False
-        if key(address) not in map(key, run.out.redirects):
+        if len(run.out.redirects) <= MOST_TARGETS and key(address) not in map(key, run.out.redirects):
             run.out.redirects.append(address)
-        run.out.did.append(given.told(f"redirect to {address}"))
+        run.did(given.told(f"redirect to {address}"))
 
     return do
 
@@ -88,7 +91,7 @@ def _reject(given: Given) -> Do:
             raise given.wrong(f"{given.command.name} a second time")
         run.out.implicit = False
         run.out.rejected = reason.value(run.variables)
-        run.out.did.append(given.told(given.command.name))
+        run.did(given.told(given.command.name))
 
     return do
 
@@ -111,7 +114,7 @@ def _vacation(given: Given) -> Do:
             subject[0].value(known) if subject else "",
             tuple(given.address(address.value(known)) for address in addresses),
         )
-        run.out.did.append(given.told("vacation"))
+        run.did(given.told("vacation"))
 
     return do
 

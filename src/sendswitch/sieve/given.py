@@ -44,7 +44,6 @@ _PART = ("all", "localpart", "domain", "user", "detail")
 # Tags behind which a value stands.
 _VALUED = frozenset(("count", "value", "comparator", "content", "days", "subject", "addresses"))
 _TAGS = frozenset((*_MATCH, *_PART, *_VALUED, *MODIFIERS, "copy", "over", "under", "raw", "text"))
-_TOO_MUCH = "this is more to compare than a script may in one message"
 
 
 @dataclass(slots=True)
@@ -238,10 +237,9 @@ class Given:
                 return any(match.counts(len(have), one) for one in wanted)
             ready = [self._key_of(run, match, one, fixed) for one in wanted]
             for text in have:
-                value = match.value(text)
+                value = run.ready(match, text)
                 for key in ready:
-                    if not run.afford(match.cost(value, key, remembers=remembers)):
-                        raise self.wrong(_TOO_MUCH)
+                    run.spend(match.cost(value, key, remembers=remembers))
                     if match.holds(value, key):
                         if remembers:
                             run.variables.matched = match.groups(text, value, key)
@@ -255,8 +253,7 @@ class Given:
         if text in fixed:
             return fixed[text]
         made = self._key(match, text)
-        if not run.afford(MAKING * made.size if match.patterned else LEAST + len(text)):
-            raise self.wrong(_TOO_MUCH)
+        run.spend(MAKING * made.size if match.patterned else LEAST + len(text))
         return made
 
     def _key(self, match: Match, text: str) -> Any:

@@ -29,6 +29,14 @@ class SieveError(ValueError):
         super().__init__(f"line {line}: {text}")
 
 
+class TooMuch(SieveError):
+    """A script that wants more work done about one message than it may."""
+
+
+class Spent(Exception):
+    """What a script may cost is spent; `Script.run` makes a TooMuch of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tag:
     """`:name`, in lower case."""

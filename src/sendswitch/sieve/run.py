@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sendswitch.mail.message import Mail
+from sendswitch.sieve.grammar import Spent
+from sendswitch.sieve.match import Match
 from sendswitch.sieve.values import Variables
+
+# Nanoseconds of an action, and actions that are told.
+ACTION, MOST_TOLD = 20_000, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Run:
     variables: Variables = field(default_factory=Variables)
     out: Outcome = field(default_factory=Outcome)
     _read: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    _ready: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     _fields: dict[str, list[str]] = field(default_factory=dict)
 
     def once(self, kind: str, name: str, make: Callable[[str], list[str]]) -> list[str]:
@@ -65,10 +72,28 @@ class Run:
                 self._fields.setdefault(one.name.lower(), []).append(one.value)
         return self._fields.get(name, [])
 
-    def afford(self, cost: int) -> bool:
-        """Take from what is left; False when that is too little."""
+    def __post_init__(self) -> None:
+        self.variables.spend = self.spend
+
+    def ready(self, match: Match, text: str) -> Any:
+        """Return a text made ready to be compared, once for all that it is compared with. Raises Spent."""
+        place = ("patterned" if match.patterned else "plain", match.comparator, text)
+        if (known := self._ready.get(place)) is None:
+            self.spend(len(text) // 4 if text.isascii() else 30 * len(text))
+            known = self._ready[place] = match.value(text)
+        return known
+
+    def did(self, what: str) -> None:
+        """Tell of an action; of very many the first are told. Raises Spent."""
+        self.spend(ACTION)
+        if len(self.out.did) < MOST_TOLD:
+            self.out.did.append(what)
+
+    def spend(self, cost: int) -> None:
+        """Take from what is left. Raises Spent when that is too little."""
         self.left -= cost
-        return self.left >= 0
+        if self.left < 0:
+            raise Spent
 
 
 class Stop(Exception):

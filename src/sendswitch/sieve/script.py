@@ -13,7 +13,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.sieve.actions import action
 from sendswitch.sieve.asking import test
 from sendswitch.sieve.given import EXTENSIONS, Given, Known
-from sendswitch.sieve.grammar import Command, parse
+from sendswitch.sieve.grammar import Command, Spent, TooMuch, parse
 from sendswitch.sieve.run import Ask, Do, Outcome, Run, Stop
 
 # What the comparisons of one message may cost (about nanoseconds), and as much more for each byte of a body.
@@ -29,16 +29,21 @@ class Script:
         commands = parse(text)
         rest = _require(commands, known)
         self._do = _block(commands[rest:], known)
+        self._last_line = commands[-1].line if commands else 0
         self._reads_body = known.reads_body
 
     def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
         """What is to be done about a message; for a thread, because it may take a second.
 
-        Raises SieveError for what only the message could show.
+        Raises TooMuch for more work than a script may have done about one message, SieveError for what only the message
+        could show.
         """
         run = Run(mail, sender, recipient, WORK + (WORK_A_BYTE * mail.size if self._reads_body else 0))
-        with suppress(Stop):
-            self._do(run)
+        try:
+            with suppress(Stop):
+                self._do(run)
+        except Spent:
+            raise TooMuch(self._last_line, "this is more to compare than a script may in one message") from None
         return run.out
 
 

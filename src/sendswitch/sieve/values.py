@@ -12,6 +12,9 @@ from sendswitch.mail.text import storable
 # can become.
 LONGEST_VALUE, VARIABLES, LONGEST_STRING = 4000, 128, 65_536
 
+# Nanoseconds of making any string.
+COST = 1000
+
 _NUMBERS = r"\s*([0-9a-f]{1,LONG}(?:\s+[0-9a-f]{1,LONG})*)\s*\}"
 _HEX = re.compile(r"\$\{hex:" + _NUMBERS.replace("LONG", "2"), re.I)
 _UNICODE = re.compile(r"\$\{unicode:" + _NUMBERS.replace("LONG", "12"), re.I)
@@ -24,10 +27,12 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(slots=True)
 class Variables:
-    """The variables of one message, by name in lower case, and what the last match stood for."""
+    """The variables of one message, by name in lower case, and what the last match stood for. `spend` takes what each
+    string costs (nanoseconds)."""
 
     named: dict[str, str] = field(default_factory=dict)
     matched: Sequence[str] = ()
+    spend: Callable[[int], None] = lambda cost: None
 
     def set(self, name: str, value: str) -> None:
         """Keep a value; one too many is not kept."""
@@ -50,8 +55,20 @@ class Text:
     fixed: bool
 
     def value(self, variables: Variables) -> str:
-        """What it is for this message."""
-        return self.text if self.fixed else _VARIABLE.sub(variables.get, self.text)[:LONGEST_STRING]
+        """Return what it is for this message. Raises Spent."""
+        if self.fixed:
+            return self.text
+        out: list[str] = []
+        at = size = 0
+        for found in _VARIABLE.finditer(self.text):
+            value = variables.get(found)
+            out += (self.text[at : found.start()], value)
+            size += found.start() - at + len(value)
+            at = found.end()
+            if size > LONGEST_STRING:  # cut before it grows, not behind
+                break
+        variables.spend(COST + size + len(self.text))
+        return ("".join(out) + self.text[at:])[:LONGEST_STRING]
 
 
 def text_of(written: str, extensions: set[str]) -> Text:

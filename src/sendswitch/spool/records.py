@@ -30,6 +30,7 @@ class Message:
     `via` says how it came: filter, proxy, or 'report' for a report of our own, which is never filtered.
     `content` is kept in memory while there is room for it; `load` gives it in any case. `about` is what the first event
     tells of a new message besides its envelope. `lifetime` is how long its delivery is tried, anew when it was kept.
+    `digest` is the content's SHA-256, b"" for unknown.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Message:
     text_id: str = ""
     about: dict[str, Any] = field(default_factory=dict, repr=False)
     lifetime: float = 0.0
+    digest: bytes = b""
 
     def __post_init__(self) -> None:
         self.text_id = to_text(self.id)
@@ -160,14 +162,14 @@ def facts_of(message: Message, delivery: Delivery) -> Facts:
 
 
 COLUMNS = (
-    "m.id, m.received, m.expires, m.sender, m.size, m.via, m.envelope, m.lifetime,"
+    "m.id, m.received, m.expires, m.sender, m.size, m.via, m.envelope, m.lifetime, m.digest,"
     " d.n, d.recipient, d.notify, d.orcpt, d.state, d.due, d.attempts, d.origin, d.verdict, d.reply"
 )
 
 
 def delivery_from_row(row: sqlite3.Row | tuple[Any, ...], messages: dict[int, Message], loader: Loader) -> Delivery:
     """One delivery from a row of COLUMNS; deliveries of one message share it through `messages`."""
-    (id_, received, expires, sender, size, via, envelope, lifetime, n, address, notify, orcpt, *rest) = row
+    (id_, received, expires, sender, size, via, envelope, lifetime, digest, n, address, notify, orcpt, *rest) = row
     message = messages.get(id_)
     if message is None:
         message = Message(
@@ -179,6 +181,7 @@ def delivery_from_row(row: sqlite3.Row | tuple[Any, ...], messages: dict[int, Me
             via=via,
             loader=loader,
             lifetime=lifetime,
+            digest=digest or b"",
         )
         messages[id_] = message
     state, due, attempts, origin, verdict, reply = rest

@@ -168,14 +168,18 @@ _MIGRATIONS: dict[int, str] = {
 }
 
 
-def prepare(connection: sqlite3.Connection) -> None:
-    """Create or upgrade the tables in one transaction. Raises Temporary for a spool of a newer program."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def prepare(connection: sqlite3.Connection) -> int:
+    """Create or upgrade the tables in one transaction; return the version that was there, 0 for none.
+
+    Raises Temporary for a spool of a newer program.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise Temporary(
             f"the spool has schema version {version}, this program knows {VERSION}; start the newer program"
         )
     if version == VERSION:
-        return
+        return version
     scripts = [_CREATE] if version == 0 else [_MIGRATIONS[n] for n in range(version, VERSION)]
     connection.executescript(f"BEGIN IMMEDIATE;{''.join(scripts)}PRAGMA user_version = {VERSION};COMMIT;")
+    return version

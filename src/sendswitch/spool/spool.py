@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -92,6 +92,7 @@ class Spool:
         self._reader = connect(folder / "spool.db")
         self._reading = asyncio.Lock()
         self._free, self._free_at = 0, -FREE_FOR - 1.0
+        self.version_before = schema.VERSION  # of an older program's spool that was upgraded
         node = int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
         self.next_id = IdSequence(node, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
 
@@ -174,7 +175,7 @@ class Spool:
             content=content.data if (alive or recorded) and isinstance(content, InMemory) else None,
             deliveries=orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
             recorded=recorded,
-            digest=digest_of(content) if content is not None else b"",
+            digest=message.digest,
         )
 
     def records(self, deliveries: Sequence[Delivery]) -> bool:
@@ -264,6 +265,32 @@ class Spool:
         await self._changed(done)
         return done
 
+    async def suspects(self) -> dict[tuple[int, int], int]:
+        """Return the deliveries that were in hand when a node was killed, and how often each broke its pipeline."""
+        return {(message, n): broke for message, n, broke in await self._read("SELECT message, n, broke FROM suspect")}
+
+    async def have(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return which of these deliveries are in the spool."""
+        found = set()
+        for message, n in keys:
+            if await self._read("SELECT 1 FROM delivery WHERE message = ? AND n = ?", message, n):
+                found.add((message, n))
+        return found
+
+    async def suspect(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """Write how often deliveries broke their pipelines, durable on return; -1 forgets one.
+
+        Raises SpoolUnavailable.
+        """
+        rows = [(message, n, count) for (message, n), count in counts.items() if count >= 0]
+        gone = [key for key, count in counts.items() if count < 0]
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO suspect VALUES (?, ?, ?)", rows)
+            connection.executemany("DELETE FROM suspect WHERE message = ? AND n = ?", gone)
+
+        await self.call(run)
+
     async def orders(self) -> list[Order]:
         """What people ordered about mail on its way and holds now."""
         return cast(list[Order], await self.call(lambda c: active(c, self._clock())))
@@ -318,7 +345,7 @@ class Spool:
             try:
                 found.append(delivery_from_row(row, messages, self.content))
             except (ValueError, TypeError, KeyError) as error:
-                await self._put_aside(row[0], row[8], error)
+                await self._put_aside(row[0], row[9], error)
         return found
 
     async def _put_aside(self, message: int, n: int, error: Exception) -> None:
@@ -428,6 +455,7 @@ class Spool:
                     (first_at(before),),
                 )
                 connection.execute("DELETE FROM ordered WHERE message NOT IN (SELECT id FROM message)")
+            connection.executemany("DELETE FROM suspect WHERE message = ?", ids)
             connection.executemany("DELETE FROM message WHERE id = ?", ids)
             return [len(ids), *large]
 
@@ -485,7 +513,7 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
         _refuse_without_database(folder, files)
         connection = connect(folder / "spool.db")
         close_to_others(folder, "**/*")
-        schema.prepare(connection)
+        before = schema.prepare(connection)
         connection.executescript(schema.WRITER)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
         # In the file, because commands that end deliveries must do the same.
@@ -495,7 +523,9 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
     orphans = _put_orphans_aside(connection, folder, files)
     alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
     logs.recovered(deliveries=alive, orphans=orphans)
-    return Spool(folder, connection, clock, recording)
+    spool = Spool(folder, connection, clock, recording)
+    spool.version_before = before
+    return spool
 
 
 def _refuse_without_database(folder: Path, files: Path) -> None:
@@ -572,4 +602,5 @@ def new_message(
         via=via,
         content=content,
         loader=spool.content,
+        digest=digest_of(content),
     )

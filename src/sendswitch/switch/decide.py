@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sendswitch.mail.dsn import Kind, wanted
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import LATE, Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
 
@@ -70,8 +70,8 @@ class Policy:
     quarantine: float
 
 
-def on_timeout(route: Route) -> Verdict:
-    """The verdict that counts when none came in time."""
+def on_timeout(route: Route) -> Answer:
+    """Return what counts when a worker had the task for the whole deadline and gave no verdict."""
     reason = f"no verdict within {route.deadline:g} s, and on_timeout is {route.on_timeout}"
     match route.on_timeout:
         case "deny":
@@ -80,7 +80,9 @@ def on_timeout(route: Route) -> Verdict:
             return Verdict.pending(reason)
         case "quarantine":
             return Verdict.quarantine(reason)
-    return Verdict.passed(reason)
+        case "pass":  # a person has configured it
+            return Verdict.passed(reason)
+    return Deferral(reason, why=LATE)
 
 
 def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
@@ -178,11 +180,11 @@ def asked_again(verdict: Verdict) -> bool:
 
 def after_hold(verdict: Verdict) -> Verdict:
     """What counts when a hold expires."""
-    reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'pass'}"
+    reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'quarantine'}"
     base = replace(verdict, reason=reason, hold=None, then="", trace=())
     match verdict.then:
         case "deny":
             return replace(base, action=Action.DENY, then="bounce", reply=verdict.reply or REFUSED)
-        case "quarantine":
-            return replace(base, action=Action.QUARANTINE)
-    return replace(base, action=Action.PASS)
+        case "pass":  # a person has configured it
+            return replace(base, action=Action.PASS)
+    return replace(base, action=Action.QUARANTINE)

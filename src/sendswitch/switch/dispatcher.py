@@ -1,4 +1,8 @@
-"""Offers tasks and waits for their answers: each question has a token and a deadline, and one answer counts."""
+"""Offers tasks and waits for their answers: each question has a token, and one answer counts.
+
+The deadline counts while a worker has the task, so the worker keeps it. An offer that a broker has lost is offered
+again, however often that happens.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,14 @@ from sendswitch.errors import classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.mail.verdict import LATE, Answer, Deferral
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
 from sendswitch.switch.decide import Policy, completed, on_timeout
+from sendswitch.switch.suspects import Suspects
+
+# Seconds behind the deadline after which the broker is asked whether it has the task still.
+OVERDUE = 5.0
 
 Beside = Callable[[Delivery, Route, Answer], None]
 """Told of each answer that counted where there is a candidate; must not block."""
@@ -27,9 +35,10 @@ Beside = Callable[[Delivery, Route, Answer], None]
 class Dispatcher:
     """Gets answers for deliveries. Nothing it holds needs to survive: the spool knows what is undecided."""
 
-    def __init__(self, broker: Broker, *, policy: Policy, clock: Clock) -> None:
+    def __init__(self, broker: Broker, *, policy: Policy, clock: Clock, suspects: Suspects | None = None) -> None:
         self._broker, self._clock = broker, clock
         self.policy = policy
+        self.suspects = suspects or Suspects()
         self.beside: Beside | None = None
         self._waiting: dict[str, tuple[Task, asyncio.Future[Answer]]] = {}
         broker.listen(self._answered)
@@ -40,9 +49,14 @@ class Dispatcher:
         return len(self._waiting)
 
     async def ask(self, delivery: Delivery, route: Route) -> Answer:
-        """The answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
+        """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled.
+
+        Deliveries that were in hand when the node was killed are offered one at a time.
+        """
         began = time.perf_counter()
-        answer = await self._answer(self._task(delivery, route), route)
+        task = self._task(delivery, route)
+        async with self.suspects.in_turn(delivery.key, task.digest):
+            answer = await self._answer(task, route)
         _tell(delivery, answer, time.perf_counter() - began)
         if route.candidate and self.beside is not None:
             self.beside(delivery, route, answer)
@@ -65,28 +79,42 @@ class Dispatcher:
             pipeline=route.owner,
             version=route.version,
             queue=route.queue,
-            expires=self._clock() + route.deadline,
+            deadline=route.deadline,
             attempt=delivery.attempts + 1,
+            digest=message.digest,
         )
 
     async def _answer(self, task: Task, route: Route) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[task.token] = (task, future)
         try:
-            async with asyncio.timeout(route.deadline):
-                await self._broker.offer(task)
-                answer = await future
-        except TimeoutError:
-            if not task.rehearsal:
-                metrics.DEADLINES.inc()
-            answer = on_timeout(route)
-            await self._broker.withdraw(task)
+            answer = await self._offered(task, route, future)
         except Exception as error:
             logs.failed("offering a task", error=error, msg_id=to_text(task.message))
             answer = Deferral(f"the task could not be offered: {classify(error)}")
+        except BaseException:
+            await self._broker.withdraw(task)
+            raise
         finally:
             del self._waiting[task.token]
+        if isinstance(answer, Deferral) and answer.why == LATE:
+            if not task.rehearsal:
+                metrics.DEADLINES.inc()
+            late = on_timeout(route)
+            answer = replace(late, trace=answer.trace) if answer.trace else late
         return completed(answer, route, self.policy)
+
+    async def _offered(self, task: Task, route: Route, future: asyncio.Future[Answer]) -> Answer:
+        """Offer a task until it is answered: again when the broker does not have it any more."""
+        while True:
+            await self._broker.offer(task)
+            while True:
+                done, _ = await asyncio.wait([future], timeout=route.deadline + OVERDUE)
+                if done:
+                    return future.result()
+                if not self._broker.has(task):
+                    metrics.REOFFERED.inc()
+                    break
 
     def _answered(self, message: int, n: int, token: str, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from somebody who was never asked.

@@ -20,7 +20,7 @@ from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
-from sendswitch.mail.verdict import MAX_TAGS, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import BROKE, MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
 from sendswitch.spool.orders import Order, first_for
 from sendswitch.spool.records import Change, Delivery, Message
@@ -140,14 +140,30 @@ class Journeys:
         if delivery.n in asked:
             await self._decided(delivery, await asked[delivery.n])
         elif (route := self._route(delivery)) is not None:
-            await self._decided(delivery, await self.dispatcher.ask(delivery, route))
+            if self.dispatcher.suspects.poison(delivery.key):
+                await self.outcomes.put_poison_aside(delivery, self.terms.policy.quarantine)
+            else:
+                await self._decided(delivery, await self.dispatcher.ask(delivery, route))
 
     async def _decided(self, delivery: Delivery, answer: Answer) -> None:
         reason = decide.undecided(answer)
         if isinstance(answer, Deferral) or reason:
+            suspects = self.dispatcher.suspects
+            if isinstance(answer, Deferral) and answer.why == BROKE:
+                await suspects.broke(delivery.key)
+                if suspects.poison(delivery.key):
+                    await self.outcomes.put_poison_aside(delivery, self.terms.policy.quarantine)
+                    return
             whose = {"pipeline": answer.pipeline, "version": answer.version}
-            await self.outcomes.put_off(delivery, reason, trace=[step.to_json() for step in answer.trace], **whose)
+            trace = [step.to_json() for step in answer.trace]
+            if self._clock() >= delivery.message.expires:
+                why = f"no pipeline came to a verdict until its time was over: {reason}"
+                until = self._clock() + self.terms.policy.quarantine
+                await self.outcomes.keep(delivery, State.QUARANTINED, until, why, trace=trace, **whose)
+            else:
+                await self.outcomes.put_off(delivery, reason, trace=trace, **whose)
             return
+        await self.dispatcher.suspects.clear(delivery.key)
         before, verdict, told = delivery.verdict, answer, answer.to_json()
         if delivery.attempts:
             told["attempt"] = delivery.attempts + 1

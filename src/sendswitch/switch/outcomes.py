@@ -138,11 +138,18 @@ class Outcomes:
         data = {"why": why, "attempt": attempt, "due": due, **extra}
         return Change(delivery, delivery.state, "deferred", data, due, attempts=attempt, reply=printable(why))
 
-    async def keep(self, delivery: Delivery, state: State, until: float, reason: str) -> None:
+    async def keep(self, delivery: Delivery, state: State, until: float, reason: str, **extra: object) -> None:
         """Hold or quarantine."""
-        data = {"reason": reason, "until": until}
-        await self.record([Change(delivery, state, state.value, data, until, reply=reason)])
+        data = {"reason": reason, "until": until, **extra}
+        await self.record([Change(delivery, state, state.value, data, until, reply=printable(reason))])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
+
+    async def put_poison_aside(self, delivery: Delivery, keep_for: float) -> None:
+        """Put a delivery into quarantine whose pipeline was begun again and again and never ended."""
+        metrics.POISON.inc()
+        reason = "poison: what ran its pipeline broke three times"
+        await self.keep(delivery, State.QUARANTINED, self._clock() + keep_for, reason, **{"class": "poison"})
+        logs.poison(delivery.message.text_id, rcpt=delivery.recipient.address)
 
     async def hold_damaged(self, delivery: Delivery, why: str) -> None:
         """Hold a delivery whose content is not what was stored, so that a person sees it. It is never sent."""

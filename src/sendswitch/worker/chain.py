@@ -15,10 +15,12 @@ from typing import Any, TypeVar, cast
 from sendswitch import metrics
 from sendswitch.config.condition import Condition, Facts
 from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
+from sendswitch.deadline import within
 from sendswitch.mail.headers import Cut, Edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
+    BROKE,
     MAX_REASON,
     MAX_TAGS,
     NO_OPINION,
@@ -89,7 +91,7 @@ class Chain:
                 if link.on_error == "skip":
                     continue
                 if link.on_error == "defer":
-                    return Deferral(f"{link.name}: {opinion.text}", tuple(trace))
+                    return Deferral(f"{link.name}: {opinion.text}", tuple(trace), why=BROKE if asked.broke else "")
                 opinion = _by_policy(link, opinion)
             if opinion is None:
                 continue
@@ -145,7 +147,7 @@ T = TypeVar("T")
 
 
 async def _in_time(link: Link, working: Awaitable[T]) -> T:
-    async with asyncio.timeout(link.limit):
+    async with within(link.limit):
         return await working
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+from weakref import WeakValueDictionary
 
 from sendswitch import logs
 from sendswitch.broker.base import Broker, Lease
 from sendswitch.clock import Clock
 from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.deadline import within
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.mail.verdict import LATE, Answer, Deferral
 from sendswitch.processors.base import Context, Site
 from sendswitch.routing import Route
 from sendswitch.worker.chain import Chain, build
@@ -80,16 +83,36 @@ class Library:
             await chain.close()
 
 
+class Hands(Protocol):
+    """Remembers which deliveries a worker has, beyond the death of its process."""
+
+    def begin(self, message: int, n: int, digest: bytes) -> None:
+        """A pipeline begins. Known after a kill."""
+        ...
+
+    def end(self, message: int, n: int) -> None:
+        """It ended, in whatever way."""
+        ...
+
+
 class Worker:
     """Runs pipelines for the tasks of some queues."""
 
     def __init__(
-        self, broker: Broker, library: Library, *, queues: tuple[str, ...], concurrency: int, clock: Clock
+        self,
+        broker: Broker,
+        library: Library,
+        *,
+        queues: tuple[str, ...],
+        concurrency: int,
+        clock: Clock,
+        hands: Hands | None = None,
     ) -> None:
-        self._broker, self._library, self._queues = broker, library, queues
+        self._broker, self._library, self._queues, self._hands = broker, library, queues, hands
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
+        self._mails: WeakValueDictionary[int, Mail] = WeakValueDictionary()
 
     async def retain(self, routes: Iterable[Route]) -> None:
         """Give up what is held for pipelines that are gone."""
@@ -122,32 +145,43 @@ class Worker:
                 await self._work(lease)
             except Exception as error:
                 # The task is offered again by whoever offered it; this loop must live on.
+                lease.drop()
                 logs.failed("a lease", error=error, msg_id=to_text(lease.task.message))
 
     async def _work(self, lease: Lease) -> None:
         task = lease.task
-        left = task.expires - self._clock()
-        if left <= 0:
-            return
         chain = self._library.ready(task)
+        hands = None if task.rehearsal else self._hands
+        if hands is not None:
+            hands.begin(task.message, task.n, task.digest)
         try:
             if chain is not None and not chain.waits:
                 answer = await self._answer(lease)
             else:
-                async with asyncio.timeout(left):
+                async with within(task.deadline):
                     answer = await self._answer(lease)
         except TimeoutError:
-            return  # whoever offered it has counted the deadline
+            answer = Deferral(f"no verdict within {task.deadline:g} s", why=LATE)
         except asyncio.CancelledError:
             await lease.give_back()
             raise
+        finally:
+            if hands is not None:
+                hands.end(task.message, task.n)
         await lease.answer(answer)
+
+    async def _read(self, task: Task) -> Mail:
+        """Return the message, read once for all its recipients that are in hand."""
+        if (mail := self._mails.get(task.message)) is None:
+            mail = Mail(await task.load())
+            mail = self._mails.setdefault(task.message, mail)
+        return mail
 
     async def _answer(self, lease: Lease) -> Answer:
         task = lease.task
         try:
             chain = await self._library.get(task)
-            mail = Mail(await task.load())
+            mail = await self._read(task)
             context = Context(
                 message=to_text(task.message),
                 recipient=task.recipient,

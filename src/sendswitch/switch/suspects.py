@@ -1,0 +1,118 @@
+"""Mail that may have killed the node: what was in hand is known after a kill, offered one at a time, and put aside when
+it was alone three times.
+
+Each pipeline that begins is noted in a file before it does, and again when it ends. The kernel has the note when the
+process is killed; it need not be on the disk, because it is a process that a message kills. What began and did not end
+is suspect. A suspect whose node is killed once more broke it; so did one whose process had to be killed at a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# How often a delivery may break what runs its pipeline before it is put into quarantine.
+MOST = 3
+# Bytes of the file after which it is begun anew.
+LONGEST = 1_000_000
+
+Key = tuple[int, int]
+Write = Callable[[Mapping[Key, int]], Awaitable[None]]
+"""Makes counts of deliveries durable; a count below zero means that the delivery is no suspect any more."""
+
+
+async def _nowhere(counts: Mapping[Key, int]) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Suspects:
+    """The suspects of one node. `counts` says how often each broke something; `digests` are those of content whose
+    message is not in the spool, which was asked about while its sender waited."""
+
+    counts: dict[Key, int] = field(default_factory=dict)
+    digests: set[bytes] = field(default_factory=set)
+    write: Write = _nowhere
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def poison(self, key: Key) -> bool:
+        """Return whether a delivery broke its pipeline too often to be asked again."""
+        return self.counts.get(key, 0) >= MOST
+
+    async def broke(self, key: Key) -> None:
+        """Count that a delivery broke what ran its pipeline; durable on return. Raises SpoolUnavailable."""
+        count = self.counts.get(key, 0) + 1
+        await self.write({key: count})
+        self.counts[key] = count
+
+    async def clear(self, key: Key) -> None:
+        """Forget a suspect that came to a verdict. Raises SpoolUnavailable."""
+        if key in self.counts:
+            await self.write({key: -1})
+            self.counts.pop(key, None)
+
+    @asynccontextmanager
+    async def in_turn(self, key: Key, digest: bytes) -> AsyncIterator[None]:
+        """Offer a suspect inside, alone among the suspects; all others at once."""
+        if key not in self.counts and digest not in self.digests:
+            yield
+            return
+        async with self._turn:
+            yield
+
+
+class Notes:
+    """The file of what is in hand (`worker.runtime.Hands`). What it had is forgotten: `left_in_hand` has read it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._running: dict[Key, bytes] = {}
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._file, 0)
+        self._size = 0
+
+    def begin(self, message: int, n: int, digest: bytes) -> None:
+        """Note that a pipeline begins."""
+        self._running[message, n] = digest
+        self._note(f"+{message}.{n}.{digest.hex()}\n")
+
+    def end(self, message: int, n: int) -> None:
+        """Note that it ended."""
+        self._running.pop((message, n), None)
+        if not self._running or self._size > LONGEST:
+            os.ftruncate(self._file, 0)
+            self._size = 0
+            for (id_, number), digest in self._running.items():
+                self._note(f"+{id_}.{number}.{digest.hex()}\n")
+        else:
+            self._note(f"-{message}.{n}.\n")
+
+    def _note(self, text: str) -> None:
+        # A disk that is full must not stop mail: then nobody is suspected.
+        with suppress(OSError):
+            self._size += os.write(self._file, text.encode())
+
+    def close(self) -> None:
+        """Close the file; what is in it counts at the next start."""
+        os.close(self._file)
+
+
+def left_in_hand(path: Path) -> dict[Key, bytes]:
+    """Return what was in hand when the last process was killed, with its content's digest."""
+    found: dict[Key, bytes] = {}
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        with suppress(ValueError):  # the last line may be cut
+            message, n, digest = line[1:].split(".")
+            if line[0] == "+":
+                found[int(message), int(n)] = bytes.fromhex(digest)
+            else:
+                found.pop((int(message), int(n)), None)
+    return found
