@@ -199,14 +199,14 @@ def test_bombs_are_harmless(run: Run) -> None:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header[:512])
     bomb = gzip.compress(gzip.compress(bytes(header) + b"\0" * 60_000_000))
-    directory = zipped({"a.zip": b"PK\1\2" * 3_000_000 + b"PK\5\6" + b"\0" * 18})
+    directory = zipped({"a.zip": b"PK\1\2" * 3_000_000 + b"PK\5\6" + b"\1" * 18})
     for data in (bomb, directory):
         tracemalloc.start()
         found = judged(run, HEAD + multipart(part(data, "a.bin")), names=["*.exe"])
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert found is not None
-        assert "there is more in it than is looked at" in found.reason or "ambiguous" in found.reason
+        assert "there is more in it than is looked at" in found.reason or "no zip archive" in found.reason
         assert peak < 250_000_000
 
 

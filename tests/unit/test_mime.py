@@ -199,7 +199,43 @@ READINGS = {
     "an encoded word with a language": DISPOSITION + b'filename="=?utf-8*en?Q?evil.exe?="' + EVIL,
     "an encoded word in an unknown charset": DISPOSITION + b'filename="=?x-foo?Q?evil.exe?="' + EVIL,
     "an encoded word in a superset": DISPOSITION + b'filename="=?gb2312?B?6UYuZXhl?="' + EVIL,
+    "a name behind many folders": DISPOSITION + b"filename=" + b"a/" * 600 + b"evil.exe" + EVIL,
+    "a name behind empty words": DISPOSITION + b'filename="' + b"=?utf-8?q??= " * 100 + b'=?utf-8?q?evil.exe?="' + EVIL,
+    "more parameters than are looked at": DISPOSITION + b"a=b; " * 210 + b"filename=evil.exe" + EVIL,
+    "more fields than are looked at": INNER
+    + b"".join(b"Content-Disposition: x; filename=%d\r\n" % n for n in range(25))
+    + b"Content-Disposition: x; filename=evil.exe"
+    + EVIL,
+    "a space in the charset of a word": DISPOSITION + b'filename="=? utf-8?B?ZXZpbC5leGU=?="' + EVIL,
+    "a space in the end of a word": DISPOSITION + b'filename="=?utf-8?B?ZXZpbC5leGU=? ="' + EVIL,
+    "no charset": DISPOSITION + b'filename="=??q?evil=2Eexe?="' + EVIL,
+    "a word that is folded": DISPOSITION + b'filename="=?utf-8?Q?evil=2E\r\n exe?="' + EVIL,
+    "UTF-16 without a mark": DISPOSITION + b'filename="=?utf-16?B?AGUAdgBpAGwALgBlAHgAZQ==?="' + EVIL,
+    "junk behind the padding": DISPOSITION + b'filename="=?utf-8?B?ZXZpbC5leGU=%2E?="' + EVIL,
+    "junk before the padding": DISPOSITION + b'filename="=?utf-8?B?ZX=pbC5leGU=?="' + EVIL,
+    "a percent sign split over pieces": DISPOSITION + b"filename*0*=utf-8''evil%2; filename*1*=Eexe" + EVIL,
+    "a parenthesis at the end": DISPOSITION + b"filename=evil.exe)" + EVIL,
+    "a parameter that is called file": INNER + b"Content-Type: application/x;file=evil.exe" + EVIL,
+    "a parameter whose name is a word": DISPOSITION + b"=?utf-8?Q?filename?==evil.exe" + EVIL,
+    "a disposition that is a word": INNER
+    + b"Content-Disposition: =?utf-8?B?YXR0YWNobWVudDsgZmlsZW5hbWU9ZXZpbC5leGU=?="
+    + EVIL,
+    "a space in the name of a field": INNER + b"Conte nt-Type: a/b; name=evil.exe" + EVIL,
+    "a multipart with a name": b"Content-Disposition: x; filename=evil.exe\r\n" + INNER + b"\r\nx\r\n--b--\r\n",
     # Boundaries in every reading.
+    "an empty boundary": b'Content-Type: multipart/mixed; boundary=""; boundary=c\r\n\r\n--c\r\n\r\n--\r\n' + NAMED,
+    "a boundary in two encodings": b"Content-Type: multipart/mixed; boundary=\"b\xc3\xa9\"\r\n\r\n--b\xe9\r\n\r\nx\r\n"
+    + b"--b\xc3\xa9\r\n"
+    + NAMED,
+    "a part behind another delimiter": b"Content-Type: multipart/mixed; boundary=foo(c)bar\r\n\r\n--foobar\r\n\r\nx\r\n"
+    + b"--foo\r\n"
+    + NAMED,
+    "a type that is a word": b"Content-Type: =?utf-8?B?bXVsdGlwYXJ0L21peGVkOyBib3VuZGFyeT1i?=\r\n\r\n--b\r\n" + NAMED,
+    "an empty line before the header": b"\r\n" + INNER + NAMED,
+    "a message that is not encoded as it says": INNER
+    + b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    + NAMED,
+    "a report with a part in it": INNER + b"Content-Type: message/delivery-status\r\n\r\nA: 1\r\n\r\n" + NAMED,
     "a boundary that is not ASCII": b'Content-Type: multipart/mixed; boundary="b\xe9"\r\n\r\n--b\xe9\r\n' + NAMED,
     "two boundaries": b"Content-Type: multipart/mixed; boundary=zz; boundary*=utf-8''b\r\n\r\n--b\r\n" + NAMED,
     "a comment before the type": b"Content-Type: (x) multipart / mixed; boundary=b\r\n\r\n--b\r\n" + NAMED,
@@ -268,6 +304,13 @@ def test_a_subtype_is_any_token(character: str) -> None:
         b"Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n--b--\r\n",
         IN_B + b"\r\nThis is a message in MIME format.\r\n--b\r\n\r\nx -- b -- b\r\n--\r\nsignature\r\n--b--\r\n",
         b"Subject: \xff\r\nX: 1\r\n\r\nContent-free words\r\n",
+        # A nested boundary that begins like the outer one, as some programs write them.
+        b'Content-Type: multipart/mixed; boundary="=_1"\r\n\r\n--=_1\r\n'
+        b'Content-Type: multipart/alternative; boundary="=_1.A"\r\n\r\n--=_1.A\r\n\r\nx\r\n--=_1.A--\r\n--=_1--\r\n',
+        b'Content-Type: multipart/mixed; boundary="----=_P 1"\r\n\r\n------=_P 1\r\n\r\nx\r\n------=_P 1--\r\n',
+        # Reports: the header of what came back, and a message that was cut behind its header.
+        INNER + b"Content-Type: text/rfc822-headers\r\n\r\nSubject: x\r\nContent-Type: text/plain\r\n\r\n--b--\r\n",
+        INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--b--\r\n",
     ],
 )
 def test_ordinary_mail_has_no_findings(raw: bytes) -> None:
@@ -309,9 +352,11 @@ def test_uuencode_is_opened_wherever_it_stands() -> None:
     assert list(transfer.uuencoded(lines)) == [("evil.exe", b"Cat")]
     inline = read(b"Subject: x\r\n\r\nhello\r\n" + lines)
     assert [(p.name, p.data) for p in inline.parts[1:]] == [("evil.exe", b"Cat")]
-    assert list(transfer.uuencoded(b"begin 644 a\r\n\xff\r\n")) == [("a", b"")]
+    assert list(transfer.uuencoded(b"begin 644 a\r\n\xff\r\n")) == []  # a sentence
+    assert list(transfer.uuencoded(b"begin 100644 a\r\n\r\n#0V%T\r\n")) == [("a", b"Cat")]
+    assert list(transfer.uuencoded(b"begin 644 a\r\nend\r\n")) == [("a", b"")]
     assert list(transfer.uuencoded(b"begin-base64 644 a\r\nQ2F0\r\n====\r\n")) == [("a", b"Cat")]
-    assert list(transfer.uuencoded(b"begin 644 a")) == [("a", b"")]
+    assert list(transfer.uuencoded(b"begin 644 a")) == []
     stated = encoded(b"Content-Transfer-Encoding: x-uuencode\r\n", lines)
     assert leaves(stated)[0].data == b"Cat"
 
@@ -486,9 +531,10 @@ def test_tnef_is_opened() -> None:
     data += _attribute(0x9002, b"\0" * 14) + _attribute(0x8010, b"b\xf6se.txt\0")
     data += _attribute(0x9005, (1).to_bytes(4, "little") + _property(0x3701, 0x000D, b"\0" * 16 + inner))
     assert list(tnef.attachments(data)) == [
-        ("evil.exe", b"MZ"), ("EVIL~1.EXE", b"MZ"), ("böse.txt", inner)]  # fmt: skip
+        (["evil.exe", "EVIL~1.EXE"], b"MZ"), (["böse.txt"], inner)]  # fmt: skip
     raw = multipart(part(data, "winmail.dat", "application/ms-tnef"))
-    assert [p.name for p in leaves(raw)] == ["winmail.dat", "evil.exe", "EVIL~1.EXE", "böse.txt", "deep.exe"]
+    assert [p.name for p in leaves(raw)] == ["winmail.dat", "evil.exe", "böse.txt", "deep.exe"]
+    assert leaves(raw)[1].names == ("evil.exe", "EVIL~1.EXE")
     for broken in (b"", data[:18], data[:-5], data[:6] + b"\2" * 12):
         assert kinds(read(multipart(part(broken, "winmail.dat", "application/ms-tnef")))) == {Kind.UNREADABLE}
     for n in range(len(properties)):

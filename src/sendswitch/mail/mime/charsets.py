@@ -56,6 +56,9 @@ def decode(data: bytes, label: str) -> str:
     codec = codec_of(label)
     if codec == "ascii" or not codec:
         return _guess(data)
+    if codec == "utf-16" and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        # Without a mark it is big-endian (RFC 2781 section 4.3), and what is written is not always that.
+        codec = "utf-16-be" if data[0::2].count(0) >= data[1::2].count(0) else "utf-16-le"
     try:
         return data.decode(codec, "replace")
     except (ValueError, LookupError):

@@ -8,12 +8,14 @@ of them changes the structure, the header is ambiguous.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sendswitch.mail.mime import parameters
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.mime.names import readable
 from sendswitch.mail.mime.transfer import encodings
+from sendswitch.mail.mime.words import decoded
 
 # Bytes of a part's header, of the message's, and of one field with parameters: honest ones have some hundred.
 LONGEST_HEAD, LONGEST_TOP, LONGEST_FIELD = 64 * 1024, 1024 * 1024, 8000
@@ -21,11 +23,15 @@ LONGEST_HEAD, LONGEST_TOP, LONGEST_FIELD = 64 * 1024, 1024 * 1024, 8000
 LONGEST_LOOSE = 1000
 # Fields of one name that are read; honest headers have one.
 MOST_FIELDS = 20
+# Lines of a header; honest ones have some hundred.
+MOST_LINES = 10_000
 # Different boundaries that are tried.
-MOST_BOUNDARIES = 12
+MOST_BOUNDARIES = 24
 
 _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]+)[ \t]*:")
-_LOOSE = re.compile(rb"[^A-Za-z]*?(content-(?:type|transfer-encoding|disposition))[\s\x00-\x1f\x7f-\xff]*:", re.I)
+# Bytes before a colon that may be a name with junk in it.
+_LONGEST_LOOSE_NAME = 100
+_NO_NAME = re.compile(rb"[^A-Za-z-]+")
 _BLANKS = b" \t\0\x0b\x0c"
 _CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
 _PAIRED = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+")
@@ -38,7 +44,8 @@ class Entity:
     """What a header says, and where the content may begin (`bodies`, the usual place first).
 
     `types`, `names`, `charsets`, `encodings` and `boundaries` hold every reading, the preferred one first. `scan` is
-    where delimiter lines of its parts may begin to stand. `attached` is whether a disposition says so.
+    where delimiter lines of its parts may begin to stand. `shortened` are the boundaries that only some readers make of
+    what is written. `attached` is whether a disposition says so.
     """
 
     start: int
@@ -49,8 +56,10 @@ class Entity:
     charsets: list[str] = field(default_factory=list)
     encodings: list[str] = field(default_factory=list)
     boundaries: list[str] = field(default_factory=list)
+    shortened: frozenset[str] = frozenset()
     attached: bool = False
     smime: str = ""
+    looked_at: int = 0  # characters of fields with parameters
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -76,12 +85,21 @@ class _Lines:
     field; both -1 for none.
     """
 
-    fields: dict[bytes, list[bytes]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     blank: int = -1
     no_field: int = -1
-    _last: tuple[bytes, int] | None = None
+    too_many: bool = False
+    _values: dict[bytes, list[list[bytes]]] = field(default_factory=dict)
+    _last: list[bytes] | None = None
     _pending: bytes = b"x"  # a name whose colon is on the next line
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return the values of the fields of that name, unfolded."""
+        return [b"".join(pieces) for pieces in self._values.get(name, [])]
+
+    def has(self, names: Iterable[bytes]) -> bool:
+        """Return whether there is a field of one of these names."""
+        return any(name in self._values for name in names)
 
     def take(self, line: bytes, at: int, behind: int, *, first: bool, top: bool) -> None:
         """Take the line at `at`, which ends before `behind`."""
@@ -92,8 +110,7 @@ class _Lines:
             self._folded(line)
         elif (strict := _FIELD.match(line)) is not None:
             self._add(strict[1], line[strict.end() :])
-            loose = _LOOSE.match(line) if strict[1].lower() not in _CONTENT else None
-            if loose is not None and loose.end() <= strict.end():
+            if strict[1].lower() not in _CONTENT and (loose := _loosely(line)):
                 self._odd(f"the name of the field {_text(strict[1])} has odd characters", loose, line)
         elif not (first and top and line.startswith((b"From ", b">From "))):  # the separator line of a mailbox
             self.no_field = at if self.no_field < 0 else self.no_field
@@ -101,43 +118,48 @@ class _Lines:
 
     def _folded(self, line: bytes) -> None:
         self._extend(line)
-        if (loose := _LOOSE.match(line)) is not None:
-            self._odd(f"a folded line looks like the field {_text(loose[1])}", loose, line)
+        if loose := _loosely(line):
+            self._odd(f"a folded line looks like the field {_text(loose)}", loose, line)
         elif line.lstrip().startswith(b":"):
             self._add(self._pending, line.lstrip()[1:])
 
     def _no_field(self, line: bytes) -> None:
         """Keep a line that is no field: perhaps one for lenient readers, perhaps more of the field before."""
         name = line.strip(b" \t\0").lower()
-        if (loose := _LOOSE.match(line)) is not None:
-            self._odd(f"a line with odd characters looks like the field {_text(loose[1])}", loose, line)
+        if loose := _loosely(line):
+            self._odd(f"a line with odd characters looks like the field {_text(loose)}", loose, line)
         elif name in _CONTENT:
             self.doubts.append(f"the field {_text(name)} is folded before its colon")
             self._pending = name
         elif b"=" in line and len(line) < LONGEST_LOOSE:
             self._extend(b"\r\n " + line)
 
-    def _odd(self, doubt: str, loose: re.Match[bytes], line: bytes) -> None:
+    def _odd(self, doubt: str, name: bytes, line: bytes) -> None:
         self.doubts.append(doubt)
-        self._add(loose[1], line[loose.end() :])
+        self._add(name, line.partition(b":")[2])
 
     def _add(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        values = self.fields.setdefault(name, [])
-        self._last = (name, len(values)) if len(values) < MOST_FIELDS else None
+        if name not in _CONTENT:
+            self._last = None  # nobody asks for it here
+            return
+        values = self._values.setdefault(name, [])
+        self.too_many = self.too_many or len(values) >= MOST_FIELDS
+        self._last = [value] if len(values) < MOST_FIELDS else None
         if self._last is not None:
-            values.append(value)
+            values.append(self._last)
 
     def _extend(self, line: bytes) -> None:
         if self._last is not None:
-            self.fields[self._last[0]][self._last[1]] += line
+            self._last.append(line)
 
 
 def read(raw: bytes, start: int, end: int, parent: str) -> Entity:
     """Read the header that begins at `start`. `parent` is the type of what it is a part of, '' for the message."""
     found, entity = _Lines(), Entity(start, [], -1)
-    at, limit = start, min(end, start + (LONGEST_HEAD if parent else LONGEST_TOP))
-    while at < limit:
+    at, limit, lines = start, min(end, start + (LONGEST_HEAD if parent else LONGEST_TOP)), 0
+    while at < limit and lines < MOST_LINES:
+        lines += 1
         stop = raw.find(b"\n", at, limit)
         behind = stop + 1 if stop >= 0 else limit
         line = raw[at:behind].rstrip(b"\r\n")
@@ -147,8 +169,10 @@ def read(raw: bytes, start: int, end: int, parent: str) -> Entity:
         found.take(line, at, behind, first=at == start, top=not parent)
         at = behind
     else:
-        if limit < end:
+        if limit < end or at < limit:
             entity.findings.append(Finding(Kind.TOO_LARGE, "the header of a part is too large"))
+    if found.too_many:
+        entity.findings.append(Finding(Kind.TOO_LARGE, "a part's header has too many fields of one name"))
     _places(entity, found, at, end, parent)
     _facts(entity, found, parent)
     for doubt in list(dict.fromkeys(found.doubts))[:5]:
@@ -165,7 +189,7 @@ def _places(entity: Entity, found: _Lines, at: int, end: int, parent: str) -> No
     if found.no_field >= 0:
         entity.bodies.append(found.no_field)
         entity.scan = max(entity.start, found.no_field - 2)
-        if parent or any(name in found.fields for name in _CONTENT):
+        if parent or found.has(_CONTENT):
             found.doubts.append("a line in the header is no field, so the header may end there")
     elif not closed:
         entity.scan = max(entity.start, at - 2)
@@ -176,25 +200,41 @@ def _places(entity: Entity, found: _Lines, at: int, end: int, parent: str) -> No
 
 
 def _facts(entity: Entity, found: _Lines, parent: str) -> None:
-    kinds = [_value(entity, value) for value in found.fields.get(b"content-type", [])]
-    dispositions = [_value(entity, value) for value in found.fields.get(b"content-disposition", [])]
-    coded = [_value(entity, value) for value in found.fields.get(b"content-transfer-encoding", [])]
+    kinds = _read_values(entity, found, b"content-type")
+    dispositions = _read_values(entity, found, b"content-disposition")
+    coded = [_value(entity, value) for value in found.values(b"content-transfer-encoding")]
     _types(entity, kinds, parent)
     inside = [parameters.pairs(value) for value in kinds]
     beside = [parameters.pairs(value) for value in dispositions]
-    entity.names = readable(parameters.values([*beside, *inside], ("filename", "name")))
+    every = parameters.values([*beside, *inside], ("filename", "name", "file"))
+    if len(every) >= parameters.MOST_VALUES or any(map(parameters.too_many, (*kinds, *dispositions))):
+        entity.findings.append(Finding(Kind.TOO_LARGE, "a field of a part's header has too many parameters"))
+    entity.names = readable(every)
     entity.attached = any("attachment" in parameters.main_value(value) for value in dispositions)
     entity.charsets = parameters.values(inside, ("charset",))
     entity.smime = " ".join(parameters.values(inside, ("smime-type",))).lower()
     entity.encodings, doubt = encodings(coded)
     if doubt:
         found.doubts.append(doubt)
-    boundaries = parameters.values(inside, ("boundary",))
-    if boundaries:
-        entity.boundaries = _spelled(boundaries)
+    boundaries = parameters.values(inside, ("boundary",), empty=True)
+    if any(not boundary.strip() for boundary in boundaries):
+        found.doubts.append("a boundary of its is empty")
+    if boundaries := [boundary for boundary in boundaries if boundary]:
+        entity.boundaries, entity.shortened = _spelled(boundaries)
         if len(entity.boundaries) > MOST_BOUNDARIES:
             entity.findings.append(Finding(Kind.TOO_LARGE, "the type of a part has too many boundaries"))
             del entity.boundaries[MOST_BOUNDARIES:]
+
+
+def _read_values(entity: Entity, found: _Lines, name: bytes) -> list[str]:
+    """Return the values of a field, and what they are when a reader decodes encoded words first."""
+    values = [_value(entity, value) for value in found.values(name)]
+    for value in list(values):
+        if "=?" in value and (other := decoded(value)) != value:
+            values.append(other)
+            if "multipart" in other.lower() and "multipart" not in value.lower():
+                entity.doubt("its type is written as an encoded word")
+    return values
 
 
 def _value(entity: Entity, value: bytes) -> str:
@@ -226,18 +266,21 @@ def _types(entity: Entity, kinds: list[str], parent: str) -> None:
     types = list(found) or [default]
     types.sort(key=lambda one: not one.startswith("multipart/"))
     entity.types = types
+    entity.looked_at = sum(map(len, kinds))
     composite = {one.partition("/")[0] for one in types}
     if len(types) > 1 and composite & {"multipart", "message"}:
         entity.doubt(f"its type can be {' or '.join(types[:3])}")
 
 
-def _spelled(boundaries: list[str]) -> list[str]:
-    """Return boundaries in every spelling: folded or not, up to a space, a semicolon or a NUL, and without NULs."""
+def _spelled(boundaries: list[str]) -> tuple[list[str], frozenset[str]]:
+    """Return boundaries in every spelling: folded or not, up to a space, a semicolon or a NUL, and without NULs; and
+    which of them are not written like that."""
     out: dict[str, None] = {}
     for value in boundaries:
         value = value.replace("\r\n", "")
         for one in (value, value.rstrip(), value.strip(), value.partition("\0")[0], value.replace("\0", "")):
             out[one[:200]] = None
+    written = frozenset(out)
     for value in list(out):
         for one in (
             value.split()[0] if value.split() else "",
@@ -246,10 +289,20 @@ def _spelled(boundaries: list[str]) -> list[str]:
             re.sub(r"\s+", " ", value),
             value.strip("\"'"),
             re.sub(r"\\(.)", r"\1", value),
+            decoded(value) if "=?" in value else value,
         ):
             out[one] = None
     out.pop("", None)
-    return list(out)
+    return list(out), frozenset(out) - written
+
+
+def _loosely(line: bytes) -> bytes:
+    """Return the name of the Content field that a line has for readers who pass over junk in it, b"" for none."""
+    name, colon, _ = line.partition(b":")
+    if not colon or len(name) > _LONGEST_LOOSE_NAME or b"-" not in name:
+        return b""
+    bare = _NO_NAME.sub(b"", name).strip(b"-").lower()
+    return bare if bare in _CONTENT else b""
 
 
 def _text(name: bytes) -> str:

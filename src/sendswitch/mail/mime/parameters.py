@@ -49,6 +49,11 @@ def pairs(value: str) -> list[list[Pair]]:
     return unique
 
 
+def too_many(value: str) -> bool:
+    """Return whether a field has more parameters than are looked at."""
+    return value.count(";") >= MOST_PAIRS or value.count("=") >= MOST_PAIRS
+
+
 def _split_comments(value: str) -> list[str]:
     return [value.replace("(", "_").replace(")", "_")]
 
@@ -95,8 +100,8 @@ def _at_semicolons(value: str) -> list[Pair]:
     return out
 
 
-def values(fields: Sequence[Sequence[Sequence[Pair]]], wanted: Sequence[str]) -> list[str]:
-    """Return every value of some parameters, the preferred one first.
+def values(fields: Sequence[Sequence[Sequence[Pair]]], wanted: Sequence[str], *, empty: bool = False) -> list[str]:
+    """Return every value of some parameters, the preferred one first; with `empty` those without any text, too.
 
     `fields` are the readings of each field, as `pairs` returns them. RFC 2231 pieces are joined in every order in which
     a reader joins them: within one reading, within one field, and over all fields.
@@ -111,7 +116,7 @@ def values(fields: Sequence[Sequence[Sequence[Pair]]], wanted: Sequence[str]) ->
             found.update(dict.fromkeys(_of(everything, name)))
             first = [pair for readings in fields for pair in (readings[0] if readings else [])]
             found.update(dict.fromkeys(_of(first, name)))
-    return [value for value in found if value][:MOST_VALUES]
+    return [value for value in found if value or empty][:MOST_VALUES]
 
 
 def _of(reading: Sequence[Pair], wanted: str) -> Iterator[str]:
@@ -149,6 +154,7 @@ def _assembled(pieces: Sequence[tuple[int, bool, str]]) -> Iterator[str]:
             until += 1
         if until < len(chosen):  # a reader stops at the first number that is missing
             yield extended([chosen[n] for n in range(until)] or ordered[:1])
+    yield extended([(True, "".join(value for _, (_, value) in sorted(first.items())))])  # joined, then decoded
     yield extended([(encoded, value) for _, encoded, value in pieces])  # in the order in which they stand there
     for _, encoded, value in pieces[:20]:
         yield extended([(encoded, value)])

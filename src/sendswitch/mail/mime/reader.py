@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sendswitch.mail.mime import entity as header
 from sendswitch.mail.mime import tnef, transfer
@@ -28,6 +28,8 @@ from sendswitch.mail.mime.names import readable
 
 # Nesting deeper than this is no mail anybody wrote; more parts neither.
 MAX_DEPTH, MAX_PARTS, MAX_DELIMITERS = 50, 2000, 10_000
+# Characters of all fields with parameters; honest mail with a thousand parts has a hundred thousand.
+MAX_FIELDS = 400_000
 # Bytes of a line that are looked at round a delimiter; RFC 5322 allows 998.
 LONGEST_LINE = 1000
 # Bytes that are looked at for each byte of the message, and besides, before it counts as too intricate.
@@ -38,10 +40,16 @@ DECODED, DECODED_BESIDES = 3, 1_000_000
 MOST_FINDINGS, MOST_RESULTS = 50, 12
 
 _CONTENT_FIELD = re.compile(rb"^[ \t\0]*content-(?:type|transfer-encoding|disposition)[ \t]*:", re.I | re.M)
-_LEADING_FIELD = re.compile(rb"\s*content-(?:type|transfer-encoding|disposition)[ \t]*:", re.I)
+# A field, or more of one; a line that looks like a delimiter.
+_ANY_FIELD = re.compile(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:|[ \t]")
+_DELIMITER = re.compile(rb"--(?=[^\s]*[^-\s])[^\s]*[ \t]*\Z")
+# Bytes between a delimiter line and a field of the part behind it.
+FAR = 4000
+_TNEF_BEGINS = (tnef.MAGIC, b"eJ8+Ig")
+_TOKEN = re.compile(rb"[^\s]+")
 _LINE_END = re.compile(rb"[ \t\f\x0b]*(?=\r?\n|\Z)")
 _MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
-_TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)? +[0-7]{3,4} +\S", re.M)
+_TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)?[ \t]+[0-7]{3,6}[ \t]+\S", re.M | re.I)
 # Types whose content is a message or an entity by itself.
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news", "message/rfc822-headers"))
 _PIECES = frozenset(("message/partial",))
@@ -138,6 +146,14 @@ class Reading:
     findings: tuple[Finding, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Where the parts are in one reading. A `quiet` one shows what another shows, so findings in it are no news."""
+
+    regions: list[tuple[int, int]]
+    quiet: bool = False
+
+
 class _TooMuch(Exception):
     """There is more in the message than is looked at."""
 
@@ -161,6 +177,7 @@ class _Left:
     decoded: int
     parts: int = MAX_PARTS
     delimiters: int = MAX_DELIMITERS
+    fields: int = MAX_FIELDS
 
 
 class _Reader:
@@ -200,6 +217,9 @@ class _Reader:
         self._part()
         one = header.read(raw, start, end, parent)
         self._look(one.bodies[0] - start)
+        self._left.fields -= one.looked_at
+        if self._left.fields < 0:
+            raise _TooMuch("the fields of its parts are longer than is looked at")
         self.findings += one.findings[:MOST_FINDINGS]
         if depth >= MAX_DEPTH and (one.multipart or one.type.startswith("message/")):
             self.find(Kind.TOO_LARGE, "its parts are nested too deeply")
@@ -207,7 +227,7 @@ class _Reader:
         elif one.multipart:
             yield from self._multipart(raw, one, end, depth, inside=inside)
         else:
-            yield from self._single(raw, one, end, depth, inside=inside)
+            yield from self._single(raw, one, end, depth, parent, inside=inside)
 
     def _leaf(self, raw: bytes, one: Entity, end: int, inside: bool, *findings: Finding) -> Part:
         bodies = tuple(dict.fromkeys(min(body, end) for body in one.bodies))
@@ -228,23 +248,13 @@ class _Reader:
     # Multiparts
 
     def _multipart(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
-        views: list[tuple[str, list[tuple[int, int]]]] = []
-        lines: set[int] = set()
-        for boundary in one.boundaries:
-            strict, loose, places = self._delimited(raw, boundary, one.scan, end)
-            if places <= lines:
-                continue  # another spelling of it, which finds the same lines
-            lines |= places
-            if strict and strict not in [regions for _, regions in views]:
-                views.append((boundary, strict))
-            if loose and loose != strict:
-                one.doubt(f"delimiter lines of the boundary {boundary[:60]!r} are seen by some readers only")
-                self.findings.append(one.findings[-1])
-                views.append((boundary, loose))
+        views = self._views(raw, one, end)
         strict_type = one.type.startswith("multipart/")
         if not views:
             why = "it is a multipart without parts" if one.boundaries else "it is a multipart without a boundary"
-            if strict_type:
+            if strict_type and not raw[one.bodies[0] : end].strip():
+                yield self._leaf(raw, one, end, inside)  # cut behind its header, as in reports
+            elif strict_type:
                 self.find(Kind.UNREADABLE, why)
                 yield self._leaf(raw, one, end, inside, Finding(Kind.UNREADABLE, why))
             else:
@@ -253,28 +263,64 @@ class _Reader:
         if not strict_type:
             self.find(Kind.AMBIGUOUS, f"it is {one.type}, but has a boundary and parts")
             yield self._leaf(raw, one, end, inside)
-        elif len({tuple(regions) for _, regions in views}) > 1 and not one.findings:
+        elif sum(not view.quiet for view in views) > 1 and not one.findings:
             self.find(Kind.AMBIGUOUS, "its boundary can be read in ways that give different parts")
         if one.type == "multipart/encrypted":
             self.find(Kind.ENCRYPTED, "it is encrypted for its recipient")
-        for _, regions in views:
-            for inner_start, inner_end in regions:
-                yield from self.entity(raw, inner_start, inner_end, depth + 1, one.type, inside=inside)
-        yield from self._besides(raw, one, views[0][1], end, depth, inside=inside)
+        if one.names:
+            yield Part(raw, one.start, end, (), tuple(one.types), one.names, declared=one.attached, inside=inside)
+        for view in views:
+            before = len(self.findings)
+            for inner_start, inner_end in view.regions:
+                for part in self.entity(raw, inner_start, inner_end, depth + 1, one.type, inside=inside):
+                    yield replace(part, findings=()) if view.quiet else part
+            if view.quiet:
+                del self.findings[before:]
+        yield from self._besides(raw, one, views[0].regions, end, depth, inside=inside)
+
+    def _views(self, raw: bytes, one: Entity, end: int) -> list[_View]:
+        """Return the parts in each reading of the boundary and of its delimiter lines."""
+        views: list[_View] = []
+        lines: set[int] = set()
+        for boundary in one.boundaries:
+            strict, loose, places = self._delimited(raw, boundary, one.scan, end)
+            if places <= lines or (boundary in one.shortened and not strict):
+                continue  # another spelling of it, which finds the same lines
+            lines |= places
+            if strict and strict not in [view.regions for view in views]:
+                views.append(_View(strict))
+            if loose and loose != strict and boundary not in one.shortened:
+                told = self._declared(raw, boundary, places - {line for line, _ in strict})
+                if not told:
+                    one.doubt(f"delimiter lines of the boundary {boundary[:60]!r} are seen by some readers only")
+                    self.findings.append(one.findings[-1])
+                views.append(_View(loose, quiet=told and bool(strict)))
+        return views
+
+    def _declared(self, raw: bytes, boundary: str, places: set[int]) -> bool:
+        """Return whether all these lines are delimiters of other boundaries, which only begin like this one.
+
+        Readers that take them for its own (RFC 2046 section 5.1.1) show the same parts in another order.
+        """
+        tokens = {_TOKEN.match(raw, place + 2) for place in places if raw[place : place + 2] == b"--"}
+        names = {token[0].removesuffix(b"--") for token in tokens if token is not None}
+        if len(names) > header.MOST_BOUNDARIES or len(tokens) < len(places):
+            return False
+        for name in names:
+            self._look(len(raw))
+            if not any(raw.find(b"boundary=" + quote + name, 0) >= 0 for quote in (b"", b'"')):
+                return False
+        return bool(names)
 
     def _delimited(
         self, raw: bytes, boundary: str, scan: int, end: int
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], set[int]]:
         """Return the regions between strict delimiter lines (RFC 2046 section 5.1.1), those between loose ones (every
         place where the boundary stands behind two hyphens), and these places."""
-        self._look(end - scan)
-        wanted = b"--" + (
-            boundary.encode("latin-1") if not boundary.isascii() and _narrow(boundary) else _utf8(boundary)
-        )
         strict: list[tuple[int, int, bool]] = []  # where the line begins, where the part behind it does, if it closes
         loose: list[tuple[int, int, bool]] = []
-        at, odd = max(0, scan - 1), False
-        while (at := raw.find(wanted, at, end)) >= 0:
+        odd = False
+        for at, wanted in self._places(raw, boundary, scan, end):
             self._delimiter()
             behind = at + len(wanted)
             line_start = at <= scan or raw[at - 1 : at] == b"\n"
@@ -292,10 +338,19 @@ class _Reader:
                 stop = raw.find(b"\n", after, min(end, after + LONGEST_LINE))
                 if stop >= 0 and raw[after:stop].strip():
                     loose.append((begin, stop + 1, False))
-            at = behind
         regions = _regions(raw, strict, end, after_close=False)
         places = {place for place, _, _ in loose}
         return regions, (_regions(raw, loose, end, after_close=True) if odd else regions), places
+
+    def _places(self, raw: bytes, boundary: str, scan: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield where a boundary stands behind two hyphens, in each encoding that it may have."""
+        spelled = dict.fromkeys((boundary.encode("utf-8", "replace"), boundary.encode("latin-1", "replace")))
+        for bytes_ in spelled:
+            self._look(end - scan)
+            wanted, at = b"--" + bytes_, max(0, scan - 1)
+            while (at := raw.find(wanted, at, end)) >= 0:
+                yield at, wanted
+                at += len(wanted)
 
     def _besides(
         self, raw: bytes, one: Entity, regions: Sequence[tuple[int, int]], end: int, depth: int, *, inside: bool
@@ -312,23 +367,25 @@ class _Reader:
 
     # Single parts
 
-    def _single(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
-        yield from self._second_header(raw, one, end, depth, inside=inside)
+    def _single(
+        self, raw: bytes, one: Entity, end: int, depth: int, parent: str = "", *, inside: bool
+    ) -> Iterator[Part]:
+        yield from self._second_header(raw, one, end, depth, parent, inside=inside)
         kind, name = one.type, one.names
         if any(t in _PIECES for t in one.types):
             found = Finding(Kind.UNREADABLE, "it is one piece of a message, which only the whole shows")
             self.findings.append(found)
             yield self._leaf(raw, one, end, inside, found)
-        elif any(t in _MESSAGES or (t.startswith("message/") and t not in _REPORTS) for t in one.types) or any(
-            _MESSAGE_NAME.search(text) for text in name
-        ):
+        elif self._is_message(raw, one, end):
             leaf = self._leaf(raw, one, end, inside)
             yield leaf
             yield from self._attached(leaf, depth)
         elif "pkcs7-mime" in kind or any(text.lower().endswith((".p7m", ".p7z")) for text in name):
             yield from self._smime(self._leaf(raw, one, end, inside), depth)
-        elif kind in ("application/ms-tnef", "application/vnd.ms-tnef") or any(
-            text.lower() == "winmail.dat" for text in name
+        elif (
+            kind in ("application/ms-tnef", "application/vnd.ms-tnef")
+            or any(text.lower() == "winmail.dat" for text in name)
+            or raw[one.bodies[0] : end].lstrip()[:6].startswith(_TNEF_BEGINS)
         ):
             leaf = self._leaf(raw, one, end, inside)
             yield leaf
@@ -339,16 +396,34 @@ class _Reader:
             if "" in leaf.encodings or transfer.UUENCODE in leaf.encodings:
                 yield from self._uuencoded(leaf)
 
-    def _second_header(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
-        """Yield what a reader sees that goes on reading fields behind the empty line."""
+    def _is_message(self, raw: bytes, one: Entity, end: int) -> bool:
+        """Return whether a reader may show the content as mail: by its type, by its name, and a report that has fields
+        of a part in it."""
+        if any(_MESSAGE_NAME.search(text) for text in one.names) or any(t in _MESSAGES for t in one.types):
+            return True
+        if not any(t.startswith("message/") for t in one.types):
+            return False
+        if not any(t in _REPORTS for t in one.types):
+            return True
+        fields = _CONTENT_FIELD.search(raw, one.bodies[0], end) is not None
+        if fields and "message/external-body" not in one.types:  # which has them (RFC 2046 section 5.2.3)
+            self.find(Kind.AMBIGUOUS, "fields of a part stand in a report")
+        return fields or any(one.encodings)
+
+    def _second_header(
+        self, raw: bytes, one: Entity, end: int, depth: int, parent: str, *, inside: bool
+    ) -> Iterator[Part]:
+        """Yield what a reader sees that goes on reading fields behind the empty line, or takes another delimiter."""
         body = one.bodies[0]
         text = one.type.startswith("text/") and not one.names and not one.attached
-        search = (
-            _LEADING_FIELD.match(raw, body, end) if text else _CONTENT_FIELD.search(raw, body, min(end, body + 4000))
-        )
-        if search is None or one.type.startswith("message/") or (one.encodings[0] == transfer.BASE64 and not text):
+        if one.type.startswith("message/") or one.type == "text/rfc822-headers":
             return
-        at = search.start()
+        if one.encodings[0] == transfer.BASE64 and not text:
+            return
+        found = _CONTENT_FIELD.search(raw, body, end if text else min(end, body + FAR))
+        if found is None or (text and not _begins_a_header(raw, body, found.start(), parent)):
+            return
+        at = found.start()
         while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
             at += 1
         self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
@@ -367,8 +442,8 @@ class _Reader:
 
     def _attached(self, leaf: Part, depth: int) -> Iterator[Part]:
         """Yield the parts of attached mail, whatever its transfer encoding."""
-        if "" in leaf.encodings:
-            for body in leaf.bodies:
+        for body in leaf.bodies:  # as it stands there, too: not every reader decodes it (RFC 2046 section 5.2.1)
+            if "" in leaf.encodings or _CONTENT_FIELD.search(leaf.source, body, leaf.end) is not None:
                 yield from self.entity(leaf.source, body, leaf.end, depth + 1, "", inside=leaf.inside)
         for encoding in leaf.encodings:
             if encoding:
@@ -407,10 +482,10 @@ class _Reader:
         data = leaf.data
         self._take(len(data))
         try:
-            for name, content in tnef.attachments(data):
+            for told, content in tnef.attachments(data):
                 self._part()
                 self._take(len(content))
-                names = readable([name])
+                names = readable(told)
                 yield Part(content, 0, len(content), (0,), ("application/octet-stream",), names, inside=True)
                 if content[:4] == tnef.MAGIC and depth < MAX_DEPTH:
                     inner = Part(content, 0, len(content), (0,), ("application/ms-tnef",), (), inside=True)
@@ -425,8 +500,6 @@ class _Reader:
         if _TEXT_BEGINS.search(leaf.source, leaf.body, leaf.end) is None:
             return
         for name, data in transfer.uuencoded(leaf.source[leaf.body : leaf.end]):
-            if not data:
-                continue
             self._part()
             self._take(len(data))
             names = readable([name])
@@ -479,9 +552,15 @@ def _crlf(data: bytes) -> bytes:
     return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") if b"\n" in data else data
 
 
-def _narrow(text: str) -> bool:
-    return all(ord(character) < 256 for character in text)
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _begins_a_header(raw: bytes, body: int, field_at: int, parent: str) -> bool:
+    """Return whether a reader may take a field in a text for a part's: where nothing but fields stands before it, or
+    (inside a multipart) nothing but fields and a line that looks like a delimiter."""
+    lines = raw[max(body, field_at - FAR) : field_at].split(b"\r\n")[:-1]
+    if field_at - body < FAR and all(_ANY_FIELD.match(line) for line in lines if line.strip()):
+        return True
+    for line in reversed(lines):
+        if _DELIMITER.match(line) is not None:
+            return parent.startswith("multipart/")
+        if _ANY_FIELD.match(line) is None:
+            return False
+    return False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 MAGIC = b"\x78\x9f\x3e\x22"
 # MAPI properties: the long and the short name, and the content that is a message or a document.
-_NAMES, _OBJECT = (0x3707, 0x3704), 0x3701
+_NAMES, _OBJECT = (0x3707, 0x3704, 0x3001, 0x370C), 0x3701
 # Attributes that are read; a mail with a hundred attachments has some hundred.
 MOST = 10_000
 _FIXED = {
@@ -29,8 +29,8 @@ class NotTnef(ValueError):
     """The data is no TNEF that can be read."""
 
 
-def attachments(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each attachment. Raises NotTnef, perhaps after some."""
+def attachments(data: bytes) -> Iterator[tuple[list[str], bytes]]:
+    """Yield the names and the content of each attachment. Raises NotTnef, perhaps after some."""
     names: list[str] = []
     contents: list[bytes] = []
     for kind, value in _attributes(data):
@@ -55,9 +55,9 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield number and value of each attribute. Raises NotTnef."""
     if data[:4] != MAGIC:
         raise NotTnef("it does not begin like one")
-    at = 6
+    at, end = 6, len(data.rstrip(b"\0\r\n "))
     for _ in range(MOST):
-        if not data[at:].strip(b"\0\r\n "):
+        if at >= end:
             return
         if at + 9 > len(data):
             break
@@ -70,10 +70,9 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     raise NotTnef("it ends too early")
 
 
-def _one(names: list[str], contents: list[bytes]) -> Iterator[tuple[str, bytes]]:
+def _one(names: list[str], contents: list[bytes]) -> Iterator[tuple[list[str], bytes]]:
     for content in contents or ([b""] if names else []):
-        for name in dict.fromkeys(names or [""]):
-            yield name, content
+        yield list(dict.fromkeys(names)), content
 
 
 def _text(value: bytes) -> str:

@@ -92,7 +92,8 @@ def decodings(data: bytes, encoding: str) -> Iterator[bytes]:
             yield data
 
 
-_UU_BEGIN = re.compile(rb"^[ \t]*begin(-base64)?[ \t]+[0-7]{3,4}[ \t]+([^\r\n]+)", re.M | re.I)
+_UU_BEGIN = re.compile(rb"^[ \t]*begin(-base64)?[ \t]+[0-7]{3,6}[ \t]+([^\r\n]+)", re.M | re.I)
+_UU_END = re.compile(rb"\s*(?:`[ \t]*\r?\n)?end\b", re.I)
 _LINE = re.compile(rb"[^\r\n]*(?:\r?\n|\Z)")
 
 
@@ -111,8 +112,17 @@ def uuencoded(data: bytes, most: int = 100) -> Iterator[tuple[str, bytes]]:
             yield name, unpacked(data[at:end])
             at = end
             continue
-        content, at = _lines(data, data.find(b"\n", at) + 1 or len(data))
-        yield name, content
+        start = data.find(b"\n", at) + 1 or len(data)
+        content, at = _lines(data, _behind_blank(data, start))
+        if content or _UU_END.match(data, start) is not None:  # else the line is a sentence
+            yield name, content
+
+
+def _behind_blank(data: bytes, at: int) -> int:
+    """Return where the first line that is not empty begins."""
+    while data[at : at + 1] in (b"\r", b"\n"):
+        at += 1
+    return at
 
 
 def _lines(data: bytes, at: int) -> tuple[bytes, int]:

@@ -48,9 +48,12 @@ class Member:
     findings: tuple[Finding, ...] = ()
 
 
-def inflate(data: bytes, budget: Budget, bits: int = -15) -> bytes:
-    """Unpack a deflated stream, as far as it goes. Raises Unreadable over budget or when nothing can be unpacked."""
-    unpacker = zlib.decompressobj(bits)
+def inflate(data: bytes, budget: Budget) -> tuple[bytes, int]:
+    """Unpack a deflated stream, as far as it goes; return it and how many bytes are left behind it.
+
+    Raises Unreadable over budget or when nothing can be unpacked.
+    """
+    unpacker = zlib.decompressobj(-15)
     out: list[bytes] = []
     rest = data
     try:
@@ -64,7 +67,7 @@ def inflate(data: bytes, budget: Budget, bits: int = -15) -> bytes:
     except zlib.error as error:
         if not any(out):
             raise Unreadable(f"it cannot be unpacked: {error}") from error
-    return _some(out, ended=unpacker.eof)
+    return _some(out, ended=unpacker.eof), len(unpacker.unused_data)
 
 
 def _some(out: list[bytes], *, ended: bool) -> bytes:
@@ -121,11 +124,22 @@ def bunzip(data: bytes, budget: Budget) -> bytes:
     return b"".join(out)
 
 
-def unxz(data: bytes, budget: Budget, unpacker: lzma.LZMADecompressor | None = None) -> bytes:
-    """Unpack xz or lzma, or what `unpacker` reads. Raises Unreadable."""
+def unxz(data: bytes, budget: Budget) -> bytes:
+    """Unpack every stream of xz, or lzma. Raises Unreadable."""
+    out: list[bytes] = []
+    while data:
+        unpacker = lzma.LZMADecompressor(memlimit=MEMORY)
+        out.append(unlzma(data, budget, unpacker))
+        data = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else b""
+        if data[:6] != b"\xfd7zXZ\0":
+            break
+    return b"".join(out)
+
+
+def unlzma(data: bytes, budget: Budget, unpacker: lzma.LZMADecompressor) -> bytes:
+    """Unpack what `unpacker` reads. Raises Unreadable."""
     out: list[bytes] = []
     try:
-        unpacker = unpacker or lzma.LZMADecompressor(memlimit=MEMORY)
         feed = data
         while not unpacker.eof:
             piece = unpacker.decompress(feed, min(_STEP, budget.size + 1))
@@ -137,4 +151,4 @@ def unxz(data: bytes, budget: Budget, unpacker: lzma.LZMADecompressor | None = N
     except (lzma.LZMAError, ValueError, EOFError, MemoryError) as error:
         if not any(out):
             raise Unreadable(f"it cannot be unpacked: {error}") from error
-    return _some(out, ended=unpacker is not None and unpacker.eof)
+    return _some(out, ended=unpacker.eof)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from sendswitch.mail.mime.archives import tar
 from sendswitch.mail.mime.archives import zip as zipped
 from sendswitch.mail.mime.archives.base import Budget, Member, Unreadable, bunzip, gunzip, unxz
+from sendswitch.mail.mime.transfer import uuencoded
 
 # Formats that nobody opens here, by bytes at a place; each is a finding.
 _FOREIGN = (
@@ -39,6 +39,11 @@ _FOREIGN = (
     (0, b"\xed\xab\xee\xdb", "an RPM package"),
     (7, b"**ACE**", "an ACE archive"),
     (0, b"ITSF", "a compiled help file"),
+    (0, b"WARC/", "a web archive"),
+    (0, b"#mtree", "a list of files"),
+    (0, b"LRZI", "packed with lrzip"),
+    (0, b"\x89LZO", "packed with lzop"),
+    (0, b"GRZipII", "packed with grzip"),
 )
 # Formats that programs open even behind something else.
 _ANYWHERE = (
@@ -56,7 +61,10 @@ _NAMED = re.compile(
 )
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _MSG = "__properties_version1.0".encode("utf-16-le")
-_TAR_BLOCK = 512
+# Documents that may have archives in them, which programs open in their own way.
+_DOCUMENTS = (_OLE, b"%PDF", b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
+_LZMA_NAME = re.compile(r"\.(?:lzma|tlz)\Z", re.I)
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 def members(data: bytes, name: str, budget: Budget) -> Iterator[Member]:
@@ -67,17 +75,50 @@ def members(data: bytes, name: str, budget: Budget) -> Iterator[Member]:
     what = foreign(data)
     if what:
         raise Unreadable(f"it is {what}, which nobody looks into")
-    if data[:2] == b"\x1f\x8b":
-        yield Member(tuple(_stored_names(data)) or (_without_ending(name),), gunzip(data, budget))
-    elif data[:3] == b"BZh":
-        yield Member((_without_ending(name),), bunzip(data, budget))
-    elif data[:6] == b"\xfd7zXZ\0" or (data[:3] == b"\x5d\0\0" and data[5:6] in (b"\0", b"\xff")):
-        yield Member((_without_ending(name),), unxz(data, budget))
-    elif is_tar(data):
-        yield from _tar(data, budget)
-    elif zipped.looks_like(data):
-        yield from zipped.members(data, budget)
-    elif _NAMED.search(name) and data:
+    packed = False
+    for begins, names, unpack in _streams(data, name):
+        if begins:
+            packed = True
+            yield Member(tuple(dict.fromkeys(names)), unpack(data, budget))
+    packed = packed or data.startswith(_DOCUMENTS)
+    behind = 0
+    if tar.looks_like(data):
+        packed, behind = True, tar.end(data)
+        yield from tar.members(data, budget)
+    if zipped.looks_like(data) and (not behind or data.rfind(zipped.END) >= behind):
+        found = zipped.members(data, budget)
+        # What is something else in front may be a zip archive behind it, and is no worse for that.
+        yield from (member for member in found if member.names) if packed else found
+    elif not packed:
+        yield from _as_text(data, name)
+
+
+def _streams(data: bytes, name: str) -> Iterator[tuple[bool, list[str], Callable[[bytes, Budget], bytes]]]:
+    """Yield for each packing of a single file whether it is one, the names of the file, and what unpacks it."""
+    stem = _without_ending(name)
+    yield data[:2] == b"\x1f\x8b", [*_stored_names(data), stem], gunzip
+    yield data[:3] == b"BZh", [stem], bunzip
+    yield data[:6] == b"\xfd7zXZ\0" or _is_lzma(data, name), [stem], unxz
+
+
+def _is_lzma(data: bytes, name: str) -> bool:
+    """Return whether it is LZMA without a container: by its name, or by properties, dictionary and size."""
+    if len(data) < 13 or data[0] >= 225:
+        return False
+    dictionary, size = struct.unpack_from("<LQ", data, 1)
+    plausible = dictionary == 0xFFFFFFFF or (
+        dictionary >= 4096 and dictionary & (dictionary - 1) in (0, dictionary // 3 * 2)
+    )
+    return bool(_LZMA_NAME.search(name)) or (plausible and (size == 2**64 - 1 or size < 2**38))
+
+
+def _as_text(data: bytes, name: str) -> Iterator[Member]:
+    """Yield what is written as text in a file; a name that says archive for what is none that is known is an error."""
+    found = False
+    for inner, content in uuencoded(data):
+        found = True
+        yield Member((inner,), content)
+    if not found and data and _NAMED.search(name):
         raise Unreadable(f"nobody looks into files like {name[-60:]!r}")
 
 
@@ -91,6 +132,8 @@ def foreign(data: bytes) -> str:
             return what
     if any(data[at : at + 5] in (b"CD001", b"BEA01", b"NSR02", b"NSR03") for at in _DISKS):
         return "an ISO image"
+    if _SKIPPABLE.match(data):
+        return "packed with Zstandard or LZ4"
     if _LHA.match(data):
         return "an LHA archive"
     if data[-512:-508] == b"koly" or data[-512:-504] == b"conectix":
@@ -101,8 +144,8 @@ def foreign(data: bytes) -> str:
 
 
 def _without_ending(name: str) -> str:
-    stem = re.sub(r"\.(?:gz|bz2?|xz|lzma|z)\Z", "", name, flags=re.I)
-    return re.sub(r"\.(t)(?:gz|bz2?|xz|lz)\Z", ".tar", stem, flags=re.I)
+    stem = re.sub(r"[.\-_](?:gz|bz2?|xz|lzma|z)\Z", "", name, flags=re.I)
+    return re.sub(r"\.t(?:gz|bz2?|xz|lz)\Z", ".tar", stem, flags=re.I)
 
 
 def _stored_names(data: bytes) -> Iterator[str]:
@@ -117,29 +160,3 @@ def _stored_names(data: bytes) -> Iterator[str]:
             end = data.find(b"\0", place)
             yield data[place : end if end >= 0 else len(data)][:255].decode("utf-8", "replace")
         at = data.find(b"\x1f\x8b\x08", at + 10)
-
-
-def is_tar(data: bytes) -> bool:
-    """Return whether the first block is a header with the right checksum, with the magic of POSIX or without."""
-    if len(data) < _TAR_BLOCK:
-        return False
-    try:
-        told = int(data[148:156].strip(b" \0") or b"x", 8)
-    except ValueError:
-        return data[257:262] == b"ustar"
-    return told == sum(data[:148]) + 8 * 32 + sum(data[156:512]) or data[257:262] == b"ustar"
-
-
-def _tar(data: bytes, budget: Budget) -> Iterator[Member]:
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as archive:
-            for entry in archive:
-                budget.take(1, 0)
-                names = tuple(dict.fromkeys(filter(None, (entry.name, entry.linkname))))
-                content = None
-                if entry.isfile() and (file := archive.extractfile(entry)) is not None:
-                    content = file.read(budget.size + 1)
-                    budget.take(0, len(content))
-                yield Member(names, content)
-    except (tarfile.TarError, OSError, ValueError, EOFError, struct.error, RecursionError) as error:
-        raise Unreadable(f"it is a tar archive that is broken: {error}") from error

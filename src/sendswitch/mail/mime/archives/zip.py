@@ -12,10 +12,11 @@ import lzma
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from sendswitch.mail.mime.archives.base import MEMORY, Budget, Member, Unreadable, bunzip, inflate, unxz
+from sendswitch.mail.mime.archives.base import MEMORY, Budget, Member, Unreadable, bunzip, inflate, unlzma, unxz
 from sendswitch.mail.mime.charsets import decode
 from sendswitch.mail.mime.findings import Finding, Kind
 
@@ -39,8 +40,11 @@ _METHODS = {
 }
 # Bytes of a name; no system takes longer ones.
 LONGEST_NAME = 4096
-# The highest version of the format that is plausible in a header found by its signature.
-_VERSION = 100
+# Methods that are plausible in a header found by its signature, and extra fields of one header that are read.
+_KNOWN = frozenset((*range(21), *range(92, 100)))
+MOST_EXTRAS = 50
+# Files inside of another's content that are looked at.
+MOST_INSIDE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def members(data: bytes, budget: Budget) -> Iterator[Member]:
     _read_directory(archive, budget)
     _read_files(archive, budget)
     _read_others(archive, budget)
-    if not archive.central and not archive.locals:
+    if not archive.central and not archive.locals and not archive.covered:
         raise Unreadable("it is no zip archive that can be read")
     used: set[int] = set()
     for header in archive.central:
@@ -107,7 +111,7 @@ def members(data: bytes, budget: Budget) -> Iterator[Member]:
             continue
         used.add(header.local)
         yield from _member(archive, header, local, budget)
-    for at, local in archive.locals.items():
+    for at, local in list(archive.locals.items()):
         if at not in used:
             archive.doubt("a file in it is in no directory")
             yield from _member(archive, None, local, budget)
@@ -147,7 +151,7 @@ def _read_directory(archive: _Archive, budget: Budget) -> None:
         # A program stands in front of it; offsets count from behind the program, or from the beginning.
         entries = [_moved(header, prefix, data) for header in entries]
     archive.central = entries
-    archive.covered.append((start, len(data)))
+    archive.covered.append((start, min(at + _END.size + comment, len(data))))
 
 
 def _entries(data: bytes, at: int, count: int, budget: Budget) -> tuple[list[_Header], int]:
@@ -218,7 +222,7 @@ def _read_others(archive: _Archive, budget: Budget) -> None:
     for at in _outside(archive, LOCAL):
         local = _local(data, at)
         if local is not None and at not in archive.locals:
-            budget.take(1, 0)
+            budget.take(1, local.data - at)
             archive.locals[at] = local
 
 
@@ -239,11 +243,11 @@ def _local(data: bytes, at: int, *, strict: bool = True) -> _Header | None:
     """Return the local header at `at`; None when there is none, or with `strict` none that is plausible."""
     if at < 0 or at + _LOCAL.size > len(data):
         return None
-    magic, version, flags, method, _, _, crc, packed, size, name, extra = _LOCAL.unpack_from(data, at)
+    magic, _, flags, method, _, _, crc, packed, size, name, extra = _LOCAL.unpack_from(data, at)
     if magic != LOCAL:
         return None
     begin = at + _LOCAL.size
-    if begin + name + extra > len(data) or (strict and (version & 0xFF) > _VERSION):
+    if begin + name + extra > len(data) or (strict and (not name or method not in _KNOWN)):
         return None
     raw = data[begin : begin + name]
     extras = data[begin + name : begin + name + extra]
@@ -256,11 +260,11 @@ def _central(data: bytes, at: int) -> tuple[_Header, int] | None:
     """Return the entry of a directory at `at`, and where it ends; None when there is none."""
     if at + _CENTRAL.size > len(data):
         return None
-    _, _, version, flags, method, _, _, crc, packed, size, *rest = _CENTRAL.unpack_from(data, at)
+    _, _, _, flags, method, _, _, crc, packed, size, *rest = _CENTRAL.unpack_from(data, at)
     name, extra, comment, _, _, _, local = rest
     begin = at + _CENTRAL.size
     end = begin + name + extra + comment
-    if end > len(data) or (version & 0xFF) > _VERSION:
+    if end > len(data) or not name or method not in _KNOWN:
         return None
     raw = data[begin : begin + name]
     extras = data[begin + name : begin + name + extra]
@@ -284,12 +288,15 @@ def _widened(extras: bytes, *narrow: int) -> tuple[list[int], str]:
 
 
 def _fields(extras: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and value of each extra field."""
-    at = 0
+    """Yield number and value of each extra field. Raises Unreadable for too many."""
+    at = count = 0
     while at + 4 <= len(extras):
         number, size = struct.unpack_from("<HH", extras, at)
         yield number, extras[at + 4 : at + 4 + size]
         at += 4 + size
+        count += 1
+        if count > MOST_EXTRAS:
+            raise Unreadable("a file in it has more extra fields than are looked at", Kind.TOO_LARGE)
 
 
 def _names(raw: bytes, flags: int, extras: bytes) -> tuple[tuple[str, ...], str]:
@@ -331,6 +338,7 @@ def _member(archive: _Archive, entry: _Header | None, local: _Header, budget: Bu
     if names and all(name.endswith("/") for name in names) and not any(packed for _, packed in readings):
         yield Member(names)
         return
+    _see_behind(archive, local, readings)
     for method, packed in readings:
         try:
             data = _content(archive.data[local.data : local.data + packed], method, budget)
@@ -343,11 +351,44 @@ def _member(archive: _Archive, entry: _Header | None, local: _Header, budget: Bu
     yield from _from_front(archive, names, local, budget)
 
 
+def _see_behind(archive: _Archive, local: _Header, readings: dict[tuple[int, int], None]) -> None:
+    """Note that another file may begin inside of this one for a reader that finds its end by itself."""
+    length = max(packed for _, packed in readings)
+    packed = archive.data[local.data : local.data + length]
+    if LOCAL not in packed:
+        return
+    if local.method == _DEFLATED:
+        unpacker = zlib.decompressobj(-15)
+        with suppress(zlib.error):
+            rest = packed
+            while rest and not unpacker.eof:
+                unpacker.decompress(rest, 256 * 1024)
+                rest = unpacker.unconsumed_tail
+            if LOCAL in unpacker.unused_data:
+                archive.doubt("another file begins inside of one")
+                _read_inside(archive, local.data, local.data + length)
+    elif local.flags & _DESCRIPTOR:
+        archive.doubt("another file may begin inside of one, whose size stands behind it")
+        _read_inside(archive, local.data, local.data + length)
+
+
+def _read_inside(archive: _Archive, start: int, end: int) -> None:
+    """Collect the local headers inside of a file's content."""
+    at = start
+    for _ in range(MOST_INSIDE):
+        at = archive.data.find(LOCAL, at, end)
+        if at < 0:
+            return
+        if (local := _local(archive.data, at)) is not None:
+            archive.locals.setdefault(at, local)
+        at += 4
+
+
 def _from_front(archive: _Archive, names: tuple[str, ...], local: _Header, budget: Budget) -> Iterator[Member]:
     # A reader that goes from front to back unpacks what is there, whatever the sizes say.
     if archive.doubts and local.method == _DEFLATED:
         try:
-            yield Member(names, inflate(archive.data[local.data :], budget))
+            yield Member(names, inflate(archive.data[local.data :], budget)[0])
         except Unreadable as error:
             if error.finding.kind is Kind.TOO_LARGE:
                 raise
@@ -388,11 +429,11 @@ def _content(packed: bytes, method: int, budget: Budget) -> bytes:
             budget.take(0, len(packed))
             return packed
         case 8:
-            return inflate(packed, budget)
+            return inflate(packed, budget)[0]
         case 12:
             return bunzip(packed, budget)
         case 14:
-            return unxz(packed[9:], budget, _lzma(packed))
+            return unlzma(packed[9:], budget, _lzma(packed))
         case 95:
             return unxz(packed, budget)
     raise Unreadable(f"a file in it is packed with {_METHODS.get(method, f'method {method}')}")
