@@ -307,7 +307,11 @@ def test_a_subtype_is_any_token(character: str) -> None:
         # A nested boundary that begins like the outer one, as some programs write them.
         b'Content-Type: multipart/mixed; boundary="=_1"\r\n\r\n--=_1\r\n'
         b'Content-Type: multipart/alternative; boundary="=_1.A"\r\n\r\n--=_1.A\r\n\r\nx\r\n--=_1.A--\r\n--=_1--\r\n',
-        b'Content-Type: multipart/mixed; boundary="----=_P 1"\r\n\r\n------=_P 1\r\n\r\nx\r\n------=_P 1--\r\n',
+        b'Content-Type: multipart/mixed; boundary="--_P 1"\r\n\r\n----_P 1\r\n\r\nx\r\n----_P 1--\r\n',
+        # A list of fields that is folded before one, and text about mail.
+        b"DKIM-Signature: h=From:\r\n\t Content-Type:MIME-Version:\r\n\tContent-Transfer-Encoding; b=x\r\n\r\nx\r\n",
+        multipart(TEXT, part(b"a log\r\nContent-Type: x\r\n", "a.log", "text/plain", encoded=False)),
+        INNER + b"Content-Type: message/delivery-status\r\n\r\nContent-Type: text/plain\r\n\r\nA: 1\r\n--b--\r\n",
         # Reports: the header of what came back, and a message that was cut behind its header.
         INNER + b"Content-Type: text/rfc822-headers\r\n\r\nSubject: x\r\nContent-Type: text/plain\r\n\r\n--b--\r\n",
         INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--b--\r\n",

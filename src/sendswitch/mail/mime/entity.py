@@ -32,6 +32,12 @@ _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]+)[ \t]*:")
 # Bytes before a colon that may be a name with junk in it.
 _LONGEST_LOOSE_NAME = 100
 _NO_NAME = re.compile(rb"[^A-Za-z-]+")
+# Values that mean something: the list of fields in a DKIM-Signature may be folded before the name of one, too.
+_MEANT = {
+    b"content-type": re.compile(rb"[^;]*(?:/|multipart)", re.I),
+    b"content-transfer-encoding": re.compile(rb"[^;]*(?:base|quoted|uu|bit|binary|=\?)", re.I),
+    b"content-disposition": re.compile(rb".*(?:attachment|inline|name|=\?)", re.I),
+}
 _BLANKS = b" \t\0\x0b\x0c"
 _CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
 _PAIRED = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+")
@@ -118,7 +124,7 @@ class _Lines:
 
     def _folded(self, line: bytes) -> None:
         self._extend(line)
-        if loose := _loosely(line):
+        if (loose := _loosely(line)) and _MEANT[loose].match(line.partition(b":")[2]) is not None:
             self._odd(f"a folded line looks like the field {_text(loose)}", loose, line)
         elif line.lstrip().startswith(b":"):
             self._add(self._pending, line.lstrip()[1:])

@@ -47,6 +47,12 @@ _DELIMITER = re.compile(rb"--(?=[^\s]*[^-\s])[^\s]*[ \t]*\Z")
 FAR = 4000
 _TNEF_BEGINS = (tnef.MAGIC, b"eJ8+Ig")
 _TOKEN = re.compile(rb"[^\s]+")
+# What programs add to the blocks of a report.
+_HARMLESS = re.compile(
+    rb"^content-(?:type[ \t]*:[ \t]*text/plain(?:;[ \t]*charset=[^;\r\n]*)?|transfer-encoding[ \t]*:[ \t]*[78]bit)"
+    rb"[ \t]*\r?$",
+    re.I | re.M,
+)
 _LINE_END = re.compile(rb"[ \t\f\x0b]*(?=\r?\n|\Z)")
 _MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
 _TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)?[ \t]+[0-7]{3,6}[ \t]+\S", re.M | re.I)
@@ -405,7 +411,7 @@ class _Reader:
             return False
         if not any(t in _REPORTS for t in one.types):
             return True
-        fields = _CONTENT_FIELD.search(raw, one.bodies[0], end) is not None
+        fields = _CONTENT_FIELD.search(_HARMLESS.sub(b"", raw[one.bodies[0] : end])) is not None
         if fields and "message/external-body" not in one.types:  # which has them (RFC 2046 section 5.2.3)
             self.find(Kind.AMBIGUOUS, "fields of a part stand in a report")
         return fields or any(one.encodings)
@@ -415,7 +421,7 @@ class _Reader:
     ) -> Iterator[Part]:
         """Yield what a reader sees that goes on reading fields behind the empty line, or takes another delimiter."""
         body = one.bodies[0]
-        text = one.type.startswith("text/") and not one.names and not one.attached
+        text = one.type.startswith("text/")
         if one.type.startswith("message/") or one.type == "text/rfc822-headers":
             return
         if one.encodings[0] == transfer.BASE64 and not text:

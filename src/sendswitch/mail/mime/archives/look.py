@@ -13,6 +13,7 @@ from sendswitch.mail.mime.transfer import uuencoded
 
 # Formats that nobody opens here, by bytes at a place; each is a finding.
 _FOREIGN = (
+    (0, b"RE\x7e\x5e", "a RAR archive"),
     (0, b"MSCF", "a CAB archive"),
     (0, b"\x60\xea", "an ARJ archive"),
     (0, b"\x1f\x9d", "packed with compress"),
@@ -48,7 +49,6 @@ _FOREIGN = (
 # Formats that programs open even behind something else.
 _ANYWHERE = (
     (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"RE\x7e\x5e", "a RAR archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
 )
 # Sectors 16 to 18 of an image of sectors, and sector 16 of one of raw sectors.

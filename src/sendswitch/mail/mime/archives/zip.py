@@ -94,13 +94,15 @@ def looks_like(data: bytes) -> bool:
 def members(data: bytes, budget: Budget) -> Iterator[Member]:
     """Yield every member that a reader may see; the last has no names and tells the findings about the whole.
 
-    Raises Unreadable over budget, and for what only looks like an archive.
+    Raises Unreadable over budget, and for what begins like an archive and is none.
     """
     archive = _Archive(data)
     _read_directory(archive, budget)
     _read_files(archive, budget)
     _read_others(archive, budget)
     if not archive.central and not archive.locals and not archive.covered:
+        if data[:2] != b"PK":
+            return  # its signature is there by chance
         raise Unreadable("it is no zip archive that can be read")
     used: set[int] = set()
     for header in archive.central:
