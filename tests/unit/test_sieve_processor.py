@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from sendswitch.config.load import validate
-from sendswitch.errors import InvalidConfiguration
+from sendswitch.errors import InvalidConfiguration, Temporary
+from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded as display
 from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import registry
-from sendswitch.processors.base import Site
+from sendswitch.processors.base import Context, InThreads, Reads, Site
 from sendswitch.processors.sieve import Sieve, SieveOptions
-from sendswitch.processors.threads import reading
 from sendswitch.testing import context, mail
 from tests.unit.test_reply_processor import Post
 
@@ -116,16 +116,27 @@ def test_who_is_not_answered(run: Run) -> None:
     assert asked.notes == ["not answered: it has the null sender"]
 
 
-def test_a_script_is_no_work_for_the_event_loop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_is_no_work_for_the_event_loop(run: Run) -> None:
     elsewhere: list[str] = []
 
-    async def spied(function: Callable[..., Any], *arguments: Any) -> Any:
-        elsewhere.append(function.__qualname__)
-        return await reading(function, *arguments)
+    class Spied(InThreads):
+        async def read(self, step: Reads, mail: Mail, context: Context) -> Any:
+            elsewhere.append(step.use)
+            return await super().read(step, mail, context)
 
-    monkeypatch.setattr("sendswitch.processors.sieve.reading", spied)
-    assert ask(run, "discard;") == Verdict(Action.DENY, reason="line 1: discard", then="discard")
-    assert elsewhere == ["Script.run"]
+    step = Sieve(SieveOptions(script="discard;"))
+    step.enter(Site(readers=Spied()))
+    verdict = run(step.process(mail(To="ann@example.test"), context()))
+    assert verdict == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+    assert elsewhere == ["sieve"]
+
+
+def test_a_script_over_its_budget_is_a_failure_of_the_step(run: Run) -> None:
+    raw = b"Subject: " + b"a" * 900_000 + b"\r\n\r\nx\r\n"
+    keys = ", ".join(f'"*a{n}*b*"' for n in range(60))
+    script = f'if header :matches "Subject" [{keys}] {{ discard; }}'
+    with pytest.raises(Temporary, match="more to compare than a script may"):
+        run(Sieve(SieveOptions(script=script)).process(Mail(InMemory(raw)), context()))
 
 
 def test_options_are_checked_when_they_are_saved() -> None:

@@ -29,6 +29,7 @@ from sendswitch.bootstrap.parts import (
     make_flight,
     make_journeys,
     make_policy,
+    make_readers,
     make_reporter,
     make_site,
     make_srs,
@@ -142,7 +143,8 @@ class Node:
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
         lists_kept = Lists(lambda: read_book(self.config, self._engine))
         answers = Answers(self.spool, self.queue, config.node.lifetime, system_clock)
-        self._site = replace(make_site(config), lists=lists_kept, outbox=self.sender, answers=answers)
+        site = make_site(config)
+        self._site = replace(site, lists=lists_kept, outbox=self.sender, answers=answers, readers=make_readers())
         await self._read_lists()
         self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
         if self._worker is not None:
@@ -378,6 +380,7 @@ class Node:
         self.journeys.terms.courier.close()
         await self.spool.close()
         self._notes.close()
+        await asyncio.to_thread(self._site.readers.close)
         self._outbox.close()
         self._engine.dispose()
         os.close(self._lock)

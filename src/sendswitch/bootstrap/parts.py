@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -28,8 +29,9 @@ from sendswitch.errors import InvalidConfiguration, SendSwitchError
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.processors import registry
-from sendswitch.processors.base import Site
+from sendswitch.processors.base import Readers, Site
 from sendswitch.processors.entries import Book, Entry, Lists
+from sendswitch.processors.readers import InProcesses
 from sendswitch.rehearsal.trial import Trial
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import parse_endpoint
@@ -182,6 +184,11 @@ def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
     route = _route(owner, version, own, config)
     return Trial(own, route, make_policy(config), limit=config.pipelines.limit, site=make_site(config))
+
+
+def make_readers() -> Readers:
+    """Return what reads content for a node: processes beside it."""
+    return InProcesses(os.cpu_count() or 1)
 
 
 def make_site(config: Config) -> Site:

@@ -66,14 +66,17 @@ class Condition:
         self.text = text
         if len(text) > LONGEST:
             raise ValueError(f"a condition has at most {LONGEST} characters")
-        self.holds: Test = _Reader(text).condition()
+        reader = _Reader(text)
+        self.holds: Test = reader.condition()
+        # Whether it asks for what only reading the whole message shows.
+        self.reads_content = reader.reads_content
 
 
 class _Reader:
     """Reads a condition from left to right."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._at, self._depth = text, 0, 0
+        self._text, self._at, self._depth, self.reads_content = text, 0, 0, False
         self._next: re.Match[str] | None = None
         self._advance()
 
@@ -130,6 +133,7 @@ class _Reader:
                 self._advance()
             self._depth -= 1
             return (lambda facts: not inner(facts)) if token["not"] else inner
+        self.reads_content = self.reads_content or (token["name"] or "").lower() == "is"
         try:
             test = _number(token) if token["number"] else _word(token)
         except ValueError as error:

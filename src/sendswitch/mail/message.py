@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from sendswitch.mail.address import in_header
 from sendswitch.mail.content import Content, read_all
 from sendswitch.mail.headers import Field, dispositions, fields
 from sendswitch.mail.mime.findings import Finding
 from sendswitch.mail.mime.reader import Part, Reading, read
 from sendswitch.mail.mime.words import decoded
+
+# Bytes of a header that is read on the event loop; honest ones have some thousand.
+LARGE_HEADER = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,30 @@ class Mail:
 
     def __init__(self, content: Content) -> None:
         self.content = content
+        self._known: tuple[Finding, ...] | None = None
+
+    def know(self, findings: tuple[Finding, ...]) -> None:
+        """Know the findings that another process found."""
+        self._known = findings
+
+    @property
+    def examined(self) -> bool:
+        """Whether the findings are known, so that asking for them costs nothing."""
+        return self._known is not None or "_reading" in self.__dict__
+
+    def prepare(self) -> None:
+        """Read the header now. Blocks: takes a second for a header of a megabyte."""
+        _ = (self.subject, self.authors)
+
+    @cached_property
+    def large_header(self) -> bool:
+        """Whether the header is so large that what asks for its fields belongs beside the event loop."""
+        return len(self.content.head()) > LARGE_HEADER
+
+    @cached_property
+    def authors(self) -> list[str]:
+        """Every address that a reader could take for the author's (see `address.in_header`)."""
+        return in_header(self.raw_headers("from"))
 
     @property
     def size(self) -> int:
@@ -110,7 +138,7 @@ class Mail:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Why readers may show something that is not in `parts`, or show different things."""
-        return self._reading.findings
+        return self._reading.findings if self._known is None else self._known
 
     @cached_property
     def _reading(self) -> Reading:

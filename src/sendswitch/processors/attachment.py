@@ -12,10 +12,10 @@ not a part that is at fault, but how the message is put together, the message is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import translate
 from quopri import encodestring
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,9 +28,8 @@ from sendswitch.mail.mime.archives.base import DEEPEST, MOST_BYTES, MOST_NAMES, 
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.mime.names import spellings
 from sendswitch.mail.mime.reader import Part
-from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal
+from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal, verdict_from_json
 from sendswitch.processors import base
-from sendswitch.processors.threads import reading
 
 __all__ = ("DEEPEST", "MOST_BYTES", "MOST_NAMES", "Attachment", "AttachmentOptions")
 
@@ -78,10 +77,12 @@ class Attachment:
     """Looks for attachments of some kind; has no opinion on mail without one."""
 
     Options: ClassVar[type[base.Options]] = AttachmentOptions
+    use: ClassVar[str] = "attachment"
+    waits_for_names: ClassVar[bool] = False
     version = "2"
 
     def __init__(self, options: AttachmentOptions) -> None:
-        self._options = options
+        self._options, self._readers = options, base.Site().readers
         self._names = _any_of(options.names)
         self._types = _any_of(options.types)
         wanted = {
@@ -94,7 +95,21 @@ class Attachment:
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return what the configured action is for what was found."""
-        return await reading(self._judge, mail)
+        found = await self._readers.read(self, mail, context)
+        return None if found is None else verdict_from_json(found)
+
+    def enter(self, site: base.Site) -> None:
+        """Know who reads content."""
+        self._readers = site.readers
+
+    def options_json(self) -> Mapping[str, Any]:
+        """Return the options."""
+        return self._options.model_dump(mode="json", exclude_unset=True)
+
+    def read(self, mail: Mail, context: base.Context) -> Any:
+        """Return the verdict as JSON, None for none."""
+        verdict = self._judge(mail)
+        return None if verdict is None else verdict.to_json()
 
     def _judge(self, mail: Mail) -> Verdict | None:
         budget = Budget()

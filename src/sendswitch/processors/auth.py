@@ -35,7 +35,6 @@ from sendswitch.mail.headers import AddHeader, Edit, RemoveHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.threads import asking_names
 
 # Signatures of one message that are verified; more are written to keep somebody busy.
 MOST_SIGNATURES = 5
@@ -73,23 +72,33 @@ class Auth:
     """Checks SPF, DKIM, DMARC and ARC; tags, and acts on a DMARC failure."""
 
     Options: ClassVar[type[base.Options]] = AuthOptions
+    use: ClassVar[str] = "auth"
+    waits_for_names: ClassVar[bool] = True
     version = "1"
 
     def __init__(self, options: AuthOptions) -> None:
-        self._options, self._host = options, "localhost"
+        self._options, self._host, self._readers = options, "localhost", base.Site().readers
         self._trusted = frozenset(map(results.canonical, options.trusted))
         _libraries()
 
     def enter(self, site: base.Site) -> None:
-        """Know whose name results are written under."""
-        self._host = site.host or "localhost"
+        """Know whose name results are written under, and who reads content."""
+        self._host, self._readers = site.host or "localhost", site.readers
+
+    def options_json(self) -> Mapping[str, Any]:
+        """Return the options: none, because checks do not depend on them."""
+        return {}
+
+    def read(self, mail: Mail, context: base.Context) -> Any:
+        """Return the results of every check."""
+        return _checked(mail, context)
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """`spf`, `dkim`, `dmarc` and `arc`, each with `result`, and `read`: whose results they are, '' for our own."""
         if (read := results.of_host(mail.raw_headers(results.FIELD), self._trusted)) is not None:
             host, found = read
             return {method: {"result": found.get(method, "none")} for method in _METHODS} | {"read": host}
-        return await _shared(mail, context) | {"read": ""}
+        return await _shared(self._readers, self, mail, context) | {"read": ""}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """The tags and the field, and what a DMARC failure means."""
@@ -136,12 +145,12 @@ _known: WeakKeyDictionary[asyncio.AbstractEventLoop, OrderedDict[Hashable, async
 _known = WeakKeyDictionary()
 
 
-async def _shared(mail: Mail, context: base.Context) -> dict[str, Any]:
+async def _shared(readers: base.Readers, step: base.Reads, mail: Mail, context: base.Context) -> dict[str, Any]:
     """Check a message, once for all its recipients."""
     known = _known.setdefault(asyncio.get_running_loop(), OrderedDict())
     same = (context.message, context.sender, context.client, mail.size, hash(mail.content.head()))
     if (running := known.get(same)) is None:
-        running = known[same] = asyncio.ensure_future(asking_names(_checked, mail, context))
+        running = known[same] = asyncio.ensure_future(readers.read(step, mail, context))
         if len(known) > REMEMBERED:
             known.popitem(last=False)
     try:

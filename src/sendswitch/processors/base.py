@@ -12,6 +12,8 @@ from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
 from sendswitch.processors.entries import Lists
+from sendswitch.processors.payload import described
+from sendswitch.processors.threads import asking_names, reading
 from sendswitch.smtp.address import parse_endpoint
 
 
@@ -107,11 +109,74 @@ class Answers(Protocol):
         ...
 
 
+# The built-in steps that read content.
+READING = frozenset(("attachment", "auth", "sieve"))
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A step that reads a message's content, which can take long or much memory for a message that means it no good.
+
+    `use` is the step's name; `waits_for_names` is whether `read` mostly waits for the DNS.
+    """
+
+    use: ClassVar[str]
+    waits_for_names: ClassVar[bool]
+
+    def options_json(self) -> Mapping[str, Any]:
+        """Return the options that a step like this one is made from."""
+        ...
+
+    def read(self, mail: Mail, context: Context) -> Any:
+        """Return what the step has to know of the content, as plain JSON values. Blocks; for a `Readers`."""
+        ...
+
+
+class Readers(Protocol):
+    """Reads content away from the event loop."""
+
+    async def read(self, step: Reads, mail: Mail, context: Context) -> Any:
+        """Return what the step's `read` returns. Raises Temporary, or what `read` raises."""
+        ...
+
+    async def findings(self, mail: Mail, context: Context) -> None:
+        """Have the message know its findings."""
+        ...
+
+    async def described(self, mail: Mail, context: Context, *, thin: bool) -> dict[str, Any]:
+        """Return the message as `processors.payload` describes it."""
+        ...
+
+    def close(self) -> None:
+        """End what reads. Blocks."""
+        ...
+
+
+class InThreads:
+    """Reads content in threads of this process: for a command that a person waits for, and can stop."""
+
+    async def read(self, step: Reads, mail: Mail, context: Context) -> Any:
+        """Return what the step's `read` returns. Raises what that raises."""
+        run = asking_names if step.waits_for_names else reading
+        return await run(step.read, mail, context)
+
+    async def findings(self, mail: Mail, context: Context) -> None:
+        """Have the message know its findings."""
+        await reading(lambda: mail.findings)
+
+    async def described(self, mail: Mail, context: Context, *, thin: bool) -> dict[str, Any]:
+        """Return the message as data."""
+        return await reading(described, mail, context, thin=thin)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
     asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events and
-    `answers` letters, both None where no node runs.
+    `answers` letters, both None where no node runs; `readers` read content.
 
     A step that has a method `enter(site)` is told, once, after it was made.
     """
@@ -121,6 +186,7 @@ class Site:
     lists: Lists = field(default_factory=Lists)
     outbox: Outbox | None = None
     answers: Answers | None = None
+    readers: Readers = field(default_factory=InThreads)
 
 
 class Step(Protocol):

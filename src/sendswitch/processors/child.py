@@ -27,6 +27,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Verdict, verdict_from_json
 from sendswitch.processors import base
+from sendswitch.processors.wire import context_to_json
 
 # Seconds a cancelled call may take to give up before its process is killed.
 MERCY = 0.5
@@ -149,7 +150,7 @@ class Hosting:
             return self._child
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Nothing of ours but where packages are that are not in Python's own places."""
     beside = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     known = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
@@ -182,7 +183,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
             limit=MAX_ANSWER,
         )
@@ -220,15 +221,7 @@ class Child:
             "id": number,
             "path": path,
             "size": len(raw),
-            "message": context.message,
-            "recipient": context.recipient.address,
-            "sender": context.sender,
-            "client": {"address": context.client.address, "name": context.client.name, "helo": context.client.helo},
-            "now": context.now,
-            "attempt": context.attempt,
-            "tags": context.tags,
-            "rehearsal": context.rehearsal,
-            "score": context.score,
+            "context": context_to_json(context),
         }
         assert self._process.stdin is not None
         try:

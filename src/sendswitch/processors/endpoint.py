@@ -6,7 +6,7 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import orjson
@@ -19,7 +19,7 @@ from sendswitch.mail.ids import from_text
 from sendswitch.mail.message import Mail
 from sendswitch.processors import base
 from sendswitch.processors.http import Url
-from sendswitch.processors.payload import described
+from sendswitch.processors.threads import reading
 
 
 class EndpointOptions(base.Options):
@@ -63,13 +63,17 @@ def _key(text: str) -> bytes:
     return key
 
 
-def body_of(options: EndpointOptions, kind: str, mail: Mail, context: base.Context) -> str:
-    """The request's body about a message. Reads all of it; blocks."""
+async def body_of(options: EndpointOptions, kind: str, mail: Mail, context: base.Context, readers: base.Readers) -> str:
+    """Return the request's body about a message. Raises Temporary when it cannot be read."""
     content = options.content if mail.size <= options.largest else "thin"
-    told = described(mail, context, thin=content != "full")
-    if content == "raw":
-        told["raw"] = b64encode(mail.raw).decode()
-    at = datetime.fromtimestamp(context.now, UTC).isoformat()
+    told = await readers.described(mail, context, thin=content != "full")
+    return await reading(_written, options, kind, told, mail if content == "raw" else None, context.now)
+
+
+def _written(options: EndpointOptions, kind: str, told: dict[str, Any], raw: Mail | None, now: float) -> str:
+    if raw is not None:
+        told["raw"] = b64encode(raw.raw).decode()
+    at = datetime.fromtimestamp(now, UTC).isoformat()
     if options.format == "json":
         return orjson.dumps({"type": kind, "timestamp": at, "data": told}).decode()
     fields = {"type": kind, "timestamp": at, **told}

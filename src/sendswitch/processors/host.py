@@ -23,11 +23,11 @@ import orjson
 
 from sendswitch.config.load import validate
 from sendswitch.mail.content import Content, InFile, InMemory
-from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Asking, Context, Processor
+from sendswitch.processors.wire import context_from_json
 
 Process = Callable[[Mail, Context], Awaitable[object]]
 # Characters kept of what one call prints.
@@ -118,17 +118,7 @@ class Host:
             self._running[call["id"]] = asyncio.create_task(self._run(call, content))
 
     async def _run(self, call: dict[str, Any], content: Content) -> None:
-        context = Context(
-            message=call["message"],
-            recipient=Recipient(call["recipient"]),
-            sender=call["sender"],
-            client=Client(**call["client"]),
-            now=call["now"],
-            attempt=call["attempt"],
-            tags=tuple(call["tags"]),
-            rehearsal=call["rehearsal"],
-            score=call["score"],
-        )
+        context = context_from_json(call["context"])
         answer: dict[str, Any] = {"id": call["id"]}
         printed: list[str] = []
         _printed.set(printed)

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from sendswitch.mail.address import in_header, key, only
+from sendswitch.mail.address import key, only
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, parse_refusal
 from sendswitch.processors import base
@@ -63,7 +63,7 @@ class Lists:
         if not (self._own or kept):
             return None
         sender, values = key(context.sender), mail.raw_headers("from")
-        authors = in_header(values)
+        authors = mail.authors
         author = only(values, authors)
         allowed = [(sender, "envelope sender")] + ([(author, "From")] if author not in (None, sender) else [])
         denied = [(sender, "envelope sender"), *((other, "From") for other in authors if other != sender)]

@@ -15,7 +15,6 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of
-from sendswitch.processors.threads import reading
 
 
 class NotifyOptions(EndpointOptions):
@@ -31,10 +30,11 @@ class Notify:
     def __init__(self, options: NotifyOptions) -> None:
         self._options, self._secrets = options, options.secrets
         self._outbox: base.Outbox | None = None
+        self._readers: base.Readers = base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know where events are kept."""
-        self._outbox = site.outbox
+        """Know where events are kept, and who reads content."""
+        self._outbox, self._readers = site.outbox, site.readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Nothing but the event's id. Raises SpoolUnavailable when it cannot be kept, Refused where no node runs."""
@@ -43,7 +43,7 @@ class Notify:
         if self._outbox is None:
             raise Refused("events can only be sent where a node runs")
         options = self._options
-        body = await reading(body_of, options, "message.received", mail, context)
+        body = await body_of(options, "message.received", mail, context, self._readers)
         notice = base.Notice(
             id=id_of(context, f"notify {options.url}"),
             url=options.url,

@@ -10,12 +10,14 @@ import hashlib
 from base64 import b64encode
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sendswitch.mail.address import in_header
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
-from sendswitch.processors.base import Context
+
+if TYPE_CHECKING:
+    from sendswitch.processors.base import Context
 
 # Characters of text, of markup; header fields.
 MOST_TEXT, MOST_FIELDS = 5_000_000, 1000

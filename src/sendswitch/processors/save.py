@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, field_validator
@@ -22,7 +22,6 @@ from sendswitch.mail.ids import from_text, received
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.payload import described
 from sendswitch.processors.threads import reading
 
 
@@ -50,15 +49,23 @@ class Save:
 
     def __init__(self, options: SaveOptions) -> None:
         self._options = options
+        self._readers = base.Site().readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Nothing but where it is. Raises OSError that names the file."""
         if context.rehearsal:
             return Verdict(reason="nothing is saved in a rehearsal")
-        path = await reading(self._save, mail, context)
+        told = None
+        if self._options.format == "json":
+            told = await self._readers.described(mail, context, thin=False)
+        path = await reading(self._save, mail, context, told)
         return Verdict(reason=f"saved as {path}")
 
-    def _save(self, mail: Mail, context: base.Context) -> Path:
+    def enter(self, site: base.Site) -> None:
+        """Know who reads content."""
+        self._readers = site.readers
+
+    def _save(self, mail: Mail, context: base.Context, told: dict[str, Any] | None) -> Path:
         folder, format_ = self._options.folder, self._options.format
         folder.mkdir(mode=0o700, exist_ok=True)
         whose = hashlib.sha256(context.recipient.address.encode("utf-8", "replace")).hexdigest()[:8]
@@ -74,7 +81,7 @@ class Save:
         else:
             target, beside = folder / f"{name}.{format_}", folder / f".{name}.{format_}.part"
         if not target.exists():
-            _write(_json(mail, context) if format_ == "json" else mail.content.chunks(), target, beside)
+            _write(mail.content.chunks() if told is None else _json(told), target, beside)
         return target
 
 
@@ -82,8 +89,8 @@ def _host() -> str:
     return socket.gethostname().replace("/", "_").replace(":", "_")
 
 
-def _json(mail: Mail, context: base.Context) -> Iterable[bytes]:
-    yield orjson.dumps(described(mail, context), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+def _json(told: dict[str, Any]) -> Iterable[bytes]:
+    yield orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _write(pieces: Iterable[bytes], target: Path, beside: Path) -> None:

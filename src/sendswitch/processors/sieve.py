@@ -8,8 +8,10 @@ A script that has more to compare than it may fails, and `on_error` decides.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from email.header import Header
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -19,7 +21,6 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
 from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
-from sendswitch.processors.threads import reading
 from sendswitch.reply import Reply, printable
 from sendswitch.sieve.grammar import LONGEST, SieveError, TooMuch
 from sendswitch.sieve.run import Outcome, Vacation
@@ -49,6 +50,8 @@ class Sieve:
     """Does what a script says."""
 
     Options: ClassVar[type[base.Options]] = SieveOptions
+    use: ClassVar[str] = "sieve"
+    waits_for_names: ClassVar[bool] = False
     version = "1"
 
     def __init__(self, options: SieveOptions) -> None:
@@ -56,20 +59,36 @@ class Sieve:
         self._options = options
         self._script = Script(options.script, delimiter=options.delimiter)
         self._answers: base.Answers | None = None
+        self._readers: base.Readers = base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know who sends answers."""
-        self._answers = site.answers
+        """Know who sends answers, and who reads content."""
+        self._answers, self._readers = site.answers, site.readers
+
+    def options_json(self) -> Mapping[str, Any]:
+        """Return the options."""
+        return self._options.model_dump(mode="json", exclude_unset=True)
+
+    def read(self, mail: Mail, context: base.Context) -> Any:
+        """Return what the script wants done, or why it failed. Raises Temporary for more work than it may have done."""
+        try:
+            out = self._script.run(mail, context.sender, context.recipient.address)
+        except TooMuch as error:
+            raise Temporary(str(error)) from error
+        except SieveError as error:
+            return {"failed": str(error)}
+        return asdict(out)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """What the script wants. Raises what `processors.reply.answer` does."""
-        envelope = (context.sender, context.recipient.address)
+        read = await self._readers.read(self, mail, context)
         try:
-            out = await reading(self._script.run, mail, *envelope)
+            if "failed" in read:
+                raise Refused(read["failed"])
+            vacation = read.pop("vacation")
+            out = Outcome(**read, vacation=None if vacation is None else Vacation(**vacation))
             verdict = verdict_of(out, self._options)
-        except TooMuch as error:
-            raise Temporary(str(error)) from error
-        except (SieveError, Refused) as error:
+        except Refused as error:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
             return Verdict(reason=f"the script failed, so the mail is kept: {error}")
         if out.vacation is not None:

@@ -28,7 +28,6 @@ from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of, sign
 from sendswitch.processors.http import Answer, asked, checked_url, new_client, retry_after, shown
 from sendswitch.processors.reach import Reach
 from sendswitch.processors.sharing import Seat
-from sendswitch.processors.threads import reading
 
 # Bytes of an answer: a verdict.
 LONGEST = 256 * 1024
@@ -54,16 +53,16 @@ class Webhook:
     def __init__(self, options: WebhookOptions) -> None:
         self._options, self._secrets = options, options.secrets
         self._http = Seat(new_client, options.connections, Webhook, options.url)
-        self._reach = Reach()
+        self._reach, self._readers = Reach(), base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know what the site allows."""
-        self._reach = Reach(site.allow)
+        """Know what the site allows, and who reads content."""
+        self._reach, self._readers = Reach(site.allow), site.readers
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """The status and the verdict of the answer. Raises OSError, Refused, Temporary, ValueError."""
         options = self._options
-        body = await reading(body_of, options, "message.decide", mail, context)
+        body = await body_of(options, "message.decide", mail, context, self._readers)
         id_, form = id_of(context, f"decide {context.attempt}"), options.format == "form"
         attempt, last = 0, ""
         try:

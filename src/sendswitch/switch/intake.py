@@ -17,10 +17,11 @@ from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
 from sendswitch.mail.address import key, split, without_extension
-from sendswitch.mail.content import MAX_HEAD, Content, InFile
+from sendswitch.mail.content import MAX_HEAD, Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
 from sendswitch.mail.headers import dispositions, glance, unfinished
+from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
@@ -66,6 +67,15 @@ class IntakeOptions:
     origin: str = ""
     known: Callable[[str], bool] = lambda key: False
     srs: Srs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was seen of a message: why it is in a loop, whether its header has no end, and what it is found by."""
+
+    loop: str
+    unending: bool
+    about: dict[str, Any]
 
 
 class FilterIntake:
@@ -119,22 +129,27 @@ class FilterIntake:
         """Store the message. Raises SpoolUnavailable, MailLoop, here or in the future."""
         assert isinstance(sink, Body)
         content = sink.in_memory()
-        if content is None:
-            return asyncio.get_running_loop().create_task(self._large(envelope, sink))
-        return self._store(*self._received(envelope, content, content.head(), content.data, sink.id))
+        if content is None or len(content.head()) > LARGE_HEADER:
+            return asyncio.get_running_loop().create_task(self._large(envelope, sink, content))
+        return self._store(*self._received(envelope, content, self._examined(content), sink.id))
 
-    async def _large(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
-        content = await sink.in_file()
-        return await self._store(*self._received(envelope, content, *await asyncio.to_thread(_look, content), sink.id))
+    async def _large(self, envelope: Envelope, sink: Body, small: InMemory | None) -> tuple[Reply, ...]:
+        content: Content = small or await sink.in_file()
+        seen = await asyncio.to_thread(self._examined, content)
+        return await self._store(*self._received(envelope, content, seen, sink.id))
 
-    def _received(
-        self, envelope: Envelope, content: Content, head: bytes, beginning: bytes, id_: int
-    ) -> tuple[Message, list[Delivery]]:
-        """The message with its deliveries, its content complete but nothing written about it yet."""
+    def _examined(self, content: Content) -> _Seen:
+        """Look at what decides whether the message is taken, and what the journal finds it by. May block."""
+        head, beginning = content.head(), next(content.chunks(), b"")
         loop = loops(head, self._options.host, self._options.max_hops)
-        if loop or (len(head) >= MAX_HEAD and unfinished(head)):
+        unending = len(head) >= MAX_HEAD and unfinished(head)
+        return _Seen(loop, unending, _about(head, beginning, subject=self._options.subject))
+
+    def _received(self, envelope: Envelope, content: Content, seen: _Seen, id_: int) -> tuple[Message, list[Delivery]]:
+        """The message with its deliveries, its content complete but nothing written about it yet."""
+        if seen.loop or seen.unending:
             self._remove(content)
-            error = MailLoop(loop) if loop else HeaderTooLarge()
+            error = MailLoop(seen.loop) if seen.loop else HeaderTooLarge()
             metrics.REFUSED.labels("5xx").inc()
             logs.refused(
                 sender=envelope.sender,
@@ -145,7 +160,7 @@ class FilterIntake:
             )
             raise error
         now = self._clock()
-        about = _about(head, beginning, subject=self._options.subject)
+        about = seen.about
         if self._options.srs is not None:
             envelope, came_for = returned(envelope, self._options.srs, now)
             about |= came_for
@@ -236,8 +251,8 @@ class ProxyIntake(FilterIntake):
 
     async def _decide(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
         content: Content = sink.in_memory() or await sink.in_file()
-        head, beginning = await asyncio.to_thread(_look, content)
-        message, deliveries = self._received(envelope, content, head, beginning, sink.id)
+        seen = await asyncio.to_thread(self._examined, content)
+        message, deliveries = self._received(envelope, content, seen, sink.id)
         # What may have killed the node while a sender waited comes again: safe in the spool, it can be counted.
         suspect = message.digest in self._journeys.dispatcher.suspects.digests
         asked = {} if suspect else self._ask(deliveries)
@@ -391,11 +406,6 @@ def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[s
                 address = came_for[recipient.address] = srs.reversed(address, now)
         recipients.setdefault(key(address), replace(recipient, address=address))
     return replace(envelope, recipients=tuple(recipients.values())), {"returned": came_for}
-
-
-def _look(content: Content) -> tuple[bytes, bytes]:
-    """The head and the first piece, which may block to be read."""
-    return content.head(), next(content.chunks(), b"")
 
 
 def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sendswitch.delivery.compose import Composer
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.hops import Marks
+from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import BROKE, MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
@@ -217,6 +218,9 @@ class Journeys:
             return
         if delivery.due is None or delivery.due > self._clock():
             return  # deferred meanwhile
+        if self._route(delivery) is not None:
+            self._window.look()  # deferred, and its time has come already: no verdict is no pass
+            return
         if delivery.state is State.QUARANTINED:
             await self.outcomes.end(delivery, State.DISCARDED, "expired in quarantine")
             return
@@ -293,7 +297,8 @@ class Journeys:
             )
 
         # A file's head is read from disk, so not here.
-        composed = await asyncio.to_thread(compose) if isinstance(content, InFile) else compose()
+        beside = isinstance(content, InFile) or len(content.head()) > LARGE_HEADER
+        composed = await asyncio.to_thread(compose) if beside else compose()
         result = await terms.courier.deliver(envelope, composed)
         if terms.courier is not self.terms.courier and all(outcome.reply is None for outcome in result.outcomes):
             return deliveries

@@ -16,8 +16,10 @@ from sendswitch import metrics
 from sendswitch.config.condition import Condition, Facts
 from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.deadline import within
+from sendswitch.errors import Temporary
 from sendswitch.mail.headers import Cut, Edit
 from sendswitch.mail.message import Mail
+from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     BROKE,
@@ -34,9 +36,11 @@ from sendswitch.mail.verdict import (
     checked,
 )
 from sendswitch.processors import registry
-from sendswitch.processors.base import Asking, Context, Processor, Site, close
+from sendswitch.processors.base import Asking, Context, Processor, Readers, Site, close
 from sendswitch.reply import Reply
 
+# Seconds in which a condition about findings must be answered.
+EXAMINED_IN = 10.0
 PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter could not examine it")
 
 
@@ -59,10 +63,10 @@ class Link:
 class Chain:
     """One version of one pipeline."""
 
-    def __init__(self, links: Sequence[Link]) -> None:
-        self._links = tuple(links)
+    def __init__(self, links: Sequence[Link], readers: Readers | None = None) -> None:
+        self._links, self._readers = tuple(links), readers or Site().readers
         # False when no step ever waits, so that nobody need keep a time for the whole.
-        self.waits = any(link.waits for link in links)
+        self.waits = any(link.waits or link.when is not None for link in links)
 
     async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> Answer:
         """One answer, whatever the processors do; only cancellation gets through.
@@ -73,7 +77,9 @@ class Chain:
         merged = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
         for link in self._links:
-            if link.when is not None and not link.when.holds(_facts(mail, context)):
+            if _reads(link) and not mail.examined:
+                await self._examine(mail, context)
+            if link.when is not None and not await self._holds(link.when, mail, context):
                 trace.append(Step(link.name, link.processor.version, 0.0, NOT_ASKED, f"only when {link.when.text}"))
                 continue
             began = time.perf_counter()
@@ -101,6 +107,18 @@ class Chain:
             context = replace(context, tags=merged.tags, score=merged.score)
         reason = merged.reason or "the pipeline came to its end"
         return replace(merged, action=Action.PASS, reason=reason, trace=tuple(trace))
+
+    async def _holds(self, when: Condition, mail: Mail, context: Context) -> bool:
+        facts = _facts(mail, context)
+        return await asyncio.to_thread(when.holds, facts) if self.waits and mail.large_header else when.holds(facts)
+
+    async def _examine(self, mail: Mail, context: Context) -> None:
+        """Have the message know its findings; one that cannot be read in time is too large."""
+        try:
+            async with within(EXAMINED_IN):
+                await self._readers.findings(mail, context)
+        except (Temporary, TimeoutError) as error:
+            mail.know((Finding(Kind.TOO_LARGE, f"it could not be read: {_words(error) or 'it takes too long'}"),))
 
     async def _ask(
         self, link: Link, mail: Mail, context: Context, said: list[Step] | None
@@ -137,6 +155,10 @@ class Chain:
             await close(link.processor)
 
 
+def _reads(link: Link) -> bool:
+    return link.when is not None and link.when.reads_content
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     kind: str
@@ -158,7 +180,7 @@ def _words(error: Exception) -> str:
 
 def build(config: PipelineConfig, limit: float, site: Site = Site()) -> Chain:  # noqa: B008 - nobody changes it
     """The chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([_link(step, limit, site) for step in config.step])
+    return Chain([_link(step, limit, site) for step in config.step], site.readers)
 
 
 def _link(step: StepConfig, limit: float, site: Site) -> Link:

@@ -17,6 +17,7 @@ from sendswitch.broker.base import Broker, Lease
 from sendswitch.clock import Clock
 from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.deadline import within
+from sendswitch.mail.content import InFile
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
@@ -113,6 +114,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
         self._mails: WeakValueDictionary[int, Mail] = WeakValueDictionary()
+        self._reading: dict[int, asyncio.Future[Mail]] = {}
 
     async def retain(self, routes: Iterable[Route]) -> None:
         """Give up what is held for pipelines that are gone."""
@@ -172,10 +174,13 @@ class Worker:
 
     async def _read(self, task: Task) -> Mail:
         """Return the message, read once for all its recipients that are in hand."""
-        if (mail := self._mails.get(task.message)) is None:
-            mail = Mail(await task.load())
-            mail = self._mails.setdefault(task.message, mail)
-        return mail
+        if (mail := self._mails.get(task.message)) is not None:
+            return mail
+        if (reading := self._reading.get(task.message)) is None:
+            reading = self._reading[task.message] = asyncio.ensure_future(_prepared(task))
+            reading.add_done_callback(lambda _: self._reading.pop(task.message, None))
+        mail = await asyncio.shield(reading)
+        return self._mails.setdefault(task.message, mail)
 
     async def _answer(self, lease: Lease) -> Answer:
         task = lease.task
@@ -195,3 +200,11 @@ class Worker:
         except Exception as error:
             logs.failed(f"pipeline of {task.pipeline}", error=error, msg_id=to_text(task.message))
             return Deferral(f"the pipeline of {task.pipeline} cannot run: {error}")
+
+
+async def _prepared(task: Task) -> Mail:
+    """Load a message; a large header is read beside the event loop."""
+    mail = Mail(await task.load())
+    if isinstance(mail.content, InFile) or mail.large_header:
+        await asyncio.to_thread(mail.prepare)
+    return mail
