@@ -37,7 +37,8 @@ def test_a_reload_takes_everything_over_and_drops_no_connection(tmp_path: Path) 
             until(lambda: stream.sent > 20)
             extra = free_port()
             changed = text.replace(f":{old.port}", f":{new.port}")
-            changed += f'\n[[listener]]\nbind = "127.0.0.1:{extra}"\nmessage_size = "20kB"\n[hold]\nexpires = "1s"\n'
+            changed += f'\n[[listener]]\nbind = "127.0.0.1:{extra}"\nmessage_size = "20kB"\n'
+            changed += '[hold]\nexpires = "1s"\nthen = "pass"\n'
             node.config.write_text(changed)
             for _ in range(20):
                 assert said(node, "reload") == {"restart": []}

@@ -70,7 +70,8 @@ def test_a_delay_without_end_ends_with_the_time_of_the_mail(tmp_path: Path) -> N
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
         node.add_pipeline("joe@example.test", f"[[step]]\nuse = 'python'\nfile = '{program}'\n")
         send(node.port, subject="again and again")
-        until(lambda: len(hop.parcels) == 1, node=node)
+        until(lambda: "held until it expired" in node.run("quarantine", "list").stdout, node=node)
+        assert not hop.parcels
         clean(node)
 
 

@@ -154,3 +154,49 @@ def test_a_valid_address_cannot_leave_its_brackets(text: str) -> None:
         assert "\r" not in text
         assert "\n" not in text
         assert address.parse_path(f"<{text}>") == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("domain", "canonical", "readable"),
+    [
+        ("B\u00fccher.example.", "xn--bcher-kva.example", "b\u00fccher.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example", "b\u00fccher.example"),
+        ("xn--\u00fc.example", "xn--\u00fc.example", "xn--\u00fc.example"),
+        ("a.example", "a.example", "a.example"),
+    ],
+)
+def test_a_domain_has_one_canonical_form(domain: str, canonical: str, readable: str) -> None:
+    assert address.domain_key(domain) == canonical
+    assert address.readable_domain(canonical) == readable
+
+
+def test_every_mailbox_that_postfix_may_deliver_to_is_known() -> None:
+    assert list(address.resolved("ann@example.com")) == ["ann@example.com"]
+    assert "ann@b.example" in address.resolved("ann%b.example@example.com")
+    assert "ann@b.example" in address.resolved("b.example!ann@example.com")
+    assert "ann@b.example" in address.resolved('"ann@b.example"@example.com')
+    assert len(list(address.resolved("ann" + "%b.example" * 100 + "@example.com"))) <= address.MOST_REWRITES * 2
+
+
+def test_of_very_many_authors_the_first_and_the_last_are_known() -> None:
+    value = ", ".join(f"a{n}@example.com <x{n}@example.com>" for n in range(address.MOST_AUTHORS))
+    found = address.in_header([value])
+    assert "a0@example.com" in found
+    assert f"x{address.MOST_AUTHORS - 1}@example.com" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["Ann <Ann@Example.com>"], "ann@example.com"),
+        (['"bob@b.example" <ann@example.com>'], "ann@example.com"),
+        (["ann@example.com (bob@b.example)"], None),
+        (["ann@example.com, bob@b.example"], None),
+        (["ann"], None),
+        (["ann@example.com", "ann@example.com"], None),
+        ([], None),
+        (["ann@example.com" + " " * address.MAX_PARSED], None),
+    ],
+)
+def test_the_sole_author_is_the_one_that_all_readers_see(values: list[str], expected: str | None) -> None:
+    assert address.sole_author(values) == expected

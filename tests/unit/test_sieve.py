@@ -14,7 +14,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.grammar import SieveError
 from sendswitch.sieve.match import MEMORY, Match
-from sendswitch.sieve.run import Outcome
+from sendswitch.sieve.run import MOST_TOLD, Outcome
 from sendswitch.sieve.script import Script
 from tests.sieve_corpus import CORPUS, MAIL, RECIPIENT, SENDER, STRICTER, WRONG
 
@@ -243,3 +243,7 @@ def test_quoted_text_is_like_itself_alone(one: str, other: str) -> None:
     assert (like(same, other, quoted) is not None) == (
         one.encode("utf-8", "replace") == other.encode("utf-8", "replace")
     )
+
+
+def test_of_very_many_actions_the_first_are_told() -> None:
+    assert len(run("keep;\n" * (MOST_TOLD + 5)).did) == MOST_TOLD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import hashlib
 import re
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from sendswitch.delivery.compose import Composer, loops
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.mail import dsn, ids, xtext
 from sendswitch.mail.address import in_header
-from sendswitch.mail.content import Edited, InFile, InMemory, head_of, read_all
+from sendswitch.mail.content import Damaged, Edited, InFile, InMemory, digest_of, head_of, read_all, verify
 from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
 from sendswitch.mail.headers import (
     AddHeader,
@@ -126,6 +127,41 @@ def test_routes() -> None:
     assert owner("ann@a.example") is None
     assert owner("postmaster") is None
     assert Routes().find("joe@a.example") is None
+
+
+def test_a_recipient_without_a_domain_is_of_the_origin_and_of_anybody_where_none_is_known() -> None:
+    routes = [Route(owner, 1, 60, "pass", "bounce") for owner in ("joe@b.example", "joe@a.example", "@a.example")]
+    with_origin = Routes(routes, origin="B.example").find("joe")
+    assert with_origin is not None
+    assert with_origin.owner == "joe@b.example"
+    without = Routes(routes).find("JOE+lists")
+    assert without is not None
+    assert without.owner == "joe@a.example"
+    assert Routes(routes, origin="c.example").find("joe") is None
+
+
+def test_content_that_was_changed_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(b"Subject: a\r\n\r\nbody\r\n")
+    stored = InFile(path, path.stat().st_size)
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    assert digest_of(stored) == digest_of(InMemory(path.read_bytes())) == digest
+    assert digest_of(replace(stored, digest=b"known")) == b"known"
+    assert verify(stored, stored.size, digest) is stored
+    assert verify(stored, stored.size, None) is stored
+    with pytest.raises(Damaged, match="its bytes are others"):
+        verify(InMemory(b"x" * stored.size), stored.size, digest)
+    with pytest.raises(Damaged, match="it has 1 bytes"):
+        verify(InMemory(b"x"), stored.size, digest)
+
+
+def test_what_another_process_found_is_not_looked_for_again() -> None:
+    mail = Mail(InMemory(b"From: a@b.example\r\nSubject: x\r\n\r\n"))
+    assert not mail.examined
+    mail.prepare()
+    mail.know(())
+    assert mail.examined
+    assert mail.findings == ()
 
 
 # backoff

@@ -150,13 +150,13 @@ def _spool(config: Config) -> Iterator[Finding]:
             yield problem("spool", f"SQLite says: {said}", "stop the node, copy the spool, restore the last backup")
             return
         newest = scalar(connection, "SELECT max(id) FROM message")
+        poison = scalar(
+            connection, "SELECT count(*) FROM delivery WHERE state = 'quarantined' AND reply LIKE 'poison:%'"
+        )
     if newest is not None and ids.received(newest) > time.time() + AHEAD:
         ahead = ids.received(newest) - time.time()
         yield warning(
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
-        )
-        poison = scalar(
-            connection, "SELECT count(*) FROM delivery WHERE state = 'quarantined' AND reply LIKE 'poison:%'"
         )
     if poison:
         do = "look at them: sendswitch quarantine list reason:poison; they are not asked about again"

@@ -33,12 +33,12 @@ class Results:
 
 def parse(value: str) -> Results:
     """Return what a field says. A part that does not fit the grammar says nothing; never raises."""
-    segments = list(_segments(value[:LONGEST]))
+    first, *segments = _segments(value[:LONGEST])
     methods: dict[str, list[str]] = {}
-    for segment in segments[1:]:
+    for segment in segments:
         if (found := _result(segment)) is not None:
             methods.setdefault(found[0], []).append(found[1])
-    return Results(_host(segments[0]) if segments else "", methods)
+    return Results(_host(first), methods)
 
 
 def _segments(value: str) -> Iterator[list[Token]]:
@@ -109,10 +109,12 @@ def claims(value: str, host: str) -> bool:
     if parse(value).host == wanted:
         return True
     before = value[:LONGEST].partition(";")[0].replace("\\", "")
-    literal = "".join(token.text for token in next(_segments(value[:LONGEST]), []))
-    squeezed = canonical("".join(_WORDS.findall(before)).rstrip("0123456789"))
-    words = (canonical(word) for text in (before, literal) for word in _WORDS.findall(text))
-    return squeezed == wanted or wanted in words
+    segment = next(_segments(value[:LONGEST]))
+    literal = "".join(token.text for token in segment)
+    together = (_WORDS.findall(before), (token.text for token in segment if token.kind != "space"))
+    if wanted in {canonical("".join(words).rstrip("0123456789")) for words in together}:
+        return True
+    return wanted in {canonical(word) for text in (before, literal) for word in _WORDS.findall(text)}
 
 
 def written(host: str, results: Sequence[tuple[str, str, Mapping[str, str]]]) -> str:
