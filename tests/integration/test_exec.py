@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -16,6 +18,7 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.processors import supervise
 from sendswitch.processors.exec import Exec, ExecOptions, ProgramFailed
 from sendswitch.testing import context, mail, message
 from sendswitch.worker.chain import Chain, Link
@@ -127,19 +130,52 @@ def test_what_it_leaves_behind_is_killed_and_waited_for_by_nobody(
     gone(int((tmp_path / "pid").read_text()))
 
 
-def test_who_leaves_the_group_holds_nobody_up(run: Run, make: Make, tmp_path: Path) -> None:
-    script = (
-        f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 20' & until [ -s {tmp_path}/pid ]; do :; done; echo ok >&2"
+def test_who_leaves_its_parent_group_and_session_is_killed(run: Run, make: Make, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    left = (
+        f"setsid sh -c 'setsid sh -c \"echo \\$\\$ > {pid}; exec sleep 1000\" & exit' & until [ -s {pid} ]; do :; done"
     )
-    began = time.monotonic()
+    assert run(make(f"{left}; echo ok >&2").process(mail(), context())) == Verdict(reason="ok")
+    gone(int(pid.read_text()))
 
-    async def inside() -> Verdict | None:
-        verdict = await make(script).process(mail(), context())
-        os.kill(int((tmp_path / "pid").read_text()), 9)
-        return verdict
 
-    assert run(inside()) == Verdict(reason="ok")
-    assert time.monotonic() - began < 10
+def test_more_processes_than_it_may_have_are_its_failure(run: Run, make: Make, tmp_path: Path) -> None:
+    script = f"for n in $(seq 200); do setsid tail -f {tmp_path}/program & done; wait"
+    with pytest.raises(ProgramFailed, match="had more than 20 processes"):
+        run(make(script, processes=20).process(mail(), context()))
+    assert not [p for p in Path("/proc").iterdir() if p.name.isdecimal() and str(tmp_path) in commandline(p)]
+
+
+def commandline(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("number", ["STOP", "KILL"])
+def test_a_program_cannot_hold_up_who_watches_it(
+    run: Run, make: Make, tmp_path: Path, number: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendswitch.processors.exec.PATIENCE", 0.2)
+    program = make(f"echo $$ > {tmp_path}/pid; kill -{number} $PPID; exec sleep 1000", cpu="1s")
+    verdict = run(Chain([Link("exec", program, "hold", 0.5)]).run(mail(), context()))
+    assert verdict.action is Action.PENDING
+    gone(int((tmp_path / "pid").read_text()))
+
+
+def test_when_the_node_dies_so_does_what_it_started(make: Make, tmp_path: Path) -> None:
+    make(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & wait")
+    words = [supervise.__file__, "500000000", "10", "1000000", "10", str(tmp_path / "program")]
+    code = f"import subprocess, time; subprocess.Popen({[sys.executable, '-I', '-S', *words]!r}); time.sleep(1000)"
+    with subprocess.Popen([sys.executable, "-c", code]) as node:
+        written = tmp_path / "pid"
+        until = time.monotonic() + 20
+        while not (written.exists() and written.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        node.kill()
+    gone(int(written.read_text()))
 
 
 def gone(pid: int) -> None:

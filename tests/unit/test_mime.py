@@ -312,6 +312,13 @@ def test_a_subtype_is_any_token(character: str) -> None:
         b"DKIM-Signature: h=From:\r\n\t Content-Type:MIME-Version:\r\n\tContent-Transfer-Encoding; b=x\r\n\r\nx\r\n",
         multipart(TEXT, part(b"a log\r\nContent-Type: x\r\n", "a.log", "text/plain", encoded=False)),
         INNER + b"Content-Type: message/delivery-status\r\n\r\nContent-Type: text/plain\r\n\r\nA: 1\r\n--b--\r\n",
+        # Files and texts with fields in them: a script, a log, source that is indented, a header of plain text.
+        multipart(TEXT, part(b"#!/bin/sh\r\ncat <<E\r\nContent-Type: text/html\r\n\r\nE\r\n", "a.sh", encoded=False)),
+        b"Content-Type: text/plain\r\n\r\n .x {}\r\n content-type: multipart/x\r\n",
+        b"Content-Type: text/plain\r\n\r\nSubject: x\r\nContent-Type: text/plain\r\n\r\nwhat is this?\r\n",
+        b"Content-Type: text/plain\r\nContent-Transfer-Encoding: \r\n\r\nx\r\n",
+        INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n"
+        b"----- Message truncated -----\r\n--b--\r\n",
         # Reports: the header of what came back, and a message that was cut behind its header.
         INNER + b"Content-Type: text/rfc822-headers\r\n\r\nSubject: x\r\nContent-Type: text/plain\r\n\r\n--b--\r\n",
         INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--b--\r\n",

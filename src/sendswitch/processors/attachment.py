@@ -147,19 +147,20 @@ class Attachment:
             return f"has {size} bytes"
         if self._names is None and not self._kinds:
             return ""
+        opened = reader.is_message(part.types, part.names)  # its parts are among those of the mail
         try:
             for data in part.contents():
-                if why := self._inside(data, part.name, budget, 0):
+                if why := self._inside(data, part.name, budget, 0, opened=opened):
                     return why
         except Unreadable as error:
             return self._finding(error.finding)
         return ""
 
-    def _inside(self, data: bytes, name: str, budget: Budget, depth: int) -> str:
+    def _inside(self, data: bytes, name: str, budget: Budget, depth: int, *, opened: bool = False) -> str:
         """Return why what is in an archive, or in mail that was attached as a file, matches."""
         if depth > DEEPEST:
             return self._finding(Finding(Kind.TOO_LARGE, f"archives are nested more than {DEEPEST} deep"))
-        as_mail = _MAIL_NAME.search(name) or _MAIL.match(data[:200])
+        as_mail = not opened and (_MAIL_NAME.search(name) or _MAIL.match(data[:200]))
         if as_mail and (why := self._in_mail(data, budget, depth)):
             return why
         try:

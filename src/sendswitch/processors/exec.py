@@ -4,10 +4,10 @@
     in `exits`  what is said there; 77 (EX_NOPERM) is `deny` unless told otherwise
     any other   a failure of the step: `on_error` decides
 
-What it writes to standard error is kept with the step as what it saw. It runs in a process group of its own, from /,
-with nothing of our environment, with limits to its memory, its processor time and its files, and at the step's `limit`
-the whole group is killed; so is what it leaves behind when it ends. It runs as the node's user, who can do much: let
-only people you trust set this step.
+What it writes to standard error is kept with the step as what it saw. It runs from /, with nothing of our environment,
+with limits to its memory, its processor time, its files and the number of its processes. When it ends, at the step's
+`limit`, and when the node dies, every process that it started is killed (`supervise`). It runs as the node's user, who
+can do much: let only people you trust set this step.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
@@ -28,15 +29,14 @@ from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
-from sendswitch.processors import base
+from sendswitch.processors import base, supervise
 from sendswitch.processors.sharing import Nothing, Seat, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
 MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
-# Seconds for what is on its way in pipes when the program has ended. Who left the process group may hold them for ever.
-MERCY = 0.5
-# The shell sets the limits, because nothing of ours may run between fork and exec in a process with threads.
-_LIMITED = 'ulimit -c 0 && ulimit -v "$1" && ulimit -t "$2" && ulimit -f "$3" && shift 3 && exec "$@"'
+# Seconds for what is on its way in pipes when the program has ended; seconds to end its processes in, before the one
+# that does so is killed as well.
+MERCY, PATIENCE = 0.5, 2 * supervise.PATIENCE
 
 Outcome = Literal["none", "pass", "tag", "deny", "quarantine"]
 
@@ -55,6 +55,7 @@ class ExecOptions(base.Options):
     memory: Size = Field(512_000_000, ge=1_000_000, description="Most memory of a process, in bytes of address space.")
     cpu: Duration = Field(30.0, ge=1, description="Most processor time of a process.")
     files: Size = Field(100_000_000, description="Most bytes of a file it writes.")
+    processes: int = Field(64, ge=1, le=10_000, description="Most processes that it has at once.")
     at_once: int = Field(
         4, ge=1, le=100, description="Most that run at once for all pipelines with this command and this number."
     )
@@ -121,9 +122,9 @@ class Exec:
     async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
         """The exit status, what was printed, and the end of standard error."""
         options = self._options
-        limits = (options.memory // 1024, round(options.cpu), options.files // 512)
+        limits = (options.memory, round(options.cpu), options.files, options.processes)
         process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", _LIMITED, "sh", *map(str, limits), *options.command),
+            *(sys.executable, "-I", "-S", supervise.__file__, *map(str, limits), *options.command),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
@@ -138,15 +139,13 @@ class Exec:
         ]
         try:
             status = await process.wait()
-            _kill(process)  # what it left behind may hold our pipes
             await asyncio.wait(talking, timeout=MERCY)
         finally:
-            _kill(process)
+            await _end(process)
             for task in talking:
                 task.cancel()
             await asyncio.wait(talking)
-            await process.wait()
-            # asyncio closes the pipes when nobody holds their other end; who left the process group may, for ever.
+            # asyncio closes the pipes when nobody holds their other end; who cannot be killed may, for ever.
             process._transport.close()  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         return status, bytes(said.data), _words(bytes(told.data))
@@ -226,6 +225,15 @@ def _words(told: bytes) -> str:
     return " ".join(storable(told.decode("utf-8", "replace"), MOST_TOLD).split())
 
 
-def _kill(process: Process) -> None:
+async def _end(process: Process) -> None:
+    """End a program and all that it started."""
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    except TimeoutError:
+        supervise.kill_below(process.pid)
+        process.kill()
+        await process.wait()
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # of a program that killed the one that watches it

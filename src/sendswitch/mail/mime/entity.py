@@ -78,6 +78,12 @@ class Entity:
         """Whether a reader may take it for a multipart."""
         return bool(self.boundaries) or any("multipart" in one for one in self.types)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it says no more than that its content is text that is not encoded."""
+        other = any(one != "text/plain" for one in self.types)
+        return not (other or any(self.encodings) or self.names or self.boundaries or self.attached or self.findings)
+
     def doubt(self, text: str) -> None:
         """Add that the header is ambiguous, and how."""
         self.findings.append(Finding(Kind.AMBIGUOUS, text))

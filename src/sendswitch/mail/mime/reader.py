@@ -40,9 +40,12 @@ DECODED, DECODED_BESIDES = 3, 1_000_000
 MOST_FINDINGS, MOST_RESULTS = 50, 12
 
 _CONTENT_FIELD = re.compile(rb"^[ \t\0]*content-(?:type|transfer-encoding|disposition)[ \t]*:", re.I | re.M)
-# A field, or more of one; a line that looks like a delimiter.
-_ANY_FIELD = re.compile(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:|[ \t]")
+# The first line of a field; that, or more of one; a line that looks like a delimiter.
+_FIELD = re.compile(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:")
+_ANY_FIELD = re.compile(_FIELD.pattern + rb"|[ \t]")
 _DELIMITER = re.compile(rb"--(?=[^\s]*[^-\s])[^\s]*[ \t]*\Z")
+# A line that may be meant as a delimiter: not one like "----- Message truncated -----".
+_DASHES = re.compile(rb"^(?!-----[ ][\w ]{1,60}[ ]-----[ \t]*\r?$)--", re.M)
 # Bytes between a delimiter line and a field of the part behind it.
 FAR = 4000
 _TNEF_BEGINS = (tnef.MAGIC, b"eJ8+Ig")
@@ -58,6 +61,7 @@ _MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
 _TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)?[ \t]+[0-7]{3,6}[ \t]+\S", re.M | re.I)
 # Types whose content is a message or an entity by itself.
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news", "message/rfc822-headers"))
+_SAVED_HEADERS = frozenset(("text/rfc822-headers", "text/rfc822-header"))
 _PIECES = frozenset(("message/partial",))
 _REPORTS = frozenset(
     (
@@ -177,6 +181,11 @@ def read(raw: bytes) -> Reading:
     return Reading(tuple(reader.found), tuple(dict.fromkeys(reader.findings))[:MOST_FINDINGS])
 
 
+def is_message(types: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether a part of these types and names is read as mail, in each of its encodings."""
+    return any(_MESSAGE_NAME.search(text) for text in names) or any(one in _MESSAGES for one in types)
+
+
 @dataclass(slots=True)
 class _Left:
     looked_at: int
@@ -258,8 +267,8 @@ class _Reader:
         strict_type = one.type.startswith("multipart/")
         if not views:
             why = "it is a multipart without parts" if one.boundaries else "it is a multipart without a boundary"
-            if strict_type and not raw[one.bodies[0] : end].strip():
-                yield self._leaf(raw, one, end, inside)  # cut behind its header, as in reports
+            if strict_type and self._cut(raw, one, end, depth):
+                yield self._leaf(raw, one, end, inside)
             elif strict_type:
                 self.find(Kind.UNREADABLE, why)
                 yield self._leaf(raw, one, end, inside, Finding(Kind.UNREADABLE, why))
@@ -283,6 +292,13 @@ class _Reader:
             if view.quiet:
                 del self.findings[before:]
         yield from self._besides(raw, one, views[0].regions, end, depth, inside=inside)
+
+    def _cut(self, raw: bytes, one: Entity, end: int, depth: int) -> bool:
+        """Return whether no reader finds a part in it: it was cut behind its header, or before its first part as the
+        mail in a bounce may be."""
+        self._look(end - one.bodies[0])
+        content = raw[min(one.bodies) : end]
+        return not content.strip() or (depth > 0 and _DASHES.search(content) is None and not any(one.encodings))
 
     def _views(self, raw: bytes, one: Entity, end: int) -> list[_View]:
         """Return the parts in each reading of the boundary and of its delimiter lines."""
@@ -405,7 +421,7 @@ class _Reader:
     def _is_message(self, raw: bytes, one: Entity, end: int) -> bool:
         """Return whether a reader may show the content as mail: by its type, by its name, and a report that has fields
         of a part in it."""
-        if any(_MESSAGE_NAME.search(text) for text in one.names) or any(t in _MESSAGES for t in one.types):
+        if is_message(one.types, one.names):
             return True
         if not any(t.startswith("message/") for t in one.types):
             return False
@@ -422,23 +438,31 @@ class _Reader:
         """Yield what a reader sees that goes on reading fields behind the empty line, or takes another delimiter."""
         body = one.bodies[0]
         text = one.type.startswith("text/")
-        if one.type.startswith("message/") or one.type == "text/rfc822-headers":
+        if one.type.startswith("message/") or one.type in _SAVED_HEADERS:
             return
         if one.encodings[0] == transfer.BASE64 and not text:
             return
         found = _CONTENT_FIELD.search(raw, body, end if text else min(end, body + FAR))
-        if found is None or (text and not _begins_a_header(raw, body, found.start(), parent)):
+        if found is None:
+            return
+        begins = _begins_a_header(raw, body, found.start(), parent)
+        if text and not begins:
             return
         at = found.start()
         while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
             at += 1
-        self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
         inner = header.read(raw, at, end, "multipart/mixed")
+        if inner.plain and not any(one.encodings):
+            return  # who takes them for a header shows the same text without them
         inner.names = tuple(dict.fromkeys((*inner.names, *one.names)))
         if inner.types == ["text/plain"] and one.type != "text/plain":
             inner.types = list(one.types)
+        if begins:
+            self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
+        elif not any(inner.encodings):
+            return
         yield self._leaf(raw, inner, end, inside)
-        if inner.multipart:
+        if begins and inner.multipart:
             yield from self._multipart(raw, inner, end, depth + 1, inside=inside)
 
     def _take(self, size: int) -> None:
@@ -562,8 +586,10 @@ def _begins_a_header(raw: bytes, body: int, field_at: int, parent: str) -> bool:
     """Return whether a reader may take a field in a text for a part's: where nothing but fields stands before it, or
     (inside a multipart) nothing but fields and a line that looks like a delimiter."""
     lines = raw[max(body, field_at - FAR) : field_at].split(b"\r\n")[:-1]
-    if field_at - body < FAR and all(_ANY_FIELD.match(line) for line in lines if line.strip()):
-        return True
+    if field_at - body < FAR:
+        fields = [line for line in (*lines, raw[field_at : field_at + LONGEST_LINE]) if line.strip()]
+        if _FIELD.match(fields[0]) is not None and all(map(_ANY_FIELD.match, fields)):
+            return True
     for line in reversed(lines):
         if _DELIMITER.match(line) is not None:
             return parent.startswith("multipart/")

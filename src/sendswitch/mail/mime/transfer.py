@@ -51,7 +51,7 @@ def encodings(values: Sequence[str]) -> tuple[list[str], str]:
             if token not in value.lower():
                 doubt = f"the transfer encoding {value.strip()[:60]!r} has a comment inside a word"
             continue
-        if token in _HARMLESS:
+        if token in _HARMLESS or not value.strip():
             named[IDENTITY] = None
             continue
         loose = _loosely(value)
