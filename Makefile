@@ -9,7 +9,7 @@ PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.re
   --cov=sendswitch.switch.decide --cov=sendswitch.journal --cov=sendswitch.sieve
 WORKERS ?= 2
 
-.PHONY: demo test unit check bench soak fuzz lock format reference clean packages
+.PHONY: demo test unit check bench soak fuzz fresh lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -43,6 +43,10 @@ soak: $(VENV)/.dev packages
 # What strangers may send: refused or read, never raised, and cheap (ARGS="--seconds 600 step_cost").
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+# Both commands of the README on a bare Debian 12, in a chroot; needs root. ARGS: other commands.
+fresh:
+	tools/fresh $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests tools
