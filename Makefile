@@ -9,7 +9,7 @@ PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.re
   --cov=sendswitch.switch.decide --cov=sendswitch.journal --cov=sendswitch.sieve
 WORKERS ?= 2
 
-.PHONY: demo test unit check bench soak fuzz fresh lock format reference clean packages
+.PHONY: demo test unit check bench soak fuzz differential fresh lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -44,6 +44,11 @@ soak: $(VENV)/.dev packages
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
+# What other programs see in malformed messages and archives, compared with what we see; recorded for `make test`.
+differential: $(VENV)/.dev
+	tools/readers
+	$(BIN)/python -m tests.differential $(ARGS)
+
 # Both commands of the README on a bare Debian 12, in a chroot; needs root. ARGS: other commands.
 fresh:
 	tools/fresh $(ARGS)
@@ -76,4 +81,4 @@ lock:
 	$(LOCKED) --extra dev pyproject.toml -o requirements/dev.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .differential .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -32,6 +32,7 @@ _NAMES = {
 _HARMLESS = frozenset(("8-bit", "7-bit", "7bits", "8bits", "none", "utf-8", "us-ascii", "iso-8859-1", "bit7", "8 bit"))
 _LOOSE = ((BASE64, re.compile(r"base.{0,3}64", re.S)), (QUOTED, re.compile("quoted")), (UUENCODE, re.compile("uu")))
 _JUNK = re.compile(r"[^a-z0-9-]+")
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/ \t\r\n"
 _PADDING = re.compile(rb"=+")
 
 
@@ -43,11 +44,14 @@ def encodings(values: Sequence[str]) -> tuple[list[str], str]:
     if not values:
         return [IDENTITY], ""
     named: dict[str, None] = {}
+    beside: dict[str, None] = {}
     doubt = ""
     for value in values:
         token = without_comments(value).strip().lower()
         if token in _NAMES:
             named[_NAMES[token]] = None
+            if value.removeprefix(" ").lower() != token:
+                beside[IDENTITY] = None  # some know no encoding with blanks, a fold or a comment
             if token not in value.lower():
                 doubt = f"the transfer encoding {value.strip()[:60]!r} has a comment inside a word"
             continue
@@ -63,7 +67,7 @@ def encodings(values: Sequence[str]) -> tuple[list[str], str]:
         doubt = "there are several transfer encodings"
     if len(named) > 1 and doubt:
         named.setdefault(IDENTITY)
-    return list(named), doubt
+    return list(named | beside), doubt
 
 
 def _loosely(value: str) -> list[str]:
@@ -79,15 +83,18 @@ def decodings(data: bytes, encoding: str) -> Iterator[bytes]:
             whole = data.rstrip(b"= \t\r\n")
             if b"=" not in whole:
                 yield unpacked(whole)
-                return
-            pieces = _PADDING.split(whole)
-            yield b"".join(map(unpacked, pieces))
-            yield unpacked(pieces[0])  # a reader that stops at the padding
-            yield unpacked(b"".join(pieces))
+            else:
+                pieces = _PADDING.split(whole)
+                yield b"".join(map(unpacked, pieces))
+                yield unpacked(pieces[0])  # a reader that stops at the padding
+                yield unpacked(b"".join(pieces))
+            if whole.translate(None, _BASE64):
+                yield data  # a reader that takes it for no Base64 at all
         case "quoted-printable":
             yield binascii.a2b_qp(data)
         case "uuencode":
             yield from (found for _, found in uuencoded(data))
+            yield data  # not every reader knows it
         case _:
             yield data
 
