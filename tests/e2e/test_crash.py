@@ -15,6 +15,7 @@ import pytest
 
 from sendswitch.bench.peers import Node
 from tests.e2e.next_hop import NextHop
+from tests.e2e.steps import said, send
 
 CONNECTIONS = 10
 SENDERS = 8
@@ -107,6 +108,50 @@ def kill_often(folder: Path, kills: int) -> None:
         done = node.run("audit", check=False)
         assert done.returncode == 0, done.stdout
         print(f"{kills} kills, {len(load.promised)} promised, {sum(names.values())} arrived, {len(twice)} twice")
+
+
+KILLER = """#!/bin/sh
+# Waits until all are in the spool, and kills the node for one of them.
+mail=$(cat)
+until [ -e {folder}/go ]; do sleep 0.02; done
+case $mail in *id-killer*) kill -9 $(ps -o ppid= $PPID) ;; esac
+"""
+
+
+def test_one_message_that_kills_the_node_is_put_aside_and_the_others_are_delivered(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(KILLER.format(folder=tmp_path))
+    program.chmod(0o755)
+    with NextHop() as hop:
+        node = Node(
+            tmp_path, f"127.0.0.1:{hop.port}", settings={"next_hop": {"first_retry": "0.2s", "last_retry": "1s"}}
+        )
+        node.start()
+        node.add_pipeline("joe@example.test", f'[[step]]\nuse = "exec"\ncommand = ["{program}"]\nat_once = 8\n')
+        names = [f"{n}" for n in range(99)]
+        names.insert(40, "killer")
+        for name in names:
+            send(node.port, subject=f"id-{name}")
+        (tmp_path / "go").touch()
+        deaths, deadline = 0, time.monotonic() + 120
+        while (gone := node.process is not None and node.process.poll() is not None) or not queue_is_empty(node):
+            assert time.monotonic() < deadline, node.log.read_text()[-3000:]
+            deaths += gone
+            if gone:
+                node.start()
+            time.sleep(0.1)
+        assert set(arrived(hop)) == set(names) - {"killer"}  # one on the wire when the node dies may come twice
+        assert 3 <= deaths <= 5
+        (row,) = said(node, "quarantine", "list")
+        assert row["reply"].startswith("poison")
+        assert '"event":"poison"' in node.log.read_text()
+        assert "poison" in node.run("doctor", check=False).stdout
+        node.stop()
+
+
+def queue_is_empty(node: Node) -> bool:
+    done = node.run("queue", "list", "--json", check=False)
+    return done.returncode == 0 and done.stdout.strip() == "[]"
 
 
 def test_killed_under_load(tmp_path: Path) -> None:

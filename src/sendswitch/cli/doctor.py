@@ -159,7 +159,7 @@ def _spool(config: Config) -> Iterator[Finding]:
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
         )
     if poison:
-        do = "look at them: sendswitch quarantine list reason:poison; they are not asked about again"
+        do = "look at them with sendswitch quarantine list; they are not asked about again"
         yield warning("poison", f"{poison} deliveries broke what ran their pipeline three times", do)
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(config.node.data, engine)
