@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sendswitch.delivery.compose import Composer
+from sendswitch.mail import results
 from sendswitch.mail.content import Content, Edited, InFile, InMemory, Spliced, read_all
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, Cut, MarkSubject, RemoveHeader, SetHeader, edit
@@ -21,6 +22,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.archives import look
 from sendswitch.mail.mime.archives.base import DEEPEST, Budget, Unreadable
 from sendswitch.mail.verdict import Action, Verdict, checked, verdict_from_json
+from sendswitch.processors import base
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.processors.headers import Headers, HeadersOptions, Subject, SubjectOptions
 from sendswitch.testing import context, mail
@@ -199,7 +201,7 @@ def test_bombs_are_harmless(run: Run) -> None:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header[:512])
     bomb = gzip.compress(gzip.compress(bytes(header) + b"\0" * 60_000_000))
-    directory = zipped({"a.zip": b"PK\1\2" * 3_000_000 + b"PK\5\6" + b"\1" * 18})
+    directory = zipped({"a.zip": b"PK\1\2" * 500_000 + b"PK\5\6" + b"\1" * 18})
     for data in (bomb, directory):
         tracemalloc.start()
         found = judged(run, HEAD + multipart(part(data, "a.bin")), names=["*.exe"])
@@ -220,6 +222,22 @@ def test_what_a_match_means(run: Run, action: str, expected: Action | None) -> N
     assert (verdict.action, verdict.tags) == (expected, ("PROGRAM",))
     assert str(verdict.reply) == ("554 5.7.1 No programs" if expected is Action.DENY else "None")
     assert verdict.reason.endswith(" and 2 more")
+
+
+def test_findings_are_written_for_later_hops(run: Run) -> None:
+    def written(raw: bytes, **options: Any) -> list[str]:
+        step = Attachment(AttachmentOptions(names=("*.exe",), results=True, **options))
+        step.enter(base.Site(host="mx.example"))
+        verdict = run(step.process(Mail(InMemory(raw)), context()))
+        out = edit(Mail(InMemory(raw)).content.head(), verdict.edits)
+        return Mail(InMemory(out)).raw_headers("mime-ambiguity-results")
+
+    clean = HEAD + b"MIME-Ambiguity-Results: mx.example; mime=forged\r\n" + multipart(part(b"x", "a.txt"))
+    assert written(clean) == ["mx.example; mime=none"]
+    both = b"Content-Type: multipart/mixed; boundary=a\r\nContent-Type: text/plain\r\n\r\n--a\r\n\r\nx\r\n--a--\r\n"
+    (value,) = written(HEAD + both, ambiguous=False)
+    assert value.startswith('mx.example; mime=ambiguous reason="its type can be multipart/mixed or text/plain"')
+    assert results.parse(value).host == "mx.example"
 
 
 def stripped(run: Run, raw: bytes, **options: Any) -> bytes:

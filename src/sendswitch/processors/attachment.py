@@ -12,7 +12,8 @@ not a part that is at fault, but how the message is put together, the message is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import translate
 from quopri import encodestring
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sendswitch.config.units import Size
-from sendswitch.mail.headers import Cut, Edit, RemoveHeader, SetHeader
+from sendswitch.mail import results
+from sendswitch.mail.headers import AddHeader, Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime import reader
 from sendswitch.mail.mime.archives import look
@@ -32,6 +34,10 @@ from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal, v
 from sendswitch.processors import base
 
 __all__ = ("DEEPEST", "MOST_BYTES", "MOST_NAMES", "Attachment", "AttachmentOptions")
+
+# What later hops may ask for (draft-chen-email-mime-ambiguity-defense), in the form of Authentication-Results.
+FIELD = "MIME-Ambiguity-Results"
+MOST_RESULTS = 5
 
 # How content begins that mail programs open as mail.
 _MAIL = re.compile(
@@ -52,6 +58,9 @@ class AttachmentOptions(base.Options):
     unreadable: bool = Field(True, description="Match what cannot be looked into.")
     ambiguous: bool = Field(True, description="Match mail and archives that programs read in different ways.")
     too_large: bool = Field(True, description="Match what has more parts, names or bytes than are looked at.")
+    results: bool = Field(
+        False, description=f"Write what was found into the field {FIELD} for those who read the mail later."
+    )
     action: Literal["strip", "tag", "quarantine", "deny"] = Field("quarantine", description="What a match means.")
     tag: base.Tag = Field("ATTACHMENT", description="The tag that a match sets in any case.")
     note: str = Field(
@@ -82,7 +91,7 @@ class Attachment:
     version = "2"
 
     def __init__(self, options: AttachmentOptions) -> None:
-        self._options, self._readers = options, base.Site().readers
+        self._options, self._readers, self._host = options, base.Site().readers, "localhost"
         self._names = _any_of(options.names)
         self._types = _any_of(options.types)
         wanted = {
@@ -95,21 +104,32 @@ class Attachment:
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return what the configured action is for what was found."""
-        found = await self._readers.read(self, mail, context)
-        return None if found is None else verdict_from_json(found)
+        answer, findings = await self._readers.read(self, mail, context)
+        verdict = None if answer is None else verdict_from_json(answer)
+        if not self._options.results:
+            return verdict
+        verdict = verdict or Verdict()
+        return replace(verdict, edits=(*verdict.edits, *self._written(findings)))
 
     def enter(self, site: base.Site) -> None:
-        """Know who reads content."""
-        self._readers = site.readers
+        """Know who reads content, and our name."""
+        self._readers, self._host = site.readers, site.host or "localhost"
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options."""
         return self._options.model_dump(mode="json", exclude_unset=True)
 
     def read(self, mail: Mail, context: base.Context) -> Any:
-        """Return the verdict as JSON, None for none."""
+        """Return the verdict as JSON, None for none, and the findings, each with its kind and its text."""
         verdict = self._judge(mail)
-        return None if verdict is None else verdict.to_json()
+        findings = dict.fromkeys((*mail.findings, *(finding for part in mail.parts for finding in part.findings)))
+        return None if verdict is None else verdict.to_json(), [[one.kind.value, one.text] for one in findings]
+
+    def _written(self, found: Sequence[Sequence[str]]) -> tuple[Edit, ...]:
+        """Return what writes the field with the findings; who else wrote one is not believed."""
+        said = [("mime", kind.replace(" ", "-"), {"reason": text[:150]}) for kind, text in found[:MOST_RESULTS]]
+        value = results.written(self._host, said or [("mime", "none", {})])
+        return RemoveHeader(FIELD), AddHeader(FIELD, value)
 
     def _judge(self, mail: Mail) -> Verdict | None:
         budget = Budget()
