@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -97,5 +98,6 @@ for address in ("93.184.216.34", "93.184.216.35", "2606:2800:220:1::1"):
 
 def test_this_machines_own_public_address_is_not_reached() -> None:
     """In a network namespace whose only interface has a public address."""
-    done = subprocess.run(["unshare", "-rn", sys.executable, "-c", OWN], capture_output=True, text=True, check=False)
+    how = "-n" if os.getuid() == 0 else "-rn"  # root may without a user namespace, which a chroot cannot have
+    done = subprocess.run(["unshare", how, sys.executable, "-c", OWN], capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[:3] == ["False True", "True True", "True True"], done.stderr
