@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sendswitch.bench.peers import public_folder
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
@@ -153,6 +155,16 @@ def commandline(process: Path) -> str:
         return ""
 
 
+def test_the_kernel_limits_the_processes_of_a_user() -> None:
+    words = ["500000000", "10", "1000000", "10", "20", "/bin/sh", "-c", "ulimit -p"]
+    with public_folder("exec") as folder:
+        script = shutil.copy(supervise.__file__, folder)
+        line = ["/usr/bin/env", "python3", "-I", "-S", str(script), *words]
+        user = 65534 if os.getuid() == 0 else None
+        done = subprocess.run(line, capture_output=True, text=True, check=True, user=user)
+    assert 30 < int(done.stdout) < 5000
+
+
 @pytest.mark.parametrize("number", ["STOP", "KILL"])
 def test_a_program_cannot_hold_up_who_watches_it(
     run: Run, make: Make, tmp_path: Path, number: str, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +178,7 @@ def test_a_program_cannot_hold_up_who_watches_it(
 
 def test_when_the_node_dies_so_does_what_it_started(make: Make, tmp_path: Path) -> None:
     make(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & wait")
-    words = [supervise.__file__, "500000000", "10", "1000000", "10", str(tmp_path / "program")]
+    words = [supervise.__file__, "500000000", "10", "1000000", "10", "10", str(tmp_path / "program")]
     code = f"import subprocess, time; subprocess.Popen({[sys.executable, '-I', '-S', *words]!r}); time.sleep(1000)"
     with subprocess.Popen([sys.executable, "-c", code]) as node:
         written = tmp_path / "pid"

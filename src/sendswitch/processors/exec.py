@@ -34,6 +34,8 @@ from sendswitch.processors.sharing import Nothing, Seat, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
 MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
+# Processes of the node's user that may be started while a program runs, besides those of this step.
+BESIDE = 250
 # Seconds for what is on its way in pipes when the program has ended; seconds to end its processes in, before the one
 # that does so is killed as well.
 MERCY, PATIENCE = 0.5, 2 * supervise.PATIENCE
@@ -122,7 +124,8 @@ class Exec:
     async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
         """The exit status, what was printed, and the end of standard error."""
         options = self._options
-        limits = (options.memory, round(options.cpu), options.files, options.processes)
+        beside = options.processes * options.at_once + BESIDE
+        limits = (options.memory, round(options.cpu), options.files, options.processes, beside)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", supervise.__file__, *map(str, limits), *options.command),
             stdin=PIPE,

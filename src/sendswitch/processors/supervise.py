@@ -1,13 +1,14 @@
 """Run one program, and end every process that it started: a script of its own, which `exec` starts for each run.
 
-    python -I -S supervise.py BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES PROGRAM [ARGUMENT ...]
+    python -I -S supervise.py BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES BESIDE PROGRAM [ARGUMENT ...]
 
 The kernel gives orphans to the nearest subreaper above them (prctl(2)), so whatever left its parent, its group or its
 session is still found below this process. All are killed when the program ends, when there are more than PROCESSES at
 once, at SIGTERM, and when the node dies. The exit status, or the signal, is the program's.
 
-Whoever forks faster than processes are counted meets a limit of the kernel (RLIMIT_NPROC), which counts what else the
-user runs and does not hold for root; there this process comes before all others.
+Whoever forks faster than processes are counted meets a limit of the kernel (RLIMIT_NPROC): what the user runs already,
+PROCESSES, and BESIDE for what others start meanwhile. It does not hold for root; there this process comes before all
+others.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from pathlib import Path
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 # Seconds between two counts of the processes; seconds after which those that cannot be killed are left alone.
 PAUSE, PATIENCE = 0.02, 10.0
-# Processes that may be started beside the program meanwhile, before the kernel refuses it more.
-BESIDE = 250
 _HEARD = (signal.SIGTERM, signal.SIGCHLD)
 # What Python sets otherwise and programs expect as it was.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
@@ -116,7 +115,8 @@ def _wait(program: int, most: int) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run what the arguments say; return its exit status, or end as it was ended."""
-    memory, cpu, files, most = map(int, arguments[:4])
+    memory, cpu, files, most, beside = map(int, arguments[:5])
+    words = arguments[5:]
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: memory,
@@ -125,9 +125,10 @@ def main(arguments: list[str]) -> int:
     }
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     if os.getuid() == 0:
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
+        with suppress(PermissionError):  # in a container
+            os.setpriority(os.PRIO_PROCESS, 0, -20)
     else:
-        limits[resource.RLIMIT_NPROC] = _running() + most + BESIDE
+        limits[resource.RLIMIT_NPROC] = _running() + most + beside
     for number in _DEFAULTS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
@@ -137,7 +138,7 @@ def main(arguments: list[str]) -> int:
             raise OSError(ctypes.get_errno(), "prctl")
     program = os.fork()
     if program == 0:
-        _become(arguments[4:], limits, niceness)
+        _become(words, limits, niceness)
         os._exit(127)
     os.close(0)
     os.close(1)
