@@ -52,6 +52,32 @@ def local(name: bytes, content: bytes) -> bytes:
     return struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, *sizes, len(name), 0) + name + content
 
 
+def wide(total: int = 1) -> bytes:
+    """An archive with a second end record, of 64 bits."""
+    at, start = GOOD.index(b"PK\5\6"), GOOD.index(b"PK\1\2")
+    end = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, total, total, at - start, start)
+    return GOOD[:at] + end + struct.pack("<4sLQL", b"PK\6\7", 0, at, 1) + GOOD[at:]
+
+
+def described(content: bytes) -> bytes:
+    """An archive with one file that is not packed and whose sizes stand behind it only."""
+    sizes = (zlib.crc32(content), len(content), len(content))
+    header = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 8, 0, 0, 0, 0, 0, 0, 5, 0) + b"a.txt"
+    data = header + content + struct.pack("<4s3L", b"PK\7\x08", *sizes)
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 8, 0, 0, 0, *sizes, 5, 0, 0, 0, 0, 0, 0) + b"a.txt"
+    return data + entry + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry), len(data), 0)
+
+
+def extended(extra: bytes) -> bytes:
+    """An archive whose only file has an extra field in its directory."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        info = zipfile.ZipInfo("good.txt")
+        info.extra = extra
+        archive.writestr(info, "hi")
+    return out.getvalue()
+
+
 TRICKS = {
     "two archives": EVIL + GOOD,
     "two archives the other way": GOOD + EVIL,
@@ -71,6 +97,17 @@ TRICKS = {
     "a file inside of one": patched(
         DEFLATED.getvalue().replace(b"PK\1\2", local(b"evil.exe", b"MZ") + b"PK\1\2", 1), b"PK\1\2", 20, b"\x40\0\0\0"
     ),
+    "one of several disks": patched(GOOD, b"PK\5\6", 4, b"\1\0"),
+    "two end records that differ": wide(total=7),
+    "an end record of 64 bits that is missing": patched(wide(), b"PK\6\6", 0, b"PK\6\x08"),
+    "two sizes without packing": patched(patched(GOOD, b"PK\3\4", 22, b"\x09"), b"PK\1\2", 24, b"\x09"),
+    "a file inside of one whose size stands behind it": described(local(b"evil.exe", b"MZ")),
+    "a file in the directory that is not there": patched(GOOD, b"PK\1\2", 42, b"\1\0\0\0"),
+    "64 bits that are not needed": extended(struct.pack("<HHQ", 1, 8, 2)),
+    "64 bits that are missing": patched(GOOD, b"PK\1\2", 24, b"\xff\xff\xff\xff"),
+    "packed, with other sizes": patched(DEFLATED.getvalue(), b"PK\1\2", 20, b"\1"),
+    "a directory before its archive": patched(GOOD, b"PK\5\6", 16, b"\xff\0\0\0"),
+    "a NUL in a name": GOOD.replace(b"good.txt", b"good\0txt"),
 }  # fmt: skip
 
 
@@ -80,6 +117,42 @@ def test_a_zip_that_programs_read_differently_is_ambiguous(data: bytes) -> None:
     assert any("programs read differently" in text for text in findings), (names, findings)
     if b"evil.exe" in data:
         assert "evil.exe" in names
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_is_unpacked_however_it_is_packed(method: int) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr("in.zip", EVIL * 3)
+    (member,) = look.members(out.getvalue(), "a.zip", Budget())
+    assert member.data == EVIL * 3
+    number = out.getvalue().index(b"in.zip") + 6
+    cut = patched(patched(out.getvalue(), b"PK\3\4", 18, b"\4\0\0\0"), b"PK\1\2", 20, b"\4\0\0\0")
+    assert any("ends too early" in text for text in seen(cut)[1])
+    broken = out.getvalue()[:number] + b"\xff" * 9 + out.getvalue()[number + 9 :]
+    assert any("unpacked" in text or "memory" in text for text in seen(broken)[1])
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+}
+
+
+@pytest.mark.parametrize("form", PACKERS)
+def test_what_is_cut_or_broken_is_looked_into_as_far_as_it_goes(form: str) -> None:
+    pack, name = PACKERS[form], f"a.tar.{form}"
+    content = tarred({"evil.exe": b"MZ"}) + random.Random(1).randbytes(2_000_000)
+    packed = pack(content)
+    half = packed[: len(packed) // 2]
+    for data in (half, half + b"\0\xff" * 1000):
+        (member,) = look.members(data, name, Budget())
+        assert member.data is not None
+        assert content[:10_000] == member.data[:10_000]
+    assert any("cannot be unpacked" in text for text in seen(packed[:14], name)[1])
+    assert any("cannot be unpacked" in text for text in seen(packed[:14] + b"\xff" * 100, name)[1])
 
 
 def streamed() -> bytes:

@@ -102,6 +102,8 @@ def gunzip(data: bytes, budget: Budget) -> bytes:
 
 def bunzip(data: bytes, budget: Budget) -> bytes:
     """Unpack bzip2, every stream of it. Raises Unreadable."""
+    if data[:3] != b"BZh":
+        raise Unreadable("it cannot be unpacked: it is no bzip2")
     out: list[bytes] = []
     while data[:3] == b"BZh":
         unpacker = bz2.BZ2Decompressor()
