@@ -6,6 +6,7 @@ import json
 import re
 import smtplib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,8 +44,14 @@ def test_mail_that_is_delayed_is_asked_about_again(tmp_path: Path) -> None:
         node.add_pipeline("joe@example.test", later)
         node.add_pipeline("ann@example.test", later.replace("2s", "1h"))
         send(node.port, subject="patience")
-        until(lambda: said(node, "hold", "list"), node=node)
-        (row,) = said(node, "hold", "list")
+        rows: list[Any] = []
+
+        def held() -> bool:  # it is for two seconds, so what is seen is kept
+            rows[:] = said(node, "hold", "list")
+            return bool(rows)
+
+        until(held, node=node)
+        (row,) = rows
         assert row["reply"] == "it waits 2 s before it goes on"
         assert not hop.parcels
         until(lambda: len(hop.parcels) == 1, node=node)

@@ -156,13 +156,46 @@ def commandline(process: Path) -> str:
 
 
 def test_the_kernel_limits_the_processes_of_a_user() -> None:
-    words = ["500000000", "10", "1000000", "10", "20", "/bin/sh", "-c", "ulimit -p"]
+    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "/bin/sh", "-c", "ulimit -p"]
     with public_folder("exec") as folder:
         script = shutil.copy(supervise.__file__, folder)
         line = ["/usr/bin/env", "python3", "-I", "-S", str(script), *words]
         user = 65534 if os.getuid() == 0 else None
         done = subprocess.run(line, capture_output=True, text=True, check=True, user=user)
-    assert 30 < int(done.stdout) < 5000
+    assert int(done.stdout) <= supervise.MOST_OF_USER
+
+
+def test_who_does_not_watch_for_a_living_parent_runs_nothing() -> None:
+    words = ["1", "500000000", "10", "1000000", "20", "/bin/echo", "ran"]
+    done = subprocess.run([sys.executable, "-I", "-S", supervise.__file__, *words], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (127, b"")
+
+
+def test_a_limit_of_the_system_that_is_lower_is_kept() -> None:
+    words = [str(os.getpid()), "500000000", "10", "9000000000", "20", "/bin/sh", "-c", "ulimit -f"]
+    line = ["/bin/sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", sys.executable, "-I", "-S", supervise.__file__, *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout == "1000\n"
+
+
+def test_nobody_is_left_when_it_is_cancelled_twice(
+    run: Run, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendswitch.processors.exec.PATIENCE", 0.5)
+    program = make(f"echo $$ > {tmp_path}/pid; kill -STOP $PPID; exec sleep 1000")
+
+    async def inside() -> None:
+        task = asyncio.create_task(program.process(mail(), context()))
+        while not (tmp_path / "pid").exists():
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            await asyncio.sleep(0.1)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(inside())
+    gone(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.parametrize("number", ["STOP", "KILL"])
@@ -178,13 +211,12 @@ def test_a_program_cannot_hold_up_who_watches_it(
 
 def test_when_the_node_dies_so_does_what_it_started(make: Make, tmp_path: Path) -> None:
     make(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & wait")
-    words = [supervise.__file__, "500000000", "10", "1000000", "10", "10", str(tmp_path / "program")]
-    code = f"import subprocess, time; subprocess.Popen({[sys.executable, '-I', '-S', *words]!r}); time.sleep(1000)"
+    words = ["500000000", "10", "1000000", "10", str(tmp_path / "program")]
+    line = [sys.executable, "-I", "-S", supervise.__file__]
+    code = f"import os, subprocess, time; subprocess.Popen([*{line}, str(os.getpid()), *{words}]); time.sleep(1000)"
+    written, until = tmp_path / "pid", time.monotonic() + 20
     with subprocess.Popen([sys.executable, "-c", code]) as node:
-        written = tmp_path / "pid"
-        until = time.monotonic() + 20
-        while not (written.exists() and written.read_text()):
-            assert time.monotonic() < until
+        while not (written.exists() and written.read_text()) and time.monotonic() < until:
             time.sleep(0.01)
         node.kill()
     gone(int(written.read_text()))

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -34,8 +35,6 @@ from sendswitch.processors.sharing import Nothing, Seat, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
 MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
-# Processes of the node's user that may be started while a program runs, besides those of this step.
-BESIDE = 250
 # Seconds for what is on its way in pipes when the program has ended; seconds to end its processes in, before the one
 # that does so is killed as well.
 MERCY, PATIENCE = 0.5, 2 * supervise.PATIENCE
@@ -124,8 +123,7 @@ class Exec:
     async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
         """The exit status, what was printed, and the end of standard error."""
         options = self._options
-        beside = options.processes * options.at_once + BESIDE
-        limits = (options.memory, round(options.cpu), options.files, options.processes, beside)
+        limits = (os.getpid(), options.memory, round(options.cpu), options.files, options.processes)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", supervise.__file__, *map(str, limits), *options.command),
             stdin=PIPE,
@@ -144,13 +142,7 @@ class Exec:
             status = await process.wait()
             await asyncio.wait(talking, timeout=MERCY)
         finally:
-            await _end(process)
-            for task in talking:
-                task.cancel()
-            await asyncio.wait(talking)
-            # asyncio closes the pipes when nobody holds their other end; who cannot be killed may, for ever.
-            process._transport.close()  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
+            await _finished(_end(process, talking))
         return status, bytes(said.data), _words(bytes(told.data))
 
     async def close(self) -> None:
@@ -206,6 +198,7 @@ async def _feed(process: Process, mail: Mail) -> None:
             await process.stdin.drain()
     with suppress(ConnectionError, RuntimeError):
         process.stdin.close()
+        await process.stdin.wait_closed()  # whose error would be logged by asyncio when nobody asks for it
 
 
 class _Kept:
@@ -228,15 +221,44 @@ def _words(told: bytes) -> str:
     return " ".join(storable(told.decode("utf-8", "replace"), MOST_TOLD).split())
 
 
-async def _end(process: Process) -> None:
-    """End a program and all that it started."""
+async def _end(process: Process, talking: Sequence[asyncio.Task[None]]) -> None:
+    """End what we have to say to each other, a program, and all that it started."""
+    for task in talking:
+        task.cancel()
+    await asyncio.wait(talking)
     with suppress(ProcessLookupError):
         process.terminate()
     try:
         await asyncio.wait_for(process.wait(), PATIENCE)
     except TimeoutError:
-        supervise.kill_below(process.pid)
-        process.kill()
-        await process.wait()
+        if process.returncode is None:  # it was stopped; nobody has its number yet
+            await asyncio.to_thread(_kill, process.pid)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), MERCY)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # of a program that killed the one that watches it
+    # asyncio closes the pipes when nobody holds their other end; who cannot be killed may, for ever.
+    process._transport.close()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process that watches a program and does not do its work, and everything below it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # so that it reaps nobody, and what it is the parent of stays there to be found
+        supervise.kill_below(pid)
+        supervise.kill_below(pid)
+        os.kill(pid, signal.SIGKILL)
+
+
+async def _finished(work: Coroutine[None, None, None]) -> None:
+    """Do this to its end, also when the task is cancelled meanwhile, which is raised then."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -1,14 +1,10 @@
 """Run one program, and end every process that it started: a script of its own, which `exec` starts for each run.
 
-    python -I -S supervise.py BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES BESIDE PROGRAM [ARGUMENT ...]
+    python -I -S supervise.py PARENT BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES PROGRAM [ARGUMENT ...]
 
 The kernel gives orphans to the nearest subreaper above them (prctl(2)), so whatever left its parent, its group or its
 session is still found below this process. All are killed when the program ends, when there are more than PROCESSES at
-once, at SIGTERM, and when the node dies. The exit status, or the signal, is the program's.
-
-Whoever forks faster than processes are counted meets a limit of the kernel (RLIMIT_NPROC): what the user runs already,
-PROCESSES, and BESIDE for what others start meanwhile. It does not hold for root; there this process comes before all
-others.
+once, at SIGTERM, and when PARENT dies. The exit status, or the signal, is the program's.
 """
 
 from __future__ import annotations
@@ -28,6 +24,8 @@ from pathlib import Path
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 # Seconds between two counts of the processes; seconds after which those that cannot be killed are left alone.
 PAUSE, PATIENCE = 0.02, 10.0
+# All processes of the user, from which on the kernel refuses the program more: it forks faster than we count. Not root.
+MOST_OF_USER = 10_000
 _HEARD = (signal.SIGTERM, signal.SIGCHLD)
 # What Python sets otherwise and programs expect as it was.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
@@ -64,89 +62,103 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _running() -> int:
-    """Return how many processes and threads the user has."""
-    count, user = 0, os.getuid()
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            if process.name.isdecimal() and process.stat().st_uid == user:
-                count += len(list((process / "task").iterdir()))
-    return count
+def _control(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _become(words: list[str], limits: dict[int, int], niceness: int) -> None:
+def _ends_with(parent: int, number: signal.Signals) -> None:
+    """Be sent a signal when the parent dies, which it may have done already."""
+    _control(_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(127)
+
+
+def _become(words: list[str], limits: dict[int, int], niceness: int, parent: int) -> None:
     """Become the program; returns only if that fails."""
     try:
+        _ends_with(parent, signal.SIGKILL)
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
         for kind, most in limits.items():
-            resource.setrlimit(kind, (most, most))
+            hard = resource.getrlimit(kind)[1]
+            limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (limit, limit))
+        for number in _DEFAULTS:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
         os.execv(words[0], words)  # noqa: S606 - the program that a person configured, without a shell
-    except (OSError, ValueError) as error:
-        os.write(2, f"{words[0]} cannot be started: {error}\n".encode())
+    except BaseException as error:  # whose exit status would be taken for the program's
+        _say(f"{words[0]} cannot be started: {error}")
 
 
-def _reaped(program: int, known: int | None) -> int | None:
-    """Reap what has ended; return the status of the program when it is among them or was before."""
+def _say(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def _reaped(program: int) -> int | None:
+    """Reap what has ended; return the status of the program when it is among them."""
+    status = None
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == program:
-                known = ended[1]
-    return known
+                status = ended[1]
+    return status
 
 
 def _wait(program: int, most: int) -> int:
     """Wait until the program ends, has too many processes, or is not wanted any more; return its status."""
-    ours, status = os.getpid(), None
-    while status is None:
+    ours, status, many = os.getpid(), None, False
+    while status is None and not many:
         heard = signal.sigtimedwait(_HEARD, PAUSE)
-        status = _reaped(program, status)
-        if status is None and len(list(islice(below(ours), most + 1))) > most:
-            os.write(2, f"it had more than {most} processes\n".encode())
-            break
+        status = _reaped(program)
+        many = len(list(islice(below(ours), most + 1))) > most
         if heard is not None and heard.si_signo == signal.SIGTERM:
             break
     until = time.monotonic() + PATIENCE
     while any(below(ours)) and time.monotonic() < until:
         kill_below(ours)
-        _reaped(program, status)
+        _reaped(program)
+        time.sleep(PAUSE / 20)
+    if status is None and many:
+        _say(f"it had more than {most} processes")
     return signal.SIGKILL if status is None else status
 
 
 def main(arguments: list[str]) -> int:
     """Run what the arguments say; return its exit status, or end as it was ended."""
-    memory, cpu, files, most, beside = map(int, arguments[:5])
-    words = arguments[5:]
+    parent, memory, cpu, files, most = map(int, arguments[:5])
+    words, ours = arguments[5:], os.getpid()
+    if not Path(f"/proc/self/task/{ours}/children").exists():
+        _say("this kernel does not tell what a process started (CONFIG_PROC_CHILDREN), so nothing is run")
+        return 127
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: cpu,
         resource.RLIMIT_FSIZE: files,
+        resource.RLIMIT_NPROC: MOST_OF_USER,
     }
-    niceness = os.getpriority(os.PRIO_PROCESS, 0)
-    if os.getuid() == 0:
-        with suppress(PermissionError):  # in a container
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
-    else:
-        limits[resource.RLIMIT_NPROC] = _running() + most + beside
-    for number in _DEFAULTS:
-        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_SET_CHILD_SUBREAPER, 1), (_SET_PDEATHSIG, signal.SIGTERM)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
+    _control(_SET_CHILD_SUBREAPER, 1)
+    _ends_with(parent, signal.SIGTERM)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):  # of who is not root, or in a container; root has no limit to its processes
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
     program = os.fork()
     if program == 0:
-        _become(words, limits, niceness)
+        _become(words, limits, niceness, ours)
         os._exit(127)
     os.close(0)
     os.close(1)
     status = _wait(program, most)
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
-        os.kill(os.getpid(), os.WTERMSIG(status))
+        os.kill(ours, os.WTERMSIG(status))
     return os.waitstatus_to_exitcode(status)
 
 
