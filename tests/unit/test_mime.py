@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from base64 import encodebytes
+from binascii import b2a_uu
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
@@ -125,6 +126,11 @@ def test_nothing_raises(raw: bytes) -> None:
 
 
 # Readings
+
+
+def _attribute(number: int, data: bytes, level: int = 2) -> bytes:
+    return bytes([level]) + number.to_bytes(4, "little") + len(data).to_bytes(4, "little") + data + b"\0\0"
+
 
 EVIL = b"\r\n\r\nMZ\r\n--b--\r\n"
 IN_B = b"Content-Type: multipart/mixed; boundary=b\r\n"
@@ -271,6 +277,20 @@ READINGS = {
     "a digest": b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\n" + NAMED,
     "an encoded message": multipart(part(b"Content-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n", kind="message/rfc822")),
     "a piece of a message": b"Content-Type: message/partial; id=x; number=1; total=1\r\n\r\n" + NAMED,
+    "a message in uuencode": b"Content-Type: text/plain\r\n\r\nbegin 644 x.eml\r\n"
+    + b"".join(b2a_uu((IN_B + b"\r\n--b\r\n" + NAMED)[at : at + 45]) for at in range(0, 90, 45)) + b"`\r\nend\r\n",
+    "a message in TNEF": multipart(
+        part(tnef.MAGIC + b"\0\0" + _attribute(0x9002, b"") + _attribute(0x8010, b"x.eml\0")
+             + _attribute(0x800F, INNER + NAMED), "winmail.dat", "application/ms-tnef")),
+    "a message whose lines end with CR": multipart(
+        part((INNER + NAMED).replace(b"\r\n", b"\r"), kind="message/rfc822")
+    ),
+    "a multipart named as a message": IN_B.replace(b"b\r", b"c\r") + b"\r\n--c\r\nContent-Type: multipart/mixed;"
+    b" boundary=zz; name=x.eml\r\n\r\n" + INNER + NAMED + b"--c--\r\n",
+    "fields behind plain ones": b"Content-Type: multipart/mixed; boundary=Out\r\n\r\n--Out\r\n\r\nhi\r\n--out\r\n"
+    b"Content-Type: text/plain\r\n\r\nhi\r\n--out\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--Out--\r\n",
+    "fields between lines of dashes": INNER + b"Content-Type: message/rfc822\r\n\r\n"
+    b"Content-Type: multipart/mixed\r\n\r\n----- x -----\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n----- x -----\r\n--b--\r\n",
     # Nobody can look into it.
     "no boundary": b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     "no parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
@@ -511,10 +531,6 @@ def test_what_cannot_be_opened_is_a_finding(data: bytes, kind: Kind) -> None:
 def test_encrypted_mail_is_a_finding() -> None:
     raw = multipart(TEXT).replace(b"multipart/mixed", b"multipart/encrypted")
     assert kinds(read(raw)) == {Kind.ENCRYPTED}
-
-
-def _attribute(number: int, data: bytes, level: int = 2) -> bytes:
-    return bytes([level]) + number.to_bytes(4, "little") + len(data).to_bytes(4, "little") + data + b"\0\0"
 
 
 def _property(number: int, kind: int, data: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """Rules about attachments: by file name, by type, by size, and by the names of what is in an archive.
 
-Names are matched in every spelling and every reading (see `mail.mime`). Archives are zip, tar, gzip, bzip2 and xz, and
-archives and mail in them; they are looked into as far as `DEEPEST`, `MOST_NAMES` and `MOST_BYTES` allow. What may be
-shown as something else than was looked at, or cannot be looked into, counts as a match unless an option says otherwise:
-its sender may have meant it so.
+Names are matched in every spelling and every reading (see `mail.mime`). Archives are zip, tar, gzip, bzip2, xz and
+lzma, and archives and mail in them; they are looked into as far as `DEEPEST`, `MOST_NAMES` and `MOST_BYTES` allow. What
+may be shown as something else than was looked at, or cannot be looked into, counts as a match unless an option says
+otherwise: its sender may have meant it so.
 
 `strip` takes the part out and puts a note in its place; every other byte of the message stays as it was. Where it is
 not a part that is at fault, but how the message is put together, the message is put into quarantine instead.
@@ -45,7 +45,6 @@ _MAIL = re.compile(
     rb"|reply-to|dkim-signature|x-[a-z0-9-]{1,60})[ \t]*:|from )",
     re.I,
 )
-_MAIL_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
 
 
 class AttachmentOptions(base.Options):
@@ -167,10 +166,9 @@ class Attachment:
             return f"has {size} bytes"
         if self._names is None and not self._kinds:
             return ""
-        opened = reader.is_message(part.types, part.names)  # its parts are among those of the mail
         try:
             for data in part.contents():
-                if why := self._inside(data, part.name, budget, 0, opened=opened):
+                if why := self._inside(data, part.name, budget, 0, opened=part.opened):
                     return why
         except Unreadable as error:
             return self._finding(error.finding)
@@ -180,7 +178,7 @@ class Attachment:
         """Return why what is in an archive, or in mail that was attached as a file, matches."""
         if depth > DEEPEST:
             return self._finding(Finding(Kind.TOO_LARGE, f"archives are nested more than {DEEPEST} deep"))
-        as_mail = not opened and (_MAIL_NAME.search(name) or _MAIL.match(data[:200]))
+        as_mail = not opened and (reader.MESSAGE_NAME.search(name) or _MAIL.match(data[:200]))
         if as_mail and (why := self._in_mail(data, budget, depth)):
             return why
         try:
@@ -202,7 +200,7 @@ class Attachment:
 
     def _in_mail(self, data: bytes, budget: Budget, depth: int) -> str:
         budget.take(1, len(data))
-        reading_ = reader.read(data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        reading_ = reader.read(reader.with_line_ends(data))
         for finding in self._counted(reading_.findings):
             return f"has mail in it that is {finding}"
         for part in reading_.parts:

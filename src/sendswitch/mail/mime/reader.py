@@ -56,8 +56,10 @@ _HARMLESS = re.compile(
     rb"[ \t]*\r?$",
     re.I | re.M,
 )
+# Headers that say no more than "plain text" which are passed over in a text.
+MOST_PLAIN = 20
 _LINE_END = re.compile(rb"[ \t\f\x0b]*(?=\r?\n|\Z)")
-_MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
+MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
 _TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)?[ \t]+[0-7]{3,6}[ \t]+\S", re.M | re.I)
 # Types whose content is a message or an entity by itself.
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news", "message/rfc822-headers"))
@@ -82,7 +84,8 @@ class Part:
 
     `names` are the file names that its header can be read to give, decoded; `types` the media types, in lower case.
     `charsets`, `encodings` and `bodies` (where the content begins) are every reading, the usual one first. `declared`
-    is whether a disposition says that it is attached. `findings` say why nobody knows what is in it.
+    is whether a disposition says that it is attached. `opened` is whether it was read as mail, whose parts stand beside
+    it. `findings` say why nobody knows what is in it.
     """
 
     source: bytes = field(repr=False)
@@ -96,6 +99,7 @@ class Part:
     declared: bool = False
     inside: bool = False
     findings: tuple[Finding, ...] = ()
+    opened: bool = False
 
     @property
     def type(self) -> str:
@@ -179,11 +183,6 @@ def read(raw: bytes) -> Reading:
     except RecursionError:
         reader.find(Kind.TOO_LARGE, "its parts are nested too deeply")
     return Reading(tuple(reader.found), tuple(dict.fromkeys(reader.findings))[:MOST_FINDINGS])
-
-
-def is_message(types: Sequence[str], names: Sequence[str]) -> bool:
-    """Return whether a part of these types and names is read as mail, in each of its encodings."""
-    return any(_MESSAGE_NAME.search(text) for text in names) or any(one in _MESSAGES for one in types)
 
 
 @dataclass(slots=True)
@@ -298,7 +297,9 @@ class _Reader:
         mail in a bounce may be."""
         self._look(end - one.bodies[0])
         content = raw[min(one.bodies) : end]
-        return not content.strip() or (depth > 0 and _DASHES.search(content) is None and not any(one.encodings))
+        if any(one.encodings) or _CONTENT_FIELD.search(content) is not None:
+            return False
+        return not content.strip() or (depth > 0 and _DASHES.search(content) is None)
 
     def _views(self, raw: bytes, one: Entity, end: int) -> list[_View]:
         """Return the parts in each reading of the boundary and of its delimiter lines."""
@@ -399,7 +400,7 @@ class _Reader:
             self.findings.append(found)
             yield self._leaf(raw, one, end, inside, found)
         elif self._is_message(raw, one, end):
-            leaf = self._leaf(raw, one, end, inside)
+            leaf = replace(self._leaf(raw, one, end, inside), opened=True)
             yield leaf
             yield from self._attached(leaf, depth)
         elif "pkcs7-mime" in kind or any(text.lower().endswith((".p7m", ".p7z")) for text in name):
@@ -421,7 +422,7 @@ class _Reader:
     def _is_message(self, raw: bytes, one: Entity, end: int) -> bool:
         """Return whether a reader may show the content as mail: by its type, by its name, and a report that has fields
         of a part in it."""
-        if is_message(one.types, one.names):
+        if any(MESSAGE_NAME.search(text) for text in one.names) or any(t in _MESSAGES for t in one.types):
             return True
         if not any(t.startswith("message/") for t in one.types):
             return False
@@ -442,25 +443,29 @@ class _Reader:
             return
         if one.encodings[0] == transfer.BASE64 and not text:
             return
-        found = _CONTENT_FIELD.search(raw, body, end if text else min(end, body + FAR))
-        if found is None:
-            return
-        begins = _begins_a_header(raw, body, found.start(), parent)
-        if text and not begins:
-            return
-        at = found.start()
-        while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
-            at += 1
-        inner = header.read(raw, at, end, "multipart/mixed")
-        if inner.plain and not any(one.encodings):
-            return  # who takes them for a header shows the same text without them
+        limit, inner, begins = (end if text else min(end, body + FAR)), None, False
+        at = body
+        for _ in range(MOST_PLAIN):
+            found = _CONTENT_FIELD.search(raw, at, limit)
+            if found is None:
+                return
+            begins = _begins_a_header(raw, body, found.start(), parent)
+            if text and not begins:
+                return
+            at = found.start()
+            while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
+                at += 1
+            inner = header.read(raw, at, end, "multipart/mixed")
+            self._look(inner.bodies[0] - at)
+            if not inner.plain or any(one.encodings):
+                break
+            at = max(inner.bodies[0], found.end())  # who takes these for a header shows the same text without them
+        assert inner is not None
         inner.names = tuple(dict.fromkeys((*inner.names, *one.names)))
         if inner.types == ["text/plain"] and one.type != "text/plain":
             inner.types = list(one.types)
         if begins:
             self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
-        elif not any(inner.encodings):
-            return
         yield self._leaf(raw, inner, end, inside)
         if begins and inner.multipart:
             yield from self._multipart(raw, inner, end, depth + 1, inside=inside)
@@ -488,7 +493,7 @@ class _Reader:
     def _in_data(self, data: bytes, depth: int) -> Iterator[Part]:
         """Yield the parts of a message that was decoded from a part."""
         if data:
-            data = _crlf(data)
+            data = with_line_ends(data)
             self._sources.append(data)  # which keeps its identity its own
             yield from self.entity(data, 0, len(data), depth + 1, "", inside=True)
 
@@ -536,19 +541,7 @@ class _Reader:
             yield Part(data, 0, len(data), (0,), ("application/octet-stream",), names, inside=True)
 
     def _with(self, leaf: Part, found: Finding) -> Part:
-        return Part(
-            leaf.source,
-            leaf.start,
-            leaf.end,
-            leaf.bodies,
-            leaf.types,
-            leaf.names,
-            leaf.charsets,
-            leaf.encodings,
-            leaf.declared,
-            leaf.inside,
-            (*leaf.findings, found),
-        )
+        return replace(leaf, findings=(*leaf.findings, found))
 
 
 def _regions(
@@ -577,17 +570,18 @@ def _next_line(raw: bytes, at: int, end: int) -> int:
     return min(at + 1, end)
 
 
-def _crlf(data: bytes) -> bytes:
-    """Return decoded content with the line ends of a message, at most one byte longer for each line."""
-    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") if b"\n" in data else data
+def with_line_ends(data: bytes) -> bytes:
+    """Return decoded content with the line ends of a message, whatever ends its lines."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 def _begins_a_header(raw: bytes, body: int, field_at: int, parent: str) -> bool:
     """Return whether a reader may take a field in a text for a part's: where nothing but fields stands before it, or
     (inside a multipart) nothing but fields and a line that looks like a delimiter."""
-    lines = raw[max(body, field_at - FAR) : field_at].split(b"\r\n")[:-1]
+    lines = [line.lstrip(b"\0") for line in raw[max(body, field_at - FAR) : field_at].split(b"\r\n")[:-1]]
     if field_at - body < FAR:
-        fields = [line for line in (*lines, raw[field_at : field_at + LONGEST_LINE]) if line.strip()]
+        own = raw[field_at : field_at + LONGEST_LINE].lstrip(b"\0")
+        fields = [line for line in (*lines, own) if line.strip()]
         if _FIELD.match(fields[0]) is not None and all(map(_ANY_FIELD.match, fields)):
             return True
     for line in reversed(lines):
