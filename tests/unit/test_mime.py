@@ -290,7 +290,8 @@ READINGS = {
     "fields behind plain ones": b"Content-Type: multipart/mixed; boundary=Out\r\n\r\n--Out\r\n\r\nhi\r\n--out\r\n"
     b"Content-Type: text/plain\r\n\r\nhi\r\n--out\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--Out--\r\n",
     "fields between lines of dashes": INNER + b"Content-Type: message/rfc822\r\n\r\n"
-    b"Content-Type: multipart/mixed\r\n\r\n----- x -----\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n----- x -----\r\n--b--\r\n",
+    b"Content-Type: multipart/mixed\r\n\r\n----- x -----\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n"
+    b"----- x -----\r\n--b--\r\n",
     # Nobody can look into it.
     "no boundary": b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     "no parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
