@@ -43,13 +43,14 @@ def run(
 
 
 def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
+    # Before they are read: what is edited from then on is another configuration than the one that is read.
+    changed = changes(partial(_stamp, session.config_file)) if watch else None
     config = session.config()
     logs.setup(config.log.format, config.log.level)
     raise_file_limit()
     tune_memory()
     os.umask(0o077)  # there is mail in what it writes
-    stamp = partial(_stamp, session.config_file) if watch else None
-    uvloop.run(until_signal(config, worker=worker, source=session.config, stamp=stamp))
+    uvloop.run(until_signal(config, worker=worker, source=session.config, changed=changed))
 
 
 def raise_file_limit() -> None:
@@ -87,9 +88,9 @@ def changes(stamp: Callable[[], object]) -> Callable[[], bool]:
 
 
 async def until_signal(
-    config: Config, *, worker: bool, source: Source, stamp: Callable[[], object] | None = None
+    config: Config, *, worker: bool, source: Source, changed: Callable[[], bool] | None = None
 ) -> None:
-    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again, and so does another `stamp`."""
+    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again, and so does `changed`."""
     stop = asyncio.Event()
     why: list[str] = []
 
@@ -113,15 +114,14 @@ async def until_signal(
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    async def watch(stamp: Callable[[], object]) -> None:
-        changed = changes(stamp)
+    async def watch(changed: Callable[[], bool]) -> None:
         while True:
             await asyncio.sleep(LOOK)
             if changed():
                 await reload()
 
     loop.add_signal_handler(signal.SIGHUP, reload_soon)
-    watching = loop.create_task(watch(stamp)) if stamp is not None else None
+    watching = loop.create_task(watch(changed)) if changed is not None else None
     await stop.wait()
     if watching is not None:
         watching.cancel()
