@@ -289,6 +289,16 @@ READINGS = {
     b" boundary=zz; name=x.eml\r\n\r\n" + INNER + NAMED + b"--c--\r\n",
     "fields behind plain ones": b"Content-Type: multipart/mixed; boundary=Out\r\n\r\n--Out\r\n\r\nhi\r\n--out\r\n"
     b"Content-Type: text/plain\r\n\r\nhi\r\n--out\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--Out--\r\n",
+    "fields behind a sentence": b"Content-Type: multipart/mixed; boundary=Out\r\n\r\n--Out\r\n\r\nsee\r\n"
+    b"Content-Type: x\r\nbye\r\n--out\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--Out--\r\n",
+    "an encoding behind many headers": INNER + b"Content-Type: a/b; name=a.zip\r\n\r\nwords\r\n"
+    + b"Content-Type: text/plain\r\n\r\n" * 25 + b"Content-Transfer-Encoding: base64\r\n\r\n" + PACKED + b"--b--\r\n",
+    "a message with a CR in a field": multipart(
+        part(b"Content-Type: a/b;\rX: y; name=evil.exe\r\n\r\nMZ\r\n", kind="message/rfc822")
+    ),
+    "an attached file with a CR in a field": multipart(
+        part(b"Content-Type: a/b;\rX: y; name=evil.exe\r\n\r\nMZ\r\n", "a.bin")
+    ),
     "fields between lines of dashes": INNER + b"Content-Type: message/rfc822\r\n\r\n"
     b"Content-Type: multipart/mixed\r\n\r\n----- x -----\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n"
     b"----- x -----\r\n--b--\r\n",

@@ -29,7 +29,7 @@ from sendswitch.mail.mime.archives import look
 from sendswitch.mail.mime.archives.base import DEEPEST, MOST_BYTES, MOST_NAMES, Budget, Unreadable
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.mime.names import spellings
-from sendswitch.mail.mime.reader import Part
+from sendswitch.mail.mime.reader import Part, Reading
 from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal, verdict_from_json
 from sendswitch.processors import base
 
@@ -37,7 +37,7 @@ __all__ = ("DEEPEST", "MOST_BYTES", "MOST_NAMES", "Attachment", "AttachmentOptio
 
 # What later hops may ask for (draft-chen-email-mime-ambiguity-defense), in the form of Authentication-Results.
 FIELD = "MIME-Ambiguity-Results"
-MOST_RESULTS = 5
+MOST_WRITTEN = 5
 
 # How content begins that mail programs open as mail.
 _MAIL = re.compile(
@@ -126,7 +126,7 @@ class Attachment:
 
     def _written(self, found: Sequence[Sequence[str]]) -> tuple[Edit, ...]:
         """Return what writes the field with the findings; who else wrote one is not believed."""
-        said = [("mime", kind.replace(" ", "-"), {"reason": text[:150]}) for kind, text in found[:MOST_RESULTS]]
+        said = [("mime", kind.replace(" ", "-"), {"reason": text[:150]}) for kind, text in found[:MOST_WRITTEN]]
         value = results.written(self._host, said or [("mime", "none", {})])
         return RemoveHeader(FIELD), AddHeader(FIELD, value)
 
@@ -199,12 +199,17 @@ class Attachment:
         return ""
 
     def _in_mail(self, data: bytes, budget: Budget, depth: int) -> str:
-        budget.take(1, len(data))
-        reading_ = reader.read(reader.with_line_ends(data))
-        for finding in self._counted(reading_.findings):
+        for message in reader.with_line_ends(data):
+            budget.take(1, len(message))
+            if why := self._in_reading(reader.read(message), budget, depth):
+                return why
+        return ""
+
+    def _in_reading(self, reading: Reading, budget: Budget, depth: int) -> str:
+        for finding in self._counted(reading.findings):
             return f"has mail in it that is {finding}"
-        for part in reading_.parts:
-            if part.attached and not _whole(part, reading_) and (why := self._why_deep(part, budget, depth)):
+        for part in reading.parts:
+            if part.attached and not _whole(part, reading) and (why := self._why_deep(part, budget, depth)):
                 return f"has {_named(part)} in it, which {why}"
         return ""
 

@@ -56,8 +56,6 @@ _HARMLESS = re.compile(
     rb"[ \t]*\r?$",
     re.I | re.M,
 )
-# Headers that say no more than "plain text" which are passed over in a text.
-MOST_PLAIN = 20
 _LINE_END = re.compile(rb"[ \t\f\x0b]*(?=\r?\n|\Z)")
 MESSAGE_NAME = re.compile(r"\.(?:eml|mht|mhtml|nws|email)\Z", re.I)
 _TEXT_BEGINS = re.compile(rb"^[ \t]*begin(?:-base64)?[ \t]+[0-7]{3,6}[ \t]+\S", re.M | re.I)
@@ -436,39 +434,49 @@ class _Reader:
     def _second_header(
         self, raw: bytes, one: Entity, end: int, depth: int, parent: str, *, inside: bool
     ) -> Iterator[Part]:
-        """Yield what a reader sees that goes on reading fields behind the empty line, or takes another delimiter."""
-        body = one.bodies[0]
+        """Yield the part that a reader shows which goes on reading fields in the content, or takes another delimiter.
+
+        In content that is no text only its beginning is searched, and a header in the middle of it is no doubt: its
+        reading is shown beside the others.
+        """
         text = one.type.startswith("text/")
         if one.type.startswith("message/") or one.type in _SAVED_HEADERS:
             return
         if one.encodings[0] == transfer.BASE64 and not text:
             return
-        limit, inner, begins = (end if text else min(end, body + FAR)), None, False
+        limit = end if text else min(end, one.bodies[0] + FAR)
+        delimited = parent if text else ""  # files that are saved mail have delimiter lines in them
+        for inner, begins in self._headers_in(raw, one.bodies[0], limit, end, delimited, only_begun=text):
+            if inner.plain and not any(one.encodings):
+                continue  # a reader that takes it for a header shows the same text without it
+            inner.names = tuple(dict.fromkeys((*inner.names, *one.names)))
+            if inner.types == ["text/plain"] and one.type != "text/plain":
+                inner.types = list(one.types)
+            yield self._leaf(raw, inner, end, inside)
+            if begins:
+                self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
+                if inner.multipart:
+                    yield from self._multipart(raw, inner, end, depth + 1, inside=inside)
+                return
+
+    def _headers_in(
+        self, raw: bytes, body: int, limit: int, end: int, parent: str, *, only_begun: bool
+    ) -> Iterator[tuple[Entity, bool]]:
+        """Yield each header with a Content field in content, and whether a reader may take it for a part's."""
         at = body
-        for _ in range(MOST_PLAIN):
-            found = _CONTENT_FIELD.search(raw, at, limit)
-            if found is None:
-                return
+        while (found := _CONTENT_FIELD.search(raw, at, limit)) is not None:
+            self._look(min(FAR, found.start() - body))
             begins = _begins_a_header(raw, body, found.start(), parent)
-            if text and not begins:
-                return
-            at = found.start()
-            while raw[at : at + 1] in (b"\r", b"\n", b" ", b"\t"):
-                at += 1
-            inner = header.read(raw, at, end, "multipart/mixed")
-            self._look(inner.bodies[0] - at)
-            if not inner.plain or any(one.encodings):
-                break
-            at = max(inner.bodies[0], found.end())  # who takes these for a header shows the same text without them
-        assert inner is not None
-        inner.names = tuple(dict.fromkeys((*inner.names, *one.names)))
-        if inner.types == ["text/plain"] and one.type != "text/plain":
-            inner.types = list(one.types)
-        if begins:
-            self.find(Kind.AMBIGUOUS, "fields of a header stand in the content of a part")
-        yield self._leaf(raw, inner, end, inside)
-        if begins and inner.multipart:
-            yield from self._multipart(raw, inner, end, depth + 1, inside=inside)
+            at = found.end()
+            if only_begun and not begins:
+                continue
+            start = found.start()
+            while raw[start : start + 1] in (b"\r", b"\n", b" ", b"\t"):
+                start += 1
+            inner = header.read(raw, start, end, "multipart/mixed")
+            self._look(inner.bodies[0] - start)
+            yield inner, begins
+            at = max(at, inner.bodies[0])
 
     def _take(self, size: int) -> None:
         self._left.decoded -= size
@@ -492,10 +500,9 @@ class _Reader:
 
     def _in_data(self, data: bytes, depth: int) -> Iterator[Part]:
         """Yield the parts of a message that was decoded from a part."""
-        if data:
-            data = with_line_ends(data)
-            self._sources.append(data)  # which keeps its identity its own
-            yield from self.entity(data, 0, len(data), depth + 1, "", inside=True)
+        for message in with_line_ends(data):
+            self._sources.append(message)  # which keeps its identity its own
+            yield from self.entity(message, 0, len(message), depth + 1, "", inside=True)
 
     def _smime(self, leaf: Part, depth: int) -> Iterator[Part]:
         for data in leaf.contents():
@@ -570,9 +577,14 @@ def _next_line(raw: bytes, at: int, end: int) -> int:
     return min(at + 1, end)
 
 
-def with_line_ends(data: bytes) -> bytes:
-    """Return decoded content with the line ends of a message, whatever ends its lines."""
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+def with_line_ends(data: bytes) -> list[bytes]:
+    """Return decoded mail with CRLF line ends, in each reading: a CR alone ends a line for some readers only.
+
+    Nothing for no data. A reading is at most one byte longer for each line.
+    """
+    data = data.replace(b"\r\n", b"\n")
+    readings = dict.fromkeys((data, data.replace(b"\r", b"\n")))
+    return [one.replace(b"\n", b"\r\n") for one in readings if one]
 
 
 def _begins_a_header(raw: bytes, body: int, field_at: int, parent: str) -> bool:
