@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from base64 import encodebytes
@@ -107,6 +108,8 @@ def test_deep_and_many_are_findings() -> None:
     many = read(multipart(*[TEXT] * (MAX_PARTS + 10), part(b"MZ", "evil.exe")))
     assert len(many.parts) < MAX_PARTS
     assert [str(finding) for finding in many.findings] == [f"too large: there are more than {MAX_PARTS} parts"]
+    headers = read(b"Content-Type: text/plain\r\n\r\n" + b"Content-Type: text/plain\r\n\r\n" * MAX_PARTS)
+    assert headers.findings == many.findings
 
 
 @given(
@@ -302,7 +305,22 @@ READINGS = {
     "fields between lines of dashes": INNER + b"Content-Type: message/rfc822\r\n\r\n"
     b"Content-Type: multipart/mixed\r\n\r\n----- x -----\r\nContent-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n"
     b"----- x -----\r\n--b--\r\n",
+    "fields far behind a delimiter": b"Content-Type: multipart/mixed; boundary=Out\r\n\r\n--Out\r\n\r\nsee\r\n--out\r\n"
+    + b"X: y\r\n" * 1000 + b"Content-Type: a/b; name=evil.exe\r\n\r\nMZ\r\n--Out--\r\n",
+    "an encoding in the text that is encoded": b"Content-Transfer-Encoding: base64\r\n\r\n"
+    b"Content-Type: text/plain\r\n\r\n" + PACKED,
+    "a name behind an empty line": INNER + b"\r\nContent-Type: text/plain; name=evil.exe" + EVIL,
+    "an attachment behind an empty line": INNER + b"\r\nContent-Disposition: attachment" + EVIL,
+    "a NUL before fields behind an empty line": INNER + b"\r\n\0X: 1\r\n\0Content-Type: a/b; name=evil.exe" + EVIL,
+    "fields behind fields and an empty line": INNER + b"\r\nX: 1\r\n\r\nContent-Type: a/b; name=evil.exe" + EVIL,
+    "folded fields behind an empty line": INNER + b"\r\nX: 1\r\n y\r\nContent-Type: a/b; name=evil.exe" + EVIL,
     # Nobody can look into it.
+    "a message that was cut, encoded": INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\nnothing\r\n--b--\r\n",
+    "a message that was cut behind fields": INNER + b"Content-Type: message/rfc822\r\n\r\n"
+    b"Content-Type: multipart/mixed\r\n\r\nwords\r\nContent-Type: a/b\r\n\r\nMZ\r\n--b--\r\n",
+    "a message that was cut before a delimiter": INNER + b"Content-Type: message/rfc822\r\n\r\n"
+    b"Content-Type: multipart/mixed\r\n\r\nwords\r\n--c\r\nwords\r\n--b--\r\n",
     "no boundary": b"Content-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     "no parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
     "a long field": INNER + b"Content-Type: a/b; name=x" + b";a=b" * 3000 + EVIL,
@@ -353,6 +371,10 @@ def test_a_subtype_is_any_token(character: str) -> None:
         # Reports: the header of what came back, and a message that was cut behind its header.
         INNER + b"Content-Type: text/rfc822-headers\r\n\r\nSubject: x\r\nContent-Type: text/plain\r\n\r\n--b--\r\n",
         INNER + b"Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--b--\r\n",
+        INNER + b"Content-Type: text/rfc822-header\r\n\r\nSubject: x\r\nContent-Type: multipart/mixed\r\n\r\n--b--\r\n",
+        # A mailbox that is attached: its messages have delimiter lines and fields.
+        INNER + b"Content-Type: application/mbox\r\n\r\nFrom x\r\n"
+        b"words\r\n--c\r\nContent-Type: a/b\r\n\r\nx\r\n--b--\r\n",
     ],
 )
 def test_ordinary_mail_has_no_findings(raw: bytes) -> None:
@@ -387,6 +409,11 @@ def test_an_encoding_is_read_as_a_mail_program_would(how: bytes, change: Callabl
     assert judged(raw) is not None
     (one,) = leaves(raw)
     assert any(EXE[:40] in data for data in one.contents())
+
+
+def test_an_encoding_with_a_space_is_unknown_to_some_readers() -> None:
+    (found,) = leaves(encoded(b"Content-Transfer-Encoding: quoted-printable \r\n", b"a=2Eexe"))
+    assert [data.strip() for data in found.contents()] == [b"a.exe", b"a=2Eexe"]
 
 
 def test_uuencode_is_opened_wherever_it_stands() -> None:
@@ -597,11 +624,13 @@ def test_tnef_is_opened() -> None:
         b"Content-Type: message/rfc822\r\n\r\n" * 32_000,
         b"Subject: " + b"=?x?q?" * 170_000 + b"\r\n\r\nx\r\n",
         b"a:\r\n" * 250_000 + b"\r\nx\r\n",
+        b"Content-Type: text/plain\r\n\r\nx\r\n" + b"Content-Type:\r\n" * 70_000,
+        b"Content-Type: text/plain\r\n\r\n" + b"Content-Type:\r\n\r\n" * 60_000,
         b"Content-Type: a/b\r\n" * 50_000 + b"\r\nx\r\n",
         b"begin 644 a\r\n" * 80_000,
         INNER + b"Content-Disposition: a" + b"; filename*0*=''a; filename*1=b" * 30_000 + EVIL,
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_a_megabyte_takes_no_two_seconds(raw: bytes) -> None:
     began = time.process_time()
@@ -610,7 +639,7 @@ def test_a_megabyte_takes_no_two_seconds(raw: bytes) -> None:
         list(one.contents())
     assert isinstance(mail.subject, str)
     assert mail.findings is not None
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < (2 if sys.gettrace() is None else 20)  # coverage traces each line
 
 
 def test_what_python_writes_has_no_findings(tmp_path: Path) -> None:

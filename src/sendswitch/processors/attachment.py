@@ -119,10 +119,9 @@ class Attachment:
         return self._options.model_dump(mode="json", exclude_unset=True)
 
     def read(self, mail: Mail, context: base.Context) -> Any:
-        """Return the verdict as JSON, None for none, and the findings, each with its kind and its text."""
+        """Return the verdict as JSON, None for none, and the message's findings, each with its kind and its text."""
         verdict = self._judge(mail)
-        findings = dict.fromkeys((*mail.findings, *(finding for part in mail.parts for finding in part.findings)))
-        return None if verdict is None else verdict.to_json(), [[one.kind.value, one.text] for one in findings]
+        return None if verdict is None else verdict.to_json(), [[one.kind.value, one.text] for one in mail.findings]
 
     def _written(self, found: Sequence[Sequence[str]]) -> tuple[Edit, ...]:
         """Return what writes the field with the findings; who else wrote one is not believed."""

@@ -47,11 +47,11 @@ _COMPOSITE = re.compile("multipart|message")
 
 @dataclass(slots=True)
 class Entity:
-    """What a header says, and where the content may begin (`bodies`, the usual place first).
+    """A header, and where the content behind it may begin (`bodies`, the usual place first).
 
     `types`, `names`, `charsets`, `encodings` and `boundaries` hold every reading, the preferred one first. `scan` is
-    where delimiter lines of its parts may begin to stand. `shortened` are the boundaries that only some readers make of
-    what is written. `attached` is whether a disposition says so.
+    the first place where a delimiter line of its parts may stand. `shortened` are boundaries that only some readers
+    see. `attached` is True for a Content-Disposition with `attachment`.
     """
 
     start: int
@@ -75,26 +75,26 @@ class Entity:
 
     @property
     def multipart(self) -> bool:
-        """Whether a reader may take it for a multipart."""
+        """Return whether a reader may take the entity for a multipart."""
         return bool(self.boundaries) or any("multipart" in one for one in self.types)
 
     @property
     def plain(self) -> bool:
-        """Whether it says no more than that its content is text that is not encoded."""
+        """Return whether the header says only that the content is plain text without a transfer encoding."""
         other = any(one != "text/plain" for one in self.types)
         return not (other or any(self.encodings) or self.names or self.boundaries or self.attached or self.findings)
 
     def doubt(self, text: str) -> None:
-        """Add that the header is ambiguous, and how."""
+        """Add the finding that the header is ambiguous; `text` says how."""
         self.findings.append(Finding(Kind.AMBIGUOUS, text))
 
 
 @dataclass(slots=True)
 class _Lines:
-    """The lines of a header, made to fields: as the grammar has them and as lenient readers do.
+    """The fields of a header, by the grammar and as lenient readers see them.
 
-    `blank` is where the content begins behind a line of spaces, `no_field` where the first line stands that is no
-    field; both -1 for none.
+    `blank` is the end of the first line of spaces, `no_field` the start of the first line that is no field; both are
+    -1 for none.
     """
 
     doubts: list[str] = field(default_factory=list)

@@ -1,9 +1,9 @@
 """The parts of a message in every reading, with where they stand in it.
 
-Mail programs disagree about malformed messages, and whoever looks for something forbidden must see what any of them
-may show. So boundaries are taken in every reading, delimiter lines strictly and loosely, content from every place where
-it may begin and in every transfer encoding that may be meant; matching uses the union. Where readings differ in what
-they show, the message is `ambiguous`; what cannot be read is `unreadable` or `encrypted`. Basis:
+Mail programs disagree about malformed messages, and a filter must see everything that any of them may show. So
+boundaries are taken in every reading, delimiter lines strictly and loosely, content from every place where it may begin
+and in every transfer encoding that may be meant; matching uses the union. Where readings differ in what they show, the
+message is `ambiguous`; what cannot be read is `unreadable` or `encrypted`. Source:
 draft-chen-email-mime-ambiguity-defense.
 
 Time and memory are bounded before the work is done: by depth, by parts, by bytes looked at.
@@ -46,7 +46,7 @@ _ANY_FIELD = re.compile(_FIELD.pattern + rb"|[ \t]")
 _DELIMITER = re.compile(rb"--(?=[^\s]*[^-\s])[^\s]*[ \t]*\Z")
 # A line that may be meant as a delimiter: not one like "----- Message truncated -----".
 _DASHES = re.compile(rb"^(?!-----[ ][\w ]{1,60}[ ]-----[ \t]*\r?$)--", re.M)
-# Bytes between a delimiter line and a field of the part behind it.
+# Bytes at the beginning of content that is no text, in which a header is looked for.
 FAR = 4000
 _TNEF_BEGINS = (tnef.MAGIC, b"eJ8+Ig")
 _TOKEN = re.compile(rb"[^\s]+")
@@ -82,8 +82,8 @@ class Part:
 
     `names` are the file names that its header can be read to give, decoded; `types` the media types, in lower case.
     `charsets`, `encodings` and `bodies` (where the content begins) are every reading, the usual one first. `declared`
-    is whether a disposition says that it is attached. `opened` is whether it was read as mail, whose parts stand beside
-    it. `findings` say why nobody knows what is in it.
+    is True for a disposition `attachment`. `opened` is True for a part that was read as mail; the parts of that mail
+    follow it. `findings` say why the content is not known.
     """
 
     source: bytes = field(repr=False)
@@ -116,12 +116,12 @@ class Part:
 
     @property
     def attached(self) -> bool:
-        """Whether it has a file name, says that it is attached, is no text, or has findings."""
+        """Return whether the part has a file name, a disposition `attachment`, another type than text, or findings."""
         return bool(self.names or self.declared or self.findings) or not self.type.startswith("text/")
 
     @property
     def readable_text(self) -> bool:
-        """Whether readers show it as text of the message: a text that does not say that it is attached."""
+        """Return whether readers show the part as text of the message: a text without a disposition `attachment`."""
         return self.type.startswith("text/") and not self.declared
 
     @property
@@ -151,8 +151,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything that readers may see: the parts that have none of their own, attached mail besides what is in it, and
-    findings about the message as a whole."""
+    """Everything that readers may see: parts without parts of their own, attached mail with its parts, and findings
+    about the message."""
 
     parts: tuple[Part, ...]
     findings: tuple[Finding, ...]
@@ -164,6 +164,38 @@ class _View:
 
     regions: list[tuple[int, int]]
     quiet: bool = False
+
+
+@dataclass(slots=True)
+class _Before:
+    """The lines of a part's content before a field. They tell whether a reader may take that field for a part's.
+
+    `fields` is True while all lines are fields, `delimited` while all lines are fields since one that looks like a
+    delimiter, which counts in a multipart only. `empty` is True while all lines are empty.
+    """
+
+    multipart: bool
+    empty: bool = True
+    fields: bool = True
+    delimited: bool = False
+
+    def take(self, line: bytes) -> None:
+        """Take the next line, without its line end."""
+        line = line.lstrip(b"\0")
+        if line.startswith(b"--") and _DELIMITER.match(line) is not None:
+            self.delimited = self.multipart
+        else:
+            self.delimited = self.delimited and _ANY_FIELD.match(line) is not None
+        if line.strip():
+            self.fields = self._goes_on(line)
+            self.empty = False
+
+    def may_begin(self, field_: bytes) -> bool:
+        """Return whether the field on the next line may be one of a part's header."""
+        return self.delimited or self._goes_on(field_.lstrip(b"\0"))
+
+    def _goes_on(self, line: bytes) -> bool:
+        return self.fields and (_FIELD if self.empty else _ANY_FIELD).match(line) is not None
 
 
 class _TooMuch(Exception):
@@ -463,18 +495,20 @@ class _Reader:
         self, raw: bytes, body: int, limit: int, end: int, parent: str, *, only_begun: bool
     ) -> Iterator[tuple[Entity, bool]]:
         """Yield each header with a Content field in content, and whether a reader may take it for a part's."""
-        at = body
+        before, at, taken = _Before(parent.startswith("multipart/")), body, body
         while (found := _CONTENT_FIELD.search(raw, at, limit)) is not None:
-            self._look(min(FAR, found.start() - body))
-            begins = _begins_a_header(raw, body, found.start(), parent)
-            at = found.end()
+            self._look(found.start() - taken)
+            for line in raw[taken : found.start()].split(b"\r\n")[:-1]:
+                before.take(line)
+            at, taken = found.end(), found.start()
+            begins = before.may_begin(raw[found.start() : found.end()])
             if only_begun and not begins:
                 continue
+            self._part()
             start = found.start()
             while raw[start : start + 1] in (b"\r", b"\n", b" ", b"\t"):
                 start += 1
             inner = header.read(raw, start, end, "multipart/mixed")
-            self._look(inner.bodies[0] - start)
             yield inner, begins
             at = max(at, inner.bodies[0])
 
@@ -585,20 +619,3 @@ def with_line_ends(data: bytes) -> list[bytes]:
     data = data.replace(b"\r\n", b"\n")
     readings = dict.fromkeys((data, data.replace(b"\r", b"\n")))
     return [one.replace(b"\n", b"\r\n") for one in readings if one]
-
-
-def _begins_a_header(raw: bytes, body: int, field_at: int, parent: str) -> bool:
-    """Return whether a reader may take a field in a text for a part's: where nothing but fields stands before it, or
-    (inside a multipart) nothing but fields and a line that looks like a delimiter."""
-    lines = [line.lstrip(b"\0") for line in raw[max(body, field_at - FAR) : field_at].split(b"\r\n")[:-1]]
-    if field_at - body < FAR:
-        own = raw[field_at : field_at + LONGEST_LINE].lstrip(b"\0")
-        fields = [line for line in (*lines, own) if line.strip()]
-        if _FIELD.match(fields[0]) is not None and all(map(_ANY_FIELD.match, fields)):
-            return True
-    for line in reversed(lines):
-        if _DELIMITER.match(line) is not None:
-            return parent.startswith("multipart/")
-        if _ANY_FIELD.match(line) is None:
-            return False
-    return False

@@ -1,4 +1,4 @@
-"""What the readers of archives share: members, and the budget that ends before the work does."""
+"""Members of archives, and the budget that all readers of archives in one message share."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Unreadable(Exception):
 
 @dataclass(slots=True)
 class Budget:
-    """What may still be looked at in one message."""
+    """Names and unpacked bytes that may still be looked at in one message."""
 
     names: int = MOST_NAMES
     size: int = MOST_BYTES
 
     def take(self, names: int, size: int) -> None:
-        """Take from it. Raises Unreadable when that is more than is left."""
+        """Take names and bytes from the budget. Raises Unreadable when less is left."""
         self.names -= names
         self.size -= size
         if self.names < 0 or self.size < 0:
