@@ -165,6 +165,30 @@ def test_the_kernel_limits_the_processes_of_a_user() -> None:
     assert int(done.stdout) <= supervise.MOST_OF_USER
 
 
+def test_a_program_in_a_session_of_its_own_dies_with_its_supervisor(
+    run: Run, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendswitch.processors.exec.PATIENCE", 0.2)
+    program = make(f"exec setsid sh -c 'echo $$ > {tmp_path}/pid; kill -KILL $PPID; exec sleep 1000'")
+    with pytest.raises(ProgramFailed):
+        run(program.process(mail(), context()))
+    gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_gets_the_default_actions_of_signals() -> None:
+    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "/bin/grep", "Sig[BI]", "/proc/self/status"]
+    done = subprocess.run([sys.executable, "-I", "-S", supervise.__file__, *words], capture_output=True, check=True)
+    assert done.stdout.split() == [b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16]
+
+
+def test_without_the_kernels_list_of_children_nothing_is_run() -> None:
+    blind = "import sys; from pathlib import Path; from sendswitch.processors import supervise; Path.exists = print; "
+    words = ["500000000", "10", "1000000", "20", "/bin/echo", "ran"]
+    line = [sys.executable, "-c", f"{blind} sys.exit(supervise.main(sys.argv[1:]))", str(os.getpid()), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, "CONFIG_PROC_CHILDREN" in done.stderr, "ran" in done.stdout) == (127, True, False)
+
+
 def test_who_does_not_watch_for_a_living_parent_runs_nothing() -> None:
     words = ["1", "500000000", "10", "1000000", "20", "/bin/echo", "ran"]
     done = subprocess.run([sys.executable, "-I", "-S", supervise.__file__, *words], capture_output=True, check=False)
@@ -198,12 +222,20 @@ def test_nobody_is_left_when_it_is_cancelled_twice(
     gone(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.parametrize("number", ["STOP", "KILL"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo $$ > {pid}; kill -STOP $PPID; exec sleep 1000",
+        "echo $$ > {pid}; kill -KILL $PPID; exec sleep 1000",
+        "setsid sleep 1000 & echo $! > {pid}; kill -STOP $PPID; wait",
+        "sleep 1000 & echo $! > {pid}; kill -KILL $PPID; wait",
+    ],
+)
 def test_a_program_cannot_hold_up_who_watches_it(
-    run: Run, make: Make, tmp_path: Path, number: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, make: Make, tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sendswitch.processors.exec.PATIENCE", 0.2)
-    program = make(f"echo $$ > {tmp_path}/pid; kill -{number} $PPID; exec sleep 1000", cpu="1s")
+    program = make(script.format(pid=tmp_path / "pid"), cpu="1s")
     verdict = run(Chain([Link("exec", program, "hold", 0.5)]).run(mail(), context()))
     assert verdict.action is Action.PENDING
     gone(int((tmp_path / "pid").read_text()))

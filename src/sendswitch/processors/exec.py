@@ -97,7 +97,7 @@ class Exec:
         self._seat = Seat(Nothing, options.at_once, Exec, options.command)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What its exit status or its JSON says. Raises ProgramFailed with its last words."""
+        """Return the verdict of its exit status or of its JSON. Raises ProgramFailed with the end of standard error."""
         async with self._seat.use():
             status, said, told = await self._run(mail, context)
         if status == 0:
@@ -121,7 +121,7 @@ class Exec:
         return Verdict(reason=reason)
 
     async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
-        """The exit status, what was printed, and the end of standard error."""
+        """Return the exit status, the standard output, and the end of standard error."""
         options = self._options
         limits = (os.getpid(), options.memory, round(options.cpu), options.files, options.processes)
         process = await asyncio.create_subprocess_exec(
@@ -146,7 +146,7 @@ class Exec:
         return status, bytes(said.data), _words(bytes(told.data))
 
     async def close(self) -> None:
-        """Leave the places to the others."""
+        """Give the places back."""
         await self._seat.leave()
 
 
@@ -163,7 +163,7 @@ def _printed(said: bytes, told: str) -> Verdict | None:
 
 
 def _environment(mail: Mail, context: base.Context) -> dict[str, str]:
-    """The names are those that Postfix's local(8) gives to programs, as far as there are any."""
+    """Return the environment of the program. Names are those of Postfix's local(8) where it has one."""
     client, recipient = context.client, context.recipient.address
     local, _, domain = recipient.rpartition("@")
     known = {
@@ -190,7 +190,7 @@ def _environment(mail: Mail, context: base.Context) -> dict[str, str]:
 
 
 async def _feed(process: Process, mail: Mail) -> None:
-    """The message on standard input; a program need not read it to its end."""
+    """Write the message to standard input. A program need not read it to its end."""
     assert process.stdin is not None
     with suppress(ConnectionError, RuntimeError):
         async for piece in pieces(mail.content):
@@ -202,14 +202,14 @@ async def _feed(process: Process, mail: Mail) -> None:
 
 
 class _Kept:
-    """The first `most` bytes of what is read, or the last; all is read, so that nobody waits for us."""
+    """The first or last `most` bytes of a stream, which is read to its end so that its writer never waits."""
 
     def __init__(self, most: int, *, end: bool = False) -> None:
         self.data = bytearray()
         self._most, self._end = most, end
 
     async def read(self, stream: asyncio.StreamReader | None) -> None:
-        """To the end of the stream."""
+        """Read to the end of the stream."""
         assert stream is not None
         while piece := await stream.read(65536):
             self.data += piece
@@ -222,7 +222,7 @@ def _words(told: bytes) -> str:
 
 
 async def _end(process: Process, talking: Sequence[asyncio.Task[None]]) -> None:
-    """End what we have to say to each other, a program, and all that it started."""
+    """End the program, its descendants, its supervisor, and the tasks that talk to it."""
     for task in talking:
         task.cancel()
     await asyncio.wait(talking)
@@ -231,28 +231,28 @@ async def _end(process: Process, talking: Sequence[asyncio.Task[None]]) -> None:
     try:
         await asyncio.wait_for(process.wait(), PATIENCE)
     except TimeoutError:
-        if process.returncode is None:  # it was stopped; nobody has its number yet
+        if process.returncode is None:  # the supervisor was stopped; its pid is not reused before it is reaped
             await asyncio.to_thread(_kill, process.pid)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), MERCY)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # of a program that killed the one that watches it
-    # asyncio closes the pipes when nobody holds their other end; who cannot be killed may, for ever.
+        os.killpg(process.pid, signal.SIGKILL)  # a program may have killed its supervisor
+    # asyncio waits for the other ends of the pipes, which a process that cannot be killed may hold.
     process._transport.close()  # type: ignore[attr-defined]
     await asyncio.sleep(0)
 
 
 def _kill(pid: int) -> None:
-    """Kill a process that watches a program and does not do its work, and everything below it."""
+    """Kill a supervisor that does not react, and its descendants."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)  # so that it reaps nobody, and what it is the parent of stays there to be found
+        os.kill(pid, signal.SIGSTOP)  # so that it reaps none of them and they stay below it
         supervise.kill_below(pid)
         supervise.kill_below(pid)
         os.kill(pid, signal.SIGKILL)
 
 
 async def _finished(work: Coroutine[None, None, None]) -> None:
-    """Do this to its end, also when the task is cancelled meanwhile, which is raised then."""
+    """Run `work` to its end. Raises CancelledError afterwards if this task was cancelled meanwhile."""
     task, cancelled = asyncio.ensure_future(work), None
     while not task.done():
         try:

@@ -1,10 +1,10 @@
-"""Run one program, and end every process that it started: a script of its own, which `exec` starts for each run.
+"""Run one program and end every process that it started. `exec` starts this file as a script for each run.
 
     python -I -S supervise.py PARENT BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES PROGRAM [ARGUMENT ...]
 
-The kernel gives orphans to the nearest subreaper above them (prctl(2)), so whatever left its parent, its group or its
-session is still found below this process. All are killed when the program ends, when there are more than PROCESSES at
-once, at SIGTERM, and when PARENT dies. The exit status, or the signal, is the program's.
+The kernel gives orphans to the nearest subreaper above them (prctl(2)), so a process that left its parent, its group or
+its session is still below this script. The script kills them all when the program ends, when there are more than
+PROCESSES at once, at SIGTERM, and when PARENT dies. It ends with the exit status or the signal of the program.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from pathlib import Path
 
 # Options of prctl(2).
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
-# Seconds between two counts of the processes; seconds after which those that cannot be killed are left alone.
-PAUSE, PATIENCE = 0.02, 10.0
-# All processes of the user, from which on the kernel refuses the program more: it forks faster than we count. Not root.
+# Seconds between two counts of the processes; between two attempts to kill them all; until the script gives up on those
+# that cannot be killed.
+PAUSE, AGAIN, PATIENCE = 0.02, 0.001, 10.0
+# Processes of the user (not of root) above which the kernel refuses a fork: a program forks faster than we count.
 MOST_OF_USER = 10_000
 _HEARD = (signal.SIGTERM, signal.SIGCHLD)
-# What Python sets otherwise and programs expect as it was.
+# Signals that Python ignores or handles. A program expects the default actions.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
 
 
 def below(pid: int) -> Iterator[int]:
-    """Yield the processes below one, each before its children are looked for; none of a process that is gone."""
+    """Yield the descendants of a process, each before its own children are read. Yield none for a dead process."""
     waiting = [pid]
     while waiting:
         for one in _children(waiting.pop()):
@@ -48,7 +49,7 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def kill_below(pid: int) -> None:
-    """Kill everything below a process once. Each is stopped before its children are looked for, to start no more."""
+    """Kill the descendants of a process. Stop each before its children are read, so that it forks no more."""
     found = []
     for one in below(pid):
         _signal(one, signal.SIGSTOP)
@@ -69,14 +70,14 @@ def _control(option: int, value: int) -> None:
 
 
 def _ends_with(parent: int, number: signal.Signals) -> None:
-    """Be sent a signal when the parent dies, which it may have done already."""
+    """Ask the kernel for a signal at the death of the parent. End at once if the parent is dead already."""
     _control(_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(127)
 
 
 def _become(words: list[str], limits: dict[int, int], niceness: int, parent: int) -> None:
-    """Become the program; returns only if that fails."""
+    """Replace this process by the program. Return only if that fails."""
     try:
         _ends_with(parent, signal.SIGKILL)
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
@@ -88,7 +89,7 @@ def _become(words: list[str], limits: dict[int, int], niceness: int, parent: int
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
         os.execv(words[0], words)  # noqa: S606 - the program that a person configured, without a shell
-    except BaseException as error:  # whose exit status would be taken for the program's
+    except BaseException as error:  # a traceback would end with a status that looks like the program's
         _say(f"{words[0]} cannot be started: {error}")
 
 
@@ -98,7 +99,7 @@ def _say(text: str) -> None:
 
 
 def _reaped(program: int) -> int | None:
-    """Reap what has ended; return the status of the program when it is among them."""
+    """Reap the processes that ended. Return the status of the program if it ended."""
     status = None
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -108,7 +109,7 @@ def _reaped(program: int) -> int | None:
 
 
 def _wait(program: int, most: int) -> int:
-    """Wait until the program ends, has too many processes, or is not wanted any more; return its status."""
+    """Wait for the end of the program, too many processes, or SIGTERM. Kill the descendants; return the status."""
     ours, status, many = os.getpid(), None, False
     while status is None and not many:
         heard = signal.sigtimedwait(_HEARD, PAUSE)
@@ -120,14 +121,14 @@ def _wait(program: int, most: int) -> int:
     while any(below(ours)) and time.monotonic() < until:
         kill_below(ours)
         _reaped(program)
-        time.sleep(PAUSE / 20)
+        time.sleep(AGAIN)
     if status is None and many:
         _say(f"it had more than {most} processes")
     return signal.SIGKILL if status is None else status
 
 
 def main(arguments: list[str]) -> int:
-    """Run what the arguments say; return its exit status, or end as it was ended."""
+    """Run the program of the arguments. Return its exit status, or end by the signal that ended it."""
     parent, memory, cpu, files, most = map(int, arguments[:5])
     words, ours = arguments[5:], os.getpid()
     if not Path(f"/proc/self/task/{ours}/children").exists():
@@ -144,14 +145,12 @@ def main(arguments: list[str]) -> int:
     _control(_SET_CHILD_SUBREAPER, 1)
     _ends_with(parent, signal.SIGTERM)
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
-    with suppress(PermissionError):  # of who is not root, or in a container; root has no limit to its processes
+    with suppress(PermissionError):  # only root may; root has no RLIMIT_NPROC, so the script must outrun its program
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     program = os.fork()
     if program == 0:
         _become(words, limits, niceness, ours)
         os._exit(127)
-    os.close(0)
-    os.close(1)
     status = _wait(program, most)
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
