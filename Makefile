@@ -8,6 +8,8 @@ ARGS ?=
 PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.reply --cov=sendswitch.routing \
   --cov=sendswitch.switch.decide --cov=sendswitch.journal --cov=sendswitch.sieve
 WORKERS ?= 2
+# The programs that `make differential` asks, and the messages of Python's own tests.
+READERS := node:nodejs npm:npm cargo:cargo unzip:unzip 7z:p7zip-full bsdtar:libarchive-tools libpython3.11-testsuite
 
 .PHONY: demo test unit check bench soak fuzz differential fresh lock format reference clean packages
 
@@ -46,7 +48,7 @@ fuzz: $(VENV)/.dev
 
 # What other programs see in malformed messages and archives, compared with what we see; recorded for `make test`.
 differential: $(VENV)/.dev
-	tools/readers
+	tools/packages $(READERS)
 	$(BIN)/python -m tests.differential $(ARGS)
 
 # Both commands of the README on a bare Debian 12, in a chroot; needs root. ARGS: other commands.

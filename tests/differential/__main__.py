@@ -24,8 +24,8 @@ from pathlib import Path
 from sendswitch.smtp.protocol.content import clean
 from tests.differential import answers, mutations
 from tests.differential.answers import Shown
-from tests.differential.digests import digest
 from tests.differential.explained import EXPLAINED
+from tests.differential.seen import digest
 
 READERS = Path(__file__).parent / "readers"
 # Where other programs are installed; thrown away by `make clean`.
@@ -38,7 +38,7 @@ def python(raw: bytes, policy: email.policy.Policy) -> Iterator[tuple[str, str]]
         try:
             name = part.get_filename()
             content = part.get_payload(decode=True)
-        except Exception:
+        except Exception:  # the reader gives up on this part, and shows nothing of it
             continue
         if name is not None:
             yield str(name), digest(content if isinstance(content, bytes) else b"")
@@ -92,9 +92,9 @@ def _zipfile(data: bytes) -> Iterator[tuple[str, str]]:
             for info in archive.infolist():
                 try:
                     yield info.filename, digest(archive.read(info))
-                except Exception:
+                except Exception:  # the reader lists the file and cannot unpack it
                     yield info.filename, ""
-    except Exception:
+    except Exception:  # the reader gives up on the archive
         return
 
 

@@ -12,8 +12,9 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.archives import look
 from sendswitch.mail.mime.archives.base import Budget, Unreadable
 from sendswitch.mail.mime.names import spellings
-from tests.differential.digests import digest
+from tests.differential import seen
 from tests.differential.explained import why
+from tests.differential.seen import digest
 
 RECORDED = Path(__file__).with_name("recorded.jsonl")
 
@@ -24,9 +25,7 @@ Shown = frozenset[tuple[str, str]]
 def seen_in_mail(raw: bytes) -> tuple[set[str], set[str], list[str]]:
     """Return the names, the digests of content, and the findings that we have for a message."""
     mail = Mail(InMemory(raw))
-    names = {spelled for part in mail.parts for name in part.names for spelled in spellings(name)}
-    contents = {digest(content) for part in mail.parts for content in part.contents()}
-    return names, contents, [str(finding) for finding in mail.findings]
+    return seen.names(mail), set(map(digest, seen.contents(mail))), [str(finding) for finding in mail.findings]
 
 
 def seen_in_zip(data: bytes) -> tuple[set[str], set[str], list[str]]:

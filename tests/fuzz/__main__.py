@@ -45,7 +45,7 @@ def fuzz(name: str, seconds: int, seed: int) -> None:
 def _told(target: Callable[[bytes], None], data: bytes) -> None:
     try:
         target(data or b"\0")
-    except Exception:
+    except Exception:  # of any kind: it is what the fuzzer looks for, and is raised again
         traceback.print_exc()  # the process ends without writing what it has not written yet
         print(f"for {data!r}", file=sys.stderr, flush=True)
         raise

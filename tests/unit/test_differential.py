@@ -9,8 +9,8 @@ import pytest
 from sendswitch.mail.mime.reader import Part
 from tests.differential import mutations
 from tests.differential.answers import Difference, differences, recorded
-from tests.differential.digests import digest
 from tests.differential.explained import EXPLAINED
+from tests.differential.seen import digest
 
 RECORDED = recorded()
 
