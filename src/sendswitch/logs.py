@@ -149,7 +149,7 @@ def kept(msg_id: str, *, rcpt: str, state: str, reason: str, until: float | None
 
 
 def poison(msg_id: str, *, rcpt: str) -> None:
-    """A delivery broke what ran its pipeline too often; it is in quarantine, for a person to look at."""
+    """A delivery's pipeline crashed three times. The delivery is in quarantine, and its pipeline is not run again."""
     _emit("error", "poison", msg_id=msg_id, rcpt=rcpt)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sendswitch.cli import serve
+from sendswitch.cli.main import app
+from sendswitch.cli.output import Session
 from sendswitch.cli.serve import changes
 from sendswitch.config import reference
 from sendswitch.config.load import key_lines, load, load_with_origins
@@ -43,6 +48,29 @@ def test_a_change_is_seen_once() -> None:
     stamps = iter((1, 1, 2, 2, 1))
     changed = changes(lambda: next(stamps))
     assert [changed() for _ in range(4)] == [False, True, False, True]
+
+
+def test_an_edit_while_the_node_starts_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "sendswitch.toml"
+    seen: list[bool] = []
+    file.write_text("")
+
+    def read(_: Session) -> Config:
+        config = load(file)
+        file.write_text("# edited behind its back\n")
+        return config
+
+    async def until_signal(*_: object, changed: Callable[[], bool], **others: object) -> None:
+        seen.append(changed())
+
+    monkeypatch.setattr(Session, "config", read)
+    monkeypatch.setattr(serve, "until_signal", until_signal)
+    for name in ("raise_file_limit", "tune_memory"):
+        monkeypatch.setattr(serve, name, lambda: None)
+    monkeypatch.setattr("os.umask", lambda mask: mask)
+    monkeypatch.setattr("sendswitch.logs.setup", lambda *_: None)
+    done = CliRunner().invoke(app, ["--config", str(file), "run", "--reload"], catch_exceptions=False)
+    assert (done.exit_code, seen) == (0, [True])
 
 
 def test_units_and_lists(tmp_path: Path) -> None:

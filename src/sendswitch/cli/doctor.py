@@ -42,7 +42,7 @@ AHEAD = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look found: `status` is ok, warning or problem; `do` says what to do about it."""
+    """A result of one check. `status` is ok, warning or problem; `do` tells the administrator what to do."""
 
     what: str
     status: str
@@ -159,8 +159,10 @@ def _spool(config: Config) -> Iterator[Finding]:
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"
         )
     if poison:
-        do = "look at them with sendswitch quarantine list; they are not asked about again"
-        yield warning("poison", f"{poison} deliveries broke what ran their pipeline three times", do)
+        do = "look at them with sendswitch quarantine list; their pipelines are not run again"
+        yield warning(
+            "poison", f"{poison} deliveries are in quarantine because their pipelines crashed three times", do
+        )
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(config.node.data, engine)
     for finding in report.findings[:5]:

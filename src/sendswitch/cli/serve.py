@@ -43,7 +43,7 @@ def run(
 
 
 def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
-    # Before they are read: what is edited from then on is another configuration than the one that is read.
+    # The stamp is older than the configuration, so that an edit during the start is seen as a change.
     changed = changes(partial(_stamp, session.config_file)) if watch else None
     config = session.config()
     logs.setup(config.log.format, config.log.level)
@@ -67,7 +67,7 @@ def tune_memory() -> None:
 
 
 def _stamp(file: Path | None) -> list[tuple[Path, int, int]]:
-    """What changes when one of the configuration's files does."""
+    """Return path, time of change (nanoseconds) and size (bytes) of each configuration file that can be read."""
     found = []
     for path in files_of(file):
         with suppress(OSError):  # an editor may just put it in its place
@@ -77,7 +77,7 @@ def _stamp(file: Path | None) -> list[tuple[Path, int, int]]:
 
 
 def changes(stamp: Callable[[], object]) -> Callable[[], bool]:
-    """What says whether the stamp is another one than when it was asked last."""
+    """Return a function that compares the stamp with the one of its last call, and says whether they differ."""
     seen = [stamp()]
 
     def changed() -> bool:
@@ -90,7 +90,10 @@ def changes(stamp: Callable[[], object]) -> Callable[[], bool]:
 async def until_signal(
     config: Config, *, worker: bool, source: Source, changed: Callable[[], bool] | None = None
 ) -> None:
-    """Run a node until SIGTERM or SIGINT; SIGHUP reads the configuration again, and so does `changed`."""
+    """Run a node until SIGTERM or SIGINT.
+
+    Read the configuration again at SIGHUP, and when `changed` returns True; it is called every LOOK seconds.
+    """
     stop = asyncio.Event()
     why: list[str] = []
 

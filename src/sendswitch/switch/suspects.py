@@ -44,7 +44,7 @@ class Suspects:
         return self.counts.get(key, 0) >= MOST
 
     async def broke(self, key: Key) -> None:
-        """Count that a delivery broke what ran its pipeline; durable on return. Raises SpoolUnavailable."""
+        """Count a crash of this delivery's pipeline; durable on return. Raises SpoolUnavailable."""
         count = self.counts.get(key, 0) + 1
         await self.write({key: count})
         self.counts[key] = count
