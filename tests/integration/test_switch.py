@@ -334,22 +334,41 @@ def test_what_broke_its_pipeline_three_times_is_put_aside(run: Run, tmp_path: Pa
     run(inside())
 
 
-def test_after_a_kill_suspects_are_offered_one_at_a_time(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+def test_after_a_kill_suspects_are_offered_one_at_a_time(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "in-hand"
-    notes = Notes(place)
-    for n in (1, 2, 3):
-        notes.begin(7, n, b"d")
-    notes.end(7, 2)
-    notes.begin(8, 0, b"e")
-    notes.close()  # as after a kill: nothing was ended
-    assert left_in_hand(place) == {(7, 1): b"d", (7, 3): b"d", (8, 0): b"e"}
-    place.write_text(place.read_text() + "+9.")
-    assert set(left_in_hand(place)) == {(7, 1), (7, 3), (8, 0)}
-    again = Notes(place)
-    again.begin(1, 0, b"")
-    again.end(1, 0)
-    again.close()
-    assert left_in_hand(place) == {}
+
+    async def noting() -> None:
+        notes = Notes(place)
+        for n in (1, 2, 3):
+            notes.begin(7, n, b"d")
+        notes.end(7, 2)
+        notes.begin(8, 0, b"e")
+        assert left_in_hand(place) == {(7, 1): b"d", (7, 3): b"d", (8, 0): b"e"}
+        notes.end(8, 0)
+        while (8, 0) in left_in_hand(place):
+            await asyncio.sleep(0.01)
+        notes.close()  # as after a kill: nothing more was ended
+        assert set(left_in_hand(place)) == {(7, 1), (7, 3)}
+        place.write_text(place.read_text() + "+9.")
+        assert set(left_in_hand(place)) == {(7, 1), (7, 3)}
+        again = Notes(place)
+        again.begin(1, 0, b"")
+        again.end(1, 0)
+        again.close()
+        assert left_in_hand(place) == {}
+        monkeypatch.setattr("sendswitch.switch.suspects.LONGEST", 1000)
+        long = Notes(place)
+        long.begin(1, 0, b"")
+        for n in range(200):
+            long.begin(2, n, b"")
+            long.end(2, n)
+        long.close()
+        assert left_in_hand(place) == {(1, 0): b""}
+        assert place.stat().st_size < 1100
+
+    run(noting())
     assert left_in_hand(tmp_path / "none") == {}
 
     async def inside() -> None:

@@ -80,12 +80,17 @@ class Mail:
         return fields(self.content.head())
 
     @cached_property
-    def _values(self) -> dict[str, list[str]]:
-        """Unfolded values by name in lower case, made once: a header of a megabyte has many fields."""
-        found: dict[str, list[str]] = {}
+    def _named(self) -> dict[str, list[Field]]:
+        """The fields by name in lower case, so that a header of a megabyte is searched once."""
+        found: dict[str, list[Field]] = {}
         for one in self.fields:
-            found.setdefault(one.name.lower(), []).append(one.value)
+            found.setdefault(one.name.lower(), []).append(one)
         return found
+
+    @cached_property
+    def _values(self) -> dict[str, list[str]]:
+        """The unfolded values of the names that were asked for."""
+        return {}
 
     def header(self, name: str) -> str:
         """Return the first field of that name, decoded for reading; '' when there is none."""
@@ -98,7 +103,10 @@ class Mail:
 
     def raw_headers(self, name: str) -> list[str]:
         """Return all fields of that name, unfolded but with encoded words as they are: what addresses are read from."""
-        return self._values.get(name.lower(), [])
+        name = name.lower()
+        if name not in self._values:
+            self._values[name] = [one.value for one in self._named.get(name, ())]
+        return self._values[name]
 
     @cached_property
     def dispositions(self) -> list[str]:

@@ -141,8 +141,8 @@ class Verdict:
         """The same verdict with the whole trace."""
         return replace(self, trace=trace)
 
-    def to_json(self) -> dict[str, Any]:
-        """The verdict as plain JSON values, what is empty left out."""
+    def to_json(self, *, trace: bool = True) -> dict[str, Any]:
+        """Return the verdict as plain JSON values, without empty ones and, if `trace` is False, without its trace."""
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
@@ -155,7 +155,7 @@ class Verdict:
             out["edits"] = [_edit_to_json(edit) for edit in self.edits]
         if self.reply:
             out["reply"] = str(self.reply)
-        if self.trace:
+        if trace and self.trace:
             out["trace"] = [step.to_json() for step in self.trace]
         return out
 

@@ -78,8 +78,8 @@ def insert_delivery(connection: sqlite3.Connection, delivery: Delivery, now: flo
 
 
 def _verdict_text(verdict: Verdict | None) -> str | None:
-    """A verdict as a delivery keeps it: without the trace, which the journal has."""
-    return None if verdict is None else dumps(verdict.with_trace(()).to_json())
+    """Return a verdict as a delivery keeps it: without the trace, which the journal has."""
+    return None if verdict is None else dumps(verdict.to_json(trace=False))
 
 
 class Spool:

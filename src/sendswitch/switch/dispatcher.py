@@ -27,6 +27,8 @@ from sendswitch.switch.suspects import Suspects
 
 # Seconds behind the deadline after which the broker is asked whether it has the task still.
 OVERDUE = 5.0
+# Random bytes in a token.
+TOKEN = 16
 
 Beside = Callable[[Delivery, Route, Answer], None]
 """Told of each answer that counted where there is a candidate; must not block."""
@@ -40,7 +42,8 @@ class Dispatcher:
         self.policy = policy
         self.suspects = suspects or Suspects()
         self.beside: Beside | None = None
-        self._waiting: dict[str, tuple[Task, asyncio.Future[Answer]]] = {}
+        self._random = b""
+        self._waiting: dict[str, tuple[Task, asyncio.Future[Answer | None]]] = {}
         broker.listen(self._answered)
 
     @property
@@ -72,7 +75,7 @@ class Dispatcher:
         return Task(
             message=message.id,
             n=delivery.n,
-            token=secrets.token_hex(16),
+            token=self._token(),
             recipient=delivery.recipient,
             envelope=message.envelope,
             load=message.load,
@@ -84,11 +87,16 @@ class Dispatcher:
             digest=message.digest,
         )
 
+    def _token(self) -> str:
+        """Return a random token of TOKEN bytes. The system gives many at once, because each call costs time."""
+        if not self._random:
+            self._random = secrets.token_bytes(TOKEN * 256)
+        token, self._random = self._random[:TOKEN], self._random[TOKEN:]
+        return token.hex()
+
     async def _answer(self, task: Task, route: Route) -> Answer:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[task.token] = (task, future)
         try:
-            answer = await self._offered(task, route, future)
+            answer = await self._offered(task, route.deadline + OVERDUE)
         except Exception as error:
             logs.failed("offering a task", error=error, msg_id=to_text(task.message))
             answer = Deferral(f"the task could not be offered: {classify(error)}")
@@ -96,7 +104,7 @@ class Dispatcher:
             await self._broker.withdraw(task)
             raise
         finally:
-            del self._waiting[task.token]
+            self._waiting.pop(task.token, None)
         if isinstance(answer, Deferral) and answer.why == LATE:
             if not task.rehearsal:
                 metrics.DEADLINES.inc()
@@ -104,17 +112,30 @@ class Dispatcher:
             answer = replace(late, trace=answer.trace) if answer.trace else late
         return completed(answer, route, self.policy)
 
-    async def _offered(self, task: Task, route: Route, future: asyncio.Future[Answer]) -> Answer:
-        """Offer a task until it is answered: again when the broker does not have it any more."""
+    async def _offered(self, task: Task, overdue: float) -> Answer:
+        """Offer a task until it is answered. Every `overdue` seconds, offer it again if the broker does not have it."""
+        loop = asyncio.get_running_loop()
         while True:
+            future: asyncio.Future[Answer | None] = loop.create_future()
+            self._waiting[task.token] = (task, future)
             await self._broker.offer(task)
-            while True:
-                done, _ = await asyncio.wait([future], timeout=route.deadline + OVERDUE)
-                if done:
-                    return future.result()
-                if not self._broker.has(task):
-                    metrics.REOFFERED.inc()
-                    break
+            timer = loop.call_later(overdue, self._check, task, future, overdue)
+            try:
+                answer = await future
+            finally:
+                timer.cancel()
+            if answer is not None:
+                return answer
+            metrics.REOFFERED.inc()
+
+    def _check(self, task: Task, future: asyncio.Future[Answer | None], overdue: float) -> None:
+        """End the wait for an answer if the broker does not have the task any more."""
+        if future.done():
+            return
+        if self._broker.has(task):
+            asyncio.get_running_loop().call_later(overdue, self._check, task, future, overdue)
+        else:
+            future.set_result(None)
 
     def _answered(self, message: int, n: int, token: str, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from somebody who was never asked.

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 # How often a delivery may break what runs its pipeline before it is put into quarantine.
 MOST = 3
-# Bytes of the file after which it is begun anew.
+# Bytes of the file above which it is written anew.
 LONGEST = 1_000_000
+
+# Seconds after which the end of a pipeline is written at the latest.
+LATEST = 0.05
 
 Key = tuple[int, int]
 Write = Callable[[Mapping[Key, int]], Awaitable[None]]
@@ -55,50 +58,62 @@ class Suspects:
             await self.write({key: -1})
             self.counts.pop(key, None)
 
-    @asynccontextmanager
-    async def in_turn(self, key: Key, digest: bytes) -> AsyncIterator[None]:
-        """Offer a suspect inside, alone among the suspects; all others at once."""
-        if key not in self.counts and digest not in self.digests:
-            yield
-            return
-        async with self._turn:
-            yield
+    def in_turn(self, key: Key, digest: bytes) -> AbstractAsyncContextManager[None]:
+        """Return a context that one suspect can be in at a time, and everything else always."""
+        return self._turn if key in self.counts or digest in self.digests else nullcontext()
 
 
 class Notes:
-    """The file of what is in hand (`worker.runtime.Hands`). What it had is forgotten: `left_in_hand` has read it."""
+    """The file of the deliveries in hand (`worker.runtime.Hands`). It begins empty: `left_in_hand` has read it before.
+
+    A begin is written at once. Ends are written together: with the next begin, or after LATEST seconds. After a kill, a
+    delivery that ended in these seconds may be a suspect too.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._running: dict[Key, bytes] = {}
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._file, 0)
+        self._ended: list[str] = []
+        self._later: asyncio.TimerHandle | None = None
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
 
     def begin(self, message: int, n: int, digest: bytes) -> None:
         """Note that a pipeline begins."""
         self._running[message, n] = digest
-        self._note(f"+{message}.{n}.{digest.hex()}\n")
+        self._write(_begun(message, n, digest))
 
     def end(self, message: int, n: int) -> None:
-        """Note that it ended."""
+        """Note that a pipeline ended."""
         self._running.pop((message, n), None)
-        if not self._running or self._size > LONGEST:
-            os.ftruncate(self._file, 0)
-            self._size = 0
-            for (id_, number), digest in self._running.items():
-                self._note(f"+{id_}.{number}.{digest.hex()}\n")
-        else:
-            self._note(f"-{message}.{n}.\n")
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATEST, self._write_ends)
+        self._ended.append(f"-{message}.{n}.\n")
 
-    def _note(self, text: str) -> None:
-        # A disk that is full must not stop mail: then nobody is suspected.
+    def _write_ends(self) -> None:
+        self._later = None
+        self._write()
+
+    def _write(self, begun: str = "") -> None:
+        text = "".join(self._ended) + begun
+        self._ended.clear()
+        # A full disk must not stop mail: then nobody is suspected.
         with suppress(OSError):
-            self._size += os.write(self._file, text.encode())
+            if self._size > LONGEST:
+                os.ftruncate(self._file, 0)
+                self._size, text = 0, "".join(_begun(*key, digest) for key, digest in self._running.items())
+            if text:
+                self._size += os.write(self._file, text.encode())
 
     def close(self) -> None:
-        """Close the file; what is in it counts at the next start."""
+        """Close the file; deliveries in it count at the next start."""
+        if self._later is not None:
+            self._later.cancel()
+        self._write()
         os.close(self._file)
+
+
+def _begun(message: int, n: int, digest: bytes) -> str:
+    return f"+{message}.{n}.{digest.hex()}\n"
 
 
 def left_in_hand(path: Path) -> dict[Key, bytes]:

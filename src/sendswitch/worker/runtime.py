@@ -114,7 +114,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
         self._mails: WeakValueDictionary[int, Mail] = WeakValueDictionary()
-        self._reading: dict[int, asyncio.Future[Mail]] = {}
+        self._reading: dict[int, asyncio.Future[Mail | None]] = {}
 
     async def retain(self, routes: Iterable[Route]) -> None:
         """Give up what is held for pipelines that are gone."""
@@ -173,14 +173,24 @@ class Worker:
         await lease.answer(answer)
 
     async def _read(self, task: Task) -> Mail:
-        """Return the message, read once for all its recipients that are in hand."""
-        if (mail := self._mails.get(task.message)) is not None:
+        """Return the message, read once for all its recipients in hand. Raises what loading it raises."""
+        mail = self._mails.get(task.message)
+        while mail is None:
+            if (reading := self._reading.get(task.message)) is None:
+                return await self._read_first(task)
+            mail = await asyncio.shield(reading)
+        return mail
+
+    async def _read_first(self, task: Task) -> Mail:
+        """Read a message. The others that wait for it get None if this fails or is cancelled."""
+        reading = self._reading[task.message] = asyncio.get_running_loop().create_future()
+        mail = None
+        try:
+            mail = self._mails[task.message] = await _prepared(task)
             return mail
-        if (reading := self._reading.get(task.message)) is None:
-            reading = self._reading[task.message] = asyncio.ensure_future(_prepared(task))
-            reading.add_done_callback(lambda _: self._reading.pop(task.message, None))
-        mail = await asyncio.shield(reading)
-        return self._mails.setdefault(task.message, mail)
+        finally:
+            del self._reading[task.message]
+            reading.set_result(mail)
 
     async def _answer(self, lease: Lease) -> Answer:
         task = lease.task

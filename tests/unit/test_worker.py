@@ -1,0 +1,79 @@
+"""The worker: what it reads once, and what it notes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.mail.content import Content, InMemory
+from sendswitch.mail.task import Task
+from sendswitch.mail.verdict import LATE, Answer, Deferral, Verdict
+from sendswitch.processors.base import Site
+from sendswitch.testing import envelope, message
+from sendswitch.worker.runtime import Library, Worker
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Load = Callable[[], Awaitable[Content]]
+
+
+def task(n: int, load: Load, deadline: float) -> Task:
+    mail = envelope()
+    return Task(7, n, f"token {n}", mail.recipients[0], mail, load, "ann@example.test", 1, "q", deadline)
+
+
+async def answered(*tasks: Task) -> dict[int, Answer]:
+    """Return the answers to tasks that are offered at once, by the number of the recipient."""
+
+    async def source(owner: str, version: int) -> PipelineConfig:
+        return PipelineConfig()
+
+    answers: dict[int, Answer] = {}
+    broker = EmbeddedBroker()
+    broker.listen(lambda message, n, token, answer: answers.update({n: answer}))
+    worker = Worker(broker, Library(source, 1, Site()), queues=("q",), concurrency=5, clock=time.time)
+    for one in tasks:
+        await broker.offer(one)
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(10):
+        while len(answers) < len(tasks):
+            await asyncio.sleep(0.01)
+    worker.stop()
+    await running
+    return answers
+
+
+def test_a_message_is_read_once_for_all_its_recipients(run: Run) -> None:
+    loads: list[int] = []
+
+    async def load() -> Content:
+        loads.append(1)
+        await asyncio.sleep(0.1)
+        return InMemory(message())
+
+    answers = run(answered(*(task(n, load, 5) for n in range(5))))
+    assert [type(answer) for answer in answers.values()] == [Verdict] * 5
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("why", ["late", "error"])
+def test_another_recipient_reads_what_the_first_could_not(run: Run, why: str) -> None:
+    loads: list[int] = []
+
+    async def load() -> Content:
+        loads.append(1)
+        if len(loads) > 1:
+            return InMemory(message())
+        await asyncio.sleep(10 if why == "late" else 0.1)
+        raise OSError("it cannot be read")
+
+    answers = run(answered(task(0, load, 0.3), task(1, load, 5)))
+    first, second = answers[0], answers[1]
+    assert isinstance(first, Deferral)
+    assert (first.why == LATE, isinstance(second, Verdict)) == (why == "late", True)
+    assert len(loads) == 2
