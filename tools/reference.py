@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import sys
@@ -23,13 +24,20 @@ from sendswitch.journal import events
 from sendswitch.mail.content import InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader
+from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Step, Verdict
 from sendswitch.processors import registry
+from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.reply import Reply
 from sendswitch.smtp.protocol import parameters, replies
 from sendswitch.smtp.protocol.server import TRANSITIONS, Extensions, Limits, ServerConnection
 from sendswitch.spool.states import State
 from sendswitch.switch import intake
+from sendswitch.testing import context
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.evasions import EVASIONS, ZIPS
+from tests.mime_samples import multipart, part
 
 MADE = "<!-- Made by tools/reference.py; change the code, then run `make reference`. -->\n\n"
 
@@ -228,7 +236,30 @@ def _words(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def evasions() -> str:
+    """What the step `attachment` finds in each message of tests/evasions.py."""
+    text = MADE + _EVASIONS
+    archives = {what: multipart(part(data, "a.zip", "application/zip")) for what, data in ZIPS.items()}
+    for group, messages in (EVASIONS | {"Zip archives": archives}).items():
+        text += f"\n## {group}\n\n| what is odd | what the step says |\n| --- | --- |\n"
+        text += _rows((what, _found(raw).replace("|", "\\|")) for what, raw in messages.items())
+    return text
+
+
+_EVASIONS = """# Evasions
+
+Each message here hides a file `evil.exe` from a filter that reads it in one way only, or cannot be looked into. The
+step is `attachment` with `names = ["*.exe"]` and defaults. [What the filter sees](../reading.md) explains the findings.
+"""
+
+
+def _found(raw: bytes) -> str:
+    verdict = asyncio.run(Attachment(AttachmentOptions(names=("*.exe",))).process(Mail(InMemory(raw)), context()))
+    return "" if verdict is None else verdict.reason
+
+
 PAGES = {
+    "evasions.md": evasions,
     "configuration.md": configuration,
     "processors.md": processors,
     "observability.md": observability,

@@ -131,14 +131,15 @@ class Attachment:
 
     def _judge(self, mail: Mail) -> Verdict | None:
         budget = Budget()
-        found = [(part, why) for part in mail.parts if part.attached and (why := self._why(part, budget))]
+        found = [(part, why) for part in mail.parts if (why := self._why(part, budget))]
         whole = self._counted(mail.findings)
         if not found and not whole:
             return None
         options = self._options
         told = [f"the message is {finding}" for finding in whole[:3]]
-        told += [f"{_named(part)} {why}" for part, why in found[:5]]
-        reason = "; ".join(told) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        same = {f"is {finding}" for finding in whole}
+        told += [f"{_named(part)} {why}" for part, why in found[:5] if why not in same]
+        reason = "; ".join(dict.fromkeys(told)) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         match options.action:
             case "strip" if not whole and len(found) * 4 < MAX_EDITS and not any(part.inside for part, _ in found):
                 edits = tuple(edit for part, why in found for edit in self._stripped(part, why, mail.size))
@@ -153,21 +154,21 @@ class Attachment:
         return [finding for finding in findings if finding.kind in self._kinds]
 
     def _why(self, part: Part, budget: Budget) -> str:
-        """Return why this part matches, '' when it does not."""
+        """Return why this part matches, '' when it does not. A text matches by a name and as an archive only."""
         options = self._options
-        if any(map(self._matches, part.names)):
-            return "has such a name"
-        if self._types and any(self._types.match(type_) for type_ in part.types):
+        if why := self._by_name(part):
+            return why
+        if part.attached and self._types and any(self._types.match(type_) for type_ in part.types):
             return f"is {part.type}"
         for finding in self._counted(part.findings):
             return f"is {finding}"
-        if options.larger is not None and (size := len(part.data)) > options.larger:
+        if part.attached and options.larger is not None and (size := len(part.data)) > options.larger:
             return f"has {size} bytes"
         if self._names is None and not self._kinds:
             return ""
         try:
             for data in part.contents():
-                if why := self._inside(data, part.name, budget, 0, opened=part.opened):
+                if why := self._inside(data, part.name, budget, 0, opened=part.opened or not part.attached):
                     return why
         except Unreadable as error:
             return self._finding(error.finding)
@@ -183,7 +184,7 @@ class Attachment:
         try:
             for member in look.members(data, name, budget):
                 for one in member.names:
-                    if self._matches(one):
+                    if self._matching(one):
                         return f"has {one!r} in it"
                 for finding in self._counted(member.findings):
                     return f"has something in it that is {finding}" if member.names else f"is {finding}"
@@ -208,22 +209,32 @@ class Attachment:
         for finding in self._counted(reading.findings):
             return f"has mail in it that is {finding}"
         for part in reading.parts:
-            if part.attached and not _whole(part, reading) and (why := self._why_deep(part, budget, depth)):
+            if not _whole(part, reading) and (why := self._why_deep(part, budget, depth)):
                 return f"has {_named(part)} in it, which {why}"
         return ""
 
     def _why_deep(self, part: Part, budget: Budget, depth: int) -> str:
-        if any(map(self._matches, part.names)):
-            return "has such a name"
-        if self._types and any(self._types.match(type_) for type_ in part.types):
+        if why := self._by_name(part):
+            return why
+        if part.attached and self._types and any(self._types.match(type_) for type_ in part.types):
             return f"is {part.type}"
         for data in part.contents():
-            if why := self._inside(data, part.name, budget, depth + 1):
+            if why := self._inside(data, part.name, budget, depth + 1, opened=not part.attached):
                 return why
         return ""
 
-    def _matches(self, name: str) -> bool:
-        return self._names is not None and any(self._names.match(spelled) for spelled in spellings(name))
+    def _by_name(self, part: Part) -> str:
+        """Return how a name of this part matches, '' when none does."""
+        for name in (*part.names, *part.labels):
+            if matching := self._matching(name):
+                return "has such a name" if matching == part.name.lower() else f"may be shown as {matching[:100]!r}"
+        return ""
+
+    def _matching(self, name: str) -> str:
+        """Return the spelling of a name that matches, '' for none."""
+        if self._names is None:
+            return ""
+        return next((spelled for spelled in sorted(spellings(name)) if self._names.match(spelled)), "")
 
     def _finding(self, finding: Finding) -> str:
         return f"is {finding}" if finding.kind in self._kinds else ""
@@ -250,7 +261,7 @@ def _whole(part: Part, reading_: reader.Reading) -> bool:
 
 
 def _named(part: Part) -> str:
-    return repr(part.name[:100]) if part.name else f"without a name ({part.type})"
+    return repr(part.name[:100]) if part.name else f"a part without a name ({part.type})"
 
 
 def _any_of(globs: tuple[str, ...]) -> re.Pattern[str] | None:

@@ -40,6 +40,8 @@ _MEANT = {
 }
 _BLANKS = b" \t\0\x0b\x0c"
 _CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
+# Fields that some programs take a file name from when no parameter gives one, or show beside it.
+_LABELS = (b"content-description", b"content-location", b"content-name", b"x-sun-data-name")
 _PAIRED = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+")
 _STRICT = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+\Z")
 _COMPOSITE = re.compile("multipart|message")
@@ -49,9 +51,9 @@ _COMPOSITE = re.compile("multipart|message")
 class Entity:
     """A header, and where the content behind it may begin (`bodies`, the usual place first).
 
-    `types`, `names`, `charsets`, `encodings` and `boundaries` hold every reading, the preferred one first. `scan` is
-    the first place where a delimiter line of its parts may stand. `shortened` are boundaries that only some readers
-    see. `attached` is True for a Content-Disposition with `attachment`.
+    `types`, `names`, `labels` (see `reader.Part`), `charsets`, `encodings` and `boundaries` hold every reading, the
+    preferred one first. `scan` is the first place where a delimiter line of its parts may stand. `shortened` are
+    boundaries that only some readers see. `attached` is True for a Content-Disposition with `attachment`.
     """
 
     start: int
@@ -59,6 +61,7 @@ class Entity:
     scan: int
     types: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     charsets: list[str] = field(default_factory=list)
     encodings: list[str] = field(default_factory=list)
     boundaries: list[str] = field(default_factory=list)
@@ -152,7 +155,7 @@ class _Lines:
 
     def _add(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name not in _CONTENT:
+        if name not in _CONTENT and name not in _LABELS:
             self._last = None  # nobody asks for it here
             return
         values = self._values.setdefault(name, [])
@@ -222,6 +225,7 @@ def _facts(entity: Entity, found: _Lines, parent: str) -> None:
     if len(every) >= parameters.MOST_VALUES or any(map(parameters.too_many, (*kinds, *dispositions))):
         entity.findings.append(Finding(Kind.TOO_LARGE, "a field of a part's header has too many parameters"))
     entity.names = readable(every)
+    entity.labels = readable(_value(entity, value).strip() for name in _LABELS for value in found.values(name))
     entity.attached = any("attachment" in parameters.main_value(value) for value in dispositions)
     entity.charsets = parameters.values(inside, ("charset",))
     entity.smime = " ".join(parameters.values(inside, ("smime-type",))).lower()
@@ -230,7 +234,7 @@ def _facts(entity: Entity, found: _Lines, parent: str) -> None:
         found.doubts.append(doubt)
     boundaries = parameters.values(inside, ("boundary",), empty=True)
     if any(not boundary.strip() for boundary in boundaries):
-        found.doubts.append("a boundary of its is empty")
+        found.doubts.append("a boundary is empty")
     if boundaries := [boundary for boundary in boundaries if boundary]:
         entity.boundaries, entity.shortened = _spelled(boundaries)
         if len(entity.boundaries) > MOST_BOUNDARIES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from sendswitch.mail.mime.words import readings
 from sendswitch.mail.text import storable
@@ -51,7 +52,8 @@ def spellings(name: str) -> set[str]:
     """Return a name as programs may write it to disk, in lower case.
 
     Without its folders in either notation; without what systems drop at its end (dots, spaces, slashes); up to a NUL, a
-    line end or another control character, and without them; without the version of VMS and the stream of NTFS.
+    line end or another control character, and without them; without the version of VMS and the stream of NTFS; with
+    percent signs decoded, as browsers do.
     """
     if _PLAIN.match(name):
         return {name.lower()}
@@ -60,7 +62,13 @@ def spellings(name: str) -> set[str]:
 
 def _spellings(name: str) -> set[str]:
     found: set[str] = set()
-    for text in {name, name.partition("\0")[0], re.split(r"[\r\n]", name, maxsplit=1)[0], _CONTROL.sub("", name)}:
+    for text in {
+        name,
+        unquote(name),
+        name.partition("\0")[0],
+        re.split(r"[\r\n]", name, maxsplit=1)[0],
+        _CONTROL.sub("", name),
+    }:
         for one in {text, _CONTROL.split(text, maxsplit=1)[0]}:
             for inside in {one, one.partition("::")[0], _VERSION.sub("", one), unicodedata.normalize("NFKC", one)}:
                 bare = inside.rstrip(_UNSAFE_END)

@@ -80,7 +80,8 @@ _REPORTS = frozenset(
 class Part:
     """A part: bytes `start` to `end` of the message, or of what it was found in when `inside` is True.
 
-    `names` are the file names that its header can be read to give, decoded; `types` the media types, in lower case.
+    `names` are the file names that its header can be read to give, decoded; `labels` are those that only some programs
+    take for names (of Content-Description, Content-Location and the like); `types` the media types, in lower case.
     `charsets`, `encodings` and `bodies` (where the content begins) are every reading, the usual one first. `declared`
     is True for a disposition `attachment`. `opened` is True for a part that was read as mail; the parts of that mail
     follow it. `findings` say why the content is not known.
@@ -92,6 +93,7 @@ class Part:
     bodies: tuple[int, ...]
     types: tuple[str, ...]
     names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     charsets: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ("",)
     declared: bool = False
@@ -282,6 +284,7 @@ class _Reader:
             bodies,
             tuple(one.types),
             one.names,
+            one.labels,
             tuple(one.charsets),
             tuple(one.encodings),
             one.attached,

@@ -15,6 +15,8 @@ from sendswitch.mail.text import storable
 _BEGIN = re.compile(rf"=\?[\x00-\x20]*([^?]{{0,{LONGEST_LABEL}}}?)\?[\x00-\x20]*([bBqQ])[\x00-\x20]*\?")
 _END = re.compile(r"\?[\x00-\x20]*=")
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
+# An encoded word without its end.
+_UNENDED = re.compile(r"=\?[^?]*\?[bBqQ]\?[^?]*\Z")
 _BLANK = re.compile(r"[\x00-\x20]+")
 
 # How the padding of Base64 is read where it does not stand at the end.
@@ -53,6 +55,8 @@ def readings(value: str) -> list[str]:
         return [storable(value, len(value))]
     found = [decoded(value, padding) for padding in (SPLIT, STOP, PASS_OVER, ZERO)]
     found.append(decoded(_BLANK.sub("", value)))
+    if _UNENDED.search(value) is not None:
+        found.append(decoded(value + "?="))
     return list(dict.fromkeys(found))
 
 
