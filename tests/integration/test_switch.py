@@ -43,7 +43,7 @@ from sendswitch.switch.outcomes import Outcomes
 from sendswitch.switch.places import Places
 from sendswitch.switch.queue import Queue
 from sendswitch.switch.reports import Reporter
-from sendswitch.switch.suspects import Notes, Suspects, left_in_hand
+from sendswitch.switch.suspects import LATEST, Notes, Suspects, left_in_hand
 from sendswitch.testing import FakeClock, MemoryCourier, message
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -347,8 +347,14 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
         notes.begin(8, 0, b"e")
         assert left_in_hand(place) == {(7, 1): b"d", (7, 3): b"d", (8, 0): b"e"}
         notes.end(8, 0)
-        while (8, 0) in left_in_hand(place):
-            await asyncio.sleep(0.01)
+        notes.begin(8, 0, b"e")  # it is offered again: its end before says nothing of it
+        notes.begin(9, 0, b"f")
+        assert (8, 0) in left_in_hand(place)
+        for key in ((8, 0), (9, 0)):
+            notes.end(*key)
+            async with asyncio.timeout(5):
+                while key in left_in_hand(place):
+                    await asyncio.sleep(0.01)
         notes.close()  # as after a kill: nothing more was ended
         assert set(left_in_hand(place)) == {(7, 1), (7, 3)}
         place.write_text(place.read_text() + "+9.")
@@ -367,6 +373,15 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
         long.close()
         assert left_in_hand(place) == {(1, 0): b""}
         assert place.stat().st_size < 1100
+        monkeypatch.setattr("sendswitch.switch.suspects.LONGEST", 0)
+        closed = Notes(place)
+        closed.begin(1, 0, b"")
+        closed.end(1, 0)
+        closed.close()
+        with (tmp_path / "other").open("wb", buffering=0) as other:  # it has the number of the file that was closed
+            other.write(b"+")
+            await asyncio.sleep(2 * LATEST)
+            assert (tmp_path / "other").stat().st_size == 1
 
     run(noting())
     assert left_in_hand(tmp_path / "none") == {}
@@ -376,16 +391,16 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
             deliveries = await s.accept("ann@example.test", "bob@example.test")
             await s.until(lambda: len(s.held) == 2)
             keys = [delivery.key for delivery in deliveries]
-            suspects = Suspects(dict.fromkeys(keys, 0), write=s.spool.suspect)
+            suspects = Suspects(dict.fromkeys(keys[:1], 0), {b"proxied"}, write=s.spool.suspect)
             order: list[str] = []
 
-            async def one(key: tuple[int, int]) -> None:
-                async with suspects.in_turn(key, b""):
+            async def one(key: tuple[int, int], digest: bytes) -> None:
+                async with suspects.in_turn(key, digest):
                     order.append("begun")
                     await asyncio.sleep(0.05)
                     order.append("ended")
 
-            await asyncio.gather(*map(one, keys))
+            await asyncio.gather(*map(one, keys, (b"", b"proxied")))
             assert order == ["begun", "ended"] * 2
             await suspects.clear(keys[0])
             assert await s.spool.suspects() == {}

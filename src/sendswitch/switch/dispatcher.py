@@ -119,7 +119,7 @@ class Dispatcher:
             future: asyncio.Future[Answer | None] = loop.create_future()
             self._waiting[task.token] = (task, future)
             await self._broker.offer(task)
-            timer = loop.call_later(overdue, self._check, task, future, overdue)
+            timer = loop.call_later(overdue, self._check, task.token, overdue)
             try:
                 answer = await future
             finally:
@@ -128,12 +128,13 @@ class Dispatcher:
                 return answer
             metrics.REOFFERED.inc()
 
-    def _check(self, task: Task, future: asyncio.Future[Answer | None], overdue: float) -> None:
-        """End the wait for an answer if the broker does not have the task any more."""
-        if future.done():
+    def _check(self, token: str, overdue: float) -> None:
+        """End the wait for an answer if the broker does not have the task any more; look again later if it has."""
+        if (known := self._waiting.get(token)) is None or known[1].done():
             return
+        task, future = known
         if self._broker.has(task):
-            asyncio.get_running_loop().call_later(overdue, self._check, task, future, overdue)
+            asyncio.get_running_loop().call_later(overdue, self._check, token, overdue)
         else:
             future.set_result(None)
 

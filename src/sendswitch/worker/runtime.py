@@ -88,11 +88,11 @@ class Hands(Protocol):
     """Remembers which deliveries a worker has, beyond the death of its process."""
 
     def begin(self, message: int, n: int, digest: bytes) -> None:
-        """A pipeline begins. Known after a kill."""
+        """Note that a pipeline begins. A kill does not lose the note."""
         ...
 
     def end(self, message: int, n: int) -> None:
-        """It ended, in whatever way."""
+        """Note that a pipeline ended, with or without an answer."""
         ...
 
 
