@@ -35,7 +35,7 @@ def setup(form: Format = "json", level: str = "info") -> None:
 
 
 def set_level(level: str) -> str:
-    """Show this level and worse from now on; gives the level until now."""
+    """Set the lowest level that is logged. Return the level before."""
     global _level
     before = next(name for name, number in LEVELS.items() if number == _level)
     _level = LEVELS[level]

@@ -34,6 +34,9 @@ class Field:
             return body.decode("latin-1")
 
 
+_BLANK = re.compile(rb"\s")
+
+
 def fields(head: bytes) -> list[Field]:
     """The fields of a header block in order. A line that is no field and continues none ends the block.
 
@@ -48,7 +51,7 @@ def fields(head: bytes) -> list[Field]:
             block[-1][1].append(line)
         elif not block and line.startswith((b"From ", b">From ")):
             block.append(("", [line]))
-        elif colon and name and not re.search(rb"[\s]", name):
+        elif colon and name and _BLANK.search(name) is None:
             block.append((name.decode("latin-1"), [line]))
         else:
             break

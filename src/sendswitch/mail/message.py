@@ -52,7 +52,7 @@ class Mail:
 
     @property
     def examined(self) -> bool:
-        """Whether the findings are known, so that asking for them costs nothing."""
+        """Return whether the findings are known, so that they cost nothing."""
         return self._known is not None or "_reading" in self.__dict__
 
     def prepare(self) -> None:
@@ -61,7 +61,7 @@ class Mail:
 
     @cached_property
     def large_header(self) -> bool:
-        """Whether the header is so large that what asks for its fields belongs beside the event loop."""
+        """Return whether the header is so large that reading its fields would hold up the event loop."""
         return len(self.content.head()) > LARGE_HEADER
 
     @cached_property

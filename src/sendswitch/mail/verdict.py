@@ -1,4 +1,4 @@
-"""What a pipeline answers: an action with tags, and the trace of how it came to it.
+"""The answer of a pipeline: an action with tags, and the trace of its steps.
 
 A verdict is made by processors, merged by the chain, stored in the spool and quoted in the journal, so it turns
 into plain JSON and back without loss. `Deferral` is the other answer: nothing was decided, ask again later.
@@ -19,7 +19,7 @@ from sendswitch.reply import Reply, parse_reply
 
 
 class Action(StrEnum):
-    """What happens to the mail. The names are those users of the older systems know."""
+    """An action on the mail. The names are those of the older systems."""
 
     PASS = "pass"  # noqa: S105 - an action
     DENY = "deny"
@@ -53,7 +53,7 @@ NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one processor did: which one, how long it took (seconds), how it ended, what it saw.
+    """One step of the trace: the processor, its time (seconds), its outcome, and the facts it saw.
 
     `answer` is what a service answered, as JSON, because it cannot be had again; None for all others.
     """
@@ -67,7 +67,7 @@ class Step:
 
     @property
     def spoke(self) -> bool:
-        """True when what it said counted for something."""
+        """Return whether the step had an opinion that counted."""
         return self.outcome not in (NO_OPINION, NOT_ASKED) and not self.outcome.endswith(SHADOWED)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One processor's or one pipeline's opinion. Without an action it only adds tags and header edits.
+    """The opinion of a processor or of a pipeline. Without an action it only adds tags and header edits.
 
     `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
     addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens

@@ -179,7 +179,7 @@ class Spool:
         )
 
     def records(self, deliveries: Sequence[Delivery]) -> bool:
-        """True when the content of a message with these deliveries is kept after they are final."""
+        """Return whether the content of a message is kept when these deliveries are final."""
         if self._recording == "filtered":
             return any(delivery.verdict is not None for delivery in deliveries)
         return self._recording == "all"
@@ -243,7 +243,7 @@ class Spool:
         return bool(await self.call(lambda c: holds(c, order)))
 
     async def change_by_order(self, order: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
-        """Write new states because of an order; gives those that were written.
+        """Write new states because of an order. Return those that were written.
 
         None are when it was cancelled meanwhile. One that `keeps` mail passes over what a person let go after it was
         given.
@@ -292,13 +292,13 @@ class Spool:
         await self.call(run)
 
     async def orders(self) -> list[Order]:
-        """What people ordered about mail on its way and holds now."""
+        """Return the orders that are in force. Raises SpoolUnavailable."""
         return cast(list[Order], await self.call(lambda c: active(c, self._clock())))
 
     # Reading
 
     def file(self, message: int) -> Path:
-        """Where a large message's content is."""
+        """Return the file of a large message's content."""
         return content_file(self._files, message)
 
     def remove_file(self, message: int) -> None:
@@ -559,7 +559,7 @@ def _close(path: Path) -> None:
 
 
 def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -> list[int]:
-    """Delete what is recorded of these final messages; gives those that have a file, which is not deleted here."""
+    """Delete the recorded content of final messages. Return those with a file; the caller deletes the files."""
     large = [id_ for (id_,) in ids if scalar(connection, "SELECT in_file FROM message WHERE id = ?", id_)]
     connection.executemany("DELETE FROM content WHERE message = ?", ids)
     connection.executemany("DELETE FROM recorded WHERE message = ?", ids)

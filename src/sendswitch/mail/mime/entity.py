@@ -40,7 +40,7 @@ _MEANT = {
 }
 _BLANKS = b" \t\0\x0b\x0c"
 _CONTENT = (b"content-type", b"content-transfer-encoding", b"content-disposition")
-# Fields that some programs take a file name from when no parameter gives one, or show beside it.
+# Fields from which some programs take a file name when no parameter gives one.
 _LABELS = (b"content-description", b"content-location", b"content-name", b"x-sun-data-name")
 _PAIRED = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+")
 _STRICT = re.compile(r"[a-z0-9!#$%&'*+.^_`{|}~-]+/[a-z0-9!#$%&'*+.^_`{|}~-]+\Z")

@@ -103,12 +103,12 @@ class Part:
 
     @property
     def type(self) -> str:
-        """The media type, in lower case."""
+        """Return the media type, in lower case."""
         return self.types[0]
 
     @property
     def body(self) -> int:
-        """Where the content begins."""
+        """Return where the content begins."""
         return self.bodies[0]
 
     @property
@@ -162,7 +162,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """Where the parts are in one reading. A `quiet` one shows what another shows, so findings in it are no news."""
+    """The places of parts in one reading. The findings of a `quiet` view are left out: another view shows its parts."""
 
     regions: list[tuple[int, int]]
     quiet: bool = False
@@ -469,10 +469,10 @@ class _Reader:
     def _second_header(
         self, raw: bytes, one: Entity, end: int, depth: int, parent: str, *, inside: bool
     ) -> Iterator[Part]:
-        """Yield the part that a reader shows which goes on reading fields in the content, or takes another delimiter.
+        """Yield the parts of readers that go on reading fields in the content, or take another line for a delimiter.
 
-        In content that is no text only its beginning is searched, and a header in the middle of it is no doubt: its
-        reading is shown beside the others.
+        Of content that is no text, only the beginning is searched. A header in the middle of it is no finding; the part
+        that it gives is added to the others.
         """
         text = one.type.startswith("text/")
         if one.type.startswith("message/") or one.type in _SAVED_HEADERS:
