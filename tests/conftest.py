@@ -38,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="runs with make soak"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name short text by itself, and other bytes by their place: what packs files writes the time of day into them."""
+    if isinstance(val, bytes) and not (val.isascii() and len(val) <= 40 and val.decode().strip().isprintable()):
+        return argname
+    return None
+
+
 def need(program: str, package: str) -> None:
     """Skip at home, fail in CI, when a real server is missing."""
     if shutil.which(program):
