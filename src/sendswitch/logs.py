@@ -203,9 +203,19 @@ def tls_failed(*, client: str, error: Exception) -> None:
     _emit("info", "tls_failed", client=client, error=str(error))
 
 
+def tls_given_up(next_hop: str, why: str) -> None:
+    """TLS with the next hop failed where it may be used (`tls = "may"`): mail goes in clear text."""
+    _emit("warning", "tls_given_up", next_hop=next_hop, why=why)
+
+
 def failed(what: str, *, error: Exception, msg_id: str = "") -> None:
     """A part of the switch met an error it could not classify; mail it concerns is tried again."""
     _emit("error", "failed", msg_id=msg_id, what=what, error=repr(error))
+
+
+def background_failed(part: str, *, error: Exception, retry_in: float) -> None:
+    """A part that works beside the mail ended with an error; it is begun again."""
+    _emit("error", "background_failed", part=part, error=repr(error), retry_in=round(retry_in, 1))
 
 
 def spool_failed(*, error: Exception) -> None:

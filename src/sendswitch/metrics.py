@@ -31,6 +31,9 @@ CANDIDATES = Counter(
 WEBHOOKS = Counter(
     "sendswitch_webhook_attempts", "Tries to tell a webhook, by outcome.", ["outcome"], registry=REGISTRY
 )
+BACKGROUND_FAILURES = Counter(
+    "sendswitch_background_failures", "Failures of work beside the mail, by part.", ["part"], registry=REGISTRY
+)
 REOFFERED = Counter("sendswitch_tasks_reoffered", "Tasks that were lost and offered again.", registry=REGISTRY)
 DEADLINES = Counter("sendswitch_deadlines_missed", "Tasks without a verdict in time.", registry=REGISTRY)
 ENDED = Counter("sendswitch_deliveries", "Deliveries that ended, by state.", ["state"], registry=REGISTRY)

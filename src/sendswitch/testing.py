@@ -20,9 +20,9 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.sasl import Credentials
+from sendswitch.smtp.protocol.server import EndOfData, ServerConnection
 from sendswitch.smtp.protocol.server import Mail as MailCommand
 from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
-from sendswitch.smtp.protocol.server import ServerConnection
 from sendswitch.smtp.server import Sink
 
 OK = Reply(250, "2.0.0", "Ok")
@@ -97,11 +97,15 @@ class Parcel:
 
 @dataclass
 class MemoryCourier:
-    """A next hop in memory. `answers` gives replies by address; what is not there is accepted."""
+    """A next hop in memory. `answers` gives replies by address; what is not there is accepted.
+
+    With `late`, the replies come after the content, as with LMTP.
+    """
 
     answers: dict[str, Reply] = field(default_factory=dict)
     parcels: list[Parcel] = field(default_factory=list)
     down: Reply | None = None
+    late: bool = False
 
     async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
         """Take the message for every recipient that is not refused."""
@@ -109,7 +113,7 @@ class MemoryCourier:
         if self.down is not None:
             return Delivered((Outcome(self.down),) * len(envelope.recipients))
         replies = [self.answers.get(recipient.address, OK) for recipient in envelope.recipients]
-        if unanimous and not all(reply.positive for reply in replies):
+        if unanimous and not self.late and not all(reply.positive for reply in replies):
             return Delivered(tuple(Outcome(None if reply.positive else reply) for reply in replies))
         taken = tuple(r for r, reply in zip(envelope.recipients, replies, strict=True) if reply.positive)
         if taken:
@@ -200,6 +204,6 @@ def dialog(
                 known = passwords is not None and passwords.get(event.user) == event.password
                 machine.logged_in(event.user if known else "")
             elif machine.waiting:
-                machine.reply(OK)
+                machine.reply((event.refusal if isinstance(event, EndOfData) else None) or OK)
         said += machine.data_to_send()
     return events, said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import smtplib
 import socket
@@ -199,6 +200,29 @@ def test_too_much_memory_and_a_spool_that_does_not_move(tmp_path: Path) -> None:
         until(lambda: '"event":"overload_over"' in node.log.read_text(), node=node)
         send(node.port)
         until(lambda: hop.parcels, node=node)
+
+
+def test_what_works_beside_the_mail_is_begun_again(tmp_path: Path) -> None:
+    """Without file descriptors the watcher of the load cannot look; with them it must be there again."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        assert node.process is not None
+        before = resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        until(lambda: '"event":"background_failed","part":"overload"' in node.log.read_text(), node=node)
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, before)
+        text = node.config.read_text()
+        node.config.write_text(text.replace("[node]", '[node]\nmax_memory = "1MB"'))
+        said(node, "reload")
+        until(lambda: '"event":"overloaded"' in node.log.read_text(), node=node)
+        node.config.write_text(text)
+        said(node, "reload")
+        until(lambda: '"event":"overload_over"' in node.log.read_text(), node=node)
+        send(node.port)
+        until(lambda: hop.parcels, node=node)
+        found = health(node, "background")
+        assert "overload: OSError" in found["cause"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/metrics", timeout=10) as answer:
+            assert b'sendswitch_background_failures_total{part="overload"}' in answer.read()
 
 
 def test_the_control_socket_is_private_and_takes_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

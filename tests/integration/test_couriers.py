@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -565,5 +568,144 @@ def test_a_returned_job_gets_a_new_connection_however_busy_the_others_are(run: R
             assert sorted(subjects(hop.messages)) == sorted(f"Subject: {n}" for n in range(30))
             assert hop.connections <= 30
             pool.close()
+
+    run(inside())
+
+
+def test_a_server_that_writes_its_replies_one_by_one_is_not_waited_for(run: Run) -> None:
+    """As Postfix behind BDAT: Nagle's algorithm keeps the second write until the first is acknowledged."""
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rb") as lines:
+            connection.sendall(b"220 next.example ESMTP\r\n")
+            while line := lines.readline():
+                if line.startswith(b"EHLO"):
+                    connection.sendall(b"250-next.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+                elif line.startswith(b"BDAT"):
+                    lines.read(int(line.split()[1]))
+                    connection.sendall(b"250 sender\r\n250 recipient\r\n")
+                    connection.sendall(b"250 queued\r\n")
+
+    async def inside(port: int) -> float:
+        pool = Pool(Endpoint("127.0.0.1", port), ClientOptions("me.example"), size=1, idle=5)
+        began = time.monotonic()
+        for _ in range(200):
+            (outcome,) = (await pool.deliver(envelope("a@b", "joe@example.test"), InMemory(DATA))).outcomes
+            assert outcome.reply == Reply(250, "", "queued")
+        pool.close()
+        return time.monotonic() - began
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        assert run(inside(server.getsockname()[1])) < 3  # it is 8 s with the delayed ACK of Linux, 40 ms
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("tls", "broken"),
+    [("may", "garbage"), ("may", "garbage at once"), ("may", "silence"), ("may", "end"), ("require", "garbage")],
+)
+def test_tls_that_fails_is_gone_without_only_where_it_may_be(run: Run, tls: str, broken: str) -> None:
+    said: list[bytes] = []
+    sessions: list[asyncio.Task[Any] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sessions.append(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            writer.write(b"220 hi\r\n")
+            while True:
+                line = await reader.readuntil(b"\r\n")
+                said.append(line)
+                if line == b"STARTTLS\r\n":
+                    writer.write(b"220 go\r\n" + (b"no TLS at all\r\n" if broken == "garbage at once" else b""))
+                    if broken == "end":
+                        return
+                    await reader.read(1)
+                    if broken == "garbage":
+                        writer.write(b"no TLS at all\r\n")
+                    await reader.read()
+                    return
+                if line == b"DATA\r\n":
+                    writer.write(b"354 go\r\n")
+                    await reader.readuntil(b"\r\n.\r\n")
+                writer.write(b"250-hi\r\n250 STARTTLS\r\n" if line.startswith(b"EHLO") else b"250 ok\r\n")
+
+    async def inside() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+        pool = Pool(endpoint, ClientOptions("me.example", tls=tls, command=2), size=1, idle=5)
+        (outcome,) = (await pool.deliver(envelope(), InMemory(DATA))).outcomes
+        assert outcome.reply is not None
+        assert outcome.reply.positive is (tls == "may")
+        assert (b"DATA\r\n" in said) is (tls == "may")
+        assert said.count(b"STARTTLS\r\n") == 1
+        assert ((await pool.check()) is None) is (tls == "may")
+        if tls == "may":
+            assert pool.open == 1
+            assert (await pool.deliver(envelope(), InMemory(DATA))).outcomes[0].reply == outcome.reply
+        pool.close()
+        server.close()
+        await asyncio.wait([session for session in sessions if session is not None], timeout=10)
+        assert all(session is not None and session.done() for session in sessions)  # no connection is left open
+
+    run(inside())
+
+
+@pytest.mark.parametrize(
+    ("needs", "data", "taken"),
+    [
+        ({"body": "8BITMIME"}, b"Subject: x\r\n\r\nplain\r\n", True),
+        ({"body": "8BITMIME"}, b"Subject: x\r\n\r\n\xc3\xbc\r\n", False),
+        ({"smtputf8": True}, b"Subject: x\r\n\r\n\xc3\xbc\r\n", True),
+        ({"smtputf8": True}, b"Subject: \xc3\xbc\r\n\r\nplain\r\n", False),
+    ],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_what_only_the_parameters_say_keeps_no_mail_from_an_old_server(
+    run: Run, tmp_path: Path, needs: dict[str, Any], data: bytes, taken: bool, large: bool
+) -> None:
+    """Content in a file is what its sender said of it."""
+
+    async def inside() -> None:
+        content: InMemory | InFile = InMemory(data)
+        if large:
+            (tmp_path / "body").write_bytes(data)
+            content = InFile(tmp_path / "body", len(data))
+        async with Scripted(lambda n: b"250 ok\r\n") as hop:
+            hop.go.set()
+            pool = Pool(Endpoint("127.0.0.1", hop.port), ClientOptions("me.example"), size=1, idle=5)
+            (outcome,) = (await pool.deliver(replace(envelope(), **needs), content)).outcomes
+            assert outcome.reply is not None
+            expected = taken and not (large and needs.get("body"))
+            assert outcome.reply.positive is expected
+            assert len(hop.messages) == expected
+            pool.close()
+
+    run(inside())
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "good"), [("127.0.0.1", True, True), ("127.0.0.2", True, False), ("127.0.0.1", False, False)]
+)
+def test_tls_that_is_required_proves_who_is_there(
+    run: Run, certificate: tuple[Path, Path], host: str, trusted: bool, good: bool
+) -> None:
+    async def inside() -> None:
+        offered = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        offered.load_cert_chain(*certificate)
+        inbox = Inbox({})
+        listener = Listener(inbox, Options(host="next.example", tls=offered))
+        port = free_port()
+        await listener.start(Endpoint(host, port))
+        context = ssl.create_default_context(cafile=certificate[0] if trusted else None)
+        pool = Pool(Endpoint(host, port), ClientOptions("me.example", tls="require", context=context), size=1, idle=5)
+        (outcome,) = (await pool.deliver(envelope(), InMemory(DATA))).outcomes
+        assert outcome.reply is not None
+        assert outcome.reply.positive is good, outcome.reply
+        assert [parcel.envelope.client.protocol for parcel in inbox.parcels] == ["ESMTPS"] * good
+        pool.close()
+        await listener.stop(1)
 
     run(inside())

@@ -582,6 +582,27 @@ def test_a_sender_stays_rewritten_whatever_comes_after(
     run(inside())
 
 
+@pytest.mark.parametrize("twin", ['"bob"@example.test', '"b\\ob"@example.test', "Bob@EXAMPLE.test."])
+def test_a_loop_through_another_spelling_ends_at_the_first_round(
+    run: Run, tmp_path: Path, clock: FakeClock, twin: str
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.forwarded(twin)
+            s.answers[twin] = lambda: Verdict.forwarded('"ann"@example.test', "bob@example.test")
+            await s.accept("ann@example.test")
+            await s.until(lambda: s.courier.parcels)
+            assert [r.address for p in s.courier.parcels for r in p.envelope.recipients] == [twin]
+            # And where it comes back from outside, for the first mailbox in another spelling.
+            (parcel,) = s.courier.parcels
+            s.answers['"ann"@example.test'] = s.answers["ann@example.test"]
+            await s.accept('"ann"@example.test', data=parcel.data)
+            await s.until(lambda: s.got('"ann"@example.test'))
+            assert s.asked == ["ann@example.test", twin, '"ann"@example.test']
+
+    run(inside())
+
+
 def test_success_is_reported_where_the_next_hop_does_not(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     class NoDsn(MemoryCourier):
         async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:

@@ -200,3 +200,20 @@ def test_of_very_many_authors_the_first_and_the_last_are_known() -> None:
 )
 def test_the_sole_author_is_the_one_that_all_readers_see(values: list[str], expected: str | None) -> None:
     assert address.sole_author(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("\u0646\u0627\u0645\u0647\u200c\u0627\u06cc@x", True),  # Persian
+        ("\u0dc1\u0dca\u200d\u0dbb\u0dd3@x", True),  # Sinhala
+        ("a@\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example", True),
+        ("jo\u200ce@x", False),
+        ("joe\u200d@x", False),
+        ("joe@x\u200d.example", False),
+        ("\u200cjoe@x", False),
+        ("\u0378\u200d@x", False),  # beside a character that Unicode does not know
+    ],
+)
+def test_joiners_stand_where_a_script_needs_them(text: str, good: bool) -> None:
+    assert address.valid(text) is good

@@ -220,8 +220,64 @@ def test_what_the_server_cannot_take_is_not_tried() -> None:
     machine = ready("SIZE 10")
     assert codes(machine.send(ONE, 100, DATA)) == [552]
     machine = ready()
-    assert codes(machine.send(Envelope("ü@b", (Recipient("c@d"),), smtputf8=True), 1, b"x")) == [550]
-    assert machine.send(Envelope("u@b", (Recipient("c@d"),), smtputf8=True), 1, b"x") is None
+    for needs in (
+        Envelope("ü@b", (Recipient("c@d"),)),
+        Envelope("u@b", (Recipient("c@d"),), smtputf8=True),
+        Envelope("u@b", (Recipient("c@d"),), body="8BITMIME"),
+    ):
+        event = machine.send(needs, 1, b"x")
+        assert isinstance(event, Finished)
+        (outcome,) = event.outcomes
+        assert outcome.reply is not None
+        assert outcome.reply.permanent
+        assert outcome.ours
+
+
+def test_whom_the_server_cannot_take_it_for_is_not_named_to_it() -> None:
+    three = Envelope("a@b", (Recipient("ü@d"), Recipient("c@d"), Recipient("e@f>")))
+    machine = ready("PIPELINING")
+    assert machine.send(three, 1, b"x") is None
+    assert machine.data_to_send() == b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n")
+    event = machine.next_event()
+    assert codes(event) == [550, 250, 553]
+    assert isinstance(event, Finished)
+    assert [outcome.ours for outcome in event.outcomes] == [True, False, True]
+    assert codes(ready("PIPELINING").send(three, 1, b"x", unanimous=True)) == [550, None, 553]
+    machine = ready("PIPELINING", "SMTPUTF8")
+    machine.send(three, 1, b"x")
+    assert machine.data_to_send().startswith(
+        b"MAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<\xc3\xbc@d>\r\nRCPT TO:<c@d>\r\nDATA"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (b"552 Too many recipients", 452),
+        (b"552 5.5.3 Too many recipients", 452),
+        (b"552 5.2.2 Mailbox full", 552),
+        (b"552 5.3.4 Too big", 552),
+        (b"550 5.1.1 Nobody", 550),
+    ],
+)
+def test_too_many_recipients_is_for_now(said: bytes, meant: int) -> None:
+    machine = ready("PIPELINING")
+    machine.send(TWO, len(DATA), DATA)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n" + said + b"\r\n354 go\r\n250 ok\r\n")
+    event = machine.next_event()
+    assert codes(event) == [250, meant]
+    assert isinstance(event, Finished)
+    assert event.outcomes[1].reply is not None
+    assert event.outcomes[1].reply.enhanced[:1] in (str(meant)[0], "")
+
+
+def test_an_original_recipient_beyond_ascii_in_the_form_that_the_server_reads() -> None:
+    envelope = Envelope("a@b", (Recipient("c@d", orcpt="utf-8;jö@x"),))
+    for offered, expected in ((("DSN",), rb"utf-8;j\x{F6}@x"), (("DSN", "SMTPUTF8"), "utf-8;jö@x".encode())):
+        machine = ready("PIPELINING", *offered)
+        machine.send(envelope, 1, b"x")
+        assert b"RCPT TO:<c@d> ORCPT=" + expected + b"\r\n" in machine.data_to_send()
 
 
 def test_losing_the_connection_before_the_content_is_certain() -> None:
@@ -418,6 +474,39 @@ def test_an_impossible_transaction_is_not_sent_ahead() -> None:
     assert machine.data_to_send() == b""
 
 
+def test_what_comes_behind_the_answer_to_starttls_is_thrown_away() -> None:
+    machine = ClientConnection("me", tls="require")
+    machine.receive_data(b"220 x\r\n")
+    machine.next_event()
+    machine.receive_data(b"250-x\r\n250 STARTTLS\r\n220 go\r\n250 forged\r\n")
+    assert isinstance(machine.next_event(), StartTls)
+    assert machine.next_event() is None
+    machine.data_to_send()
+    machine.tls_started()
+    assert machine.next_event() is None
+    machine.receive_data(b"250 x\r\n")
+    event = machine.next_event()
+    assert isinstance(event, Ready)
+    assert event.extensions == {}
+
+
+def test_it_only_waits_while_replies_are_due_and_all_is_written() -> None:
+    machine = ready("PIPELINING")
+    assert not machine.only_waits
+    machine.send(ONE, len(DATA), DATA)
+    assert not machine.only_waits
+    machine.data_to_send()
+    assert machine.only_waits
+    machine.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    machine.next_event()
+    assert not machine.only_waits  # the content is to be written
+    machine.data_to_send()
+    assert machine.only_waits
+    machine.receive_data(b"250 ok\r\n")
+    machine.next_event()
+    assert not machine.only_waits
+
+
 def test_when_transactions_can_begin() -> None:
     machine = ClientConnection("me")
     assert not machine.greeted
@@ -484,11 +573,20 @@ def test_xforward_in_lines_that_are_short_enough() -> None:
     machine.send(Envelope("a@b", (Recipient("c@d"),), client=client), 1, DATA)
     lines = [line for line in machine.data_to_send().split(b"\r\n") if line.startswith(b"XFORWARD")]
     assert len(lines) > 1
+    assert all(len(word) <= len("SOURCE=") + 255 for line in lines for word in line.split())
     assert all(len(line) <= 510 for line in lines)
     assert b"ADDR=IPV6:2001:db8::1" in b" ".join(lines)
     assert b"PORT=[UNAVAILABLE]" in b" ".join(lines)
     machine.receive_data(b"250 ok\r\n" * len(lines) + b"250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n")
     assert codes(machine.next_event()) == [250]
+
+
+def test_xforward_tells_a_name_of_255_characters_whole() -> None:
+    machine = ready("PIPELINING", "XFORWARD NAME HELO")
+    client = Client(name="n" * 255, helo="h" * 300)
+    machine.send(Envelope("a@b", (Recipient("c@d"),), client=client), 1, DATA)
+    said = machine.data_to_send()
+    assert said.startswith(b"XFORWARD NAME=" + b"n" * 255 + b"\r\nXFORWARD HELO=" + b"h" * 255 + b"\r\nMAIL")
 
 
 @given(

@@ -168,6 +168,40 @@ def test_xforward_cannot_smuggle_control_characters() -> None:
     assert ends(events)[0].envelope.client.helo == "a??Evil: x"
 
 
+@pytest.mark.parametrize(
+    ("zone", "code"), [("%25eth0", 250), ("%eth0", 250), ("%x)+20by+20bank.example+20(x", 501), ("%(", 501)]
+)
+def test_an_address_s_zone_forges_nothing(zone: str, code: int) -> None:
+    wire = f"XFORWARD ADDR=IPV6:fe80::1{zone.replace('%25', '%')}\r\n".encode()
+    events, said = dialog(server(), HELLO + wire + ENVELOPE + MESSAGE)
+    assert codes(said)[1] == code
+    if code == 250:
+        assert ends(events)[0].envelope.client.address == "fe80::1"
+
+
+@pytest.mark.parametrize(
+    ("hello", "mail", "protocol"),
+    [
+        (b"HELO x", b"", "SMTP"),
+        (b"EHLO x", b"", "ESMTP"),
+        (b"EHLO x", b" SMTPUTF8", "UTF8SMTP"),
+        (b"HELO x\r\nEHLO x", b"", "ESMTP"),
+        (b"EHLO x\r\nXFORWARD PROTO=SMTP", b"", "SMTP"),
+        (b"EHLO x\r\nXFORWARD PROTO=ESMTP", b" SMTPUTF8", "UTF8SMTP"),
+    ],
+)
+def test_how_it_came_is_told_as_it_was(hello: bytes, mail: bytes, protocol: str) -> None:
+    wire = hello + b"\r\nMAIL FROM:<a@b>" + mail + b"\r\nRCPT TO:<c@d>\r\n" + MESSAGE
+    assert ends(dialog(server(), wire)[0])[0].envelope.client.protocol == protocol
+
+
+def test_addresses_may_have_joiners_where_a_script_needs_them() -> None:
+    for local, code in (("\u0646\u0627\u0645\u0647\u200c\u0627\u06cc", 250), ("jo\u200ce", 501), ("jo\u200de", 501)):
+        wire = f"MAIL FROM:<{local}@x.example> SMTPUTF8\r\n".encode()
+        assert codes(dialog(server(), HELLO + wire)[1])[1] == code
+    assert codes(dialog(server(), HELLO + "MAIL FROM:<a@b>\u202e SMTPUTF8\r\n".encode())[1])[1] == 500
+
+
 def test_only_accepted_recipients_count() -> None:
     machine = server()
     machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<no@d>\r\nRCPT TO:<yes@d>\r\nDATA\r\n.\r\n")
@@ -246,6 +280,16 @@ def test_too_many_errors_close() -> None:
     _, said = dialog(machine, b"X\r\n" * 10)
     assert codes(said) == [500, 500, 500, 421]
     assert machine.closed
+
+
+def test_a_message_that_is_accepted_makes_up_for_errors() -> None:
+    machine = server(errors=3)
+    _, said = dialog(machine, HELLO + (b"X\r\n" * 3 + ENVELOPE + MESSAGE) * 5)
+    assert not machine.closed
+    assert codes(said).count(500) == 15
+    machine = server(errors=3, size=5)
+    dialog(machine, HELLO + (b"X\r\n" * 3 + ENVELOPE + MESSAGE) * 5)
+    assert machine.closed  # the message was refused
 
 
 def test_too_many_commands_that_lead_nowhere_are_errors() -> None:

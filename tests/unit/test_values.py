@@ -24,6 +24,7 @@ from sendswitch.mail.content import Damaged, Edited, InFile, InMemory, digest_of
 from sendswitch.mail.envelope import Client, Envelope, Recipient, from_json
 from sendswitch.mail.headers import (
     AddHeader,
+    HeaderEdit,
     MarkSubject,
     RemoveHeader,
     SetHeader,
@@ -39,6 +40,7 @@ from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Kind
 from sendswitch.mail.mime.reader import MAX_PARTS
+from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -314,6 +316,48 @@ def test_what_others_claim_under_our_names_is_removed() -> None:
     assert b"Subject: *S* a" in head
     assert b"Received: from hx (n [192.0.2.1])" in head
     assert body == b"X-SendSwitch-Tags: body\r\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "shown"),
+    [
+        (AddHeader("X-Why", "too Näh Näh for us"), "X-Why", "too Näh Näh for us"),
+        (AddHeader("X-Why", f"Ä{'ö' * 400}"), "X-Why", f"Ä{'ö' * 400}"),
+        (AddHeader("X-Why", "\ud800 half"), "X-Why", "? half"),
+        (SetHeader("From", "Jürgen <j@x.example>"), "From", "Jürgen <j@x.example>"),
+        (MarkSubject("[NÄH] "), "Subject", "[NÄH] a"),
+    ],
+)
+def test_what_we_write_beyond_ascii_is_encoded(change: HeaderEdit, name: str, shown: str) -> None:
+    head = b"From: x@y\r\nSubject: a\r\n\r\n"
+    out = edit(head, (change,))
+    assert out.isascii()
+    assert max(map(len, out.split(b"\r\n"))) < 998
+    (value,) = (field.value for field in fields(out) if field.name == name)
+    assert decoded(value) == shown
+    assert edit(out, (change,)) == out or isinstance(change, AddHeader)
+    assert shown.encode() in edit(head, (change,), utf8=True)
+
+
+def test_a_mark_before_an_encoded_subject_keeps_its_space() -> None:
+    out = edit(b"Subject: =?utf-8?q?=C3=BC?=\r\n\r\n", (MarkSubject("[NÄH] "),))
+    assert decoded(fields(out)[0].value) == "[NÄH] ü"
+
+
+def test_a_message_for_smtputf8_gets_its_text_as_it_is() -> None:
+    composer, verdict = Composer("us", {"s": "[Ü] "}), Verdict(Action.PASS, tags=("s", "ß"))
+    for utf8 in (True, False):
+        content = composer.compose(
+            InMemory(b"Subject: a\r\n\r\n"), message="i", client=Client(), received=0, verdict=verdict, utf8=utf8
+        )
+        assert content.head().isascii() is not utf8
+
+
+def test_a_zone_in_an_address_forges_no_trace() -> None:
+    client = Client("fe80::1%) by bank.example (x", helo="h")
+    out = Composer("us", {}).compose(InMemory(b"\r\n"), message="i", client=client, received=0).whole()
+    assert out is not None
+    assert b"Received: from h (unknown [IPv6:fe80::1])\r\n\tby us (SendSwitch)" in out
 
 
 def test_without_a_verdict_only_a_trace_is_put_on_top() -> None:
@@ -671,11 +715,16 @@ def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None
     to = "jö@example.test" if utf8 else "joe@example.test"
     raw = dsn.report(
         dsn.Kind.FAILED,
-        [dsn.Outcome(Recipient(to, orcpt="rfc822;first+40example.test"), Reply(550, "5.1.1", "no such"), "unknown")],
+        [
+            dsn.Outcome(
+                Recipient(to, orcpt="rfc822;first+40example.test"), Reply(550, "5.1.1", "no such"), "unknown", said=True
+            )
+        ],
         envelope=Envelope("a@b", (), ret=ret, envid="x+2By"),
         content=InMemory(message("secret body\r\n")),
         message="id",
         host="us.example",
+        received=-86400.0,
         now=0.0,
     )
     assert raw.count(b"\n") == raw.count(b"\r\n")
@@ -690,7 +739,36 @@ def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None
     assert f"Final-Recipient: {'utf-8' if utf8 else 'rfc822'}; {to}" in text
     assert "Original-Recipient: rfc822; first@example.test" in text
     assert "Original-Envelope-Id: x+y" in text
+    assert "Arrival-Date: Wed, 31 Dec 1969" in text
+    assert "Date: Thu, 01 Jan 1970" in text
+    assert "Diagnostic-Code: smtp; 550 5.1.1 no such" in text
     assert not parsed.defects
+    encodings = [part["Content-Transfer-Encoding"] for part in parsed.walk() if part["Content-Transfer-Encoding"]]
+    assert encodings == (["8bit", "8bit", "8bit", "7bit"] if utf8 else ["7bit"] * 4)
+
+
+def test_a_report_names_8bit_where_a_part_has_it_and_its_status_is_7bit() -> None:
+    raw = dsn.report(
+        dsn.Kind.DELIVERED,
+        [dsn.Outcome(Recipient("a@b", orcpt="rfc822;j+C3+B6"), Reply(250, "2.0.0", "ok"), "delivered")],
+        envelope=Envelope("a@b", (), ret="FULL"),
+        content=InMemory("Subject: x\r\n\r\nü\r\n".encode()),
+        message="id",
+        host="us.example",
+        received=0.0,
+        now=0.0,
+    )
+    whole, prose, status, returned = [
+        part for part in email.message_from_bytes(raw).walk() if part["Content-Transfer-Encoding"]
+    ]
+    assert [part["Content-Transfer-Encoding"] for part in (whole, prose, status, returned)] == [
+        "8bit",
+        "7bit",
+        "7bit",
+        "8bit",
+    ]
+    assert b"Action: delivered" in raw
+    assert b"Diagnostic-Code" not in raw  # nobody said anything but we
 
 
 # corners
@@ -708,6 +786,7 @@ def test_a_report_without_an_enhanced_code_or_an_original_recipient() -> None:
         content=InMemory(message()),
         message="id",
         host="us.example",
+        received=0.0,
         now=0.0,
     ).decode()
     assert "Status: 4.0.0\r\n" in raw

@@ -60,9 +60,9 @@ class Result:
     detail: str
 
 
-def rate(port: int, messages: int, sessions: int = SESSIONS) -> float:
+def rate(port: int, messages: int, sessions: int = SESSIONS, to: str = "b@example.test") -> float:
     """Messages a second through a port, sent by smtp-source over reused connections."""
-    return messages / source(port, messages=messages, sessions=sessions, size=SIZE)
+    return messages / source(port, messages=messages, sessions=sessions, size=SIZE, to=to)
 
 
 def drained(node: Node, pause: float = 0.02) -> None:
@@ -87,10 +87,12 @@ def figure(node: Node, name: str) -> float:
     return 0.0
 
 
-def through(node: Node, messages: int, *, file: Path | None = None, to: str = "b@example.test") -> float:
+def through(
+    node: Node, messages: int, *, file: Path | None = None, to: str = "b@example.test", sessions: int = SESSIONS
+) -> float:
     """Messages a second from the first byte in to the last one out; all are what is in the file, if there is one."""
     began = time.perf_counter()
-    source(node.port, messages=messages, sessions=SESSIONS, size=SIZE, file=file, to=to)
+    source(node.port, messages=messages, sessions=sessions, size=SIZE, file=file, to=to)
     drained(node, 0.1 if file else 0.02)
     return messages / (time.perf_counter() - began)
 
@@ -176,31 +178,47 @@ def _seed(folder: Path, sink: int) -> Iterator[int]:
 
 
 def chain(folder: Path, rounds: int) -> list[Result]:
-    """Postfix → SendSwitch → Postfix beside Postfix filtered through nothing but its own re-injection port."""
+    """Postfix → SendSwitch → second Postfix → Maildir, beside the same without SendSwitch. Our defaults."""
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(Sink())
-        node = Node(folder / "chain", "127.0.0.1:1", settings=QUIET | CONNECTIONS)
-        ours = Postfix(folder / "with", content_filter=node.port, relay=sink.port)
-        bare = Postfix(folder / "without", relay=sink.port)
-        node.config.write_text(node.config.read_text().replace('"127.0.0.1:1"', f'"127.0.0.1:{ours.reinject}"'))
-        for part in (ours, bare, node):
+        last = Postfix(folder / "last")
+        node = Node(folder / "chain", f"127.0.0.1:{last.reinject}", settings=QUIET)
+        ours = Postfix(folder / "with", content_filter=node.port)
+        bare = Postfix(folder / "without", content_filter=last.reinject)
+        for part in (last, ours, bare, node):
             stack.enter_context(part)
         with_us, without = in_turns(
-            rounds, lambda: _through_postfix(ours, 1_000), lambda: _through_postfix(bare, 1_000)
+            rounds, lambda: _through_chain(ours, last, 1_000), lambda: _through_chain(bare, last, 1_000)
         )
     detail = f"{with_us:.0f} and {without:.0f} msg/s"
-    return [_at_least("Postfix with us / with its own re-injection", with_us / without, 0.9, detail)]
+    return [_at_least("Postfix → us → Postfix / Postfix → Postfix", with_us / without, 0.9, detail)]
 
 
-def _through_postfix(postfix: Postfix, messages: int) -> float:
+def _through_chain(first: Postfix, last: Postfix, messages: int) -> float:
+    """Messages a second from the first Postfix to a Maildir of the last."""
+    wanted = last.count("bob") + messages
     began = time.perf_counter()
-    source(postfix.smtp, messages=messages, sessions=20, size=SIZE)
+    source(first.smtp, messages=messages, sessions=20, size=SIZE, to="bob@example.test")
     end = time.monotonic() + 180
-    while postfix.queue().strip():
+    while last.count("bob") < wanted:
         if time.monotonic() > end:
-            raise Temporary(f"Postfix did not get through its queue\n{postfix.maillog[-2000:]}")
+            raise Temporary(f"Postfix did not get through its queue\n{first.maillog[-2000:]}")
         time.sleep(0.05)
     return messages / (time.perf_counter() - began)
+
+
+def line(folder: Path, rounds: int) -> list[Result]:
+    """200 messages over one connection in and one out to Postfix, beside smtp-source straight to it."""
+    with contextlib.ExitStack() as stack:
+        postfix = stack.enter_context(Postfix(folder / "postfix"))
+        settings = QUIET | {"next_hop": {"connections": 1}}
+        node = stack.enter_context(Node(folder / "line", f"127.0.0.1:{postfix.reinject}", settings=settings))
+        ours, direct = in_turns(
+            rounds,
+            lambda: through(node, 200, sessions=1, to="bob@example.test"),
+            lambda: rate(postfix.reinject, 200, 1, "bob@example.test"),
+        )
+    detail = f"{200 / ours:.2f} and {200 / direct:.2f} s for 200 messages"
+    return [at_most("one connection through us / straight to Postfix", direct / ours, 3, detail)]
 
 
 def history(folder: Path, rounds: int) -> list[Result]:

@@ -243,6 +243,11 @@ class Postfix:
         new = self.folder / "mail" / user / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(new.iterdir())] if new.exists() else []
 
+    def count(self, user: str) -> int:
+        """Return how many messages are in a user's Maildir."""
+        new = self.folder / "mail" / user / "Maildir" / "new"
+        return len(os.listdir(new)) if new.exists() else 0
+
     def wait_for(self, user: str, count: int = 1, limit: float = 30.0) -> list[bytes]:
         """The user's messages once there are `count`. Raises Temporary with the log when there are not in time."""
         end = time.monotonic() + limit

@@ -15,6 +15,7 @@ from sendswitch.bench.measure import (
     chain,
     history,
     latency,
+    line,
     memory,
     rehearsal,
     relay,
@@ -27,6 +28,7 @@ from sendswitch.errors import Temporary
 MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
     "relay": lambda folder, quick: relay(folder, 1 if quick else 5),
     "chain": lambda folder, quick: chain(folder, 1 if quick else 7),
+    "line": lambda folder, quick: line(folder, 1 if quick else 5),
     "journal": lambda folder, quick: history(folder, 1 if quick else 5),
     "replay": lambda folder, quick: rehearsal(folder, 2_000 if quick else 10_000),
     "stories": lambda folder, quick: stories(folder, 20_000 if quick else 1_000_000),

@@ -68,5 +68,15 @@ def warnings(node: Node) -> dict[str, Check]:
     async def canary() -> str:
         return f"the canary was lost: {node.canary.trouble}" if node.canary.trouble else ""
 
-    found: dict[str, Check] = {"canary": canary, "ledger": ledger, "queue": queue_moves, "configuration": configuration}
+    async def background() -> str:
+        trouble = node.background.trouble
+        return f"a part of the node failed and was begun again ({trouble}); look at the log" if trouble else ""
+
+    found: dict[str, Check] = {
+        "background": background,
+        "canary": canary,
+        "ledger": ledger,
+        "queue": queue_moves,
+        "configuration": configuration,
+    }
     return found | {"journal": journal_keeps_up} if node.config.journal.enabled else found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import close_to_others, open_spool
 from sendswitch.switch.answers import Answers
+from sendswitch.switch.background import Background
 from sendswitch.switch.canary import Canary
 from sendswitch.switch.candidates import AT_ONCE, Candidates
 from sendswitch.switch.control import Control
@@ -89,6 +90,7 @@ FIXED = (
     "tracing",
 )
 
+Work = Callable[[], Coroutine[None, None, None]]
 Source = Callable[[], Config]
 """Reads the configuration again. Raises InvalidConfiguration."""
 
@@ -105,6 +107,7 @@ class Node:
         self._looking = asyncio.Event()
         self._changing = asyncio.Lock()
         self.draining = False
+        self.background = Background()
         self.steering = Steering(self)
         self.refused = ""  # why the last reload failed
 
@@ -137,7 +140,7 @@ class Node:
         self.journeys.routes = await in_thread(load_routes, self._engine, config)
         self._users = await in_thread(users.keys, self._engine)
         self.journeys.orders = await self.spool.orders()
-        self._spawn(self.queue.run())
+        self._keep("queue", self.queue.run)
         self._outbox = Outbox(self.data / PLACE)
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
@@ -148,32 +151,37 @@ class Node:
         await self._read_lists()
         self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
         if self._worker is not None:
-            self._worker_task = self._spawn(self._worker.run())
+            self._worker_task = self._keep("worker", self._worker.run)
         self._control = Control(self.steering.commands())
         await self._control.listen(self.data)
-        for work in self._chores():
-            self._spawn(work)
+        for part, work in self._beside_the_mail().items():
+            self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
         self.web = WebServer(make_app(checks(self), warnings(self), refresh))
         await self._start_web()
         self._listeners = await self._bind(_by_name(config))
         logs.started(**self.addresses())
 
-    def _chores(self) -> Iterable[Coroutine[None, None, None]]:
-        """What goes on beside the mail for all of the node's life."""
+    def _beside_the_mail(self) -> dict[str, Work]:
+        """What goes on beside the mail for all of the node's life, by name."""
         kept = self._first.journal.enabled
-        yield self._look()
-        yield self.sender.run()
-        yield self.overload.watch()
-        yield self.canary.run()
-        yield keep_house(self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock)
-        yield keep_ledger(partial(full_audit, self.data, self._engine if kept else None))
-        yield trim_recorded(self.spool, most=lambda: self.config.recording.most)
+        parts: dict[str, Work] = {
+            "users and pipelines": self._look,
+            "webhooks": self.sender.run,
+            "overload": self.overload.watch,
+            "canary": self.canary.run,
+            "purge": partial(
+                keep_house, self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock
+            ),
+            "audit": partial(keep_ledger, partial(full_audit, self.data, self._engine if kept else None)),
+            "recorded mail": partial(trim_recorded, self.spool, most=lambda: self.config.recording.most),
+        }
         if self._tracing is not None:
-            yield self._tracing.run()
+            parts["traces"] = self._tracing.run
         if kept:
-            yield keep_journal(self.spool, self._write_events)
-            yield prune_journal(self._prune_journal, system_clock)
+            parts["journal"] = partial(keep_journal, self.spool, self._write_events)
+            parts["pruning"] = partial(prune_journal, self._prune_journal, system_clock)
+        return parts
 
     async def _start_web(self) -> None:
         web = parse_endpoint(self.config.web.bind)
@@ -250,9 +258,8 @@ class Node:
                 )
         return out
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_tell_if_failed)
+    def _keep(self, part: str, work: Work) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self.background.keep(part, work))
         self._tasks.append(task)
         return task
 
@@ -350,7 +357,7 @@ class Node:
         if courier is not old_courier:
             old_courier.close()
         for listener in gone:
-            self._spawn(listener.stop(GRACE))
+            self._keep("closing a listener", partial(listener.stop, GRACE))
 
     async def drain(self, on: bool) -> None:
         """Take no more mail, or take it again. Raises Temporary when an address is taken: then nothing changed."""
@@ -405,12 +412,6 @@ def _value(config: Config, key: str) -> Any:
     for name in key.split("."):
         value = getattr(value, name)
     return value
-
-
-def _tell_if_failed(task: asyncio.Task[None]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if isinstance(error, Exception):
-        logs.failed("a part of the node, which has stopped; restart it", error=error)
 
 
 def _lock(data: Path) -> int:

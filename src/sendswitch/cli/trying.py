@@ -22,6 +22,7 @@ from sendswitch.mail.address import valid
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import Cut, fields
+from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import Answer, Deferral, Verdict
 from sendswitch.rehearsal.record import Case
 from sendswitch.rehearsal.trial import Trial
@@ -114,7 +115,14 @@ def _added(config: Config, case: Case, answer: Verdict) -> list[str]:
     """The fields that it would leave with and did not come with."""
     composer = Composer(config.node.host, dict(config.tags.subject))
     client = case.envelope.client
-    composed = composer.compose(case.content, message="0" * 13, client=client, received=case.at, verdict=answer)
+    composed = composer.compose(
+        case.content,
+        message="0" * 13,
+        client=client,
+        received=case.at,
+        verdict=answer,
+        utf8=case.envelope.smtputf8,
+    )
     before = [field.raw for field in fields(case.content.head())]
     after = fields(composed.head())[2:]  # the trace, which every message gets
-    return [f"{field.name}: {field.value}" for field in after if field.raw not in before]
+    return [f"{field.name}: {decoded(field.value)}" for field in after if field.raw not in before]

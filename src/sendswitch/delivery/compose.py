@@ -41,14 +41,18 @@ class Composer:
         client: Client,
         received: float,
         verdict: Verdict | None = None,
+        utf8: bool = False,
     ) -> Content:
-        """The content with our fields. What others claim under our names is removed, so that it can be trusted."""
+        """The content with our fields. What others claim under our names is removed, so that it can be trusted.
+
+        Text beyond ASCII is encoded unless the message is one for SMTPUTF8 (`utf8`).
+        """
         head = content.head()
         changed = without_own(closed(head), TRACE, FORWARDED)
         edits = self._edits(verdict)
         trace = self._trace(message, client, received)
         if edits:
-            changed = edit(changed, [one for one in edits if not isinstance(one, Cut)])
+            changed = edit(changed, [one for one in edits if not isinstance(one, Cut)], utf8=utf8)
             if cuts := [one for one in edits if isinstance(one, Cut)]:
                 content = Spliced(content, _in_order(cuts, len(head), content.size))
         elif changed is head:
@@ -68,7 +72,8 @@ class Composer:
         protocol, came = _plain(client.protocol) or "ESMTP", ""
         if client.address or client.helo:
             helo, name = _plain(client.helo) or "unknown", _plain(client.name) or "unknown"
-            address = f"IPv6:{client.address}" if ":" in client.address else _plain(client.address) or "unknown"
+            address = _plain(client.address.partition("%")[0]) or "unknown"
+            address = f"IPv6:{address}" if ":" in address else address
             came = f"from {helo} ({name} [{address}])\r\n\t"
         return (
             f"{TRACE}: {self.host} {message}\r\n"

@@ -61,7 +61,8 @@ class MaildirCourier:
                 if isinstance(path, Path):
                     path.unlink(missing_ok=True)
             return Delivered(tuple(Outcome(path if isinstance(path, Reply) else None) for path in written))
-        return Delivered(tuple(Outcome(path if isinstance(path, Reply) else _show(path)) for path in written))
+        outcomes = tuple(Outcome(path if isinstance(path, Reply) else _show(path)) for path in written)
+        return Delivered(outcomes, final=True)
 
     def _write(self, envelope: Envelope, address: str, content: Content) -> Path | Reply:
         """A complete, durable file under tmp/."""

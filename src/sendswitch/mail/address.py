@@ -39,6 +39,8 @@ MAX_PARSED = 8000
 # RFC 5321 4.5.3.1: 64 for the local part, 255 for the domain, 256 for the path. Real mail exceeds the first
 # (VERP, SRS), so only the whole is limited.
 MAX_ADDRESS = 320
+# Zero width non-joiner and joiner: Persian and Sinhala need them in words.
+JOINERS = "\u200c\u200d"
 # Addresses of one From header that are looked at; honest ones have one.
 MOST_AUTHORS = 2000
 # Rewritings of one address; each takes one sign out of it.
@@ -55,12 +57,33 @@ def valid(address: str) -> bool:
     """True when `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
     if not address or len(address) > MAX_ADDRESS:
         return False
-    if not address.isascii() and storable(address, MAX_ADDRESS) != address:
+    if not address.isascii() and (storable(address, MAX_ADDRESS) != address or not _joins(address)):
         return False
     local, domain = split(address)
     if not domain:
         return "@" not in address and bool(_ATOM.fullmatch(local))
     return bool(_LOCAL.match(local) and _DOMAIN.match(domain))
+
+
+def _joins(address: str) -> bool:
+    """Whether each joiner in an address stands where a script needs one (RFC 5892 appendix A.1 and A.2).
+
+    Nobody sees it elsewhere, where it would make a second mailbox of the same look.
+    """
+    local, domain = split(address)
+    return all(
+        _in_context(label, place)
+        for label in (local, *domain.split("."))
+        for place, character in enumerate(label)
+        if character in JOINERS
+    )
+
+
+def _in_context(label: str, place: int) -> bool:
+    try:
+        return idna.valid_contextj(label, place)
+    except ValueError:  # beside a character that Unicode does not know (IDNAError is one too)
+        return False
 
 
 def parse_path(text: str) -> tuple[str, str] | None:

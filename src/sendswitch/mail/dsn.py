@@ -26,15 +26,17 @@ class Kind(StrEnum):
 
     FAILED = "failed"
     RELAYED = "relayed"
+    DELIVERED = "delivered"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened for one recipient, in words for the report."""
+    """What happened for one recipient, in words for the report. `said`: the reply is the next hop's, and not ours."""
 
     recipient: Recipient
     reply: Reply
     explanation: str
+    said: bool = False
 
 
 def wanted(kind: Kind, sender: str, recipient: Recipient) -> bool:
@@ -55,12 +57,14 @@ def report(
     content: Content,
     message: str,
     host: str,
+    received: float,
     now: float,
 ) -> bytes:
     """The report as a whole message with CRLF line ends, ready for the spool.
 
-    `message` is the id of the mail it is about; `host` the reporting MTA. Headers of the original are attached,
-    or all of it when the sender asked (RET=FULL) and it is at most 50,000 bytes.
+    `message` is the id of the mail it is about, `received` when that came (seconds since 1970), `host` the reporting
+    MTA. Headers of the original are attached, or all of it when the sender asked (RET=FULL) and it is at most 50,000
+    bytes.
     """
     boundary = f"=_{message}/{host}"
     full = envelope.ret.upper() == "FULL" and content.size <= RETURN_LIMIT
@@ -78,15 +82,23 @@ def report(
         ),
         (
             "message/global-delivery-status" if utf8 else "message/delivery-status",
-            _status(kind, outcomes, envelope, message, host, now),
+            _status(kind, outcomes, envelope, message, host, received, utf8),
         ),
         (returned, original),
     )
     body = b"".join(
-        f"--{boundary}\r\nContent-Type: {kind_}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + data + b"\r\n"
-        for kind_, data in parts
+        f"--{boundary}\r\nContent-Type: {type_}\r\n{_encoding(data)}\r\n".encode() + data + b"\r\n"
+        for type_, data in parts
     )
-    return _head(kind, envelope.sender, boundary, message, host, now) + body + f"--{boundary}--\r\n".encode()
+    body += f"--{boundary}--\r\n".encode()
+    return _head(kind, envelope.sender, boundary, message, host, now) + _encoding(body).encode() + _OPENING + body
+
+
+_OPENING = b"\r\nThis is a MIME-encapsulated message.\r\n\r\n"
+
+
+def _encoding(data: bytes) -> str:
+    return f"Content-Transfer-Encoding: {'7bit' if data.isascii() else '8bit'}\r\n"
 
 
 def _date(now: float) -> str:
@@ -105,30 +117,32 @@ def _head(kind: Kind, to: str, boundary: str, message: str, host: str, now: floa
         "MIME-Version: 1.0",
         f'Content-Type: multipart/report; report-type=delivery-status; boundary="{boundary}"',
         "",
-        "This is a MIME-encapsulated message.",
-        "",
-        "",
     )
     return "\r\n".join(lines).encode()
 
 
+_FIRST = {
+    Kind.FAILED: "Your message could not be delivered to one or more recipients.",
+    Kind.RELAYED: "Your message was handed on to a system that sends no reports of its own.",
+    Kind.DELIVERED: "Your message was put into the mailboxes of these recipients.",
+}
+
+
 def _prose(kind: Kind, outcomes: Sequence[Outcome], message: str, host: str) -> bytes:
-    first = (
-        "Your message could not be delivered to one or more recipients."
-        if kind is Kind.FAILED
-        else "Your message was handed on to a system that sends no reports of its own."
-    )
-    lines = [f"This is the mail system at host {host}.", "", first, f"Its id here was {message}.", ""]
+    lines = [f"This is the mail system at host {host}.", "", _FIRST[kind], f"Its id here was {message}.", ""]
     for outcome in outcomes:
         lines += [f"<{outcome.recipient.address}>: {outcome.explanation}", f"    {outcome.reply}", ""]
     return "\r\n".join(lines).encode()
 
 
-def _status(kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message: str, host: str, now: float) -> bytes:
+def _status(
+    kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message: str, host: str, received: float, utf8: bool
+) -> bytes:
+    """The machine's part: 7-bit (RFC 3464 section 2.1) unless an address needs more (RFC 6533)."""
     lines = [f"Reporting-MTA: dns; {host}", f"X-SendSwitch-Message-Id: {message}"]
     if envelope.envid:
         lines.append(f"Original-Envelope-Id: {xtext.decode(envelope.envid)}")
-    lines.append(f"Arrival-Date: {_date(now)}")
+    lines.append(f"Arrival-Date: {_date(received)}")
     for outcome in outcomes:
         recipient = outcome.recipient
         kind_of_address = "rfc822" if recipient.address.isascii() else "utf-8"
@@ -138,5 +152,7 @@ def _status(kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message
             lines.append(f"Original-Recipient: {kind_of_original}; {xtext.decode(original)}")
         status = outcome.reply.enhanced or f"{outcome.reply.code // 100}.0.0"
         lines += [f"Action: {kind}", f"Status: {status}"]
-        lines.append(f"Diagnostic-Code: smtp; {outcome.reply}")
-    return ("\r\n".join(lines) + "\r\n").encode()
+        if outcome.said:
+            lines.append(f"Diagnostic-Code: smtp; {outcome.reply}")
+    text = "\r\n".join(lines) + "\r\n"
+    return text.encode() if utf8 else text.encode("ascii", "replace")

@@ -51,6 +51,11 @@ class Envelope:
     ret: str = ""
     envid: str = ""
 
+    @property
+    def ascii(self) -> bool:
+        """Whether all addresses are ASCII, so that SMTPUTF8 (RFC 6531) is not needed for them."""
+        return self.sender.isascii() and all(recipient.address.isascii() for recipient in self.recipients)
+
     def to_json(self) -> dict[str, Any]:
         """Sender, MAIL parameters and client, without what has its default and without the recipients.
 

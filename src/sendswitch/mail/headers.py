@@ -6,13 +6,18 @@ it got. Fields are kept as raw bytes with their folding; only a field that is ed
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from email.header import Header
+
+from sendswitch.mail.mime.words import decoded
 
 OWN_PREFIX = b"x-sendswitch-"
 
 _FIELD_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 _COLON = re.compile(rb"[ \t]*:")
 _VALUE = re.compile(rb"[ \t]*:((?:[^\r\n]|\r\n[ \t])*)")
 
@@ -199,9 +204,21 @@ def valid_name(name: str) -> bool:
     return bool(_FIELD_NAME.match(name))
 
 
-def _one_line(value: str) -> bytes:
-    """A value that cannot start another field or end the header: line breaks and controls become spaces."""
-    return re.sub(r"[\x00-\x08\x0a-\x1f\x7f]+", " ", value).encode("utf-8", "replace")
+def _one_line(value: str, *, utf8: bool) -> bytes:
+    """A value that cannot start another field or end the header: line breaks and controls become spaces.
+
+    Words beyond ASCII become encoded words (RFC 2047), unless the message is one for SMTPUTF8 (RFC 6532).
+    """
+    line = _CONTROLS.sub(" ", value).encode("utf-8", "replace")
+    if utf8 or line.isascii():
+        return line
+    runs = itertools.groupby(line.decode().split(), str.isascii)
+    return " ".join(" ".join(words) if plain else _encoded(" ".join(words)) for plain, words in runs).encode()
+
+
+def _encoded(text: str) -> str:
+    """Text as encoded words of at most 75 characters, with spaces between them that no reader shows."""
+    return Header(text, "utf-8").encode(linesep="")
 
 
 # A line may have 998 octets (RFC 5322 2.1.1); a value that would have more is folded where it has spaces.
@@ -219,49 +236,61 @@ def _folded(line: bytes) -> bytes:
     return b"\r\n".join(lines)
 
 
-def field_bytes(name: str, value: str) -> bytes:
-    """One field as bytes. Raises ValueError for a name that is no field name.
+def field_bytes(name: str, value: str, *, utf8: bool = False) -> bytes:
+    """One field as bytes, ASCII unless `utf8`. Raises ValueError for a name that is no field name.
 
     Line breaks in the value become spaces: a value can never start another field.
     """
     if not valid_name(name):
         raise ValueError(f"not a header field name: {name!r}")
-    return _folded(name.encode() + b": " + _one_line(value).strip()) + b"\r\n"
+    return _folded(name.encode() + b": " + _one_line(value, utf8=utf8).strip()) + b"\r\n"
 
 
-def edit(head: bytes, edits: Sequence[HeaderEdit]) -> bytes:
-    """The header block after the edits, in their order. Fields that no edit names keep their bytes."""
+def edit(head: bytes, edits: Sequence[HeaderEdit], *, utf8: bool = False) -> bytes:
+    """The header block after the edits, in their order. Fields that no edit names keep their bytes.
+
+    `utf8` says that the message is one for SMTPUTF8, so that what is new in it needs no encoding.
+    """
     if all(isinstance(change, AddHeader) for change in edits):
-        return b"".join(field_bytes(e.name, e.value) for e in edits if isinstance(e, AddHeader)) + head
+        return b"".join(field_bytes(e.name, e.value, utf8=utf8) for e in edits if isinstance(e, AddHeader)) + head
     block = fields(head)
     rest = head[sum(len(field.raw) for field in block) :]
     for change in edits:
-        block = _apply(block, change)
+        block = _apply(block, change, utf8)
     return b"".join(field.raw for field in block) + rest
 
 
-def _apply(block: list[Field], change: HeaderEdit) -> list[Field]:
+def _apply(block: list[Field], change: HeaderEdit, utf8: bool) -> list[Field]:
     match change:
         case AddHeader(name, value):
-            return [Field(name, field_bytes(name, value)), *block]
+            return [Field(name, field_bytes(name, value, utf8=utf8)), *block]
         case RemoveHeader(name):
             return [field for field in block if field.name.lower() != name.lower()]
         case SetHeader(name, value):
-            new = Field(name, field_bytes(name, value))
+            new = Field(name, field_bytes(name, value, utf8=utf8))
             places = [n for n, field in enumerate(block) if field.name.lower() == name.lower()]
             if not places:
                 return [new, *block]
             gone = set(places[1:])
             return [new if n == places[0] else f for n, f in enumerate(block) if n not in gone]
-    return _mark(block, change.mark)
+    return _mark(block, change.mark, utf8)
 
 
-def _mark(block: list[Field], mark: str) -> list[Field]:
+def _mark(block: list[Field], mark: str, utf8: bool) -> list[Field]:
     for n, field in enumerate(block):
         if field.name.lower() == "subject":
-            if field.value.startswith(mark.strip()):
+            if decoded(field.value).startswith(mark.strip()):
                 return block
             name, _, body = field.raw.partition(b":")
-            raw = name + b": " + _one_line(mark) + body.lstrip(b" \t")
+            raw = name + b": " + _in_front(mark, body.lstrip(b" \t"), utf8)
             return [*block[:n], Field(field.name, raw), *block[n + 1 :]]
-    return [Field("Subject", field_bytes("Subject", mark)), *block]
+    return [Field("Subject", field_bytes("Subject", mark, utf8=utf8)), *block]
+
+
+def _in_front(mark: str, body: bytes, utf8: bool) -> bytes:
+    line = _one_line(mark, utf8=utf8)
+    if utf8 or mark.isascii():
+        return line + body
+    if body.startswith(b"=?"):  # readers show no space between two encoded words, so it stands in the first
+        line = _encoded(decoded(line.decode()) + " ").encode()
+    return line + b" " + body

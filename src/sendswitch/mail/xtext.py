@@ -30,3 +30,8 @@ def encode(text: str) -> str:
         chr(byte) if 0x21 <= byte <= 0x7E and byte not in b"+=" else f"+{byte:02X}"
         for byte in text.encode("utf-8", "surrogateescape")
     )
+
+
+def ascii_only(orcpt: str) -> str:
+    """An ORCPT value in the form for servers without SMTPUTF8 (RFC 6533 section 3, utf-8-addr-xtext)."""
+    return "".join(c if c.isascii() else f"\\x{{{ord(c):02X}}}" for c in orcpt)

@@ -14,14 +14,18 @@ Rules:
    second case the other connection is a new one, and what happens there counts.
 2. A cancelled job's connection is cut, so that the server cannot take what it has for all; a job that was sent ahead
    is cut off when its turn comes, not while another's reply is due.
+3. Where TLS may be used and fails, mail goes in clear text over another connection (RFC 7435). Where it is required it
+   never does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from sendswitch import logs, metrics
 from sendswitch.mail.content import Content
@@ -45,6 +49,7 @@ from sendswitch.smtp.turn import Turn
 
 # Seconds in which QUIT must be out; a server that reads nothing would keep the socket for ever.
 QUIT_LIMIT = 5.0
+_TCP = (socket.AF_INET, socket.AF_INET6)
 OUR_ERROR = Reply(451, "4.3.0", "Error: the message could not be handed on, see the log")
 
 
@@ -63,10 +68,11 @@ class ClientOptions:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The outcomes of one transaction, and what the next hop is."""
+    """The outcomes of one transaction, and what the next hop is: whether it sends reports, or is the mailbox itself."""
 
     outcomes: tuple[Outcome, ...]
     dsn: bool = False
+    final: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -90,9 +96,11 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._machine = ClientConnection(options.helo, lmtp=options.lmtp, tls=options.tls)
         self._transport: asyncio.Transport | None = None
+        self._tcp: socket.socket | None = None
         self._job: Job | None = None
         self._ahead: Job | None = None
         self.used = False  # a transaction ended on it
+        self.without_tls = False  # TLS failed, and the server may be spoken to without it
         self._greeting: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -105,6 +113,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # uvloop's transports are not asyncio's classes
+        connected = transport.get_extra_info("socket")
+        self._tcp = connected if connected is not None and connected.family in _TCP else None
 
     def data_received(self, data: bytes) -> None:
         machine, ready = self._machine, False
@@ -114,6 +124,8 @@ class Connection(asyncio.Protocol):
             ready = True
         if machine.can_send_ahead and self._owner is not None and (job := self._owner.next_ahead()) is not None:
             self._send_ahead(job)
+        if machine.only_waits:
+            self._acknowledge()
         self._flush_soon()
         if machine.content_is_out:
             self._deadline = self._loop.time() + self._options.content
@@ -123,8 +135,17 @@ class Connection(asyncio.Protocol):
         elif ready and self._owner is not None and self.usable:
             self._owner.free(self)
 
+    def _acknowledge(self) -> None:
+        """Send the ACK for what was read now. Linux would send it up to 40 ms later.
+
+        A server with Nagle's algorithm that writes its replies one by one (Postfix behind BDAT) waits for it.
+        """
+        if self._tcp is not None:
+            with suppress(OSError):  # the connection may have been cut
+                self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._tcp = None
         self._take(self._machine.lost())
         if self._timer is not None:
             self._timer.cancel()
@@ -167,27 +188,35 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(self._options.command):
                 event = await self._greeted()
                 if isinstance(event, StartTls):
-                    event = await self._start_tls()
+                    event = await self._start_tls(endpoint)
         except TimeoutError:
             if self._machine.greeted:  # in the same turn; a job may be under way already
                 return None
+            self._tls_failed()
             event = self._machine.lost(Reply(451, "4.4.2", f"Timed out while greeting {endpoint}"))
         if isinstance(event, Ready):
             return None
         self.close()
         return event if isinstance(event, Failed) else Failed(LOST)
 
-    async def _start_tls(self) -> Event | None:
+    async def _start_tls(self, endpoint: Endpoint) -> Event | None:
         assert self._transport is not None
         context = self._options.context or ssl.create_default_context()
         try:
-            transport = await self._loop.start_tls(self._transport, self, context)
+            name = endpoint.host or self._options.helo  # a socket in the file system has no name but ours
+            transport = await self._loop.start_tls(self._transport, self, context, server_hostname=name)
         except (OSError, ConnectionError) as error:
+            self._tls_failed()
             return self._machine.lost(Reply(451, "4.7.5", printable(f"TLS with the next hop failed: {error}")))
+        if self._machine.state is not State.TLS:  # cut meanwhile, which the loop may not say
+            return self._machine.lost()
         self._transport = transport
         self._machine.tls_started()
         self.flush()
         return await self._greeted()
+
+    def _tls_failed(self) -> None:
+        self.without_tls = self._machine.state is State.TLS and self._options.tls == "may"
 
     async def _greeted(self) -> Event | None:
         while not self._greeting and self._machine.state is not State.CLOSED:
@@ -213,7 +242,7 @@ class Connection(asyncio.Protocol):
         """Begin a job on a usable connection. Its result comes, or `owner` gets it back."""
         job.connection, self._job = self, job
         try:
-            event = self._machine.send(job.envelope, job.content.size, job.data, unanimous=job.unanimous)
+            event = self._machine.send(self._fitting(job), job.content.size, job.data, unanimous=job.unanimous)
         except Exception as error:
             self._job = None
             self._cannot_say(job, error)
@@ -221,6 +250,18 @@ class Connection(asyncio.Protocol):
         self._wait_until(self._options.content if self._machine.content_is_out else self._options.command)
         self._take(event)
         self._flush_soon()
+
+    def _fitting(self, job: Job) -> Envelope:
+        """The job's envelope, without what this server does not offer and the content does not need.
+
+        Content in a file is taken for what the sender declared (RFC 6152); its header alone is read.
+        """
+        envelope, offered = job.envelope, self._machine.extensions
+        if envelope.body == "8BITMIME" and "8BITMIME" not in offered and job.data is not None and job.data.isascii():
+            envelope = replace(envelope, body="")
+        if envelope.smtputf8 and "SMTPUTF8" not in offered and job.content.head().isascii():
+            envelope = replace(envelope, smtputf8=False)
+        return envelope
 
     def cancel(self, job: Job) -> None:
         """The job's result is no longer wanted (rule 2)."""
@@ -230,7 +271,7 @@ class Connection(asyncio.Protocol):
     def _send_ahead(self, job: Job) -> None:
         assert job.data is not None
         try:
-            event = self._machine.send_ahead(job.envelope, job.content.size, job.data)
+            event = self._machine.send_ahead(self._fitting(job), job.content.size, job.data)
         except Exception as error:
             self._cannot_say(job, error)
             return
@@ -398,6 +439,9 @@ class Pool:
         """Connect and greet once. Gives what failed, or None when the next hop answers."""
         connection = Connection(self._options)
         failed = await connection.connect(self.endpoint)
+        if failed is not None and connection.without_tls:
+            connection = Connection(replace(self._options, tls="off"))
+            failed = await connection.connect(self.endpoint)
         connection.quit()
         return failed.reply if failed else None
 
@@ -484,6 +528,12 @@ class Pool:
     async def _connect(self, connection: Connection) -> None:
         try:
             failed = await connection.connect(self.endpoint)
+            if failed is not None and connection.without_tls:
+                logs.tls_given_up(str(self.endpoint), str(failed.reply))
+                self._connections.discard(connection)
+                connection = Connection(replace(self._options, tls="off"), self)
+                self._connections.add(connection)
+                failed = await connection.connect(self.endpoint)
         except Exception as error:
             logs.failed(f"connecting to {self.endpoint}", error=error)
             connection.abort()

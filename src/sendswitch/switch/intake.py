@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
 from sendswitch.reply import Reply, printable
+from sendswitch.smtp.client import Delivered
+from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
 from sendswitch.smtp.protocol.server import Mail, Recipient
 from sendswitch.smtp.server import Sink
@@ -164,6 +167,7 @@ class FilterIntake:
         if self._options.srs is not None:
             envelope, came_for = returned(envelope, self._options.srs, now)
             about |= came_for
+        envelope = each_once(envelope)
         message = new_message(
             self._spool, envelope, content, now=now, lifetime=self._options.lifetime, via=self.via, id_=id_
         )
@@ -300,11 +304,42 @@ class ProxyIntake(FilterIntake):
         first = each[0]
         if isinstance(first, Deferral) or not all(_passes(a) and _alike(a, first) for a in each):
             return None
-        reply = await self._relay(message, deliveries, first)
-        if reply is None:
-            return None
+        began = time.perf_counter()
+        result = await self._relay(message, deliveries, first)
+        replies = [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
+        if len(replies) < len(deliveries):
+            return None  # nothing was sent, because some recipients were refused
+        taken = [reply for reply in replies if reply.positive]
+        if taken and len(taken) < len(replies):
+            return await self._settle(message, deliveries, answers, result, time.perf_counter() - began)
+        reply = taken[0] if taken else next((reply for reply in replies if reply.temporary), replies[0])
         await self._record(message, deliveries, each, State.DELIVERED if reply.positive else State.REJECTED, reply)
+        if reply.positive:
+            await self._journeys.outcomes.confirm(message, deliveries, result)
         return reply
+
+    async def _settle(
+        self,
+        message: Message,
+        deliveries: Sequence[Delivery],
+        answers: Mapping[int, Answer],
+        result: Delivered,
+        seconds: float,
+    ) -> Reply:
+        """Store a message that an LMTP server took for some recipients only, and record what it said of each.
+
+        Raises SpoolUnavailable: then it is not stored, and who was served gets it once more (RFC 1047).
+        """
+        self._queue.claim(deliveries)
+        try:
+            await self._spool.accept(message, deliveries)
+            if isinstance(message.content, InFile):
+                message.content = None  # the file is the spool's now
+            _tell_accepted(message, len(deliveries))
+            await self._journeys.settle(message, deliveries, answers, result, seconds)
+        finally:
+            self._queue.forget(deliveries)
+        return _queued(message)
 
     async def _record(
         self,
@@ -337,8 +372,9 @@ class ProxyIntake(FilterIntake):
             logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=str(reply), dur_ms=0.0)
 
 
-Relay = Callable[[Message, Sequence[Delivery], Verdict], Awaitable[Reply | None]]
-"""Hand a message to the next hop for all recipients or none; None: it must be stored and sent one by one."""
+Relay = Callable[[Message, Sequence[Delivery], Verdict], Awaitable[Delivered]]
+"""Hand a message to the next hop for all recipients or, where it refuses some before the content, for none: then an
+outcome of each other recipient has no reply. LMTP may refuse some after the content (RFC 2033 section 4.2)."""
 
 _NO_PIPELINE = Verdict.passed("no pipeline")
 
@@ -346,7 +382,7 @@ _NO_PIPELINE = Verdict.passed("no pipeline")
 def make_relay(courier: Courier, composer: Composer) -> Relay:
     """A relay over a courier."""
 
-    async def relay(message: Message, deliveries: Sequence[Delivery], verdict: Verdict) -> Reply | None:
+    async def relay(message: Message, deliveries: Sequence[Delivery], verdict: Verdict) -> Delivered:
         content = await message.load()
         composed = await asyncio.to_thread(
             lambda: composer.compose(
@@ -355,19 +391,14 @@ def make_relay(courier: Courier, composer: Composer) -> Relay:
                 client=message.envelope.client,
                 received=message.received,
                 verdict=verdict,
+                utf8=message.envelope.smtputf8,
             )
         )
         try:
             async with asyncio.timeout(RELAY_LIMIT):
-                result = await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
+                return await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
         except TimeoutError:
-            return TOO_SLOW
-        replies = [outcome.reply for outcome in result.outcomes]
-        refusals = [reply for reply in replies if reply is not None and not reply.positive]
-        if not refusals:
-            return replies[0]
-        # Nothing was sent. When all were refused the sender is told; else each recipient needs its own way.
-        return refusals[0] if len(refusals) == len(replies) else None
+            return Delivered((Outcome(TOO_SLOW),) * len(deliveries))
 
     return relay
 
@@ -393,19 +424,29 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
 
 def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
     """The envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
-    journal. Two that stand for one sender are one recipient."""
+    journal."""
     if not any(srs.ours(recipient.address) for recipient in envelope.recipients):
         return envelope, {}
     came_for: dict[str, str] = {}
-    recipients: dict[str, EnvelopeRecipient] = {}
+    recipients: list[EnvelopeRecipient] = []
     for recipient in envelope.recipients:
         address = recipient.address
         # One that became too old since RCPT keeps its address, and its next hop says what it thinks of it.
         with suppress(ValueError):
             if srs.ours(address):
                 address = came_for[recipient.address] = srs.reversed(address, now)
-        recipients.setdefault(key(address), replace(recipient, address=address))
-    return replace(envelope, recipients=tuple(recipients.values())), {"returned": came_for}
+        recipients.append(replace(recipient, address=address))
+    return replace(envelope, recipients=tuple(recipients)), {"returned": came_for}
+
+
+def each_once(envelope: Envelope) -> Envelope:
+    """The envelope with each mailbox once, as Postfix's cleanup(8) does; the first RCPT of it counts."""
+    if len(envelope.recipients) == 1:
+        return envelope
+    recipients: dict[str, EnvelopeRecipient] = {}
+    for recipient in envelope.recipients:
+        recipients.setdefault(key(recipient.address), recipient)
+    return replace(envelope, recipients=tuple(recipients.values()))
 
 
 def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:

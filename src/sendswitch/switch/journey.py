@@ -23,6 +23,7 @@ from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import BROKE, MAX_TAGS, Answer, Deferral, Verdict
 from sendswitch.routing import Route, Routes
+from sendswitch.smtp.client import Delivered
 from sendswitch.spool.orders import Order, first_for
 from sendswitch.spool.records import Change, Delivery, Message
 from sendswitch.spool.states import State
@@ -195,6 +196,20 @@ class Journeys:
         message.expires = max(message.expires, now + message.lifetime)
         return False
 
+    async def settle(
+        self,
+        message: Message,
+        deliveries: Sequence[Delivery],
+        answers: Mapping[int, Answer],
+        result: Delivered,
+        seconds: float,
+    ) -> None:
+        """Record answers, and what the next hop said of a message that it got while its sender waited. Never raises."""
+        for delivery in deliveries:
+            if delivery.n in answers:
+                await self._safely([delivery], self._decided(delivery, answers[delivery.n]))
+        await self._safely(deliveries, self.outcomes.settle(message, deliveries, result, seconds))
+
     # Carrying out
 
     async def _carry_out(self, message: Message, deliveries: Sequence[Delivery]) -> None:
@@ -294,6 +309,7 @@ class Journeys:
                 client=envelope.client,
                 received=message.received,
                 verdict=verdict,
+                utf8=envelope.smtputf8,
             )
 
         # A file's head is read from disk, so not here.

@@ -36,6 +36,13 @@ DAMAGED_FOR = 14 * 86400.0
 HOLD_BACK = 60.0
 
 
+# How a report tells of mail that was handed on, and of mail that was put into a mailbox of ours.
+SERVED = {
+    False: (dsn.Kind.RELAYED, "handed on; no further reports"),
+    True: (dsn.Kind.DELIVERED, "delivered"),
+}
+
+
 class Window(Protocol):
     """Where new deliveries enter (the active queue)."""
 
@@ -76,24 +83,22 @@ class Outcomes:
         """Record what the next hop said: delivered, tried again, or failed."""
         changes: list[Change] = []
         failed: list[tuple[Delivery, dsn.Outcome]] = []
-        relayed: list[dsn.Outcome] = []
         for delivery, outcome in zip(deliveries, result.outcomes, strict=True):
             reply = outcome.reply or Reply(451, "4.3.0", "not sent")
             if reply.positive:
                 text = str(reply)
                 data = {"reply": text, "seconds": round(seconds, 6)}
                 changes.append(Change(delivery, State.DELIVERED, "delivered", data, reply=text))
-                if not result.dsn and dsn.wanted(dsn.Kind.RELAYED, message.envelope.sender, delivery.recipient):
-                    relayed.append(dsn.Outcome(delivery.recipient, reply, "handed on; no further reports"))
             elif reply.permanent:
-                failed.append((delivery, dsn.Outcome(delivery.recipient, reply, "the next hop refused it")))
+                why = "the next hop cannot take it" if outcome.ours else "the next hop refused it"
+                failed.append((delivery, dsn.Outcome(delivery.recipient, reply, why, said=not outcome.ours)))
             elif self._clock() >= message.expires:
                 failed.append((delivery, _expired(delivery, str(reply))))
             else:
                 told = {"may_have_been_delivered": True} if outcome.uncertain else {}
                 changes.append(self._again(delivery, str(reply), **told))
-        if relayed:
-            await self._report(dsn.Kind.RELAYED, message, relayed, changes)
+        if served := _confirmations(message, deliveries, result):
+            await self._report(SERVED[result.final][0], message, served, changes)
         elif changes:
             await self.record(changes)
         for change in changes:
@@ -101,6 +106,20 @@ class Outcomes:
                 self.tell_end(change.delivery, change.state, change.reply, seconds)
         if failed:
             await self.fail(message, failed)
+
+    async def confirm(self, message: Message, deliveries: Sequence[Delivery], result: Delivered) -> None:
+        """Send the sender who asked for it (NOTIFY=SUCCESS) a report of what the next hop took. Never raises.
+
+        For mail that is not in the spool and that the sender was, or will be, told is accepted.
+        """
+        if not (served := _confirmations(message, deliveries, result)):
+            return
+        try:
+            report, delivery = await self.reporter.make(SERVED[result.final][0], message, served)
+            await self.spool.accept(report, [delivery], data={"about": message.text_id})
+            self.window.look()
+        except Exception as error:
+            logs.failed("a report of success", error=error, msg_id=message.text_id)
 
     async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
         """Undecided or undone for now: try again later, or give up when the message's time is over.
@@ -243,6 +262,19 @@ class Outcomes:
         metrics.ended(state)
         message = delivery.message
         logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
+
+
+def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Delivered) -> list[dsn.Outcome]:
+    """What a report of success says; nothing where the next hop sends one itself, or nobody asked."""
+    if result.dsn:
+        return []
+    kind, told_as = SERVED[result.final]
+    sender = message.envelope.sender
+    return [
+        dsn.Outcome(delivery.recipient, outcome.reply, told_as, said=not result.final)
+        for delivery, outcome in zip(deliveries, result.outcomes, strict=True)
+        if outcome.reply is not None and outcome.reply.positive and dsn.wanted(kind, sender, delivery.recipient)
+    ]
 
 
 def _left(deliveries: Sequence[Delivery], done: Sequence[Change]) -> Sequence[Delivery]:

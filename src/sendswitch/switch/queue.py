@@ -67,6 +67,10 @@ class Queue:
         self._active.update(delivery.key for delivery in deliveries)
         return True
 
+    def claim(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep deliveries that are about to be written away from the queue, until `forget`."""
+        self._active.update(delivery.key for delivery in deliveries)
+
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """Give reserved places back: they were not written."""
         self._leave(deliveries)

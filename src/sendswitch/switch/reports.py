@@ -40,6 +40,7 @@ class Reporter:
                 content=content,
                 message=message.text_id,
                 host=self.host,
+                received=message.received,
                 now=now,
             )
 

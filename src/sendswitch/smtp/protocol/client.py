@@ -25,7 +25,7 @@ from functools import lru_cache
 
 from sendswitch.mail import xtext
 from sendswitch.mail.address import valid
-from sendswitch.mail.envelope import Client, Envelope
+from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply, parse_reply, printable
 from sendswitch.smtp.protocol import parameters
 from sendswitch.smtp.protocol.content import stuffed
@@ -33,12 +33,16 @@ from sendswitch.smtp.protocol.content import stuffed
 # RFC 5321 4.5.3.1.5 says 512; Postfix reads 2,048. A server that sends more is not speaking SMTP.
 MAX_REPLY_LINE = 2048
 MAX_REPLY_LINES = 100
+# Octets of one command; Postfix reads 2,048 (line_length_limit) and RFC 5321 section 4.5.3.1.4 promises 512.
 MAX_XFORWARD = 500
+# Characters of one XFORWARD value (Postfix XFORWARD_README).
+MAX_XFORWARD_VALUE = 255
 
 LOST = Reply(451, "4.4.2", "Lost connection with the next hop")
 UNCERTAIN = Reply(451, "4.4.2", "Lost connection after end of data; the message may have been delivered")
 NOT_SMTP = Reply(451, "4.5.0", "The next hop does not speak SMTP")
-NO_SMTPUTF8 = Reply(550, "5.6.7", "The next hop does not support SMTPUTF8, which an address needs")
+NO_SMTPUTF8 = Reply(550, "5.6.7", "The next hop does not support SMTPUTF8, which an address or the header needs")
+NO_8BITMIME = Reply(554, "5.6.3", "The next hop does not support 8BITMIME, which the content needs")
 BAD_ADDRESS = Reply(553, "5.1.3", "An address is not one that can be sent")
 NO_TLS = Reply(451, "4.7.4", "The next hop does not offer STARTTLS, which the configuration requires")
 
@@ -77,11 +81,13 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 class Outcome:
     """What the server said about one recipient. `uncertain`: it may have the message all the same.
 
-    `reply` is None when nothing was sent because another recipient was refused (`unanimous`).
+    `reply` is None when nothing was sent because another recipient was refused (`unanimous`). `ours`: the server was
+    not asked, because it cannot take what this recipient needs.
     """
 
     reply: Reply | None
     uncertain: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,8 @@ class _Transaction:
     envelope: Envelope
     data: bytes | None
     unanimous: bool
-    replies: list[Reply | None] = field(default_factory=list)
+    replies: list[Reply | None]
+    asked: list[int]  # places of the recipients that RCPT names
     accepted: list[int] = field(default_factory=list)
     refused: Reply | None = None  # MAIL was
     sent: bool = False  # the whole content is written
@@ -167,6 +174,8 @@ class ClientConnection:
     def next_event(self) -> Event | None:
         """The next event, or None when more bytes are needed."""
         while self.state is not State.CLOSED:
+            if self.state is State.TLS and not self._expected:
+                return None  # what came behind the answer to STARTTLS is thrown away
             reply = self._reply()
             if reply is None:
                 return None
@@ -179,12 +188,11 @@ class ClientConnection:
         """Start a transaction. `data` is the content when it is in memory; else `SendContent` asks for it.
 
         With `unanimous`, nothing is sent unless every recipient was accepted. Gives `Finished` at once when the
-        server cannot take such a message, by what it said in EHLO.
+        server cannot take such a message, by what it said in EHLO; a recipient that it cannot take is not named to it.
         """
-        impossible = self._impossible(envelope, size)
-        if impossible is not None:
-            return Finished((Outcome(impossible),) * len(envelope.recipients))
-        transaction = _Transaction(envelope, data, unanimous, [None] * len(envelope.recipients))
+        transaction = self._transaction(envelope, size, data, unanimous=unanimous)
+        if isinstance(transaction, Finished):
+            return transaction
         commands = self._commands(transaction, size)  # first, so that what it raises leaves all as it was
         self._move("send")
         self._now = transaction
@@ -197,6 +205,11 @@ class ClientConnection:
         """True when what is waited for is the reply to content, which takes a server longer than any other: also where
         the content went out with the commands (CHUNKING), and their replies may come with its own."""
         return self.state is State.CONTENT or (self._now is not None and self._now.sent)
+
+    @property
+    def only_waits(self) -> bool:
+        """Return whether the server owes replies and there is nothing to write to it."""
+        return bool(self._expected) and not self._out
 
     @property
     def can_send_ahead(self) -> bool:
@@ -217,10 +230,9 @@ class ClientConnection:
 
         Like `send`; the `Finished` that is given at once is this transaction's.
         """
-        impossible = self._impossible(envelope, size)
-        if impossible is not None:
-            return Finished((Outcome(impossible),) * len(envelope.recipients))
-        transaction = _Transaction(envelope, data, False, [None] * len(envelope.recipients))
+        transaction = self._transaction(envelope, size, data, unanimous=False)
+        if isinstance(transaction, Finished):
+            return transaction
         self._todo.extend(self._commands(transaction, size))
         self._next = transaction
         self._pump()
@@ -232,11 +244,7 @@ class ClientConnection:
             ("xforward", line) for line in _xforward_lines(self.extensions.get("XFORWARD", ""), envelope.client)
         ]
         commands.append(("mail", self._mail_line(envelope, size)))
-        dsn = "DSN" in self.extensions
-        for recipient in envelope.recipients:
-            options = f" NOTIFY={recipient.notify}" if dsn and recipient.notify else ""
-            options += f" ORCPT={recipient.orcpt}" if dsn and recipient.orcpt else ""
-            commands.append(("rcpt", f"RCPT TO:<{recipient.address}>{options}\r\n".encode()))
+        commands += [("rcpt", self._rcpt_line(envelope.recipients[n])) for n in transaction.asked]
         if not transaction.unanimous:
             commands.append(self._content_command(transaction))
         return commands
@@ -279,19 +287,35 @@ class ClientConnection:
         self._out.append(f"{verb} {self._helo}\r\n".encode())
         self._expected.append(verb.lower())
 
+    def _transaction(
+        self, envelope: Envelope, size: int, data: bytes | None, *, unanimous: bool
+    ) -> _Transaction | Finished:
+        """The transaction to begin, or its end when there is nobody whom the server can take the message for."""
+        replies: list[Reply | None] = [self._impossible(envelope, size)] * len(envelope.recipients)
+        if not replies or replies[0] is None:
+            replies = [self._unspeakable(recipient.address) for recipient in envelope.recipients]
+        asked = [n for n, reply in enumerate(replies) if reply is None]
+        if len(asked) < len(replies) and (unanimous or not asked):
+            return Finished(tuple(Outcome(reply, ours=True) for reply in replies))
+        return _Transaction(envelope, data, unanimous, replies, asked)
+
     def _impossible(self, envelope: Envelope, size: int) -> Reply | None:
-        # What would break out of its brackets would be a command of its own.
-        if not all(valid(recipient.address) for recipient in envelope.recipients):
-            return BAD_ADDRESS
-        if envelope.sender and not valid(envelope.sender):
-            return BAD_ADDRESS
-        limit = self.extensions.get("SIZE", "")
+        """Why the server cannot take this message for anybody."""
+        offered = self.extensions
+        limit = offered.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit) < size:
             return Reply(552, "5.3.4", f"Message size {size} exceeds the next hop's limit of {limit}")
-        if envelope.smtputf8 and "SMTPUTF8" not in self.extensions:
-            addresses = envelope.sender + "".join(recipient.address for recipient in envelope.recipients)
-            return None if addresses.isascii() else NO_SMTPUTF8
-        return None
+        if envelope.body == "8BITMIME" and "8BITMIME" not in offered:
+            return NO_8BITMIME
+        if envelope.smtputf8 and "SMTPUTF8" not in offered:
+            return NO_SMTPUTF8
+        return self._unspeakable(envelope.sender) if envelope.sender else None
+
+    def _unspeakable(self, address: str) -> Reply | None:
+        """Why an address cannot be sent. What would break out of its brackets would be a command of its own."""
+        if not valid(address):
+            return BAD_ADDRESS
+        return None if address.isascii() or "SMTPUTF8" in self.extensions else NO_SMTPUTF8
 
     def _mail_line(self, envelope: Envelope, size: int) -> bytes:
         line, offered = f"MAIL FROM:<{envelope.sender}>", self.extensions
@@ -299,11 +323,19 @@ class ClientConnection:
             line += f" SIZE={size}"
         if envelope.body and "8BITMIME" in offered:
             line += f" BODY={envelope.body}"
-        if envelope.smtputf8 and "SMTPUTF8" in offered:
+        if "SMTPUTF8" in offered and (envelope.smtputf8 or not envelope.ascii):
             line += " SMTPUTF8"
         if "DSN" in offered:
             line += f" RET={envelope.ret}" if envelope.ret else ""
             line += f" ENVID={envelope.envid}" if envelope.envid else ""
+        return line.encode() + b"\r\n"
+
+    def _rcpt_line(self, recipient: Recipient) -> bytes:
+        line = f"RCPT TO:<{recipient.address}>"
+        if "DSN" in self.extensions:
+            line += f" NOTIFY={recipient.notify}" if recipient.notify else ""
+            orcpt = recipient.orcpt if "SMTPUTF8" in self.extensions else xtext.ascii_only(recipient.orcpt)
+            line += f" ORCPT={orcpt}" if orcpt else ""
         return line.encode() + b"\r\n"
 
     def _content_command(self, transaction: _Transaction) -> tuple[str, bytes]:
@@ -439,13 +471,13 @@ class ClientConnection:
     def _after_rcpt(self, reply: Reply) -> None:
         now = self._now
         assert now is not None
-        n, now.answered = now.answered, now.answered + 1
+        n, now.answered = now.asked[now.answered], now.answered + 1
         if now.refused is not None:
             now.replies[n] = now.refused
         elif reply.positive:
             now.accepted.append(n)
         else:
-            now.replies[n] = reply
+            now.replies[n] = _too_many(reply)
 
     def _after_envelope(self) -> Event | None:
         """Only a unanimous transaction gets here: the recipients are known, content was not asked for."""
@@ -503,7 +535,9 @@ class ClientConnection:
         now, self._now, self._next = self._now, self._next, None
         assert now is not None
         self._move("end" if self._now is None else "next")
-        return Finished(tuple(Outcome(reply) for reply in now.replies))
+        if len(now.asked) == len(now.replies):
+            return Finished(tuple(map(Outcome, now.replies)))
+        return Finished(tuple(Outcome(reply, ours=n not in now.asked) for n, reply in enumerate(now.replies)))
 
     def _finish_lost(self, reply: Reply) -> Finished:
         now, self._now, self._next = self._now, None, None
@@ -537,6 +571,16 @@ def _parse_line(raw: bytes) -> Reply | None:
         return Reply(int(line[:3]), "", printable(line[4:]))
 
 
+def _too_many(reply: Reply) -> Reply:
+    """The answer to RCPT, with the 552 of old servers for "too many recipients" as the 452 that it means.
+
+    RFC 5321 section 4.5.3.1.10. A full mailbox (5.2.2) and a message that is too large (5.3.4) say so.
+    """
+    if reply.code != 552 or reply.enhanced.startswith(("5.2.", "5.3.")):
+        return reply
+    return Reply(452, "4.5.3", reply.text)
+
+
 def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for line in lines:
@@ -568,4 +612,9 @@ def _xforward_value(keyword: str, value: str) -> str:
         return "[UNAVAILABLE]"
     if keyword == "ADDR" and ":" in value:
         value = f"IPV6:{value}"
-    return xtext.encode(value[:80])  # at most 240 octets, whole characters
+    kept = ""
+    for character in map(xtext.encode, value[:MAX_XFORWARD_VALUE]):
+        if len(kept) + len(character) > MAX_XFORWARD_VALUE:
+            break
+        kept += character
+    return kept

@@ -16,6 +16,7 @@ from sendswitch.reply import Reply
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+\Z", re.I)
 _ORCPT = re.compile(r"[A-Za-z0-9-]+;.+\Z")
 _NOTIFY = re.compile(r"(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*)\Z", re.I)
+_ZONE = re.compile(r"[A-Za-z0-9._-]+\Z")
 _SIZE = re.compile(r"\d{1,20}\Z")
 
 
@@ -40,11 +41,13 @@ def _anything(value: str) -> bool:
 
 
 def _ip_address(value: str) -> bool:
+    """An address, perhaps behind "IPV6:" and with a zone (RFC 4007), in which the library takes any text."""
+    address, _, zone = value.partition("%")
     try:
-        ipaddress.ip_address(value[5:] if value[:5].upper() == "IPV6:" else value)
+        ipaddress.ip_address(address[5:] if address[:5].upper() == "IPV6:" else address)
     except ValueError:
         return False
-    return True
+    return not zone or bool(_ZONE.match(zone))
 
 
 MAIL: Mapping[str, Callable[[str], bool]] = {
@@ -132,8 +135,9 @@ def _attributes(verb: str, known: Mapping[str, str], text: str) -> dict[str, str
             value = ""
         elif len(value) > 255 or not _CHECKS.get(name, _anything)(value):
             return Reply(501, "5.5.4", f"Bad {verb} value for {name}")
-        if name == "ADDR" and value[:5].upper() == "IPV6:":
-            value = value[5:]
+        if name == "ADDR":
+            value = value.partition("%")[0]  # a zone means nothing elsewhere
+            value = value[5:] if value[:5].upper() == "IPV6:" else value
         if known[name]:
             found[known[name]] = value.upper() if name == "SOURCE" else value
     if not any_at_all:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Literal
 
-from sendswitch.mail.address import parse_path
+from sendswitch.mail.address import JOINERS, parse_path
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
 from sendswitch.reply import Reply
@@ -78,7 +78,8 @@ class Limits:
     """What one session may use. `line` is octets of a command with CRLF, `size` bytes of one message.
 
     RFC 5321 4.5.3.1 asks for lines of 512 and 100 recipients at least; extensions add to the line, and 2,048
-    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit. `junk` is how many commands that lead nowhere
+    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit. `errors` is how many may come between messages
+    that are accepted (smtpd_hard_error_limit), and `junk` is how many commands that lead nowhere
     (EHLO, RSET, NOOP, VRFY, HELP) may come between messages before each counts as an error (smtpd_junk_command_limit).
     """
 
@@ -174,7 +175,7 @@ class ServerConnection:
         self._tls = False
         self._login, self._failed_logins = "", 0
         self._exchange: sasl.Exchange | None = None  # an AUTH under way: the next line is its answer
-        self._peer, self._helo = client, ""
+        self._peer, self._helo, self._extended = client, "", True
         self._forwarded: dict[str, str] | None = None
         self._buffer = b""
         self._at = 0  # how much of the buffer is worked through
@@ -284,6 +285,8 @@ class ServerConnection:
             self._out.extend(other.encode() for other in others)
         if verb == "END":
             self._junk, self._forwarded = 0, None
+            if reply.positive:
+                self._errors = 0
             self._new_transaction()
         if verb == "END" or reply.positive:
             if self._pending is not None:
@@ -344,7 +347,7 @@ class ServerConnection:
             return self._error(replies.NOT_TEXT)
         verb, _, rest = text.partition(" ")
         verb = verb.upper()
-        if not text.isprintable():
+        if not text.isprintable() and not text.translate(_NO_JOINERS).isprintable():
             return self._error(replies.NOT_TEXT)
         command = _COMMANDS.get(verb)
         if command is None:
@@ -395,7 +398,7 @@ class ServerConnection:
         if not name or len(name) > 255:
             return self._error(Reply(501, "", "Syntax: EHLO hostname"))
         aborted = self._abort()
-        self.state, self._helo, self._forwarded = State.READY, name, None
+        self.state, self._helo, self._forwarded, self._extended = State.READY, name, None, extended
         offers = self._offers() if extended else ()
         self._say(Reply(250, "", self._host, offers))
         return aborted
@@ -626,10 +629,14 @@ class ServerConnection:
         if self._forwarded is None:
             client = self._peer if self._peer.helo == self._helo else replace(self._peer, helo=self._helo)
             self._peer = client
+            if not self._extended:
+                client = replace(client, protocol="SMTP")
         else:
             # XFORWARD speaks for the client; what the connection shows is the trusted peer and says nothing.
             client = Client(**self._forwarded, login=self._peer.login)
         mail = self._mail
+        if "SMTPUTF8" in mail and client.protocol.startswith(("E", "LMTP")):
+            client = replace(client, protocol="UTF8" + client.protocol.removeprefix("E"))  # RFC 6531 section 4.3
         return Envelope(
             sender=self._sender,
             recipients=tuple(self._recipients),
@@ -641,6 +648,7 @@ class ServerConnection:
         )
 
 
+_NO_JOINERS = dict.fromkeys(map(ord, JOINERS))
 _IDLE_STATES = frozenset((State.CONNECTED, State.READY, State.CLOSED))
 _JUNK = frozenset(("EHLO", "HELO", "LHLO", "RSET", "NOOP", "VRFY", "HELP"))
 _SEQUENCED = frozenset(verb for _, verb in TRANSITIONS) - {"END", "BDAT"}
