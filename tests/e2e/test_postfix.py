@@ -269,10 +269,10 @@ def _entries(text: str) -> list[str]:
 class Beside:
     """A Postfix that knows nothing of us yet, and a node that will be put into it."""
 
-    def __init__(self, folder: Path, mode: str) -> None:
+    def __init__(self, folder: Path, mode: str, extra: str = "") -> None:
         self.back = free_port()
         self.node = Node(folder / "node", f"127.0.0.1:{self.back}", mode="proxy" if mode == "proxy" else "filter")
-        self.postfix = Postfix(folder / "postfix")
+        self.postfix = Postfix(folder / "postfix", extra=extra)
         self.mode = mode
 
     def run(self, *arguments: str, code: int = 0) -> Any:
@@ -353,6 +353,89 @@ def test_postfix_is_changed_checked_and_changed_back(mode: str, public: Path) ->
         assert said(master, "-M") == services
         assert said(master, "-P") == parameters
         assert "has not been put" in beside.run("remove", *beside.where, code=3)["errors"][0]
+
+
+def aliases(folder: Path) -> str:
+    """An alias of two, and a copy of all mail."""
+    (folder / "aliases").write_text("team@example.test ann@example.test, bob@example.test\n")
+    return f"virtual_alias_maps = texthash:{folder}/aliases\nalways_bcc = dave@example.test\n"
+
+
+@pytest.mark.parametrize("mode", ["filter", "proxy", "both"])
+def test_addresses_are_mapped_once(mode: str, chain: Chain, public: Path) -> None:
+    beside = Beside(public, "proxy" if mode == "both" else mode, aliases(public))
+    second = free_port()
+    if mode == "both":
+        with beside.node.config.open("a") as config:
+            config.write(f'\n[[listener]]\nmode = "filter"\nbind = "127.0.0.1:{second}"\n')
+    with beside.postfix as postfix, beside.node as node:
+        node.add_pipeline("ann@example.test", '[[step]]\nuse = "tag"\ntags = ["SEEN"]\n')
+        master = postfix.folder / "etc" / "master.cf"
+        before = said(master, "-P")
+        plain, other = f"127.0.0.1:{postfix.plain}/inet", f"127.0.0.1:{postfix.smtp}/inet"
+        ports = {postfix.plain: "filter" if mode == "filter" else "proxy"}
+        beside.run("apply", "--mode", ports[postfix.plain], "--service", plain, *beside.where, "--no-reload")
+        if mode == "both":
+            ports[postfix.smtp] = "filter"
+            beside.run("apply", "--service", other, *beside.where, "--no-reload")
+            assert f"{plain} already" in beside.run("apply", "--service", plain, *beside.where, code=4)["errors"][0]
+        past = time.time() - 60
+        os.utime(master, (past, past))
+        beside.reload()
+        until_open(beside.back)
+        for n, port in enumerate(ports):
+            chain.send(port, "sender@example.test", ["team@example.test"], body(f"mapped{n}"))
+        for user in ("ann", "bob", "dave"):
+            postfix.wait_for(user, len(ports))
+        chain.send(postfix.plain, "sender@example.test", ["joe@example.test"], body("last"))
+        wait_of(postfix, "joe", "last")
+        for user in ("ann", "bob"):
+            assert len(postfix.messages(user)) == len(ports), user
+        assert len(postfix.messages("dave")) == len(ports) + 1
+        # Aliases before the filter decide whose pipeline runs.
+        assert any(b"X-SendSwitch-Tags: SEEN" in m for m in postfix.messages("ann")) is (mode == "filter")
+        where = ("--smtp", f"127.0.0.1:{postfix.plain}", "--from", "sender@example.test", *beside.where)
+        assert beside.run("check", "--to", "joe@example.test", *where)["ok"]
+        # Both sides map, or none.
+        back = f"127.0.0.1:{beside.back}/inet/receive_override_options"
+        line = ["postconf", "-c", str(master.parent), "-P", "-e"]
+        wrong = ("no_milters", "mapped twice") if mode == "filter" else ("no_address_mappings", "mapped neither")
+        subprocess.run([*line, f"{back}={wrong[0]}"], check=True)
+        assert wrong[1] in beside.run("check", "--to", "joe@example.test", *where, code=1)["trouble"]
+        beside.run("remove", *beside.where, "--no-reload")
+        assert said(master, "-P") == before
+
+
+def test_another_filter_is_not_pushed_aside(public: Path) -> None:
+    beside = Beside(public, "filter", "content_filter = amavis:[127.0.0.1]:10024\n")
+    beside.postfix._write()
+    beside.node.data.mkdir()
+    master = beside.postfix.folder / "etc" / "master.cf"
+    service = f"127.0.0.1:{beside.postfix.plain}/inet"
+    line = ("apply", "--service", service, *beside.where, "--no-reload")
+    before = said(master, "-M"), said(master, "-P")
+    refused = beside.run(*line, code=4)["errors"][0]
+    assert "content_filter = amavis:[127.0.0.1]:10024" in refused
+    assert f"apply --service 127.0.0.1:{beside.postfix.reinject}/inet" in refused
+    assert "--replace" in refused
+    assert (said(master, "-M"), said(master, "-P")) == before
+    # Behind it: its re-injection service, whose addresses were mapped in front.
+    behind = f"127.0.0.1:{beside.postfix.reinject}/inet"
+    beside.run("apply", "--service", behind, *beside.where, "--no-reload")
+    back = f"127.0.0.1:{beside.back}/inet/receive_override_options"
+    assert any(text.startswith(back) and "no_address_mappings" in text for text in said(master, "-P"))
+    beside.run("remove", *beside.where, "--no-reload")
+    assert (said(master, "-M"), said(master, "-P")) == before
+    # A port that somebody has.
+    text = beside.node.config.read_text()
+    beside.node.config.write_text(text.replace(f":{beside.back}", f":{beside.postfix.reinject}"))
+    refused = beside.run("apply", "--service", f"127.0.0.1:{beside.postfix.smtp}/inet", *beside.where, code=4)
+    assert f"a service at port {beside.postfix.reinject} already" in refused["errors"][0]
+    # In its place, and back.
+    beside.run(*line, "--replace")
+    assert f"{service}/content_filter = sendswitch:[127.0.0.1]:{beside.node.port}" in said(master, "-P")
+    beside.run("remove", *beside.where, "--no-reload")
+    assert (said(master, "-M"), said(master, "-P")) == before
 
 
 def said(master: Path, what: str) -> list[str]:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import listener_options, make_courier
+from sendswitch.cli.mappings import mapping_trouble
 from sendswitch.cli.output import Session
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
@@ -271,6 +272,8 @@ def _postfix(config: Config) -> Iterator[Finding]:
     ports = [section.bind.rpartition(":")[2] for section in config.listener]
     if not any(f":{port}" in filters for port in ports) and "sendswitch:" not in filters:
         yield warning("Postfix", "no service sends its mail to us", "sendswitch postfix apply, then postfix check")
+    elif trouble := mapping_trouble(config):
+        yield problem("Postfix", trouble, "sendswitch postfix print shows the lines")
     else:
         yield ok("Postfix", "sends its mail to us")
 

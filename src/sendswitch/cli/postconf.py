@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -59,32 +60,47 @@ class Postconf:
             lines += [["-P", "-e", f"{name}/{key}={value}"] for key, value in parameters.items()]
         return [["postconf", *self._where, *line] for line in lines]
 
-    def apply(self, wanted: Wanted) -> None:
-        """Change master.cf; what was there is remembered first. Raises Refused when it was changed by us already."""
-        if self._state.exists():
-            raise Refused("SendSwitch is in this Postfix already; `sendswitch postfix remove` takes it out first")
-        commands = self.commands(wanted)
-        before = {
-            name: {key: self._parameter(name, key) for key in parameters}
-            for name, parameters in wanted.parameters.items()
-        }
+    def modes(self) -> dict[str, str]:
+        """The services that were changed by `apply`, and their modes. Raises Refused when it was another Postfix."""
+        return dict(self._known()["modes"])
+
+    def apply(self, wanted: Wanted, modes: Mapping[str, str]) -> None:
+        """Change master.cf; what was there before the first change is remembered. `modes` are those of the services."""
+        known, commands = self._known(), self.commands(wanted)
+        for name, parameters in wanted.parameters.items():
+            before = known["parameters"].setdefault(name, {})
+            before |= {key: self.parameter(name, key) for key in parameters if key not in before}
+        for service in wanted.services:
+            # With its parameters, as postconf prints a service; '' where there was none.
+            known["services"].setdefault(service.name, self._run("-M", service.name).strip())
         self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # With its parameters, as postconf prints a service; '' where there was none.
-        services = {service.name: self._run("-M", service.name).strip() for service in wanted.services}
-        state = {"folder": self.folder, "services": services, "parameters": before}
-        self._state.write_bytes(orjson.dumps(state))
+        self._state.write_bytes(orjson.dumps(known | {"modes": dict(modes)}))
         for command in commands:
             _check(command)
+
+    def before(self, service: str, key: str) -> str | None:
+        """What a parameter of a service was before `apply`, None where the service said nothing of it."""
+        known = self._known()["parameters"].get(service, {})
+        return known[key] if key in known else self.parameter(service, key)
+
+    def ours(self, service: str) -> bool:
+        """Whether `apply` has written this service."""
+        return service in self._known()["services"]
+
+    def _known(self) -> dict[str, Any]:
+        if not self._state.exists():
+            return {"folder": self.folder, "modes": {}, "services": {}, "parameters": {}}
+        state: dict[str, Any] = {"modes": {}} | orjson.loads(self._state.read_bytes())
+        if state["folder"] != self.folder:
+            raise Refused(f"SendSwitch was put into the Postfix of {state['folder']}, not of {self.folder}")
+        return state
 
     def remove(self) -> list[list[str]]:
         """Put back what was there; gives what was run. Raises NotFound when we changed nothing, Refused when it was in
         another Postfix."""
         if not self._state.exists():
             raise NotFound("this node has not been put into Postfix with `postfix apply`; edit master.cf by hand")
-        state = orjson.loads(self._state.read_bytes())
-        if state["folder"] != self.folder:
-            raise Refused(f"SendSwitch was put into the Postfix of {state['folder']}, not of {self.folder}")
-        lines = []
+        state, lines = self._known(), []
         for name, parameters in state["parameters"].items():
             for key, value in parameters.items():
                 setting = f"{name}/{key}"
@@ -101,13 +117,29 @@ class Postconf:
         """Make a running Postfix read its configuration. Raises Temporary with its words."""
         _check(["postfix", *self._where, "reload"])
 
-    def _parameter(self, service: str, key: str) -> str | None:
+    def effective(self, service: str, key: str) -> str:
+        """The value that counts for a service: its own, else that of main.cf."""
+        own = self.parameter(service, key)
+        return self._run("-x", "-h", key).strip() if own is None else own
+
+    def listening(self) -> dict[str, str]:
+        """The lines of the services that listen on the network, by name (`smtp/inet`)."""
+        lines = [line.split(None, 2) for line in self._run("-M", "*/inet").splitlines()]
+        return {f"{name}/{kind}": " ".join((name, kind, rest)) for name, kind, rest in lines}
+
+    def parameter(self, service: str, key: str) -> str | None:
+        """What a service itself says of a parameter, None where it says nothing."""
         found = self._run("-P", f"{service}/{key}").strip()
         return found.partition("=")[2].strip() if found else None
 
     def _run(self, *arguments: str) -> str:
         line = ["postconf", *self._where, *arguments]
         return subprocess.run(line, capture_output=True, text=True, check=False).stdout
+
+
+def port_of(service: str) -> str:
+    """The port, or the name of one, in the name of a service that listens on the network."""
+    return service.partition("/")[0].rpartition(":")[2]
 
 
 def _check(command: Sequence[str]) -> None:

@@ -12,11 +12,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from sendswitch.cli.mappings import UNMAPPED, mapping_trouble
 from sendswitch.cli.output import Session, readable
-from sendswitch.cli.postconf import Postconf, Service, Wanted
+from sendswitch.cli.postconf import Postconf, Service, Wanted, port_of
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, Refused
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.spool import inspect
 from sendswitch.switch import probe
@@ -34,7 +35,7 @@ Folder = Annotated[Path | None, typer.Option("--postfix-config", help="Postfix's
 def print_(context: typer.Context, mode: Mode = "filter", service: Services = None) -> None:
     """Print the lines that put SendSwitch into Postfix; nothing is changed."""
     session: Session = context.obj
-    text = as_text(wanted(session.config(), mode, tuple(service or SMTP), session.config_file))
+    text = as_text(wanted(session.config(), dict.fromkeys(service or SMTP, mode), session.config_file))
     session.done(text, mode=mode, master_cf=text)
 
 
@@ -46,15 +47,22 @@ def apply(
     folder: Folder = None,
     reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be run.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of another filter.")] = False,
 ) -> None:
-    """Put SendSwitch into Postfix with postconf; `remove` puts back what was there."""
+    """Put SendSwitch into Postfix with postconf; `remove` puts back what was there.
+
+    Other services may follow with another mode: `proxy` for smtp/inet, `filter` for submission/inet.
+    """
     session: Session = context.obj
     config = session.config()
     postconf = Postconf(folder, config.node.data)
-    changes = wanted(config, mode, tuple(service or SMTP), session.config_file)
+    modes = _with(postconf.modes(), dict.fromkeys(service or SMTP, mode))
+    changes = wanted(config, modes, session.config_file, postconf)
     commands = [" ".join(_quoted(word) for word in line) for line in postconf.commands(changes)]
+    if not replace:
+        refuse_another(postconf, modes, changes)
     if not dry_run:
-        postconf.apply(changes)
+        postconf.apply(changes, modes)
         if reload:
             postconf.reload()
     done = "nothing was run" if dry_run else "done; `sendswitch postfix check --to ADDRESS` sends a probe through it"
@@ -84,6 +92,7 @@ def check(
     smtp: Annotated[str, typer.Option("--smtp", help="Where Postfix takes mail.")] = "127.0.0.1:25",
     sender: Annotated[str, typer.Option("--from", help="The probe's sender.")] = "postmaster",
     limit: Annotated[str, typer.Option("--limit", help="How long to wait.")] = "30s",
+    folder: Folder = None,
 ) -> None:
     """Send a probe through Postfix and back, and draw its way with the times; ends with 1 when it is not through."""
     session: Session = context.obj
@@ -102,7 +111,7 @@ def check(
             time.sleep(0.05)
             reached, state = probe.trail(connection, sent, after)
         stages += reached
-        trouble = _trouble(state, config)
+        trouble = _trouble(state, config) or mapping_trouble(config, folder)
     told = {"ok": not trouble, "trouble": trouble, "state": state, "stages": [asdict(stage) for stage in stages]}
     session.done(f"probe {sent.message_id}\n{readable_lines(probe.drawing(stages))}", **told)
     if trouble:
@@ -131,27 +140,97 @@ def readable_lines(text: str) -> str:
 SMTP = ("smtp/inet",)
 
 
-def wanted(config: Config, mode: str, services: tuple[str, ...], file: Path | None = None) -> Wanted:
-    """What master.cf must say. Raises NotFound when the configuration has nothing for this mode."""
-    listener = next((s for s in config.listener if s.mode == ("filter" if mode == "pipe" else mode)), None)
-    if listener is None:
-        raise NotFound(f'no listener has mode = "{mode}"; add one to the configuration first')
+def wanted(
+    config: Config, modes: Mapping[str, str], file: Path | None = None, postconf: Postconf | None = None
+) -> Wanted:
+    """What master.cf must say, for the mode of each service. Raises NotFound when the configuration has none of it.
+
+    Postfix maps addresses once: before the filter, so that the pipeline of whom an alias stands for runs. Where mail is
+    filtered before the queue it has not mapped them yet, and maps them behind us, for all services.
+    """
     if config.next_hop.address.startswith("maildir:"):
         raise NotFound("next_hop.address is a maildir; give it the address of Postfix's re-injection service")
-    ours, back = parse_endpoint(listener.bind), parse_endpoint(config.next_hop.address)
+    after = any(mode == "proxy" or _mapped_later(name, postconf) for name, mode in modes.items())
+    back = parse_endpoint(config.next_hop.address)
+    overrides = _REINJECT["receive_override_options"] + ("" if after else f",{UNMAPPED}")
     # As many processes as we may use connections, and two more for whoever looks.
-    reinject = _service(str(back), "inet", f"n - n - {config.next_hop.connections + 2} smtpd", _REINJECT)
-    if mode == "proxy":
-        before = {"smtpd_proxy_filter": str(Endpoint(ours.host, ours.port)), **_BEFORE}
-        return Wanted((reinject,), {name: before for name in services})
-    if mode == "pipe":
+    rest = f"n - n - {config.next_hop.connections + 2} smtpd"
+    services = [_service(str(back), "inet", rest, _REINJECT | {"receive_override_options": overrides})]
+    parameters = {}
+    for name, mode in modes.items():
+        ours = _listener(config, mode)
+        if mode == "proxy":
+            parameters[name] = {"smtpd_proxy_filter": str(Endpoint(ours.host, ours.port)), **_BEFORE}
+            continue
+        target = "sendswitch:" if mode == "pipe" else f"sendswitch:[{ours.host}]:{ours.port}"
+        parameters[name] = {"content_filter": target}
+        if after:
+            known = (postconf.effective(name, "receive_override_options") if postconf else "").replace(",", " ").split()
+            parameters[name]["receive_override_options"] = ",".join(dict.fromkeys([*known, UNMAPPED]))
+    if "pipe" in modes.values():
         where = f" --config {file}" if file else ""
-        filter_ = Service("sendswitch/unix", f"sendswitch unix - n n - 20 pipe {_PIPE.format(config=where)}")
-        target = "sendswitch:"
-    else:
-        filter_ = _service("sendswitch", "unix", "- - n - 20 smtp", _FILTER)
-        target = f"sendswitch:[{ours.host}]:{ours.port}"
-    return Wanted((filter_, reinject), {name: {"content_filter": target} for name in services})
+        line = f"sendswitch unix - n n - 20 pipe {_PIPE.format(config=where)}"
+        services.insert(0, Service("sendswitch/unix", line))
+    elif "filter" in modes.values():
+        services.insert(0, _service("sendswitch", "unix", "- - n - 20 smtp", _FILTER))
+    return Wanted(tuple(services), parameters)
+
+
+def _listener(config: Config, mode: str) -> Endpoint:
+    for section in config.listener:
+        if section.mode == ("filter" if mode == "pipe" else mode):
+            return parse_endpoint(section.bind)
+    raise NotFound(f'no listener has mode = "{mode}"; add one to the configuration first')
+
+
+def _mapped_later(service: str, postconf: Postconf | None) -> bool:
+    """Whether an entrance leaves addresses as they are, for somebody behind the filter to map.
+
+    What has no filter by its own words takes mail back from another one, and whoever takes it in first maps.
+    """
+    if postconf is None or postconf.before(service, "content_filter") == "":
+        return False
+    before = postconf.before(service, "receive_override_options")
+    return UNMAPPED in (postconf.effective(service, "receive_override_options") if before is None else before)
+
+
+def _with(before: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """The modes of all services. Raises Refused for a service that was changed before."""
+    if again := sorted(set(before) & set(new)):
+        raise Refused(f"SendSwitch filters {', '.join(again)} already; `sendswitch postfix remove` takes it out first")
+    if "pipe" in {*before.values(), *new.values()} and "filter" in {*before.values(), *new.values()}:
+        raise Refused("`filter` and `pipe` are two ways to do the same; use one of them for all services")
+    return {**before, **new}
+
+
+def refuse_another(postconf: Postconf, modes: Mapping[str, str], changes: Wanted) -> None:
+    """Raise Refused where another filter is there already, or another service has our port, and say what to do."""
+    for name in set(modes) - set(postconf.modes()):
+        for key in ("content_filter", "smtpd_proxy_filter"):
+            there = postconf.effective(name, key)
+            if there and not there.startswith("sendswitch:") and there != changes.parameters[name].get(key):
+                raise Refused(_another_filter(postconf, name, key, there))
+    ports = {port_of(service.name) for service in changes.services if service.name.endswith("/inet")}
+    for name, line in postconf.listening().items():
+        if port_of(name) in ports and not postconf.ours(name):
+            raise Refused(
+                f"master.cf has a service at port {port_of(name)} already: {line[:100]}\n"
+                "Give next_hop.address another port, or replace that service with --replace."
+            )
+
+
+def _another_filter(postconf: Postconf, service: str, key: str, there: str) -> str:
+    back = [
+        name
+        for name in postconf.listening()
+        if postconf.parameter(name, "content_filter") == "" and not postconf.ours(name)
+    ]
+    behind = f"sendswitch postfix apply --service {back[0]}" if back else "sendswitch postfix apply --service NAME"
+    return (
+        f"Postfix filters the mail of {service} already: {key} = {there}\n"
+        f"Behind it: `{behind}` takes what it hands back; next_hop.address needs a port of its own then.\n"
+        "In its place: `sendswitch postfix apply --replace`; `sendswitch postfix remove` puts it back."
+    )
 
 
 def _service(name: str, kind: str, rest: str, parameters: Mapping[str, str]) -> Service:
@@ -169,7 +248,7 @@ def as_text(changes: Wanted) -> str:
     for service_ in changes.services:
         lines += ["", "# master.cf: a service of our own.", service_.line]
         lines += [f"  -o {key}={value}" for key, value in service_.parameters.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "# receive_override_options: addresses are mapped once (aliases, BCC)."])
 
 
 def _quoted(word: str) -> str:
@@ -200,6 +279,14 @@ _REINJECT = {
     "smtpd_sender_restrictions": "",
     "smtpd_relay_restrictions": "permit_mynetworks,reject",
     "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+    "smtpd_data_restrictions": "",
+    "smtpd_end_of_data_restrictions": "",
+    "smtpd_etrn_restrictions": "",
+    "smtpd_command_filter": "",
+    "smtpd_upstream_proxy_protocol": "",
+    "smtpd_error_sleep_time": "0",
+    "smtpd_soft_error_limit": "1001",
+    "smtpd_hard_error_limit": "1000",
     "mynetworks": "127.0.0.0/8",
     "smtpd_authorized_xforward_hosts": "127.0.0.0/8",
     "smtpd_client_connection_count_limit": "0",
