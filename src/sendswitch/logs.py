@@ -110,7 +110,7 @@ def accepted(msg_id: str, *, sender: str, recipients: int, size: int, client: st
     )
 
 
-def refused(*, sender: str, recipients: int, client: str, reply: str, cause: str, msg_id: str = "") -> None:
+def refused(*, sender: str, recipients: int, client: str, reply: str, cause: str = "", msg_id: str = "") -> None:
     """A message was not taken; the client was told `reply`."""
     _emit(
         "warning",

@@ -157,6 +157,7 @@ class Inbox:
         self, refuse: dict[str, Reply] | None = None, answer: Callable[[], Sequence[Reply]] | None = None
     ) -> None:
         self.parcels: list[Parcel] = []
+        self.refusals: list[tuple[Envelope, Reply]] = []
         self._refuse, self._answer = refuse or {}, answer
 
     def admit(self) -> Reply | None:
@@ -170,6 +171,10 @@ class Inbox:
     def recipient(self, recipient: RecipientCommand) -> Reply:
         """Any recipient that is not refused."""
         return self._refuse.get(recipient.recipient.address, OK)
+
+    def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
+        """Remember what was not taken."""
+        self.refusals.append((envelope, reply))
 
     def sink(self) -> MemorySink:
         """In memory."""

@@ -42,7 +42,8 @@ def test_only_who_logs_in_sends_and_only_as_who_it_is(tmp_path: Path, certificat
                 client.sendmail(sender, ["ann@example.test"], b"Subject: mine\r\n\r\nx\r\n")
         until(lambda: len(hop.parcels) == 3, node=node)
         assert all(b"with ESMTPSA id " in parcel.data for parcel in hop.parcels)
-        until(lambda: len(said(node, "message", "list")) == 3, node=node)
+        until(lambda: len(said(node, "message", "list", "-state:refused")) == 3, node=node)
+        until(lambda: len(said(node, "message", "list", "state:refused", "from:boss@example.test")) == 2, node=node)
         one = said(node, "message", "list", "from:joe@example.test")[0]["id"]
         story = node.run("message", "explain", one).stdout
         assert "as joe@example.test" in story, story

@@ -17,7 +17,9 @@ from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
+from sendswitch.spool import inspect
 from sendswitch.switch.intake import IntakeOptions, ProxyIntake, make_relay
+from sendswitch.switch.refusals import MOST, QUIET, Refusals
 from sendswitch.testing import FakeClock, MemoryCourier, message
 from tests.integration.test_switch import Switch, switch
 
@@ -133,5 +135,35 @@ def test_a_mailbox_named_twice_gets_the_message_once(run: Run, tmp_path: Path, c
                 "s@example.org": "delivered",
             }
             assert len(s.got("joe@example.test")) == 1
+
+    run(inside())
+
+
+def test_refusals_are_kept_once_a_minute_and_not_without_end(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    def mail(n: int) -> Envelope:
+        return Envelope(f"s{n}@example.org", (Recipient("ann@example.test"),), LOCAL)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            kept = Refusals(s.spool, clock)
+
+            def count() -> int:
+                connection = inspect.open_files(tmp_path)
+                return int(connection.execute("SELECT count(*) FROM delivery WHERE state = 'refused'").fetchone()[0])
+
+            for _ in range(3):
+                kept.keep(mail(0), FULL, "full", "filter")
+            kept.keep(mail(0), UNKNOWN, "", "filter")
+            await s.until(lambda: count() == 2)
+            for n in range(MOST + 50):
+                kept.keep(mail(n), FULL, "", "filter")
+            await s.until(lambda: count() >= MOST)
+            assert count() == MOST
+            clock.advance(QUIET)
+            kept.keep(mail(0), FULL, "", "filter")
+            await s.until(lambda: count() == MOST + 1)
+            clock.advance(-10 * QUIET)  # a clock that was set back keeps nobody out
+            kept.keep(mail(0), FULL, "", "filter")
+            await s.until(lambda: count() == MOST + 2)
 
     run(inside())

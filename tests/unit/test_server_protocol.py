@@ -282,6 +282,38 @@ def test_too_many_errors_close() -> None:
     assert machine.closed
 
 
+def test_whom_a_refused_command_was_about() -> None:
+    machine = server()
+    two = b"RCPT TO:<c@d>\r\nrcpt to:<e@f> NOTIFY=NEVER\r\n"
+    machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\n" + two + b"NOOP\r\nRCPT TO:<x@y>\r\n")
+    assert isinstance(machine.next_event(), Mail)
+    assert [to.address for to in machine.refused().recipients] == ["c@d", "e@f"]
+    assert machine.refused().sender == "a@b"
+    machine.reply(replies.OK)
+    for address in ("c@d", "e@f", "x@y"):
+        machine.next_event()
+        assert [to.address for to in machine.refused().recipients] == [address]
+        machine.reply(Reply(550, "5.1.1", "no") if address == "e@f" else replies.OK)
+    assert [to.address for to in machine.refused().recipients] == ["c@d", "x@y"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "found"),
+    [
+        (b"RCPT TO:<c@d>\r\n" * 200, 100),
+        (b"RCPT TO:<c@d>\r\nRCPT TO:<\xff@d>\r\n", 1),
+        (b"RCPT TO:<c", 0),
+        (b"RCPT TO:<>\r\n", 0),
+        (b"", 0),
+    ],
+)
+def test_what_is_behind_a_refused_command_is_looked_at_with_care(behind: bytes, found: int) -> None:
+    machine = server()
+    machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\n" + behind)
+    machine.next_event()
+    assert len(machine.refused().recipients) == found
+
+
 def test_a_message_that_is_accepted_makes_up_for_errors() -> None:
     machine = server(errors=3)
     _, said = dialog(machine, HELLO + (b"X\r\n" * 3 + ENVELOPE + MESSAGE) * 5)

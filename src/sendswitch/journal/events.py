@@ -29,6 +29,8 @@ STATES = {
     "sent on": None,
     "dropped": "discarded",
 }
+# What the first event of a message may be.
+BEGINNINGS = ("accepted", "rejected", "refused")
 # Characters kept of what a stranger can make as long as they like.
 MAX_TEXT = 500
 MAX_ADDRESS = 320
@@ -73,7 +75,7 @@ def fold(events: Iterable[Event]) -> Batch:
             _compare(batch, event)
         elif event.n is not None:
             _change(batch, event)
-        elif event.event in ("accepted", "rejected"):
+        elif event.event in BEGINNINGS:
             _begin(batch, event)
     return batch
 
@@ -99,7 +101,7 @@ def _begin(batch: Batch, event: Event) -> None:
         "parts": _words(data.get("parts", ())),
     }
     # Before the queue the first event may be the last as well.
-    state = next((name for name in ("delivered", "rejected") if name in data), event.event)
+    state = next((name for name in ("delivered", "rejected", "refused") if name in data), event.event)
     for n, address in enumerate(data.get("to", ())):
         row = _delivery(event, n, address, state)
         row["reply"] = storable(data.get(state), MAX_TEXT)

@@ -22,7 +22,7 @@ from sendswitch.mail import ids
 Attribute = str | int | float | bool
 _ALL = 1 << 64
 # Events that are a failure for who looks at a trace.
-_FAILED = frozenset(("deferred", "bounced", "failed", "rejected"))
+_FAILED = frozenset(("deferred", "bounced", "failed", "rejected", "refused"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _received(event: Event) -> Span:
         "mail.via": str(data.get("via", "")),
     }
     begin = min(ids.received(event.message), event.at)
-    error = str(data.get("rejected", ""))[:3]
+    error = str(data.get("rejected") or data.get("refused", ""))[:3]
     root = _root(event.message)
     return Span("receive", "server", trace_of(event.message), root, 0, begin, event.at, attributes, error)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import BEGINNINGS, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ _STANDS = {
     "delivered": "It was delivered.",
     "forwarded": "It was forwarded.",
     "rejected": "It was refused while the sender waited; we never had it.",
+    "refused": "It was not taken; whoever sent it still has it, or gave up.",
     "bounced": "It was not delivered, and the sender was told.",
     "discarded": "It was thrown away.",
     "failed": "It was not delivered; the sender was not told.",
@@ -88,7 +89,7 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
     sentences: list[str] = []
     steps: list[Step] = []
     for event in ordered:
-        if event.n is None and (event.event not in ("accepted", "rejected") or n < len(event.data.get("to", ()))):
+        if event.n is None and (event.event not in BEGINNINGS or n < len(event.data.get("to", ()))):
             sentences += _beginning(event, n)
             steps += steps_of(event.data.get("verdicts", {}).get(str(n), {}))
         elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
@@ -161,7 +162,7 @@ def _sentence(event: Event) -> str:
     if "by" in data:
         return _by_hand(event)
     match event.event:
-        case "accepted" | "rejected":
+        case "accepted" | "rejected" | "refused":
             return _came(event)
         case "verdict":
             return verdict_told(data)
@@ -225,7 +226,7 @@ def _came(event: Event) -> str:
     came = f"{begin} {through}{by}: from <{data.get('from', '')}>, {data.get('size', 0)} bytes{subject}."
     for address, sender in data.get("returned", {}).items():
         came += f" It came for <{address}>, which stands for <{sender}>."
-    for state in ("delivered", "rejected"):
+    for state in ("delivered", "rejected", "refused"):
         if state in data:
             came += f" The sender was told: {data[state]}."
-    return came
+    return came + (f" That was because {data['why']}." if data.get("why") else "")

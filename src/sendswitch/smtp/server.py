@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from sendswitch import logs, metrics
-from sendswitch.errors import Permanent, SendSwitchError, Temporary, classify
+from sendswitch.errors import Permanent, SendSwitchError, SpoolUnavailable, Temporary, classify
 from sendswitch.mail.address import MAX_ADDRESS
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
@@ -86,6 +86,13 @@ class Handler(Protocol):
         """Take this recipient? Must not block."""
         ...
 
+    def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
+        """Hear that a message was not taken, or not for these recipients. Must not block or raise.
+
+        Of what `message` itself answers, only what is refused for now, or raised.
+        """
+        ...
+
     def sink(self) -> Sink:
         """Where the next message's content goes."""
         ...
@@ -149,6 +156,7 @@ class Session(asyncio.Protocol):
         self._sink: Sink | None = None
         self._work: asyncio.Future[Any] | None = None
         self._storing: Sink | None = None
+        self._envelope: Envelope | None = None  # of the message that is being stored
         self._timer: asyncio.TimerHandle | None = None
         self._last = self._loop.time()
         self._began = 0.0  # when the transaction did, 0 outside one
@@ -282,9 +290,9 @@ class Session(asyncio.Protocol):
             if isinstance(event, ContentPiece):
                 self._take(event.data)
             elif isinstance(event, Mail):
-                machine.reply(handler.mail(event))
+                self._say(handler.mail(event))
             elif isinstance(event, Recipient):
-                machine.reply(handler.recipient(event))
+                self._say(handler.recipient(event))
             elif isinstance(event, EndOfData):
                 self._finish_message(event)
             elif isinstance(event, Aborted):
@@ -305,6 +313,11 @@ class Session(asyncio.Protocol):
             self._began = self._last
         if self._work is None:
             self._end_if_over()
+
+    def _say(self, reply: Reply) -> None:
+        if not reply.positive:
+            self._listener.handler.refused(self._machine.refused(), reply)
+        self._machine.reply(reply)
 
     def _end_if_over(self) -> None:
         if self._machine.closed:
@@ -335,10 +348,11 @@ class Session(asyncio.Protocol):
     def _finish_message(self, event: EndOfData) -> None:
         if event.refusal is not None:
             self._discard()
+            self._listener.handler.refused(event.envelope, event.refusal)
             self._answer(event.refusal)
             return
         sink = self._sink or self._listener.handler.sink()
-        self._sink, self._storing = None, sink
+        self._sink, self._storing, self._envelope = None, sink, event.envelope
         try:
             self._work = self._listener.handler.message(event.envelope, sink)
         except Exception as error:
@@ -348,7 +362,10 @@ class Session(asyncio.Protocol):
 
     def _stored(self, future: asyncio.Future[tuple[Reply, ...]]) -> None:
         error = future.exception() if not future.cancelled() else SendSwitchError("the node is stopping")
-        self._answer(*(self._failed(error) if error is not None else future.result()))
+        given = self._failed(error) if error is not None else future.result()
+        if error is None and given[0].temporary and self._envelope is not None:
+            self._listener.handler.refused(self._envelope, given[0])
+        self._answer(*given)
         self._done(future)
 
     def _failed(self, error: BaseException) -> tuple[Reply]:
@@ -357,10 +374,12 @@ class Session(asyncio.Protocol):
             logs.session_failed(client=self.address, error=known)
         if self._storing is not None:
             self._storing.discard()
+        if self._envelope is not None and not isinstance(known, SpoolUnavailable):  # what writes to it
+            self._listener.handler.refused(self._envelope, known.reply, str(known))
         return (known.reply,)
 
     def _answer(self, *given: Reply) -> None:
-        self._storing = None
+        self._storing = self._envelope = None
         self._began = 0.0  # the next transaction has its own time
         if self._options.lmtp and len(given) == 1:
             given *= self._machine.accepted

@@ -9,7 +9,7 @@ from pathlib import Path
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.body import content_file
 from sendswitch.spool.schema import FILES_NEEDED
-from sendswitch.spool.states import TERMINAL, State
+from sendswitch.spool.states import NEVER_OURS, TERMINAL, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     (
         "every message has its first event",
         "SELECT id, NULL, via FROM message"
-        " WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE message = message.id AND event IN ('accepted', 'rejected'))",
+        " WHERE NOT EXISTS (SELECT 1 FROM outbox"
+        " WHERE message = message.id AND event IN ('accepted', 'rejected', 'refused'))",
         "its history does not begin",
     ),
 )
@@ -136,8 +137,8 @@ def _histories(connection: sqlite3.Connection) -> list[Finding]:
     for message, n, state, events in connection.execute(query, every):
         ended = events.split(",") if events else []
         allowed = _ENDS.get(State(state), ()) if state in set(State) else ()
-        if state == State.REJECTED:
-            continue  # refused before the queue: told in the message's first event
+        if state in NEVER_OURS:
+            continue  # told in the message's first event
         if (len(ended) != 1 or ended[0] not in allowed) if allowed else ended:
             told = ", ".join(ended) or "no end"
             findings.append(Finding("a final delivery has one end", f"{to_text(message)}.{n}", f"{state}: {told}"))

@@ -131,8 +131,9 @@ def row(connection: sqlite3.Connection, id_: str) -> Row:
 
 _ROWS = (
     "SELECT m.id, d.n, m.received, m.sender, d.recipient, m.size, d.state, d.since, d.due, d.attempts, d.reply,"
-    " d.verdict, m.envelope, (SELECT data FROM outbox WHERE message = m.id AND event IN ('accepted', 'rejected')"
-    " ORDER BY id LIMIT 1) FROM delivery d JOIN message m ON m.id = d.message"
+    " d.verdict, m.envelope, (SELECT data FROM outbox WHERE message = m.id"
+    " AND event IN ('accepted', 'rejected', 'refused') ORDER BY id LIMIT 1)"
+    " FROM delivery d JOIN message m ON m.id = d.message"
 )
 
 

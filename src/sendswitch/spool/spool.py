@@ -45,7 +45,7 @@ from sendswitch.spool.records import (
     event_from_row,
     message_row,
 )
-from sendswitch.spool.states import State
+from sendswitch.spool.states import NEVER_OURS, State
 from sendswitch.spool.writer import Call, Writer, connect, scalar, write_rows
 
 # Seconds that content without a message is kept before it is deleted.
@@ -150,8 +150,9 @@ class Spool:
         """The row that makes a message, for a transaction that also changes something else."""
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
-        recorded = not alive and self.records(deliveries)
-        refused = not alive and all(delivery.state is State.REJECTED for delivery in deliveries)
+        states = {delivery.state for delivery in deliveries}
+        first = states.pop().value if not alive and len(states) == 1 and states <= NEVER_OURS else "accepted"
+        recorded = not alive and first != State.REFUSED and self.records(deliveries)
         told = envelope.to_json()
         facts = {
             "from": envelope.sender,
@@ -164,7 +165,7 @@ class Spool:
         return message_row(
             message.id,
             message.received,
-            "rejected" if refused else "accepted",
+            first,
             facts | data if data else facts,
             expires=message.expires,
             sender=envelope.sender,

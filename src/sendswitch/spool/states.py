@@ -23,9 +23,24 @@ class State(StrEnum):
     DELIVERED = "delivered"
     FORWARDED = "forwarded"
     REJECTED = "rejected"
+    REFUSED = "refused"
     BOUNCED = "bounced"
     DISCARDED = "discarded"
     FAILED = "failed"
 
 
-TERMINAL = frozenset((State.DELIVERED, State.FORWARDED, State.REJECTED, State.BOUNCED, State.DISCARDED, State.FAILED))
+TERMINAL = frozenset(
+    (
+        State.DELIVERED,
+        State.FORWARDED,
+        State.REJECTED,
+        State.REFUSED,
+        State.BOUNCED,
+        State.DISCARDED,
+        State.FAILED,
+    )
+)
+# Before the queue a recipient's filter, or the next hop, may say no for good (rejected). What we ourselves did not take
+# is refused: no room, too much to do, no answer from a pipeline in time, a sender that is not the client's own. Neither
+# was ever ours; both stand in the first event of the message.
+NEVER_OURS = frozenset((State.REJECTED, State.REFUSED))

@@ -39,6 +39,7 @@ from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
 from sendswitch.switch.journey import Journeys
 from sendswitch.switch.queue import Queue
+from sendswitch.switch.refusals import Refusals
 
 OVERLOADED = Reply(421, "4.3.2", "Error: too much to do, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
@@ -88,17 +89,21 @@ class FilterIntake:
 
     def __init__(self, spool: Spool, queue: Queue, options: IntakeOptions, clock: Clock) -> None:
         self._spool, self._queue, self._options, self._clock = spool, queue, options, clock
+        self._refusals = Refusals(spool, clock)
 
     def admit(self) -> Reply | None:
         """Another session, unless there is too much to do."""
         return OVERLOADED if self._options.overload() else None
+
+    def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
+        """Keep in the history that a message was not taken."""
+        self._refusals.keep(envelope, reply, why, self.via)
 
     def mail(self, mail: Mail) -> Reply:
         """Any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
         if self._options.overload():
             return OVERLOADED
         if mail.login and not self._owns(mail.login, mail.sender):
-            metrics.REFUSED.labels("5xx").inc()
             return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
@@ -120,7 +125,6 @@ class FilterIntake:
         except ValueError as error:
             # Not for good: whoever gave the wrong domain there must lose no mail by it.
             code, status = (550, "5.1.1") if looks_rewritten(address) else (450, "4.1.1")
-            metrics.REFUSED.labels(f"{code // 100}xx").inc()
             return Reply(code, status, printable(f"Recipient address rejected: {error}"))
         return RECIPIENT_OK
 
@@ -153,14 +157,6 @@ class FilterIntake:
         if seen.loop or seen.unending:
             self._remove(content)
             error = MailLoop(seen.loop) if seen.loop else HeaderTooLarge()
-            metrics.REFUSED.labels("5xx").inc()
-            logs.refused(
-                sender=envelope.sender,
-                recipients=len(envelope.recipients),
-                client=envelope.client.address,
-                reply=str(error.reply),
-                cause=str(error),
-            )
             raise error
         now = self._clock()
         about = seen.about
@@ -244,7 +240,6 @@ class ProxyIntake(FilterIntake):
         local, domain = split(key(address))
         bare = not domain and not any(sign in local for sign in "@%!")
         if bare and not self._options.origin and local != "postmaster":
-            metrics.REFUSED.labels("5xx").inc()
             return NEEDS_DOMAIN
         return super().recipient(recipient)
 
@@ -351,7 +346,7 @@ class ProxyIntake(FilterIntake):
     ) -> None:
         """Write what happened. The sender was or will be told; a spool that cannot be written changes nothing.
 
-        A message refused for now is not recorded: it is not ours, and comes again.
+        What is refused for now is kept by `refused`: it is not ours, and comes again.
         """
         if reply.temporary:
             return

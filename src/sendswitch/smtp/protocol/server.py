@@ -151,6 +151,9 @@ Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls | sasl.
 # Commands worked through before others have a turn: some milliseconds.
 TURN = 500
 
+# Recipients that are looked for behind a MAIL that is refused.
+MOST_AHEAD = 100
+
 # Wrong passwords before the session ends.
 FAILED_LOGINS = 3
 
@@ -233,6 +236,24 @@ class ServerConnection:
     def in_transaction(self) -> bool:
         """True from MAIL to the reply after the end of data."""
         return self.state not in _IDLE_STATES
+
+    def refused(self) -> Envelope:
+        """Return whom the refusal of the command in hand is about: of MAIL, those whom the client names behind it."""
+        envelope = self._envelope()
+        if self._waiting == "MAIL":
+            return replace(envelope, recipients=self._named_ahead())
+        return replace(envelope, recipients=(self._pending,)) if self._pending is not None else envelope
+
+    def _named_ahead(self) -> tuple[EnvelopeRecipient, ...]:
+        """The recipients of RCPT commands that were pipelined behind the command in hand."""
+        found = []
+        for line in self._rest()[: self._limits.line * MOST_AHEAD].split(b"\r\n")[:MOST_AHEAD]:
+            # Bytes that are no UTF-8 become what no address has.
+            path = parse_path(line[8:].decode("utf-8", "surrogateescape").lstrip())
+            if line[:8].upper() != b"RCPT TO:" or path is None or not path[0]:
+                break
+            found.append(EnvelopeRecipient(path[0]))
+        return tuple(found)
 
     def data_to_send(self) -> bytes:
         """Take what is to be written now."""
