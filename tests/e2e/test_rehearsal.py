@@ -215,6 +215,11 @@ def test_try_has_no_effect(tmp_path: Path) -> None:
         new.write_text('[[step]]\nuse = "forward"\nto = ["x@example.test"]\n')
         other = tried("--to", "joe@example.test", "--pipeline", str(new))
         assert other["effect"] == "It would be forwarded to x@example.test."
+        for on_error, then in (("skip", "verdict"), ("defer", "deferred")):
+            new.write_text(f'[[step]]\nuse = "clamav"\naddress = "127.0.0.1:1"\non_error = "{on_error}"\n')
+            failed = tried("--to", "joe@example.test", "--pipeline", str(new), code=1)
+            assert then in failed
+            assert failed["steps"][0]["outcome"] == "error"
         text = node.run("try", str(file), "--to", "ann@example.test").stdout
         assert "Step 1: lists (version 1)" in text
         assert "With the field X-SendSwitch-Tags: SPAM" in text

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from sendswitch import metrics
+from sendswitch.cli.main import app
 from sendswitch.config.load import load
 from sendswitch.config.model import Config
 from sendswitch.db.connect import HEAD
@@ -36,6 +38,16 @@ def _script(name: str) -> Any:
 def test_the_reference_is_what_the_code_gives() -> None:
     for name, make in _script("reference").PAGES.items():
         assert (ROOT / "docs" / "reference" / name).read_text() == make(), f"{name}: run `make reference`"
+
+
+def test_summaries_of_commands_are_whole_in_80_columns() -> None:
+    groups = [typer.main.get_command(app)]
+    while groups:
+        commands = getattr(groups.pop(), "commands", {})
+        room = 80 - 6 - max(map(len, commands), default=0)
+        for name, command in commands.items():
+            assert not command.get_short_help_str(room).endswith("..."), name
+            groups.append(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

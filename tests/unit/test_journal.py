@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from sendswitch.errors import InvalidSearch
 from sendswitch.journal.events import Event, fold
-from sendswitch.journal.search import NAMES, OF_MOVING, OF_SPOOLED, Facts, Term, matches, parse
+from sendswitch.journal.search import ACTIONS, NAMES, OF_MOVING, OF_SPOOLED, STATES, Facts, Term, matches, parse
 from sendswitch.journal.story import explain, recipients, timeline
 from sendswitch.mail.ids import first_at, to_text
+from sendswitch.mail.verdict import Action
+from sendswitch.spool.states import State
 
 NOW = 1_700_000_000.0
 CAME = {"from": "a@b", "to": ["ann@x", "bob@x"], "size": 9, "via": "filter", "subject": "hi", "client": {"helo": "h"}}
@@ -257,6 +259,12 @@ def test_what_there_is_to_ask_for_is_told() -> None:
         parse("has:wings", NOW)
     with pytest.raises(InvalidSearch, match="known are tagged"):
         parse("is:read", NOW)
+    with pytest.raises(InvalidSearch, match="state:quarantene: known are accepted, decided, held, quarantined,"):
+        parse("state:quarantene", NOW)
+    with pytest.raises(InvalidSearch, match="known are pass, deny, forward, quarantine, pending"):
+        parse("verdict:passed", NOW)
+    assert set(STATES) == {state.value for state in State}
+    assert set(ACTIONS) == {action.value for action in Action}
 
 
 def test_words_that_nobody_can_know_yet() -> None:

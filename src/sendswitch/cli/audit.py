@@ -12,7 +12,7 @@ from sendswitch.switch.ledger import full_audit
 
 
 def audit(context: typer.Context) -> None:
-    """Prove from spool and journal that every accepted recipient is in exactly one state and nothing is missing."""
+    """Prove that no accepted mail is missing. By spool and journal each recipient is in exactly one state."""
     session: Session = context.obj
     config = session.config()
     data = config.node.data

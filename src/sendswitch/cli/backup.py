@@ -42,7 +42,7 @@ WAITS = 30 * 86400.0
 
 @app.command("create")
 def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A new file; a tar archive.")]) -> None:
-    """Copy spool, database and what webhooks have not heard yet into one file, while the node runs."""
+    """Copy all data into one file while the node runs. It has spool, database and what webhooks have not heard yet."""
     session: Session = context.obj
     config = session.config()
     data = config.node.data
@@ -104,7 +104,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @app.command("restore")
 def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="What `create` made.")]) -> None:
-    """Put a backup into an empty data folder and an empty database; its mail is suspended until you let it go."""
+    """Put a backup into an empty folder and database. Its mail is suspended until you let it go."""
     session: Session = context.obj
     config = session.config()
     data = config.node.data

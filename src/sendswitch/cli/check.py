@@ -10,7 +10,7 @@ from sendswitch.errors import InvalidConfiguration, SendSwitchError
 
 
 def check(context: typer.Context) -> None:
-    """Check the configuration; every error at once, with file, line and what was probably meant."""
+    """Check the configuration. Every error is told at once, with file, line and what was probably meant."""
     session: Session = context.obj
     config = session.config()
     problems = []

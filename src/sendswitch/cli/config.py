@@ -45,7 +45,7 @@ def show(
 
 @app.command("sample")
 def sample(context: typer.Context) -> None:
-    """Print a file with every key in a comment, its default and what it means."""
+    """Print a file with every key in a comment. Each has its default and what it means."""
     session: Session = context.obj
     text = reference.sample()
     session.done(text.rstrip(), text=text)
@@ -68,7 +68,7 @@ def schema(context: typer.Context) -> None:
 
 @app.command("export")
 def export(context: typer.Context) -> None:
-    """Print users, their live pipelines, and lists as a file that `plan` and `apply` read."""
+    """Print users, live pipelines and lists as a file. `plan` and `apply` read it."""
     session: Session = context.obj
     text = declared.export(open_database(session.config().database_url))
     session.done(text.rstrip(), text=text)
@@ -83,7 +83,7 @@ def plan(context: typer.Context, file: File, prune: Prune = False) -> None:
 
 @app.command("apply")
 def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
-    """Make the database's users, pipelines and lists what the file says, all or nothing."""
+    """Make users, pipelines and lists what the file says. All of it is done, or nothing."""
     session: Session = context.obj
     config = session.config()
     steps = _plan(session, file, prune)

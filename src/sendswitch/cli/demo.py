@@ -85,7 +85,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Exit after the table.")] = False,
     data: Annotated[Path | None, typer.Option("--data", help="Keep everything in this folder.")] = None,
 ) -> None:
-    """Run a switch, a worker and three sample pipelines; send six messages; show what became of each."""
+    """Run a switch with sample pipelines and six messages. What became of each is shown."""
     logs.setup("text", "error")
     with _folder(data) as folder:
         raise typer.Exit(uvloop.run(_run(context.obj, folder, once=once)))

@@ -67,7 +67,7 @@ def warning(what: str, found: str, do: str) -> Finding:
 
 
 def doctor(context: typer.Context) -> None:
-    """Look for what is wrong with this installation, and say what to do; ends with 1 when there is a problem."""
+    """Say what is wrong with this installation and what to do. Ends with 1 when there is a problem."""
     session: Session = context.obj
     findings = list(_examine(session))
     if session.json:

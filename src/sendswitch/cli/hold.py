@@ -17,7 +17,7 @@ from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
 
-app = typer.Typer(help="Held mail: it waits for somebody to decide, or for its time to be over.", no_args_is_help=True)
+app = typer.Typer(help="Held mail. It waits for somebody to decide, or for its time to be over.", no_args_is_help=True)
 
 
 class Answer(StrEnum):

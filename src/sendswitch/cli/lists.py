@@ -129,7 +129,7 @@ def probe(
     to: Annotated[str, typer.Option("--to", help="The recipient.")],
     address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "",
 ) -> None:
-    """Say which kept entry would decide about a sender, and for whom it is kept."""
+    """Say which kept entry would decide about a sender. For whom it is kept is told too."""
     session: Session = context.obj
     config, now = session.config(), time.time()
     address = sender if _is_client(sender) else address

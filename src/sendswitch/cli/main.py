@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
 app.command("run")(serve.run)
@@ -73,6 +75,12 @@ app.add_typer(hold.app, name="hold")
 app.add_typer(webhook.app, name="webhook")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sendswitch {version('sendswitch')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -80,6 +88,7 @@ def options(
         Path | None, typer.Option("--config", help="The configuration file.", envvar="SENDSWITCH_CONFIG")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON; tables are not for parsing.")] = False,
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     """A programmable mail switch for Postfix."""
     context.obj = Session(config, json)

@@ -120,7 +120,7 @@ def explain(
     ],
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most deliveries that a search tells of.")] = 3,
 ) -> None:
-    """Tell why each recipient's delivery of a message ended as it did, or the newest that a search finds."""
+    """Tell why a message ended as it did, for each recipient. With a search it tells of the newest that are found."""
     session: Session = context.obj
     wanted = _wanted(session.config(), words, limit)
     told = [one for message, n in wanted for one in _explained(session, message, n)]
@@ -165,7 +165,7 @@ def trace(
     sender: Annotated[str, typer.Option("--from", help="Only of senders with this in them.")] = "",
     time_: Annotated[str, typer.Option("--for", help="How long.")] = "1m",
 ) -> None:
-    """Show the SMTP dialogs of the running node as they happen, without content; Ctrl-C ends it."""
+    """Show SMTP dialogs as they happen, without content. Ctrl-C ends it."""
     session: Session = context.obj
     end = time.monotonic() + duration(time_)
     asked(session, "trace", listener=listener, sender=sender, seconds=duration(time_) + GRACE)
@@ -193,7 +193,7 @@ def raw(
     id_: Id,
     output: Annotated[Path | None, typer.Option("--output", help="Write here instead of standard output.")] = None,
 ) -> None:
-    """Print a message as it came, byte for byte, as long as its content is here."""
+    """Print a message as it came, byte for byte. Its content must still be here."""
     session: Session = context.obj
     data = session.config().node.data
     message, _ = _parse(id_)
@@ -223,7 +223,7 @@ def requeue(
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="Deliver without asking the pipeline.")] = False,
     once_more: Annotated[bool, typer.Option("--again", help="Also what was requeued and got through.")] = False,
 ) -> None:
-    """Deliver once more to the same recipient, as long as the content is here; also what was dropped or deleted."""
+    """Deliver once more to the same recipient. The content must still be here; it may have been dropped or deleted."""
     session: Session = context.obj
     data = session.config().node.data
     connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
@@ -241,7 +241,7 @@ def forward(
     to: Annotated[list[str], typer.Option("--to", help="Where to; may be given more than once.")],
     reason: Reason = "",
 ) -> None:
-    """Send a message on to other addresses too, each through its own pipeline."""
+    """Send a message on to other addresses too. Each goes through its own pipeline."""
     session: Session = context.obj
     for address in to:
         if not valid(address) or "@" not in address:

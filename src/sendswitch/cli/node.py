@@ -24,7 +24,7 @@ LOOK, PATIENCE = 0.5, 10.0
 
 
 def reload(context: typer.Context) -> None:
-    """Make the running node read its configuration again; a wrong one is refused and changes nothing."""
+    """Make the running node read its configuration again. A wrong one is refused and changes nothing."""
     session: Session = context.obj
     session.config()  # said here already when it is wrong, with file and line
     told = asked(session, "reload")
@@ -50,7 +50,7 @@ def ready(
     context: typer.Context,
     wait: Annotated[str, typer.Option("--wait", help="How long to wait until it is.")] = "0s",
 ) -> None:
-    """Ask whether the node takes mail and can hand it on (`/readyz`); ends with 75 and the causes when it does not."""
+    """Ask whether the node takes mail and can hand it on. Ends with 75 and the causes (`/readyz`) when it does not."""
     session: Session = context.obj
     web = parse_endpoint(session.config().web.bind)
     end = time.monotonic() + duration(wait)

@@ -28,7 +28,7 @@ File = Annotated[Path, typer.Argument(help="The pipeline as TOML.")]
 
 @app.command("set")
 def set_(context: typer.Context, address: Address, file: File) -> None:
-    """Check a pipeline and make it the user's; mail that comes from now on meets it."""
+    """Check a pipeline and make it the user's. Mail that comes from now on meets it."""
     session: Session = context.obj
     config = session.config()
     text = read_file(file)
@@ -94,7 +94,7 @@ def history(context: typer.Context, address: Address) -> None:
 
 @app.command("diff")
 def diff(context: typer.Context, address: Address, one: Number = None, other: Number = None) -> None:
-    """Show what changed between two versions; by default between the live one and the one before it."""
+    """Show what changed between two versions. By default they are the live one and the one before it."""
     session: Session = context.obj
     engine = open_database(session.config().database_url)
     live = [stored.version for stored in users.history(engine, address) if stored.role == "live"]
@@ -111,7 +111,10 @@ def diff(context: typer.Context, address: Address, one: Number = None, other: Nu
 
 @app.command("candidate")
 def candidate(context: typer.Context, address: Address, file: File) -> None:
-    """Run a pipeline beside the live one, on all mail that comes, without effect; `compare` shows how they agree."""
+    """Run a pipeline beside the live one, without effect.
+
+    It gets all mail that comes; `compare` shows how they agree.
+    """
     session: Session = context.obj
     config = session.config()
     text = read_file(file)
@@ -130,7 +133,7 @@ def compare(
     version: Annotated[int | None, typer.Option("--version", help="One that was; by default the one that is.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most differences that are shown.")] = 100,
 ) -> None:
-    """Show how often a candidate agreed with the live pipeline, and where it did not."""
+    """Show where a candidate did not agree with the live one. How often it did is told too."""
     session: Session = context.obj
     engine = open_database(session.config().database_url)
     if version is None:
@@ -184,7 +187,7 @@ def withdraw(context: typer.Context, address: Address) -> None:
 
 @app.command("rollback")
 def rollback(context: typer.Context, address: Address, version: Number = None) -> None:
-    """Make an earlier version live again; by default the last that was different."""
+    """Make an earlier version live again. By default it is the last that was different."""
     session: Session = context.obj
     config = session.config()
     old, new = users.roll_back(open_database(config.database_url), address, version, author=getpass.getuser())

@@ -33,7 +33,7 @@ Folder = Annotated[Path | None, typer.Option("--postfix-config", help="Postfix's
 
 @app.command("print")
 def print_(context: typer.Context, mode: Mode = "filter", service: Services = None) -> None:
-    """Print the lines that put SendSwitch into Postfix; nothing is changed."""
+    """Print the lines that put SendSwitch into Postfix. Nothing is changed."""
     session: Session = context.obj
     text = as_text(wanted(session.config(), dict.fromkeys(service or SMTP, mode), session.config_file))
     session.done(text, mode=mode, master_cf=text)
@@ -49,7 +49,7 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of another filter.")] = False,
 ) -> None:
-    """Put SendSwitch into Postfix with postconf; `remove` puts back what was there.
+    """Put SendSwitch into Postfix with postconf. `remove` puts back what was there.
 
     Other services may follow with another mode: `proxy` for smtp/inet, `filter` for submission/inet.
     """
@@ -94,7 +94,10 @@ def check(
     limit: Annotated[str, typer.Option("--limit", help="How long to wait.")] = "30s",
     folder: Folder = None,
 ) -> None:
-    """Send a probe through Postfix and back, and draw its way with the times; ends with 1 when it is not through."""
+    """Send a probe through Postfix and draw its way.
+
+    Ends with 1 when it is not through, or when addresses are mapped twice or never.
+    """
     session: Session = context.obj
     config = session.config()
     end = time.monotonic() + duration(limit)

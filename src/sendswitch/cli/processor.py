@@ -22,7 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 
 @app.command("list")
 def list_(context: typer.Context) -> None:
-    """List the processors that are installed, and which package brings each."""
+    """List the installed processors and their packages."""
     session: Session = context.obj
     rows = [{"name": name, "package": registry.package(name), "what": _what(name)} for name in registry.names()]
     session.show(rows, ("name", "package", "what"), "none")
@@ -60,7 +60,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Lower case, words joined by hyphens, such as find-offers.")],
     folder: Annotated[Path, typer.Option("--folder", help="Where the package's folder is made.")] = Path(),
 ) -> None:
-    """Make a package with a processor, its tests and a README; everything in it runs at once."""
+    """Make a package with a processor, tests and a README. Everything in it runs at once."""
     session: Session = context.obj
     module = name.replace("-", "_")
     if not _NAME.match(name) or keyword.iskeyword(module):

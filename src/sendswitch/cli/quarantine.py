@@ -14,7 +14,7 @@ import typer
 from sendswitch.cli.output import Session, exit_code, moment
 from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words
 from sendswitch.cli.words import read_terms
-from sendswitch.errors import SendSwitchError
+from sendswitch.errors import NotFound, SendSwitchError
 from sendswitch.journal.search import OF_SPOOLED
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
@@ -80,6 +80,8 @@ def choose(session: Session, state: State, ids: list[str] | None, where: list[st
             _list(session, found, "nothing is like that")
             raise typer.Exit(0)
         chosen = [row.id for row in found]
+        if not chosen:
+            raise NotFound(f"nothing that is {state} is like that")
     return chosen
 
 

@@ -95,7 +95,7 @@ def top(
 
 @app.command("show")
 def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID", help="As listed.")]) -> None:
-    """Show one delivery: all that is known of it, and what happened so far."""
+    """Show all that is known of one delivery. What happened so far is told too."""
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     row = inspect.row(connection, id_)
@@ -112,7 +112,7 @@ def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID"
 
 @app.command("flush", context_settings=SEARCH)
 def flush(context: typer.Context, words: Words = None) -> None:
-    """Try what waits for another attempt now, all of it or what a search finds."""
+    """Try now what waits for another attempt. It is all, or what a search finds."""
     session: Session = context.obj
     data = session.config().node.data
     connection = inspect.open_files(data)
@@ -131,7 +131,7 @@ def suspend(
     ttl: Annotated[str, typer.Option("--ttl", help="How long.")] = "1h",
     dry_run: DryRun = False,
 ) -> None:
-    """Deliver nothing that a search finds, or nothing at all; prints the id that cancels it."""
+    """Deliver nothing that a search finds, or nothing at all. Prints the id that cancels it."""
     _order(context.obj, Kind.SUSPEND, words or [], reason, ttl, dry_run)
 
 
@@ -143,7 +143,7 @@ def bounce(
     ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
-    """End deliveries with a report to their senders; prints the id that cancels it for what comes."""
+    """End deliveries with a report to their senders. Prints the id that cancels it for what comes."""
     _order(context.obj, Kind.BOUNCE, words, reason, ttl, dry_run)
 
 
@@ -155,7 +155,7 @@ def quarantine(
     ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
-    """Put mail on its way into the quarantine, also what was released or answered and is not delivered yet."""
+    """Put mail on its way into the quarantine. It may have been released or answered and not delivered yet."""
     _order(context.obj, Kind.QUARANTINE, words, reason, ttl, dry_run)
 
 
@@ -167,7 +167,7 @@ def drop(
     ttl: Annotated[str, typer.Option("--ttl", help="How long it holds for mail that comes.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
-    """End deliveries and tell nobody; `message requeue` brings one back as long as its record is kept."""
+    """End deliveries and tell nobody. `message requeue` brings one back as long as its record is kept."""
     _order(context.obj, Kind.DROP, words, reason, ttl, dry_run)
 
 

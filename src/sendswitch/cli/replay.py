@@ -59,7 +59,7 @@ def replay(
         typer.Option("--state", help="Keep the progress here; the same command goes on from it."),
     ] = None,
 ) -> None:
-    """Run a pipeline over recorded mail, without effect, and tell who would have been treated differently."""
+    """Run a pipeline over recorded mail, without effect. Told is who would have been treated differently."""
     session: Session = context.obj
     config = session.config()
     now = time.time()

@@ -28,7 +28,7 @@ LOOK = 0.5
 
 
 def serve(context: typer.Context) -> None:
-    """Take mail, have it decided by workers, carry the decisions out."""
+    """Take mail and deliver it as workers decide."""
     _start(context.obj, worker=False)
 
 

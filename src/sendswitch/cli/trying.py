@@ -42,7 +42,10 @@ def try_(
     pipeline: Annotated[Path | None, typer.Option("--pipeline", help="A file instead of the live pipeline.")] = None,
     attempt: Annotated[int, typer.Option("--attempt", min=1, help="As if offered for the nth time.")] = 1,
 ) -> None:
-    """Ask a recipient's pipeline about a message, with a whole envelope and no effect."""
+    """Ask a recipient's pipeline about a message. It has a whole envelope and no effect.
+
+    Ends with 1 when a step failed or nothing was decided.
+    """
     session: Session = context.obj
     config = session.config()
     for one in filter(None, (sender, to)):
@@ -61,7 +64,10 @@ def try_(
         finally:
             await trial.close()
 
-    _tell(session, config, trial, case, uvloop.run(ask()))
+    answer = uvloop.run(ask())
+    _tell(session, config, trial, case, answer)
+    if isinstance(answer, Deferral) or any(step.failed for step in answer.trace):
+        raise typer.Exit(1)
 
 
 def _read(file: Path) -> bytes:

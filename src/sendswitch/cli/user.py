@@ -53,7 +53,7 @@ def password(
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="The user can no longer log in.")] = False,
 ) -> None:
-    """Give a user a password for AUTH on listeners: a new one, shown once, or one of your own."""
+    """Give a user a password for AUTH on listeners. It is a new one, shown once, or one of your own."""
     session: Session = context.obj
     if stdin and remove:
         raise typer.BadParameter("--stdin and --remove are two things; ask for one")
@@ -74,7 +74,7 @@ def password(
 
 @app.command("rm")
 def remove(context: typer.Context, address: Address) -> None:
-    """Remove a user and the pipeline; mail is delivered unfiltered from then on."""
+    """Remove a user and the pipeline. Mail is delivered unfiltered from then on."""
     session: Session = context.obj
     config = session.config()
     users.remove_user(open_database(config.database_url), address)

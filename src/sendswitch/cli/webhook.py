@@ -44,7 +44,7 @@ def _outbox(config: Config) -> Iterator[Outbox]:
 
 @app.command("list")
 def list_(context: typer.Context) -> None:
-    """List endpoints with how many events wait, were delivered, and failed."""
+    """List endpoints with the numbers of their events. They wait, were delivered or failed."""
     session: Session = context.obj
     with _outbox(session.config()) as outbox:
         rows = outbox.endpoints()

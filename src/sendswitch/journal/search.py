@@ -32,6 +32,14 @@ OF_MOVING = tuple(name for name in OF_SPOOLED if name not in _IN_THE_MESSAGE)
 PARTS = ("attachment", "inline")
 KINDS = ("tagged",)
 
+# What `state:` and `verdict:` can ask for: the states of a delivery, and the actions of a pipeline.
+STATES = (
+    *("accepted", "decided", "held", "quarantined", "delivered", "forwarded"),
+    *("rejected", "refused", "bounced", "discarded", "failed"),
+)
+ACTIONS = ("pass", "deny", "forward", "quarantine", "pending")
+_KNOWN = {"state": STATES, "verdict": ACTIONS, "has": PARTS, "is": KINDS}
+
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"?|(\S+))', re.I)
 
 
@@ -175,10 +183,8 @@ def _value(name: str, value: str, now: float) -> str | float:
                 return moment(value, now)
             case "user":
                 return key(value)
-            case "state" | "verdict":
-                return value.lower()
-            case "has" | "is":
-                return _one_of(PARTS if name == "has" else KINDS, value)
+            case "state" | "verdict" | "has" | "is":
+                return _one_of(_KNOWN[name], value)
             case "id":
                 return from_text(value.partition(".")[0])
     except ValueError as error:

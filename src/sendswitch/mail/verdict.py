@@ -49,6 +49,8 @@ MAX_HOLD, MIN_DELAY = 1e9, 0.01
 LATE, BROKE = "late", "broke"
 # How steps end that decide nothing.
 NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
+# How steps end that could not do their work.
+ERROR, TIMEOUT = "error", "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ class Step:
     def spoke(self) -> bool:
         """Return whether the step had an opinion that counted."""
         return self.outcome not in (NO_OPINION, NOT_ASKED) and not self.outcome.endswith(SHADOWED)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the step could not do its work, whatever came of that."""
+        return self.outcome.removesuffix(SHADOWED) in (ERROR, TIMEOUT)
 
     def to_json(self) -> dict[str, Any]:
         """The step with its empty fields left out."""

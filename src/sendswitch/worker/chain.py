@@ -23,11 +23,13 @@ from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     BROKE,
+    ERROR,
     MAX_REASON,
     MAX_TAGS,
     NO_OPINION,
     NOT_ASKED,
     SHADOWED,
+    TIMEOUT,
     Action,
     Answer,
     Deferral,
@@ -137,13 +139,13 @@ class Chain:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            failure = _Failure("error", "the processor cancelled itself")
+            failure = _Failure(ERROR, "the processor cancelled itself")
         except TimeoutError as error:
-            failure = _Failure("timeout", _words(error) or f"no answer within {link.limit:g} s")
+            failure = _Failure(TIMEOUT, _words(error) or f"no answer within {link.limit:g} s")
         except _FailedThen as error:
             failure = error.failure
         except Exception as error:
-            failure = _Failure("error", _words(error) or type(error).__name__)
+            failure = _Failure(ERROR, _words(error) or type(error).__name__)
         metrics.PROCESSOR_ERRORS.labels(link.name).inc()
         if answer is None and asking is not None:
             answer = {"failed": failure.kind, "text": failure.text}
@@ -258,7 +260,7 @@ def _recorded(link: Link, said: list[Step]) -> Mapping[str, Any]:
     """What a service answered when it was asked in earnest; each answer is used once, in order."""
     step = next((step for step in said if step.processor == link.name), None)
     if step is None or step.answer is None:
-        raise _FailedThen(_Failure("error", "no answer of this service is on record"))
+        raise _FailedThen(_Failure(ERROR, "no answer of this service is on record"))
     said.remove(step)
     if "failed" in step.answer:
         raise _FailedThen(_Failure(str(step.answer["failed"]), str(step.answer.get("text", ""))))
