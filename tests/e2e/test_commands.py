@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import smtplib
@@ -205,3 +206,38 @@ def test_the_configuration_is_shown_and_declared(tmp_path: Path) -> None:
     done = node.run("config", "apply", str(file), check=False)
     assert done.returncode == 2
     assert "did you mean 'step'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("user", "list"),
+        ("list", "show"),
+        ("pipeline", "history", "a@b.example"),
+        ("message", "list"),
+        ("config", "export"),
+        ("audit",),
+        ("queue", "list"),
+    ],
+)
+def test_commands_that_only_read_create_nothing(line: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "sendswitch.toml"
+    file.write_text(f'[node]\ndata = "{tmp_path}/wrong/data"\n')
+    done = sendswitch(*line, config=file)
+    assert done.returncode in (3, 75), done.stdout + done.stderr
+    assert f"{tmp_path}/wrong/data" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sendswitch.toml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_creates_belongs_to_whom_the_folder_belongs_to(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    file = tmp_path / "sendswitch.toml"
+    file.write_text(f'[node]\ndata = "{home}/var/data"\n')
+    assert sendswitch("user", "add", "ann@example.test", config=file).returncode == 0
+    made = sorted(path for path in home.rglob("*"))
+    assert [path.name for path in made] == ["var", "data", "sendswitch.db"]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65534)}
+    assert [oct(path.stat().st_mode & 0o777) for path in made[1:]] == ["0o700", "0o600"]

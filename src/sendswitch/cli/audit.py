@@ -16,7 +16,7 @@ def audit(context: typer.Context) -> None:
     session: Session = context.obj
     config = session.config()
     data = config.node.data
-    engine = open_database(config.database_url) if config.journal.enabled else None
+    engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(data, engine)
     if session.json:
         session.print_json(asdict(report))

@@ -70,7 +70,7 @@ def schema(context: typer.Context) -> None:
 def export(context: typer.Context) -> None:
     """Print users, live pipelines and lists as a file. `plan` and `apply` read it."""
     session: Session = context.obj
-    text = declared.export(open_database(session.config().database_url))
+    text = declared.export(open_database(session.config().database_url, migrate=False))
     session.done(text.rstrip(), text=text)
 
 

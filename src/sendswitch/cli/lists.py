@@ -40,7 +40,7 @@ def show(
     """Show entries with their numbers, reasons and times."""
     session: Session = context.obj
     scope = None if whose is None else lists.scope_of(whose)
-    found = lists.entries(open_database(session.config().database_url), scope)
+    found = lists.entries(open_database(session.config().database_url, migrate=False), scope)
     rows = [
         {
             "number": entry.id,
@@ -155,7 +155,7 @@ def _is_client(text: str) -> bool:
 
 def _unasked(config: Config, to: str) -> str:
     """Why nothing comes of the lists for a recipient, '' when something does."""
-    engine = open_database(config.database_url)
+    engine = open_database(config.database_url, migrate=False)
     route = load_routes(engine, config).find(to)
     if route is None:
         return f"{to} has no pipeline, so nobody looks at lists"

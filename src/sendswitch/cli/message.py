@@ -262,7 +262,7 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
         case = record.case(inspect.open_files(config.node.data), config.node.data, message, n)
         if case is None or case.verdict is None or not case.verdict.pipeline:
             return None
-        engine = open_database(config.database_url)
+        engine = open_database(config.database_url, migrate=False)
         stored = get_pipeline(engine, case.verdict.pipeline, case.verdict.version)
         trial = make_trial(config, stored.owner, stored.version, stored.text)
     except (SendSwitchError, SQLAlchemyError):
@@ -293,7 +293,7 @@ def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str
     events: dict[int, Event] = {}
     trouble = ""
     try:
-        engine = open_database(config.database_url)
+        engine = open_database(config.database_url, migrate=False)
         events = {event.seq: event for event in journal.story(engine, message).events}
     except (SQLAlchemyError, Temporary) as error:
         trouble = f"; the journal cannot be read: {error}"

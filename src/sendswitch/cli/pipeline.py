@@ -51,7 +51,7 @@ def show(
 ) -> None:
     """Show a user's pipeline."""
     session: Session = context.obj
-    stored = users.get_pipeline(open_database(session.config().database_url), address, version)
+    stored = users.get_pipeline(open_database(session.config().database_url, migrate=False), address, version)
     head = f"# {stored.owner}, version {stored.version}, {moment(stored.created)}"
     session.done(
         f"{head}\n{stored.text.rstrip()}",
@@ -77,7 +77,7 @@ Number = Annotated[int | None, typer.Argument(help="A version's number.")]
 def history(context: typer.Context, address: Address) -> None:
     """List every version of a user's pipeline, the newest first."""
     session: Session = context.obj
-    stored = users.history(open_database(session.config().database_url), address)
+    stored = users.history(open_database(session.config().database_url, migrate=False), address)
     live = next((one.version for one in stored if one.role == "live"), 0)
     rows = [
         {
@@ -96,7 +96,7 @@ def history(context: typer.Context, address: Address) -> None:
 def diff(context: typer.Context, address: Address, one: Number = None, other: Number = None) -> None:
     """Show what changed between two versions. By default they are the live one and the one before it."""
     session: Session = context.obj
-    engine = open_database(session.config().database_url)
+    engine = open_database(session.config().database_url, migrate=False)
     live = [stored.version for stored in users.history(engine, address) if stored.role == "live"]
     if other is None and one is None and len(live) < 2:
         raise NotFound(f"{address} has had no other pipeline")
@@ -135,7 +135,7 @@ def compare(
 ) -> None:
     """Show where a candidate did not agree with the live one. How often it did is told too."""
     session: Session = context.obj
-    engine = open_database(session.config().database_url)
+    engine = open_database(session.config().database_url, migrate=False)
     if version is None:
         version = next((one.version for one in users.history(engine, address) if one.role == "candidate"), None)
     if version is None:

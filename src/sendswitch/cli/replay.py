@@ -96,7 +96,7 @@ class _Run:
         self.connection = inspect.open_files(self.data)
         self._trial = make_trial(config, str(file), 0, text) if file else None
         self._user = _only(user, config) if user else None
-        self._engine: Engine | None = None if file else open_database(config.database_url)
+        self._engine: Engine | None = None if file else open_database(config.database_url, migrate=False)
         self._stored = {stored.owner: stored for stored in all_pipelines(self._engine)} if self._engine else {}
         self._trials: dict[str, Trial] = {}
 

@@ -82,7 +82,7 @@ def _read(file: Path) -> bytes:
 def _trial(config: Config, to: str, file: Path | None) -> Trial:
     if file is not None:
         return make_trial(config, str(file), 0, read_file(file))
-    engine = open_database(config.database_url)
+    engine = open_database(config.database_url, migrate=False)
     route = load_routes(engine, config).find(to)
     if route is None:
         raise NotFound(f"{to} has no pipeline: its mail is delivered. Name one: --pipeline FILE")

@@ -39,7 +39,7 @@ def list_(context: typer.Context) -> None:
             "login": user.login,
             "since": moment(user.created),
         }
-        for user in users.list_users(open_database(session.config().database_url))
+        for user in users.list_users(open_database(session.config().database_url, migrate=False))
     ]
     session.show(rows, ("address", "pipeline", "login", "since"), "no users; add one: sendswitch user add user@domain")
 

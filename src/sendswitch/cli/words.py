@@ -27,7 +27,7 @@ def joined(words: Iterable[str]) -> str:
 
 def search(config: Config, terms: Sequence[Term], limit: int) -> list[journal.Found]:
     """What the journal finds, the newest first. Raises Temporary when it cannot be read."""
-    engine = open_database(config.database_url)
+    engine = open_database(config.database_url, migrate=False)
     try:
         return journal.find(engine, terms, limit=limit)
     except SQLAlchemyError as error:

@@ -175,6 +175,8 @@ def _sentence(model: type[BaseModel], where: Path_, found: Any) -> str:
         close = difflib.get_close_matches(str(where[-1]), names, 1, 0.6)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
         return f"unknown key {key!r}; {hint}"
+    if found["type"] == "tuple_type" and len(where) == 1 and inner_model(model, str(where[0])) is not None:
+        return f"[{key}]: there may be several of them, so each is written as [[{key}]]"
     message = _IN_WORDS.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
 

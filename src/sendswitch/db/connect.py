@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -64,14 +65,34 @@ def open_database(url: str, *, migrate: bool = True) -> Engine:
         if address.database and address.get_backend_name() == "sqlite":
             if not migrate and not Path(address.database).exists():
                 raise Temporary(f"the database {shown(address)} is not there yet; the node makes it at its start")
-            Path(address.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _migrate(engine, migrate=migrate)
+            with _made_for_its_owner(Path(address.database)):
+                _migrate(engine, migrate=migrate)
+        else:
+            _migrate(engine, migrate=migrate)
     except BaseException as error:
         engine.dispose()
         if isinstance(error, SQLAlchemyError | OSError):
             raise Temporary(f"the database {shown(address)} cannot be opened: {error}") from error
         raise
     return engine
+
+
+@contextmanager
+def _made_for_its_owner(file: Path) -> Iterator[None]:
+    """Make the folders of a database's file. What root makes belongs to whom the folder round it belongs to.
+
+    A node that does not run as root could not write it.
+    """
+    new = [path for path in (file, *file.parents) if not path.exists()]
+    owner = next(path for path in file.parents if path.exists()).stat()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not file.exists():
+        file.touch(mode=0o600)
+    yield
+    if new and os.geteuid() == 0:
+        for path in (*new, *file.parent.glob(f"{file.name}-*")):
+            with suppress(FileNotFoundError):
+                os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _sqlite_settings(connection: object, record: object) -> None:
