@@ -916,3 +916,11 @@ def test_an_effect_in_words(effect: decide.Effect, words: str) -> None:
 def test_routes_can_be_gone_through() -> None:
     route = Route("a@b", 1, 60, "pass", "bounce")
     assert list(Routes([route])) == [route]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failed"),
+    [("error", True), ("timeout, in the shadow", True), ("pass", False), ("no opinion", False), ("", False)],
+)
+def test_a_step_that_could_not_do_its_work_failed(outcome: str, failed: bool) -> None:
+    assert Step("x", outcome=outcome).failed is failed
