@@ -74,6 +74,9 @@ def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
 def test_users_and_pipelines(tmp_path: Path) -> None:
     node = Node(tmp_path, "127.0.0.1:1")
+    assert "is not there yet" in node.run("user", "list", check=False).stderr
+    assert node.run("user", "add", "first@example.test").returncode == 0
+    assert node.run("user", "rm", "first@example.test").returncode == 0
     assert node.run("user", "list").stdout.startswith("no users")
     assert node.run("user", "add", "Joe@Example.test").returncode == 0
     assert node.run("user", "add", "joe@example.test", check=False).returncode == 4

@@ -204,6 +204,7 @@ def listed_when_there(node: Node) -> list[dict[str, Any]]:
 )
 def test_what_is_not_there_or_means_nothing(arguments: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:
     node = Node(tmp_path, "127.0.0.1:1")
+    node.run("user", "add", "ann@example.test")  # makes the database
     done = node.run("message", *arguments, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stderr
@@ -211,6 +212,8 @@ def test_what_is_not_there_or_means_nothing(arguments: tuple[str, ...], code: in
 
 def test_a_journal_with_nothing_in_it(tmp_path: Path) -> None:
     node = Node(tmp_path, "127.0.0.1:1")
+    assert "is not there yet" in node.run("message", "list", check=False).stderr
+    node.run("user", "add", "ann@example.test")
     assert "no mail yet" in node.run("message", "list").stdout
     assert "no mail is like that" in node.run("message", "list", "from:x").stdout
     assert run(node, "list", "from:x") == []

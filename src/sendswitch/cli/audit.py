@@ -8,6 +8,7 @@ import typer
 
 from sendswitch.cli.output import Session
 from sendswitch.db.connect import open_database
+from sendswitch.spool.inspect import open_files
 from sendswitch.switch.ledger import full_audit
 
 
@@ -16,6 +17,7 @@ def audit(context: typer.Context) -> None:
     session: Session = context.obj
     config = session.config()
     data = config.node.data
+    open_files(data).close()  # who has no spool is told what to do
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
     report = full_audit(data, engine)
     if session.json:
