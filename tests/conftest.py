@@ -55,6 +55,15 @@ def need(program: str, package: str) -> None:
     pytest.skip(text)
 
 
+def need_root() -> None:
+    """Skip at home, fail in CI, who cannot make files for others."""
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail("only root makes files for others")
+    pytest.skip("only root makes files for others")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still."""

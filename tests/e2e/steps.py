@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import smtplib
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sendswitch.bench.peers import Node
@@ -68,6 +69,20 @@ def said(node: Node, *arguments: str, code: int = 0) -> Any:
     done = node.run(*arguments, "--json", check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def overloaded(node: Node) -> Iterator[None]:
+    """A node that takes no mail, because it may have less memory than it needs; well again on leaving."""
+    text = node.config.read_text()
+    node.config.write_text(text.replace("[node]", '[node]\nmax_memory = "1MB"'))
+    told = node.log.read_text().count('"event":"overload_over"')
+    said(node, "reload")
+    until(lambda: node.log.read_text().count('"event":"overloaded"') > told, node=node)
+    yield
+    node.config.write_text(text)
+    said(node, "reload")
+    until(lambda: node.log.read_text().count('"event":"overload_over"') > told, node=node)
 
 
 class Stream:

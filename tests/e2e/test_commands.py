@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node, free_port
+from tests.conftest import need_root
 from tests.e2e.steps import send, until
 
 
@@ -232,8 +233,8 @@ def test_commands_that_only_read_create_nothing(line: tuple[str, ...], tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["sendswitch.toml"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_what_root_creates_belongs_to_whom_the_folder_belongs_to(tmp_path: Path) -> None:
+    need_root()
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)

@@ -19,7 +19,7 @@ import pytest
 from sendswitch.bench.peers import Node, free_port
 from sendswitch.switch import control
 from tests.e2e.next_hop import NextHop, Rude
-from tests.e2e.steps import QUICK, Stream, queue, ready, said, send, until
+from tests.e2e.steps import QUICK, Stream, overloaded, queue, ready, said, send, until
 
 
 def health(node: Node, check: str) -> dict[str, str]:
@@ -180,24 +180,18 @@ def test_no_node_runs(tmp_path: Path) -> None:
 
 def test_too_much_memory_and_a_spool_that_does_not_move(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
-        text = node.config.read_text()
         with smtplib.SMTP("127.0.0.1", node.port) as client:
             client.ehlo("c")
-            node.config.write_text(text.replace("[node]", '[node]\nmax_memory = "1MB"'))
-            said(node, "reload")
-            until(lambda: '"event":"overloaded"' in node.log.read_text(), node=node)
-            code, words = client.mail("a@example.org")
-            assert (code, words[:5]) == (421, b"4.3.2")
-        with pytest.raises(smtplib.SMTPConnectError, match="too much to do"):
-            send(node.port)
-        with pytest.raises(urllib.error.HTTPError) as answer:
-            urllib.request.urlopen(f"http://127.0.0.1:{node.web}/readyz", timeout=10)
-        with answer.value as refused:
-            assert (refused.code, refused.headers["Retry-After"]) == (503, "10")
-        assert "node.max_memory = 1000000" in ready(node)[1]["load"]
-        node.config.write_text(text)
-        said(node, "reload")
-        until(lambda: '"event":"overload_over"' in node.log.read_text(), node=node)
+            with overloaded(node):
+                code, words = client.mail("a@example.org")
+                assert (code, words[:5]) == (421, b"4.3.2")
+                with pytest.raises(smtplib.SMTPConnectError, match="too much to do"):
+                    send(node.port)
+                with pytest.raises(urllib.error.HTTPError) as answer:
+                    urllib.request.urlopen(f"http://127.0.0.1:{node.web}/readyz", timeout=10)
+                with answer.value as refused:
+                    assert (refused.code, refused.headers["Retry-After"]) == (503, "10")
+                assert "node.max_memory = 1000000" in ready(node)[1]["load"]
         send(node.port)
         until(lambda: hop.parcels, node=node)
 
@@ -210,13 +204,8 @@ def test_what_works_beside_the_mail_is_begun_again(tmp_path: Path) -> None:
         resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
         until(lambda: '"event":"background_failed","part":"overload"' in node.log.read_text(), node=node)
         resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, before)
-        text = node.config.read_text()
-        node.config.write_text(text.replace("[node]", '[node]\nmax_memory = "1MB"'))
-        said(node, "reload")
-        until(lambda: '"event":"overloaded"' in node.log.read_text(), node=node)
-        node.config.write_text(text)
-        said(node, "reload")
-        until(lambda: '"event":"overload_over"' in node.log.read_text(), node=node)
+        with overloaded(node):
+            pass
         send(node.port)
         until(lambda: hop.parcels, node=node)
         found = health(node, "background")

@@ -361,6 +361,27 @@ def aliases(folder: Path) -> str:
     return f"virtual_alias_maps = texthash:{folder}/aliases\nalways_bcc = dave@example.test\n"
 
 
+RESTRICTIONS = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions", "smtpd_client_restrictions")
+
+
+def test_what_comes_back_meets_no_restriction_a_second_time(chain: Chain, public: Path) -> None:
+    """Restrictions of main.cf that let nothing through; the service that takes mail in has none of them."""
+    beside = Beside(public, "filter", "".join(f"{name} = reject\n" for name in RESTRICTIONS))
+    beside.postfix._write()
+    etc = beside.postfix.folder / "etc"
+    plain = f"127.0.0.1:{beside.postfix.plain}/inet"
+    for name in RESTRICTIONS:
+        subprocess.run(["postconf", "-c", str(etc), "-P", "-e", f"{plain}/{name}="], check=True)
+    beside.node.data.mkdir()
+    beside.run("apply", "--service", plain, *beside.where, "--no-reload")
+    past = time.time() - 60
+    os.utime(etc / "master.cf", (past, past))
+    beside.postfix._write = lambda: None  # type: ignore[method-assign]
+    with beside.node, beside.postfix as postfix:
+        chain.send(postfix.plain, "sender@example.test", ["joe@example.test"], body("unrestricted"))
+        assert b"X-SendSwitch-Trace" in wait_of(postfix, "joe", "unrestricted")
+
+
 @pytest.mark.parametrize("mode", ["filter", "proxy", "both"])
 def test_addresses_are_mapped_once(mode: str, chain: Chain, public: Path) -> None:
     beside = Beside(public, "proxy" if mode == "both" else mode, aliases(public))
@@ -419,8 +440,11 @@ def test_another_filter_is_not_pushed_aside(public: Path) -> None:
     assert f"apply --service 127.0.0.1:{beside.postfix.reinject}/inet" in refused
     assert "--replace" in refused
     assert (said(master, "-M"), said(master, "-P")) == before
-    # Behind it: its re-injection service, whose addresses were mapped in front.
+    # Behind it: its re-injection service. Addresses were mapped in front of both, whether it says so or not.
     behind = f"127.0.0.1:{beside.postfix.reinject}/inet"
+    unmapped = f"{behind}/receive_override_options=no_address_mappings"
+    subprocess.run(["postconf", "-c", str(master.parent), "-P", "-e", unmapped], check=True)
+    before = said(master, "-M"), said(master, "-P")
     beside.run("apply", "--service", behind, *beside.where, "--no-reload")
     back = f"127.0.0.1:{beside.back}/inet/receive_override_options"
     assert any(text.startswith(back) and "no_address_mappings" in text for text in said(master, "-P"))

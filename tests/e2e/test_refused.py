@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import socket
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node
+from sendswitch.spool.inspect import open_files
 from tests.e2e.next_hop import NextHop
-from tests.e2e.steps import QUICK, clean, said, send, until
+from tests.e2e.steps import QUICK, clean, overloaded, said, send, until
 
 
 def spoken(port: int, *lines: str) -> str:
@@ -36,6 +38,7 @@ def refused(node: Node, *words: str, count: int = 1) -> list[dict[str, str]]:
     return rows
 
 
+SMALL = {"message_size": "20kB"}
 TWO = ("RCPT TO:<ann@example.test>", "RCPT TO:<bob@example.test> NOTIFY=NEVER", "DATA")
 
 
@@ -52,19 +55,15 @@ def test_no_room_and_too_much_to_do(tmp_path: Path) -> None:
         story = node.run("message", "explain", row["id"]).stdout
         assert "Refused after the queue (content filter) from c [127.0.0.1]: from <a@example.org>" in story
         assert "The sender was told: 452 4.3.1" in story
-        text = node.config.read_text()
         with smtplib.SMTP("127.0.0.1", node.port) as client:
             client.ehlo("c")
-            node.config.write_text(text.replace("[node]", '[node]\nmax_memory = "1MB"'))
-            said(node, "reload")
-            until(lambda: '"event":"overloaded"' in node.log.read_text(), node=node)
-            client.send("MAIL FROM:<late@example.org>\r\nRCPT TO:<ann@example.test>\r\n")
-            assert client.getreply()[0] == 421
+            with overloaded(node):
+                client.send("MAIL FROM:<late@example.org>\r\nRCPT TO:<ann@example.test>\r\n")
+                assert client.getreply()[0] == 421
         (row,) = refused(node, "from:late@example.org", "to:ann@example.test")
         assert row["last_answer"].startswith("421 4.3.2")
-        node.config.write_text(text.replace("1000000GB", "1MB"))
+        node.config.write_text(node.config.read_text().replace("1000000GB", "1MB"))
         said(node, "reload")
-        until(lambda: '"event":"overload_over"' in node.log.read_text(), node=node)
         send(node.port)
         until(lambda: hop.parcels, node=node)
         clean(node)
@@ -72,7 +71,10 @@ def test_no_room_and_too_much_to_do(tmp_path: Path) -> None:
 
 def test_what_a_listener_before_the_queue_does_not_take(tmp_path: Path) -> None:
     settings: dict[str, dict[str, Any]] = {"node": {"max_hops": 5}, "recording": {"mail": "all"}}
-    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", mode="proxy", settings=settings) as node:
+    with (
+        NextHop() as hop,
+        Node(tmp_path, f"127.0.0.1:{hop.port}", mode="proxy", settings=settings, listener=SMALL) as node,
+    ):
         node.add_pipeline("ann@example.test", '[[step]]\nuse = "clamav"\naddress = "127.0.0.1:1"\n')
         with pytest.raises(smtplib.SMTPDataError, match=r"4\.7\.1"):
             send(node.port, "ann@example.test", sender="a@example.org")
@@ -83,6 +85,12 @@ def test_what_a_listener_before_the_queue_does_not_take(tmp_path: Path) -> None:
         (row,) = refused(node, "from:b@example.org", "to:joe@example.test")
         assert "6 Received fields, more than max_hops = 5" in node.run("message", "explain", row["id"]).stdout
         assert "504 5.5.2" in spoken(node.port, "MAIL FROM:<c@example.org>", "RCPT TO:<joe>")
+        with pytest.raises(smtplib.SMTPDataError, match=r"5\.3\.4"):
+            send(node.port, "ann@example.test", sender="d@example.org", body=b"x" * 30_000)
+        (row,) = refused(node, "from:d@example.org", "to:ann@example.test")
+        assert row["last_answer"].startswith("552 5.3.4")
+        with contextlib.closing(open_files(node.data)) as spool:  # there is nothing to replay
+            assert spool.execute("SELECT count(*) FROM recorded").fetchone()[0] == 0
         (row,) = refused(node, "from:c@example.org")
         assert row["to"] == "joe"
         clean(node)

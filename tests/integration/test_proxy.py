@@ -19,7 +19,7 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool import inspect
 from sendswitch.switch.intake import IntakeOptions, ProxyIntake, make_relay
-from sendswitch.switch.refusals import MOST, QUIET, Refusals
+from sendswitch.switch.refusals import LEFT, MOST, QUIET, Refusals
 from sendswitch.testing import FakeClock, MemoryCourier, message
 from tests.integration.test_switch import Switch, switch
 
@@ -58,9 +58,19 @@ def test_a_refusal_for_now_counts_for_all(run: Run, tmp_path: Path, clock: FakeC
 
 
 @pytest.mark.parametrize("size", [0, LARGE])
-def test_whom_lmtp_served_is_served_once(run: Run, tmp_path: Path, clock: FakeClock, size: int) -> None:
+def test_whom_lmtp_served_is_served_once(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock, MemoryCourier(late=True)) as s:
+            real = s.spool.accept
+
+            async def accept(*arguments: Any, **named: Any) -> None:
+                await real(*arguments, **named)
+                s.queue.look()  # between what is stored and what is recorded of it
+                await asyncio.sleep(0.1)
+
+            monkeypatch.setattr(s.spool, "accept", accept)
             s.answers = {f"{name}@example.test": lambda: Verdict(Action.PASS) for name in ("ann", "bob")}
             s.courier.answers = {"bob@example.test": FULL, "eve@example.test": UNKNOWN}
             to = [f"{name}@example.test" for name in ("ann", "bob", "eve", "joe")]
@@ -139,7 +149,9 @@ def test_a_mailbox_named_twice_gets_the_message_once(run: Run, tmp_path: Path, c
     run(inside())
 
 
-def test_refusals_are_kept_once_a_minute_and_not_without_end(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+def test_refusals_are_kept_once_a_minute_and_not_without_end(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def mail(n: int) -> Envelope:
         return Envelope(f"s{n}@example.org", (Recipient("ann@example.test"),), LOCAL)
 
@@ -162,6 +174,9 @@ def test_refusals_are_kept_once_a_minute_and_not_without_end(run: Run, tmp_path:
             clock.advance(QUIET)
             kept.keep(mail(0), FULL, "", "filter")
             await s.until(lambda: count() == MOST + 1)
+            monkeypatch.setattr(s.spool, "free", lambda: LEFT - 1)  # the rest is for what is here already
+            kept.keep(mail(1), FULL, "", "filter")
+            monkeypatch.undo()
             clock.advance(-10 * QUIET)  # a clock that was set back keeps nobody out
             kept.keep(mail(0), FULL, "", "filter")
             await s.until(lambda: count() == MOST + 2)

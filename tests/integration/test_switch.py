@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,10 +70,10 @@ class Switch:
     held: list[Lease] = field(default_factory=list)
 
     async def accept(
-        self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = ""
+        self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = "", smtputf8: bool = False
     ) -> list[Delivery]:
         recipients = tuple(Recipient(address, notify) for address in to)
-        envelope = Envelope(sender, recipients, LOCAL)
+        envelope = Envelope(sender, recipients, LOCAL, smtputf8=smtputf8)
         content = InMemory(data or message())
         mail = new_message(self.spool, envelope, content, now=self.clock(), lifetime=1000, via="filter")
         deliveries = [Delivery(mail, n, r, due=self.clock()) for n, r in enumerate(recipients)]
@@ -599,6 +602,67 @@ def test_a_loop_through_another_spelling_ends_at_the_first_round(
             await s.accept('"ann"@example.test', data=parcel.data)
             await s.until(lambda: s.got('"ann"@example.test'))
             assert s.asked == ["ann@example.test", twin, '"ann"@example.test']
+
+    run(inside())
+
+
+@pytest.mark.parametrize("smtputf8", [False, True])
+def test_a_message_for_smtputf8_gets_text_as_it_is(run: Run, tmp_path: Path, clock: FakeClock, smtputf8: bool) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict(Action.PASS, edits=(AddHeader("X-Why", "grün"),))
+            await s.accept("ann@example.test", smtputf8=smtputf8)
+            await s.until(lambda: s.got("ann@example.test"))
+            assert s.got("ann@example.test")[0].isascii() is not smtputf8
+
+    run(inside())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "quoted"),
+    [(Outcome(Reply(550, "5.1.1", "no such")), True), (Outcome(Reply(550, "5.6.7", "needs it"), ours=True), False)],
+)
+def test_a_report_quotes_only_what_a_server_said(
+    run: Run, tmp_path: Path, clock: FakeClock, outcome: Outcome, quoted: bool
+) -> None:
+    class Refuses(MemoryCourier):
+        async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+            if envelope.sender:
+                clock.advance(86_400)  # a report is written later than its mail came
+                return Delivered((outcome,))
+            return await super().deliver(envelope, content)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, Refuses()) as s:
+            came = format_datetime(datetime.fromtimestamp(clock(), UTC))
+            await s.accept("joe@example.test")
+            await s.until(lambda: s.got("s@example.org"))
+            (report,) = s.got("s@example.org")
+            assert (f"Diagnostic-Code: smtp; {outcome.reply}".encode() in report) is quoted
+            assert b"Diagnostic-Code" in report or not quoted
+            assert f"Arrival-Date: {came}\r\n".encode() in report
+
+    run(inside())
+
+
+@pytest.mark.parametrize(("edits", "beside"), [(1, False), (100, True)])
+def test_a_header_that_takes_its_time_is_written_beside_the_loop(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, edits: int, beside: bool
+) -> None:
+    real, threads = Composer.compose, []
+
+    def compose(self: Composer, *args: Any, **kwargs: Any) -> Content:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return real(self, *args, **kwargs)
+
+    async def inside() -> None:
+        monkeypatch.setattr(Composer, "compose", compose)
+        async with switch(tmp_path, clock) as s:
+            fields = (AddHeader("X-Why", "ü a " * 2500),) * edits
+            s.answers["ann@example.test"] = lambda: Verdict(Action.PASS, edits=fields)
+            await s.accept("ann@example.test")
+            await s.until(lambda: s.got("ann@example.test"))
+            assert threads == [beside]
 
     run(inside())
 

@@ -918,6 +918,11 @@ def test_routes_can_be_gone_through() -> None:
     assert list(Routes([route])) == [route]
 
 
+def test_how_much_a_verdict_writes() -> None:
+    edits = (AddHeader("A", "12345"), SetHeader("B", "678"), RemoveHeader("C"), MarkSubject("[X]"))
+    assert Verdict(Action.PASS, edits=edits).written == 8
+
+
 @pytest.mark.parametrize(
     ("outcome", "failed"),
     [("error", True), ("timeout, in the shadow", True), ("pass", False), ("no opinion", False), ("", False)],

@@ -16,9 +16,9 @@ UNMAPPED = "no_address_mappings"
 
 
 def mapping_trouble(config: Config, folder: Path | None = None) -> str:
-    """Say what is wrong where addresses are mapped twice or never, and what to do; '' when all is well.
+    """Say what is wrong where addresses are mapped twice or never, and what to do.
 
-    `folder` is Postfix's configuration, None for the system's. '' too where there is no Postfix.
+    `folder` is Postfix's configuration, None for the system's. Return '' when all is well, or where no Postfix is.
     """
     if shutil.which("postconf") is None:
         return ""
@@ -36,17 +36,14 @@ def mapping_trouble(config: Config, folder: Path | None = None) -> str:
         target = postconf.effective(name, "content_filter")
         filtered = target == "sendswitch:" or target.endswith(ports)
         proxied = postconf.effective(name, "smtpd_proxy_filter").endswith(ports)
-        if proxied and not maps[back[0]]:
-            return f"addresses are mapped neither by {name} nor by {back[0]}: take {UNMAPPED} out of {back[0]}"
-        if filtered and not proxied and maps[name] == maps[back[0]]:
-            return _says(name, back[0], maps[name])
+        # Before the queue nothing is mapped yet, whatever the service says.
+        before, behind = maps[name] and not proxied, maps[back[0]]
+        if not (filtered or proxied) or before != behind:
+            continue
+        if before:
+            return (
+                f"addresses are mapped twice, by {name} and by {back[0]}, so that members of an alias get two copies:"
+                f" add {UNMAPPED} to receive_override_options of {back[0]} (`sendswitch postfix print`)"
+            )
+        return f"addresses are mapped neither by {name} nor by {back[0]}: take {UNMAPPED} out of {back[0]}"
     return ""
-
-
-def _says(name: str, back: str, twice: bool) -> str:
-    if twice:
-        return (
-            f"addresses are mapped twice, by {name} and by {back}, so that members of an alias get two copies:"
-            f" add {UNMAPPED} to receive_override_options of {back} (`sendswitch postfix print`)"
-        )
-    return f"addresses are mapped neither by {name} nor by {back}: take {UNMAPPED} out of {back}"

@@ -148,6 +148,11 @@ class Verdict:
         """The same verdict with the whole trace."""
         return replace(self, trace=trace)
 
+    @property
+    def written(self) -> int:
+        """Return how many characters its edits write into the header."""
+        return sum(len(getattr(edit, "value", "")) for edit in self.edits)
+
     def to_json(self, *, trace: bool = True) -> dict[str, Any]:
         """Return the verdict as plain JSON values, without empty ones and, if `trace` is False, without its trace."""
         out: dict[str, Any] = {}

@@ -312,8 +312,9 @@ class Journeys:
                 utf8=envelope.smtputf8,
             )
 
-        # A file's head is read from disk, so not here.
-        beside = isinstance(content, InFile) or len(content.head()) > LARGE_HEADER
+        # A file's head is read from disk, and a large header takes its time: so not here.
+        written = verdict.written if verdict is not None else 0
+        beside = isinstance(content, InFile) or len(content.head()) + written > LARGE_HEADER
         composed = await asyncio.to_thread(compose) if beside else compose()
         result = await terms.courier.deliver(envelope, composed)
         if terms.courier is not self.terms.courier and all(outcome.reply is None for outcome in result.outcomes):

@@ -1,7 +1,7 @@
 """Mail that was not taken, kept in the history: who sent it, for whom, and what the client was told.
 
-A client that keeps trying must not fill the disk that it is refused for: the same refusal is kept once a minute, and
-no more than so many are kept in a minute. All are counted and logged.
+A client that keeps trying must not fill the disk that it is refused for: the same refusal is kept once a minute, no
+more than so many are kept in a minute, and none when the disk is nearly full. All are counted and logged.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from sendswitch.spool.states import State
 
 # Seconds in which the same refusal is kept once, and how many are kept in that time.
 QUIET, MOST = 60.0, 500
+# Bytes of the disk that are left to the mail that is here already.
+LEFT = 64 * 1024 * 1024
 
 
 class Refusals:
@@ -40,7 +42,7 @@ class Refusals:
             reply=str(reply),
             cause=why,
         )
-        if not self._is_new(envelope, reply):
+        if not self._is_new(envelope, reply) or self._spool.free() < LEFT:
             return
         if not envelope.recipients:  # refused before anybody was named
             envelope = replace(envelope, recipients=(Recipient(""),))
