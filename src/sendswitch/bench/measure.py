@@ -61,7 +61,7 @@ class Result:
 
 
 def rate(port: int, messages: int, sessions: int = SESSIONS, to: str = "b@example.test") -> float:
-    """Messages a second through a port, sent by smtp-source over reused connections."""
+    """Return the messages a second through a port, sent by smtp-source over reused connections."""
     return messages / source(port, messages=messages, sessions=sessions, size=SIZE, to=to)
 
 
@@ -79,7 +79,7 @@ def drained(node: Node, pause: float = 0.02) -> None:
 
 
 def figure(node: Node, name: str) -> float:
-    """One of the node's metrics."""
+    """Return one of the node's metrics."""
     with urlopen(f"http://127.0.0.1:{node.web}/metrics", timeout=10) as answer:
         for line in answer.read().decode().splitlines():
             if line.startswith(name + " "):
@@ -90,7 +90,10 @@ def figure(node: Node, name: str) -> float:
 def through(
     node: Node, messages: int, *, file: Path | None = None, to: str = "b@example.test", sessions: int = SESSIONS
 ) -> float:
-    """Messages a second from the first byte in to the last one out; all are what is in the file, if there is one."""
+    """Return the messages a second from the first byte in to the last one out.
+
+    With `file`, each message is that file.
+    """
     began = time.perf_counter()
     source(node.port, messages=messages, sessions=sessions, size=SIZE, file=file, to=to)
     drained(node, 0.1 if file else 0.02)
@@ -98,7 +101,7 @@ def through(
 
 
 def in_turns(rounds: int, *measures: Callable[[], float]) -> list[float]:
-    """The median of each measure, taken in turns."""
+    """Return the median of each measure, taken in turns."""
     taken: list[list[float]] = [[] for _ in measures]
     for _ in range(rounds):
         for values, measure in zip(taken, measures, strict=True):
@@ -194,7 +197,7 @@ def chain(folder: Path, rounds: int) -> list[Result]:
 
 
 def _through_chain(first: Postfix, last: Postfix, messages: int) -> float:
-    """Messages a second from the first Postfix to a Maildir of the last."""
+    """Return the messages a second from the first Postfix to a Maildir of the last."""
     wanted = last.count("bob") + messages
     began = time.perf_counter()
     source(first.smtp, messages=messages, sessions=20, size=SIZE, to="bob@example.test")
@@ -222,7 +225,7 @@ def line(folder: Path, rounds: int) -> list[Result]:
 
 
 def history(folder: Path, rounds: int) -> list[Result]:
-    """What keeping the history costs the mail, and how soon after a burst the journal is complete."""
+    """Measure what the history costs the mail, and how soon after a burst the journal is complete."""
     forgetful: Settings = {"journal": {"enabled": False}, "recording": {"mail": "none"}}
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink())
@@ -287,7 +290,7 @@ def rehearsal(folder: Path, messages: int) -> list[Result]:
 
 
 def stories(folder: Path, messages: int) -> list[Result]:
-    """One message's story from a journal with many."""
+    """Measure how long the story of one message takes in a journal with many."""
     engine = open_database(f"sqlite:///{folder}/journal.db")
     now, per = time.time(), 2000
     first = first_at(now - messages)
@@ -326,7 +329,7 @@ def _story(message: int, n: int, now: float) -> list[Event]:
 
 
 def latency(folder: Path) -> list[Result]:
-    """What an idle node adds: from the end of data to the message at the next hop, one message at a time."""
+    """Measure what an idle node adds, from the end of data to the message at the next hop, one message at a time."""
     arrivals: list[float] = []
     with _stamping_hop(arrivals) as hop, Node(folder / "latency", f"127.0.0.1:{hop}", settings=QUIET) as node:
         added = _latencies(node.port, arrivals)
@@ -356,7 +359,7 @@ def _latencies(port: int, arrivals: list[float]) -> list[float]:
 
 @contextlib.contextmanager
 def _stamping_hop(arrivals: list[float]) -> Iterator[int]:
-    """A next hop in a thread that notes when it has a whole message."""
+    """Run a next hop in a thread that notes when it has a whole message."""
     server = socket.create_server(("127.0.0.1", free_port()))
 
     def one(connection: socket.socket) -> None:
@@ -411,7 +414,7 @@ def memory(folder: Path) -> list[Result]:
 
 
 def memory_of(pid: int, key: str) -> float:
-    """A figure of /proc/PID/status, in MiB. Raises Temporary when it is not there."""
+    """Return a figure of /proc/PID/status, in MiB. Raises Temporary when it is not there."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) / 1024
@@ -486,5 +489,5 @@ def _at_least(name: str, value: float, wanted: float, detail: str) -> Result:
 
 
 def at_most(name: str, value: float, wanted: float, detail: str) -> Result:
-    """A figure that must not be larger."""
+    """Return the result for a figure that must not be larger."""
     return Result(name, value, f"≤ {wanted:g}", value <= wanted, detail)

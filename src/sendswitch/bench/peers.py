@@ -30,7 +30,7 @@ POSTFIX_DAEMONS = Path("/usr/lib/postfix/sbin")
 
 
 def free_port() -> int:
-    """A free loopback TCP port below the ephemeral range."""
+    """Return a free loopback TCP port below the ephemeral range."""
     for _ in range(1000):
         port = random.randrange(10000, 32000)  # noqa: S311 - no secret
         with socket.socket() as probe:
@@ -155,7 +155,7 @@ class Node:
         return subprocess.run(self.line(*arguments), capture_output=True, text=True, check=check)
 
     def line(self, *arguments: str) -> list[str]:
-        """The command line of a command against this node's configuration."""
+        """Return the command line of a command against this node's configuration."""
         return [sys.executable, "-m", "sendswitch.cli.main", *arguments, "--config", str(self.config)]
 
     def add_pipeline(self, address: str, text: str) -> None:
@@ -215,7 +215,7 @@ class Postfix:
 
     @staticmethod
     def available() -> bool:
-        """True where Debian's Postfix is installed and we are root, which it needs."""
+        """Return whether Debian's Postfix is installed and we are root, which it needs."""
         return (POSTFIX_DAEMONS / "master").exists() and os.getuid() == 0
 
     def __enter__(self) -> Self:
@@ -239,7 +239,7 @@ class Postfix:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def messages(self, user: str) -> list[bytes]:
-        """What is in a user's Maildir."""
+        """Return what is in a user's Maildir."""
         new = self.folder / "mail" / user / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(new.iterdir())] if new.exists() else []
 
@@ -249,7 +249,10 @@ class Postfix:
         return len(os.listdir(new)) if new.exists() else 0
 
     def wait_for(self, user: str, count: int = 1, limit: float = 30.0) -> list[bytes]:
-        """The user's messages once there are `count`. Raises Temporary with the log when there are not in time."""
+        """Return the user's messages once there are `count`.
+
+        Raises Temporary with the log when there are not in time.
+        """
         end = time.monotonic() + limit
         while time.monotonic() < end:
             found = self.messages(user)
@@ -401,7 +404,7 @@ postlog unix-dgram n - n - 1 postlogd
 
 @contextlib.contextmanager
 def public_folder(name: str) -> Iterator[Path]:
-    """A temporary folder that servers which change user can search, removed afterwards."""
+    """Make a temporary folder that servers which change user can search, and remove it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f"sendswitch-{name}-"))
     folder.chmod(0o755)
     try:

@@ -18,7 +18,7 @@ QUEUE_LATE = 4 * 3600.0
 
 
 def checks(node: Node) -> dict[str, Check]:
-    """What must be well for mail to be taken."""
+    """Return the checks that must be well for mail to be taken."""
 
     async def spool() -> str:
         await node.spool.probe()
@@ -42,7 +42,7 @@ def checks(node: Node) -> dict[str, Check]:
 
 
 def warnings(node: Node) -> dict[str, Check]:
-    """What somebody should look at."""
+    """Return the checks of what somebody should look at."""
 
     async def journal_keeps_up() -> str:
         since = await node.spool.waiting_since()

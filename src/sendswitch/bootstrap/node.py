@@ -163,7 +163,7 @@ class Node:
         logs.started(**self.addresses())
 
     def _beside_the_mail(self) -> dict[str, Work]:
-        """What goes on beside the mail for all of the node's life, by name."""
+        """Return the work that goes on beside the mail for all of the node's life, by name."""
         kept = self._first.journal.enabled
         parts: dict[str, Work] = {
             "users and pipelines": self._look,
@@ -191,7 +191,7 @@ class Node:
             raise Temporary(f"web.bind {web}: {error.strerror}; choose another address") from error
 
     async def _bind(self, sections: Mapping[str, ListenerSection]) -> dict[str, Listener]:
-        """A listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
+        """Bind a listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
         bound: dict[str, Listener] = {}
         try:
             for name, section in sections.items():
@@ -237,17 +237,17 @@ class Node:
         )
 
     def listener(self, section: ListenerSection) -> list[Listener]:
-        """The listener of a section of the configuration, none while it takes no mail."""
+        """Return the listener of a section of the configuration, none while it takes no mail."""
         named = _by_name(self.config)
         return [self._listeners[name] for name, one in named.items() if one is section and name in self._listeners]
 
     @property
     def listeners(self) -> list[Listener]:
-        """The listeners that take mail."""
+        """Return the listeners that take mail."""
         return list(self._listeners.values())
 
     def addresses(self) -> dict[str, str]:
-        """Where the node listens, by name."""
+        """Return where the node listens, by name."""
         web = parse_endpoint(self._first.web.bind)
         out = {"web": f"http://{Endpoint(web.host, self.web.port)}"}
         for name, section in _by_name(self.config).items():
@@ -297,7 +297,7 @@ class Node:
                 logs.failed("reloading users", error=error)
 
     async def _read_lists(self) -> None:
-        """The lists that are kept, when they are others than before."""
+        """Read the lists that are kept, when they are others than before."""
         changes = await in_thread(lists.changes, self._engine)
         if changes == self._lists_read:
             return

@@ -48,7 +48,7 @@ class Postconf:
         self.folder = self._run("-h", "config_directory").strip()
 
     def commands(self, wanted: Wanted) -> list[list[str]]:
-        """What `apply` runs, in order. Raises NotFound when a service to be changed is not in master.cf."""
+        """Return what `apply` runs, in order. Raises NotFound when a service to be changed is not in master.cf."""
         for name in wanted.parameters:
             if not self._run("-M", name).strip():
                 raise NotFound(f"master.cf has no service {name}; name yours with --service")
@@ -61,7 +61,10 @@ class Postconf:
         return [["postconf", *self._where, *line] for line in lines]
 
     def modes(self) -> dict[str, str]:
-        """The services that were changed by `apply`, and their modes. Raises Refused when it was another Postfix."""
+        """Return the services that were changed by `apply`, and their modes.
+
+        Raises Refused when it was another Postfix.
+        """
         return dict(self._known()["modes"])
 
     def apply(self, wanted: Wanted, modes: Mapping[str, str]) -> None:
@@ -79,12 +82,12 @@ class Postconf:
             _check(command)
 
     def before(self, service: str, key: str) -> str | None:
-        """What a parameter of a service was before `apply`, None where the service said nothing of it."""
+        """Return what a parameter of a service was before `apply`, None where the service said nothing of it."""
         known = self._known()["parameters"].get(service, {})
         return known[key] if key in known else self.parameter(service, key)
 
     def ours(self, service: str) -> bool:
-        """Whether `apply` has written this service."""
+        """Return whether `apply` has written this service."""
         return service in self._known()["services"]
 
     def _known(self) -> dict[str, Any]:
@@ -118,17 +121,17 @@ class Postconf:
         _check(["postfix", *self._where, "reload"])
 
     def effective(self, service: str, key: str) -> str:
-        """The value that counts for a service: its own, else that of main.cf."""
+        """Return the value that counts for a service: its own, else that of main.cf."""
         own = self.parameter(service, key)
         return self._run("-x", "-h", key).strip() if own is None else own
 
     def listening(self) -> dict[str, str]:
-        """The lines of the services that listen on the network, by name (`smtp/inet`)."""
+        """Return the lines of the services that listen on the network, by name (`smtp/inet`)."""
         lines = [line.split(None, 2) for line in self._run("-M", "*/inet").splitlines()]
         return {f"{name}/{kind}": " ".join((name, kind, rest)) for name, kind, rest in lines}
 
     def parameter(self, service: str, key: str) -> str | None:
-        """What a service itself says of a parameter, None where it says nothing."""
+        """Return what a service itself says of a parameter, None where it says nothing."""
         found = self._run("-P", f"{service}/{key}").strip()
         return found.partition("=")[2].strip() if found else None
 
@@ -138,7 +141,7 @@ class Postconf:
 
 
 def port_of(service: str) -> str:
-    """The port, or the name of one, in the name of a service that listens on the network."""
+    """Return the port, or the name of one, in the name of a service that listens on the network."""
     return service.partition("/")[0].rpartition(":")[2]
 
 

@@ -124,7 +124,7 @@ def check(
 
 
 def _trouble(state: str, config: Config) -> str:
-    """What to do about a probe that came no further; '' when it got through."""
+    """Return what to do about a probe that came no further; '' when it got through."""
     if not state:
         return (
             "Postfix has the probe and SendSwitch does not: look at `postqueue -p`, and whether the service that took"
@@ -146,7 +146,9 @@ SMTP = ("smtp/inet",)
 def wanted(
     config: Config, modes: Mapping[str, str], file: Path | None = None, postconf: Postconf | None = None
 ) -> Wanted:
-    """What master.cf must say, for the mode of each service. Raises NotFound when the configuration has none of it.
+    """Return what master.cf must say, for the mode of each service.
+
+    Raises NotFound when the configuration has none of it.
 
     Postfix maps addresses once: before the filter, so that the pipeline of whom an alias stands for runs. Where mail is
     filtered before the queue it has not mapped them yet, and maps them behind us, for all services.
@@ -187,7 +189,7 @@ def _listener(config: Config, mode: str) -> Endpoint:
 
 
 def _mapped_later(service: str, postconf: Postconf | None) -> bool:
-    """Whether an entrance leaves addresses as they are, for somebody behind the filter to map.
+    """Return whether an entrance leaves addresses as they are, for somebody behind the filter to map.
 
     What has no filter by its own words takes mail back from another one, and whoever takes it in first maps.
     """
@@ -198,7 +200,7 @@ def _mapped_later(service: str, postconf: Postconf | None) -> bool:
 
 
 def _with(before: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """The modes of all services. Raises Refused for a service that was changed before."""
+    """Return the modes of all services. Raises Refused for a service that was changed before."""
     if again := sorted(set(before) & set(new)):
         raise Refused(f"SendSwitch filters {', '.join(again)} already; `sendswitch postfix remove` takes it out first")
     if "pipe" in {*before.values(), *new.values()} and "filter" in {*before.values(), *new.values()}:
@@ -241,7 +243,7 @@ def _service(name: str, kind: str, rest: str, parameters: Mapping[str, str]) -> 
 
 
 def as_text(changes: Wanted) -> str:
-    """The same as lines for an editor."""
+    """Return the changes as lines for an editor."""
     lines = []
     for name, parameters in changes.parameters.items():
         service, _, kind = name.partition("/")

@@ -43,7 +43,7 @@ class Composer:
         verdict: Verdict | None = None,
         utf8: bool = False,
     ) -> Content:
-        """The content with our fields. What others claim under our names is removed, so that it can be trusted.
+        """Return the content with our fields. What others claim under our names is removed, so that it can be trusted.
 
         Text beyond ASCII is encoded unless the message is one for SMTPUTF8 (`utf8`).
         """
@@ -83,7 +83,7 @@ class Composer:
 
 
 def _in_order(cuts: Sequence[Cut], first: int, size: int) -> tuple[tuple[int, int, bytes], ...]:
-    """What can be cut behind the header; of those that overlap everything goes, with the words of the first."""
+    """Return what can be cut behind the header. Of cuts that overlap all goes, with the words of the first."""
     chosen: list[tuple[int, int, bytes]] = []
     for cut in sorted(cuts, key=lambda cut: cut.start):
         if not first <= cut.start < cut.end <= size:
@@ -112,7 +112,7 @@ def _plain(text: str) -> str:
 
 
 def loops(head: bytes, host: str, max_hops: int) -> str:
-    """Why this message is in a loop, '' when it is not."""
+    """Return why this message is in a loop, '' when it is not."""
     count = hops(head)
     if count > max_hops:
         return f"{count} Received fields, more than max_hops = {max_hops}"

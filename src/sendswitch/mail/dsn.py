@@ -40,7 +40,7 @@ class Outcome:
 
 
 def wanted(kind: Kind, sender: str, recipient: Recipient) -> bool:
-    """True when RFC 3461 and RFC 5321 allow a report of this kind to the sender about this recipient."""
+    """Return whether RFC 3461 and RFC 5321 allow a report of this kind to the sender about this recipient."""
     if not sender:
         return False
     notify = {word.strip().upper() for word in recipient.notify.split(",") if word.strip()}
@@ -60,7 +60,7 @@ def report(
     received: float,
     now: float,
 ) -> bytes:
-    """The report as a whole message with CRLF line ends, ready for the spool.
+    """Return the report as a whole message with CRLF line ends, ready for the spool.
 
     `message` is the id of the mail it is about, `received` when that came (seconds since 1970), `host` the reporting
     MTA. Headers of the original are attached, or all of it when the sender asked (RET=FULL) and it is at most 50,000
@@ -138,7 +138,7 @@ def _prose(kind: Kind, outcomes: Sequence[Outcome], message: str, host: str) -> 
 def _status(
     kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message: str, host: str, received: float, utf8: bool
 ) -> bytes:
-    """The machine's part: 7-bit (RFC 3464 section 2.1) unless an address needs more (RFC 6533)."""
+    """Return the machine's part: 7-bit (RFC 3464 section 2.1) unless an address needs more (RFC 6533)."""
     lines = [f"Reporting-MTA: dns; {host}", f"X-SendSwitch-Message-Id: {message}"]
     if envelope.envid:
         lines.append(f"Original-Envelope-Id: {xtext.decode(envelope.envid)}")

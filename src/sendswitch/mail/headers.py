@@ -31,7 +31,7 @@ class Field:
 
     @property
     def value(self) -> str:
-        """The unfolded value. Bytes that are not UTF-8 are read as Latin-1, so none is lost; never raises."""
+        """Return the unfolded value. Bytes that are not UTF-8 are read as Latin-1, so none is lost; never raises."""
         body = self.raw.partition(b":")[2].replace(b"\r\n", b"").strip()
         try:
             return body.decode("utf-8")
@@ -43,7 +43,7 @@ _BLANK = re.compile(rb"\s")
 
 
 def fields(head: bytes) -> list[Field]:
-    """The fields of a header block in order. A line that is no field and continues none ends the block.
+    """Return the fields of a header block in order. A line that is no field and continues none ends the block.
 
     That is how Postfix and most readers see it: what follows such a line is body. Only a mailbox's separator
     line (`From sender date`) at the very top is passed over, as a field without a name.
@@ -76,7 +76,7 @@ _NO_FIELD = re.compile(rb"\r\n(?!\r\n|[ \t]|\Z|" + _FIELD + rb")")
 
 
 def closed(head: bytes) -> bytes:
-    """The header block with an empty line before the first line that is no field, as Postfix puts one.
+    """Return the header block with an empty line before the first line that is no field, as Postfix puts one.
 
     What we prepend would otherwise be continued by it, or a reader that passes over such lines would see fields
     below it that no pipeline saw.
@@ -88,7 +88,7 @@ def closed(head: bytes) -> bytes:
 
 
 def unfinished(head: bytes) -> bool:
-    """True when the fields go on to the very end: what was cut off may hold more of them."""
+    """Return whether the fields go on to the very end: what was cut off may hold more of them."""
     read = sum(len(field.raw) for field in fields(head))
     return read >= len(head) - len(head.rpartition(b"\r\n")[2])
 
@@ -104,7 +104,7 @@ def without_own(head: bytes, *keep: str) -> bytes:
 
 
 def hops(head: bytes) -> int:
-    """How many Received fields there are (RFC 5321 6.3)."""
+    """Return how many Received fields there are (RFC 5321 6.3)."""
     return sum(_COLON.match(head, end) is not None for end in _ends_of(b"received", head.lower()))
 
 
@@ -130,7 +130,7 @@ def dispositions(head: bytes, beginning: bytes) -> list[str]:
 
 
 def glance(head: bytes) -> dict[str, bytes]:
-    """The raw, unfolded values of the first field of each name in GLANCED, as far as they are there."""
+    """Return the raw, unfolded values of the first field of each name in GLANCED, as far as they are there."""
     found: dict[str, bytes] = {}
     lower = head.lower()
     for name, wanted in _GLANCED:
@@ -143,7 +143,7 @@ def glance(head: bytes) -> dict[str, bytes]:
 
 
 def _ends_of(name: bytes, lower: bytes) -> Iterator[int]:
-    """Where `name` ends at the beginning of a line.
+    """Yield where `name` ends at the beginning of a line.
 
     Searched for and not matched line by line: each message on its way in is looked at, and a regular expression over
     the head of an ordinary mail took four times as long.
@@ -200,12 +200,12 @@ Edit = HeaderEdit | Cut
 
 
 def valid_name(name: str) -> bool:
-    """True for a header field name (RFC 5322 3.6.8)."""
+    """Return whether this is a header field name (RFC 5322 section 3.6.8)."""
     return bool(_FIELD_NAME.match(name))
 
 
 def _one_line(value: str, *, utf8: bool) -> bytes:
-    """A value that cannot start another field or end the header: line breaks and controls become spaces.
+    """Return a value that cannot start another field or end the header: line breaks and controls become spaces.
 
     Words beyond ASCII become encoded words (RFC 2047), unless the message is one for SMTPUTF8 (RFC 6532).
     """
@@ -237,7 +237,7 @@ def _folded(line: bytes) -> bytes:
 
 
 def field_bytes(name: str, value: str, *, utf8: bool = False) -> bytes:
-    """One field as bytes, ASCII unless `utf8`. Raises ValueError for a name that is no field name.
+    """Return one field as bytes, ASCII unless `utf8`. Raises ValueError for a name that is no field name.
 
     Line breaks in the value become spaces: a value can never start another field.
     """
@@ -247,7 +247,7 @@ def field_bytes(name: str, value: str, *, utf8: bool = False) -> bytes:
 
 
 def edit(head: bytes, edits: Sequence[HeaderEdit], *, utf8: bool = False) -> bytes:
-    """The header block after the edits, in their order. Fields that no edit names keep their bytes.
+    """Return the header block after the edits, in their order. Fields that no edit names keep their bytes.
 
     `utf8` says that the message is one for SMTPUTF8, so that what is new in it needs no encoding.
     """

@@ -10,7 +10,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def decode(text: str) -> str:
-    """The text behind xtext. Invalid sequences stay as they are; control characters become '?'.
+    """Return the text behind xtext. Invalid sequences stay as they are; control characters become '?'.
 
     Bytes beyond ASCII are read as UTF-8 where they are (RFC 6533 3, and what Postfix sends), else as Latin-1.
     """
@@ -33,5 +33,5 @@ def encode(text: str) -> str:
 
 
 def ascii_only(orcpt: str) -> str:
-    """An ORCPT value in the form for servers without SMTPUTF8 (RFC 6533 section 3, utf-8-addr-xtext)."""
+    """Return an ORCPT value in the form for servers without SMTPUTF8 (RFC 6533 section 3, utf-8-addr-xtext)."""
     return "".join(c if c.isascii() else f"\\x{{{ord(c):02X}}}" for c in orcpt)

@@ -208,8 +208,6 @@ class Connection(asyncio.Protocol):
         except (OSError, ConnectionError) as error:
             self._tls_failed()
             return self._machine.lost(Reply(451, "4.7.5", printable(f"TLS with the next hop failed: {error}")))
-        if self._machine.state is not State.TLS:  # cut meanwhile, which the loop may not say
-            return self._machine.lost()
         self._transport = transport
         self._machine.tls_started()
         self.flush()
@@ -235,7 +233,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """True when a job can be started."""
+        """Return whether a job can be started."""
         return self._transport is not None and self._job is None and self._machine.state is State.READY
 
     def start(self, job: Job) -> None:
@@ -252,7 +250,7 @@ class Connection(asyncio.Protocol):
         self._flush_soon()
 
     def _fitting(self, job: Job) -> Envelope:
-        """The job's envelope, without what this server does not offer and the content does not need.
+        """Return the job's envelope, without what this server does not offer and the content does not need.
 
         Content in a file is taken for what the sender declared (RFC 6152); its header alone is read.
         """
@@ -264,7 +262,7 @@ class Connection(asyncio.Protocol):
         return envelope
 
     def cancel(self, job: Job) -> None:
-        """The job's result is no longer wanted (rule 2)."""
+        """Give up a job whose result is no longer wanted (rule 2)."""
         if self._job is job:
             self.abort()
 
@@ -281,12 +279,12 @@ class Connection(asyncio.Protocol):
             self._end(job, event)
 
     def _cannot_say(self, job: Job, error: Exception) -> None:
-        """An error of ours, before anything was said: this job's alone."""
+        """End one job after an error of ours, before anything was said to the server."""
         logs.failed("a transaction", error=error)
         self._end(job, Finished((Outcome(OUR_ERROR),) * len(job.envelope.recipients)))
 
     def _take(self, event: Event | None, *, final: bool = False) -> None:
-        """Something happened on the connection; `final` when whoever it happens to has waited long enough."""
+        """Act on an event of the connection. `final` says that its job has waited long enough."""
         if isinstance(event, Finished):
             job, self._job = self._job, None
             assert job is not None
@@ -420,11 +418,11 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """Connections open or being opened."""
+        """Return how many connections are open or being opened."""
         return len(self._connections)
 
     async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
-        """One transaction over some connection; waits while all are in use."""
+        """Do one transaction over some connection; wait while all are in use."""
         result: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
         job = Job(envelope, content, content.whole(), unanimous, result)
         self.submit(job)
@@ -479,7 +477,7 @@ class Pool:
         self._open_more()
 
     def next_ahead(self) -> Job | None:
-        """A job that can be sent ahead on a busy connection, when the next that waits is one."""
+        """Return a job that can be sent ahead on a busy connection, when the next that waits is one."""
         job = _next(self._waiting)
         if job is not None and (job.data is None or job.unanimous):
             self._waiting.appendleft(job)
@@ -487,11 +485,11 @@ class Pool:
         return job
 
     def free(self, connection: Connection) -> None:
-        """A connection can take a job."""
+        """Give a connection that is free its next job."""
         self._employ(connection, self._job_for(connection))
 
     def gone(self, connection: Connection) -> None:
-        """A connection is closed: there is room for another."""
+        """Forget a closed connection, and open another for what waits."""
         self._connections.discard(connection)
         self._open_more()
 
@@ -563,7 +561,7 @@ def _not_begun(job: Job) -> Delivered:
 
 
 def _next(jobs: deque[Job]) -> Job | None:
-    """The next that somebody still waits for."""
+    """Return the next that somebody still waits for."""
     while jobs:
         job = jobs.popleft()
         if not job.result.done():

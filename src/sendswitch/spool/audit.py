@@ -123,7 +123,7 @@ def audit(connection: sqlite3.Connection, data: Path) -> Report:
 
 
 def _histories(connection: sqlite3.Connection) -> list[Finding]:
-    """A final delivery's history has exactly one end, and it is that of its state."""
+    """Find final deliveries whose history does not have exactly one end, that of its state."""
     every = [event for events in _ENDS.values() for event in events]
     marks = ",".join("?" * len(every))
     query = (

@@ -92,7 +92,7 @@ class FilterIntake:
         self._refusals = Refusals(spool, clock)
 
     def admit(self) -> Reply | None:
-        """Another session, unless there is too much to do."""
+        """Take another session, unless there is too much to do."""
         return OVERLOADED if self._options.overload() else None
 
     def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
@@ -129,7 +129,7 @@ class FilterIntake:
         return RECIPIENT_OK
 
     def sink(self) -> Body:
-        """A place in the spool."""
+        """Return a place in the spool."""
         return self._spool.body()
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
@@ -153,7 +153,7 @@ class FilterIntake:
         return _Seen(loop, unending, _about(head, beginning, subject=self._options.subject))
 
     def _received(self, envelope: Envelope, content: Content, seen: _Seen, id_: int) -> tuple[Message, list[Delivery]]:
-        """The message with its deliveries, its content complete but nothing written about it yet."""
+        """Return the message with its deliveries. Its content is complete, and nothing is written about it yet."""
         if seen.loop or seen.unending:
             self._remove(content)
             error = MailLoop(seen.loop) if seen.loop else HeaderTooLarge()
@@ -285,7 +285,10 @@ class ProxyIntake(FilterIntake):
     async def _answer(
         self, message: Message, deliveries: Sequence[Delivery], answers: dict[int, Answer]
     ) -> Reply | None:
-        """The reply when it can be given now; None when the message must be stored, as when an order is about it."""
+        """Return the reply that can be given now.
+
+        None: the message must be stored, as when an order is about it.
+        """
         orders, now = self._journeys.orders, self._clock()
         if orders and any(first_for(orders, message, delivery, now) for delivery in deliveries):
             return None
@@ -375,7 +378,7 @@ _NO_PIPELINE = Verdict.passed("no pipeline")
 
 
 def make_relay(courier: Courier, composer: Composer) -> Relay:
-    """A relay over a courier."""
+    """Make a relay over a courier."""
 
     async def relay(message: Message, deliveries: Sequence[Delivery], verdict: Verdict) -> Delivered:
         content = await message.load()
@@ -407,7 +410,7 @@ def _alike(answer: Answer, other: Verdict) -> bool:
 
 
 def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
-    """The reply when every answer is a DENY; a temporary one counts for all, because the sender comes back.
+    """Return the reply when every answer is a DENY; a temporary one counts for all, because the sender comes back.
 
     A DENY without a reply throws the mail away, of which its sender must not hear.
     """
@@ -435,7 +438,7 @@ def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[s
 
 
 def each_once(envelope: Envelope) -> Envelope:
-    """The envelope with each mailbox once, as Postfix's cleanup(8) does; the first RCPT of it counts."""
+    """Return the envelope with each mailbox once, as Postfix's cleanup(8) does; the first RCPT of it counts."""
     if len(envelope.recipients) == 1:
         return envelope
     recipients: dict[str, EnvelopeRecipient] = {}
@@ -445,7 +448,7 @@ def each_once(envelope: Envelope) -> Envelope:
 
 
 def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:
-    """What the journal finds the message by. Never raises."""
+    """Return what the journal finds the message by. Never raises."""
     seen = glance(head)
     about: dict[str, Any] = {}
     if subject and (value := seen.get("subject")):

@@ -133,7 +133,7 @@ class Outcomes:
             await self.record([self._again(delivery, why, **extra)])
 
     async def after_error(self, deliveries: Sequence[Delivery], error: Exception) -> None:
-        """An error of ours, or a spool that cannot be read (rule 2). Mail whose content is damaged is held."""
+        """Put deliveries off after an error of ours, or when the spool cannot be read (rule 2). Hold damaged mail."""
         logs.failed("a delivery", error=error, msg_id=deliveries[0].message.text_id)
         for delivery in deliveries:
             if delivery.state in TERMINAL or delivery.due is None or delivery.due > self._clock():
@@ -265,7 +265,7 @@ class Outcomes:
 
 
 def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Delivered) -> list[dsn.Outcome]:
-    """What a report of success says; nothing where the next hop sends one itself, or nobody asked."""
+    """Return what a report of success says; nothing where the next hop sends one itself, or nobody asked."""
     if result.dsn:
         return []
     kind, told_as = SERVED[result.final]

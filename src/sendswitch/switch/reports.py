@@ -25,7 +25,10 @@ class Reporter:
     clock: Clock
 
     async def make(self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome]) -> tuple[Message, Delivery]:
-        """The report and its one delivery, not written yet. When the mail cannot be read, it is told without it."""
+        """Return the report and its one delivery, not written yet.
+
+        When the mail cannot be read, the report comes without it.
+        """
         now = self.clock()
         try:
             content = await message.load()

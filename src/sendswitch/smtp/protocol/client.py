@@ -172,7 +172,7 @@ class ClientConnection:
         return data
 
     def next_event(self) -> Event | None:
-        """The next event, or None when more bytes are needed."""
+        """Return the next event, or None when more bytes are needed."""
         while self.state is not State.CLOSED:
             if self.state is State.TLS and not self._expected:
                 return None  # what came behind the answer to STARTTLS is thrown away
@@ -213,7 +213,7 @@ class ClientConnection:
 
     @property
     def can_send_ahead(self) -> bool:
-        """True when the next transaction's commands may go out behind the content that was just written."""
+        """Return whether the next transaction's commands may go out behind the content that was just written."""
         now, offered = self._now, self.extensions
         return (
             self.state is State.CONTENT
@@ -251,16 +251,16 @@ class ClientConnection:
 
     @property
     def greeted(self) -> bool:
-        """True once a transaction can begin, until the connection is closed."""
+        """Return whether a transaction can begin; false again once the connection is closed."""
         return self.state not in _STARTING and self.state is not State.CLOSED
 
     def content_sent(self) -> None:
-        """All content and its end are written."""
+        """Note that the content and its end are written."""
         if self._now is not None:
             self._now.sent = True
 
     def lost(self, reply: Reply = LOST) -> Event | None:
-        """The connection is gone or given up. The last event of the session, if one is still due."""
+        """End the session, whose connection is gone or given up. Return its last event, if one is still due."""
         before, self.state = self.state, State.CLOSED
         if self._now is not None:
             return self._finish_lost(reply)
@@ -290,7 +290,7 @@ class ClientConnection:
     def _transaction(
         self, envelope: Envelope, size: int, data: bytes | None, *, unanimous: bool
     ) -> _Transaction | Finished:
-        """The transaction to begin, or its end when there is nobody whom the server can take the message for."""
+        """Return the transaction to begin, or its end when there is nobody whom the server can take the message for."""
         replies: list[Reply | None] = [self._impossible(envelope, size)] * len(envelope.recipients)
         if not replies or replies[0] is None:
             replies = [self._unspeakable(recipient.address) for recipient in envelope.recipients]
@@ -300,7 +300,7 @@ class ClientConnection:
         return _Transaction(envelope, data, unanimous, replies, asked)
 
     def _impossible(self, envelope: Envelope, size: int) -> Reply | None:
-        """Why the server cannot take this message for anybody."""
+        """Return why the server cannot take this message for anybody."""
         offered = self.extensions
         limit = offered.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit) < size:
@@ -312,7 +312,7 @@ class ClientConnection:
         return self._unspeakable(envelope.sender) if envelope.sender else None
 
     def _unspeakable(self, address: str) -> Reply | None:
-        """Why an address cannot be sent. What would break out of its brackets would be a command of its own."""
+        """Return why an address cannot be sent. What would break out of its brackets would be a command of its own."""
         if not valid(address):
             return BAD_ADDRESS
         return None if address.isascii() or "SMTPUTF8" in self.extensions else NO_SMTPUTF8
@@ -362,7 +362,7 @@ class ClientConnection:
     # Replies
 
     def _reply(self) -> Reply | None:
-        """The next complete reply, None when more bytes are needed."""
+        """Return the next complete reply, None when more bytes are needed."""
         buffer = self._buffer
         end = buffer.find(b"\n")
         if end < 0:
@@ -387,7 +387,7 @@ class ClientConnection:
         return reply
 
     def _joined(self, lines: list[bytes]) -> Reply | None:
-        """A reply of several lines: EHLO's keywords as `more`, any other as one text."""
+        """Return a reply of several lines: EHLO's keywords as `more`, any other as one text."""
         first = _parse_line(lines[0][:3] + b" " + lines[0][4:])
         if first is None:
             return None
@@ -555,7 +555,7 @@ _NO_CLIENT = Client()
 
 @lru_cache(maxsize=256)
 def _parse_line(raw: bytes) -> Reply | None:
-    """One reply line, None for what is none; a server says the same few over and over."""
+    """Return one reply line, None for what is none; a server says the same few over and over."""
     line = raw.rstrip(b"\r").decode("utf-8", "replace")
     if (
         not 3 <= len(line) <= MAX_REPLY_LINE
@@ -572,7 +572,7 @@ def _parse_line(raw: bytes) -> Reply | None:
 
 
 def _too_many(reply: Reply) -> Reply:
-    """The answer to RCPT, with the 552 of old servers for "too many recipients" as the 452 that it means.
+    """Return the answer to RCPT, with 452 for the 552 of old servers for "too many recipients".
 
     RFC 5321 section 4.5.3.1.10. A full mailbox (5.2.2) and a message that is too large (5.3.4) say so.
     """
@@ -591,7 +591,7 @@ def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _xforward_lines(offered: str, client: Client) -> tuple[bytes, ...]:
-    """The commands that tell of a client, each short enough; the same few clients send most of the mail."""
+    """Return the commands that tell of a client, each short enough; the same few clients send most of the mail."""
     keywords = offered.upper().split()
     if not keywords or client == _NO_CLIENT:
         return ()

@@ -41,7 +41,7 @@ def _anything(value: str) -> bool:
 
 
 def _ip_address(value: str) -> bool:
-    """An address, perhaps behind "IPV6:" and with a zone (RFC 4007), in which the library takes any text."""
+    """Return whether this is an address, perhaps behind "IPV6:" and with a zone (RFC 4007)."""
     address, _, zone = value.partition("%")
     try:
         ipaddress.ip_address(address[5:] if address[:5].upper() == "IPV6:" else address)
