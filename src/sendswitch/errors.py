@@ -6,6 +6,8 @@ generic sentence, the log gets the cause.
 
 from __future__ import annotations
 
+import errno
+
 from sendswitch.reply import Reply
 
 LOCAL_ERROR = Reply(451, "4.3.0", "Error: the message could not be taken now, please try again later")
@@ -79,3 +81,52 @@ def classify(error: BaseException) -> SendSwitchError:
     if isinstance(error, SendSwitchError):
         return error
     return Temporary(f"{type(error).__name__}: {error}")
+
+
+# What SQLite says by its result codes (sqlite.org/rescode.html), the longest name first where one begins another.
+_SQLITE = {
+    "SQLITE_READONLY": "this user cannot write the file; run the command as the service's user, or chown the file",
+    "SQLITE_CANTOPEN": "this user cannot open the file or its folder; check owner and permissions",
+    "SQLITE_PERM": "this user cannot open the file; check owner and permissions",
+    "SQLITE_AUTH": "this user cannot open the file; check owner and permissions",
+    "SQLITE_FULL": "the disk is full; make room",
+    "SQLITE_IOERR": "the disk could not be read or written; is it full? See the system's log",
+    "SQLITE_BUSY": "another process holds it locked; try again",
+    "SQLITE_LOCKED": "another process holds it locked; try again",
+    "SQLITE_CORRUPT": "the file is damaged; restore a backup",
+    "SQLITE_NOTADB": "the file is no database, or it is damaged; restore a backup",
+}
+_SYSTEM = {
+    errno.EACCES: "permission denied; check owner and permissions, or run the command as the service's user",
+    errno.EPERM: "permission denied; check owner and permissions, or run the command as the service's user",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the disk quota is used up; make room",
+    errno.ENOENT: "there is no such file or folder",
+    errno.EADDRINUSE: "another program listens there already",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.ECONNREFUSED: "nothing listens there",
+    errno.EMFILE: "too many open files; raise LimitNOFILE of the service",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error of the system or of a library as a sentence: no class name, no SQL, no link.
+
+    The text of our own errors stays as it is. The name of a file is not part of it.
+    """
+    if isinstance(error, SendSwitchError):
+        return str(error)
+    cause = getattr(error, "orig", None) or error  # SQLAlchemy's errors carry the driver's
+    name = getattr(cause, "sqlite_errorname", "")
+    for code, sentence in _SQLITE.items():
+        if name.startswith(code):
+            return sentence
+    of_openssl = type(cause).__module__ == "ssl"  # an OSError whose numbers are OpenSSL's
+    if isinstance(cause, OSError) and cause.errno is not None and not of_openssl:
+        return _SYSTEM.get(cause.errno) or str(cause.strerror).lower()
+    match cause.args:
+        case (int(), str(text)):  # pymysql
+            return text
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__

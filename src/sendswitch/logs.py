@@ -238,6 +238,11 @@ def upgraded(*, changes: list[str]) -> None:
     _emit("warning", "upgraded", changes=changes)
 
 
+def database_upgraded(*, before: str, after: str, copy: str) -> None:
+    """The tables of an older program were upgraded; the copy is what they were, and empty but for SQLite."""
+    _emit("warning", "database_upgraded", before=before, after=after, copy=copy)
+
+
 def recovered(*, deliveries: int, orphans: int) -> None:
     """The spool was opened: what is still on its way, and files of messages that were never acknowledged."""
     _emit("info", "recovered", deliveries=deliveries, orphans=orphans)

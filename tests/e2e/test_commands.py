@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import smtplib
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def test_users_and_pipelines(tmp_path: Path) -> None:
     node = Node(tmp_path, "127.0.0.1:1")
     assert "is not there yet" in node.run("user", "list", check=False).stderr
     assert node.run("user", "add", "first@example.test").returncode == 0
-    assert node.run("user", "rm", "first@example.test").returncode == 0
+    assert node.run("user", "rm", "first@example.test", "--yes").returncode == 0
     assert node.run("user", "list").stdout.startswith("no users")
     assert node.run("user", "add", "Joe@Example.test").returncode == 0
     assert node.run("user", "add", "joe@example.test", check=False).returncode == 4
@@ -95,8 +97,58 @@ def test_users_and_pipelines(tmp_path: Path) -> None:
     assert 'use = "pass"' in node.run("pipeline", "show", "joe@example.test").stdout
     (row,) = json.loads(node.run("user", "list", "--json").stdout)
     assert (row["address"], row["pipeline"]) == ("Joe@Example.test", 1)
-    assert node.run("user", "rm", "joe@example.test").returncode == 0
-    assert node.run("user", "rm", "joe@example.test", check=False).returncode == 3
+    unasked = node.run("user", "rm", "joe@example.test", check=False)
+    assert (unasked.returncode, "add --yes" in unasked.stderr) == (2, True)
+    assert node.run("user", "rm", "joe@example.test", "--yes").returncode == 0
+    assert node.run("user", "rm", "joe@example.test", "--yes", check=False).returncode == 3
+
+
+def test_a_removed_user_comes_back_whole(tmp_path: Path) -> None:
+    """The password and each version of the pipeline, the candidate too."""
+    node, joe = Node(tmp_path, "127.0.0.1:1"), "Joe@Example.test"
+    node.run("user", "add", joe)
+    node.run("user", "password", joe)
+    file = tmp_path / "p.toml"
+    for command, use in (("set", "pass"), ("set", "deny"), ("candidate", "quarantine")):
+        file.write_text(f'[[step]]\nuse = "{use}"\n')
+        node.run("pipeline", command, joe, str(file))
+
+    def known() -> list[Any]:
+        return [
+            json.loads(node.run(*command, "--json").stdout)
+            for command in (("user", "list"), ("pipeline", "history", joe), ("pipeline", "show", joe))
+        ]
+
+    before = known()
+    line = ["--config", str(node.config), "user", "rm", joe]
+    for answer, code, removed in (("n", 1, 0), ("y", 0, 1)):
+        assert asked_on_a_terminal(*line, answer=answer) == code
+        assert len(json.loads(node.run("user", "list", "--removed", "--json").stdout)) == removed
+    assert json.loads(node.run("user", "list", "--json").stdout) == []
+    back = node.run("user", "restore", joe.lower())
+    assert back.stdout == f"user {joe.lower()} is back; version 2 of the pipeline is live\n"
+    assert known() == before
+    for address, code in ((joe, 3), ("nobody@example.test", 3)):
+        assert node.run("user", "restore", address, check=False).returncode == code
+    node.run("user", "rm", joe, "--yes")
+    node.run("user", "add", joe)
+    assert node.run("user", "restore", joe, check=False).returncode == 4
+
+
+def asked_on_a_terminal(*arguments: str, answer: str) -> int:
+    """Run a command on a terminal of its own, and give an answer to what it asks; return its exit code."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "sendswitch.cli.main", *arguments])
+    with open(terminal, "r+b", buffering=0) as screen:
+        seen = b""
+        while b"?" not in seen:
+            seen += screen.read(1024)
+        screen.write(f"{answer}\n".encode())
+        with suppress(OSError):  # the other side of it is closed
+            while screen.read(1024):
+                pass
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_check(tmp_path: Path) -> None:
@@ -245,3 +297,93 @@ def test_what_root_creates_belongs_to_whom_the_folder_belongs_to(tmp_path: Path)
     assert [path.name for path in made] == ["var", "data", "sendswitch.db"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65534)}
     assert [oct(path.stat().st_mode & 0o777) for path in made[1:]] == ["0o700", "0o600"]
+
+
+# What a command must not import: each costs more than the command may take.
+SLOW = {"sqlalchemy", "alembic", "httpx", "uvloop", "starlette", "uvicorn", "prometheus_client", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("command", "never"),
+    [
+        (("--help",), SLOW | {"pydantic", "asyncio", "sqlite3"}),
+        (("--version",), SLOW | {"pydantic", "asyncio", "sqlite3"}),
+        (("queue", "list"), SLOW | {"asyncio"}),
+        (("quarantine", "list"), SLOW | {"asyncio"}),
+        (("pipe", "-f", "a@example.test", "b@example.test"), SLOW - {"prometheus_client"}),
+    ],
+    ids=lambda value: "" if isinstance(value, set) else " ".join(value),
+)
+def test_commands_import_only_their_own(command: tuple[str, ...], never: set[str], tmp_path: Path) -> None:
+    """So they start in a fraction of the time that all of the program takes."""
+    node = Node(tmp_path, "127.0.0.1:1")
+    (node.data / "spool").mkdir(parents=True)
+    options = () if command[0].startswith("-") else ("--config", str(node.config))
+    line = [sys.executable, "-X", "importtime", "-m", "sendswitch.cli.main", *command, *options]
+    seen = subprocess.run(line, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stderr
+    imported = {name.strip().partition(".")[0] for name in re.findall(r"\|([^|\n]*)$", seen, re.M)}
+    assert "typer" in imported, seen
+    assert not imported & never
+
+
+def completed(text: str) -> list[str]:
+    """Return the words that bash offers for the last one of a line."""
+    words = text.split(" ")
+    asked = f"""eval "$(sendswitch completion bash)"
+COMP_WORDS=({" ".join(words[:-1])} "{words[-1]}") COMP_CWORD={len(words) - 1}
+_sendswitch_completion sendswitch
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    found = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, env=found)
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    assert completed("sendswitch qu") == ["queue", "quarantine"]
+    assert completed("sendswitch queue su") == ["suspend"]
+    assert "--dry-run" in completed("sendswitch queue bounce --")
+    for shell in ("zsh", "fish"):
+        assert "_SENDSWITCH_COMPLETE" in sendswitch("completion", shell).stdout
+    assert sendswitch("completion", "csh").returncode == 2
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    """What began already ends in order, so that nothing else is printed."""
+    with Node(tmp_path / "first", "127.0.0.1:1") as first:
+        for key, value in (("web.bind", first.web), ("listener.bind", first.port)):
+            second = Node(tmp_path / key, "127.0.0.1:1")
+            text = second.config.read_text()
+            own = second.web if key == "web.bind" else second.port
+            second.config.write_text(text.replace(f":{own}", f":{value}"))
+            done = second.run("run", check=False)
+            told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+            taken = (
+                f"sendswitch: {key} 127.0.0.1:{value}: another program listens there already; choose another address"
+            )
+            assert (done.returncode, told) == (75, [taken])
+
+
+# A command as another user, who need not be able to read the program.
+AS_NOBODY = """
+import os, sqlalchemy.dialects.sqlite, typer.main
+import sendswitch.bootstrap.parts, sendswitch.db.journal
+from sendswitch.cli import main
+for name, command in typer.main.get_command(main.app).commands.items():
+    pass
+os.seteuid(65534)
+main.main()
+"""
+
+
+def test_a_database_that_belongs_to_another_user_is_told_in_words(public: Path) -> None:
+    need_root()
+    node = Node(public, "127.0.0.1:1")
+    node.run("user", "add", "joe@example.test")
+    for mode, words in ((0o755, "this user cannot"), (0o700, "permission denied")):
+        node.data.chmod(mode)
+        for command in (("user", "add", "ann@example.test"), ("user", "list"), ("message", "list"), ("audit",)):
+            line = [sys.executable, "-c", AS_NOBODY, "--config", str(node.config), *command]
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            assert done.returncode in (1, 3, 75), done
+            assert re.fullmatch(rf"sendswitch: .*({words}|no spool).*\n", done.stderr), done.stderr

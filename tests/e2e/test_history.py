@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import signal
 import smtplib
 import subprocess
 import sys
@@ -192,7 +194,7 @@ def listed_when_there(node: Node) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("explain", "nonsense"), 3, "no mail is like that"),
+        (("explain", "nonsense"), 3, "no message matches"),
         (("timeline", "nonsense"), 3, "no message id"),
         (("explain", "0000000000000"), 3, "nothing is known"),
         (("timeline", "0000000000000.x"), 3, "recipient's number"),
@@ -215,5 +217,75 @@ def test_a_journal_with_nothing_in_it(tmp_path: Path) -> None:
     assert "is not there yet" in node.run("message", "list", check=False).stderr
     node.run("user", "add", "ann@example.test")
     assert "no mail yet" in node.run("message", "list").stdout
-    assert "no mail is like that" in node.run("message", "list", "from:x").stdout
+    assert "no message matches" in node.run("message", "list", "from:x").stdout
     assert run(node, "list", "from:x") == []
+
+
+def test_a_message_is_shown_decoded(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = (
+        "J\u00f6rg <joerg@example.org>",
+        "ann@example.test",
+        "Gr\u00fc\u00dfe \u2603",
+    )
+    mail["X-Other"] = "more"
+    mail.set_content("H\u00e4llo\x1b[2J\n\tAnn\n", cte="base64")
+    mail.add_attachment(b"\0\1bill" * 500, "application", "pdf", filename="r\u00e4chnung.pdf")
+    settings = {"recording": {"mail": "all"}}
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings) as node:
+        with smtplib.SMTP("127.0.0.1", node.port, timeout=20) as client:
+            client.send_message(mail, "joerg@example.org", ["ann@example.test"])
+        until(lambda: len(listed(node, "state:delivered")) == 1, node=node)
+        (row,) = listed(node)
+        shown = node.run("message", "show", row["id"]).stdout
+        assert "Subject: Gr\u00fc\u00dfe \u2603\n" in shown
+        assert "H\u00e4llo\N{REPLACEMENT CHARACTER}[2J\n        Ann\n" in shown
+        assert "X-Other" not in shown
+        assert "X-Other: more" in node.run("message", "show", row["id"], "--headers").stdout
+        told = run(node, "show", row["id"])
+        assert (told["text"], told["size"]) == ("H\u00e4llo\x1b[2J\n\tAnn\n", row["size"])
+        (bill,) = told["attachments"]
+        assert (bill["name"], bill["type"], bill["size"]) == ("r\u00e4chnung.pdf", "application/pdf", 3000)
+        assert bill["sha256"] == hashlib.sha256(b"\0\1bill" * 500).hexdigest()
+        assert f"1\tr\u00e4chnung.pdf\tapplication/pdf\t3000\t{bill['sha256']}" in shown
+        file = tmp_path / "bill.pdf"
+        for code in (0, 1):  # nothing is written over
+            options = ("--attachment", "1", "--output", str(file))
+            assert node.run("message", "show", row["id"], *options, check=False).returncode == code
+            assert file.read_bytes() == b"\0\1bill" * 500
+        for wrong in ((row["id"], "--attachment", "2"), ("0000000000000",), ("nonsense",)):
+            assert node.run("message", "show", *wrong, check=False).returncode == 3
+
+
+def test_changes_are_followed_as_they_happen(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        hop.refuse = {"ann@example.test": Reply(450, "4.2.1", "busy")}
+        send(node.port, "ann@example.test", subject="patience")
+        until(lambda: listed(node, "to:ann"), node=node)
+        lines: dict[str, subprocess.Popen[str]] = {}
+        for name, extra in (("text", ()), ("json", ("--json",)), ("other", ("to:nobody",))):
+            line = node.line("message", "list", "--follow", *extra)
+            lines[name] = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        try:
+            text, told = lines["text"].stdout, lines["json"].stdout
+            assert text is not None
+            assert told is not None
+            assert text.readline().split("\t")[2:6] == [
+                "accepted",
+                "sender@example.org",
+                "ann@example.test",
+                "patience",
+            ]
+            assert json.loads(told.readline())["state"] == "accepted"
+            hop.refuse = {}
+            assert text.readline().split("\t")[2] == "delivered"
+            assert json.loads(told.readline())["state"] == "delivered"
+            send(node.port, "joe@example.test", subject="second")
+            while "second\t" not in text.readline():
+                pass
+        finally:
+            for process in lines.values():
+                process.send_signal(signal.SIGINT)
+            ends = {name: (process.wait(20), process.communicate()[0]) for name, process in lines.items()}
+        assert ends["other"] == (0, "")
+        assert all(code == 0 for code, _ in ends.values())

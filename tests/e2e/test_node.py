@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Node, free_port
-from sendswitch.switch import control
+from sendswitch.switch.ask import ask
 from tests.e2e.next_hop import NextHop, Rude
 from tests.e2e.steps import QUICK, Stream, overloaded, queue, ready, said, send, until
 
@@ -315,9 +315,9 @@ def test_a_dialog_is_shown_and_its_content_is_not(tmp_path: Path) -> None:
 
 def _traced(node: Node) -> bool:
     """Whether somebody listens: a session's line is told then."""
-    told = control.ask(node.data, "trace")
+    told = ask(node.data, "trace")
     with smtplib.SMTP("127.0.0.1", node.port) as client:
         client.ehlo("x")
         client.mail("joe@probe")
-    after = control.ask(node.data, "trace")
+    after = ask(node.data, "trace")
     return told != after

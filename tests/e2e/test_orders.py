@@ -175,7 +175,7 @@ def test_much_is_released_deleted_and_answered_at_once(tmp_path: Path) -> None:
         for line in (("release",), ("release", "0000000000000.0", "--where", "x")):
             assert node.run("quarantine", *line, check=False).returncode == 2
         nothing = said(node, "quarantine", "release", "--where", "subject:none", code=3)
-        assert nothing["errors"] == ["nothing that is quarantined is like that"]
+        assert nothing["errors"] == ["no quarantined delivery matches"]
         # What was deleted can be had back.
         (deleted, *_) = said(node, "message", "list", "user:ann@example.test", "state:discarded")
         assert said(node, "message", "requeue", deleted["id"], "--unfiltered")[0]["result"] == "requeued"

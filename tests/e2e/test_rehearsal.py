@@ -242,7 +242,7 @@ def test_explain_says_what_would_have_changed_it(tmp_path: Path) -> None:
         # A later version does not change what the story tells of this one.
         node.add_pipeline("ann@example.test", "")
         assert node.run("message", "explain", rows[0]["id"]).stdout == text
-        node.run("user", "rm", "ann@example.test")
+        node.run("user", "rm", "ann@example.test", "--yes")
         assert "Without" not in node.run("message", "explain", rows[0]["id"]).stdout
 
 

@@ -154,6 +154,19 @@ def test_commands_in_docs_exist() -> None:
                 assert f"--{option}" in names or option in ("json", "config", "help"), f"{page.name}: {line}"
 
 
+def test_the_list_of_commands_says_what_each_says_itself() -> None:
+    from sendswitch.cli.main import COMMANDS, app
+
+    group: Any = typer.main.get_command(app)
+    for name, (_, sentence) in COMMANDS.items():
+        help_ = " ".join((group.commands[name].help or "").split())
+        assert f"{help_} ".startswith(f"{sentence} "), name
+
+
+def test_the_reference_of_the_kit_is_what_the_code_gives() -> None:
+    assert (ROOT / "docs" / "reference" / "kit.md").read_text() == _script("kit").page(), "run `make reference`"
+
+
 def test_the_man_pages_are_what_the_code_gives() -> None:
     pages = _script("manual").pages()
     folder = ROOT / "docs" / "man"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, event, text
 
@@ -101,3 +104,28 @@ def test_a_newer_program_s_database_is_left_alone(tmp_path: Path) -> None:
     node = Node(tmp_path, "127.0.0.1:9")
     done = node.run("run", check=False)
     assert (done.returncode, "newer SendSwitch" in done.stderr) == (4, True), done.stderr
+
+
+def test_an_sqlite_database_is_copied_before_it_is_upgraded(tmp_path: Path) -> None:
+    """The copy in the database's place is what the program before can read; a second upgrade makes it anew."""
+    file = tmp_path / "sendswitch.db"
+    url = f"sqlite:///{file}"
+    before = str(int(connect.HEAD) - 1).zfill(4)
+    copy = tmp_path / f"sendswitch.db.{before}"
+    for address in ("joe@example.test", "ann@example.test"):
+        engine = open_database(url)
+        assert not copy.exists() or address.startswith("ann")
+        users.add_user(engine, address)
+        config = Config()
+        config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, before)
+        engine.dispose()
+        open_database(url).dispose()
+        assert copy.stat().st_mode & 0o777 == 0o600
+        with closing(sqlite3.connect(copy)) as connection:
+            assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
+            assert (address,) in connection.execute("SELECT address FROM users").fetchall()
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["sendswitch.db", copy.name]

@@ -17,7 +17,8 @@ from sendswitch.journal.search import parse
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.spool import again, inspect, writer
+from sendswitch.spool import again, inspect
+from sendswitch.spool import connection as spool_connection
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
 from sendswitch.spool.body import LARGE
@@ -382,9 +383,9 @@ def test_few_statements_serve_groups_of_every_size(tmp_path: Path, run: Run, clo
             await asyncio.gather(*(stored(spool, clock) for _ in range(size)))
         await spool.close()
 
-    writer._text.cache_clear()
+    spool_connection._text.cache_clear()
     run(inside())
-    assert writer._text.cache_info().currsize <= 7
+    assert spool_connection._text.cache_info().currsize <= 7
 
 
 def test_time_does_not_add_up_for_each_recipient(run: Run, tmp_path: Path, clock: FakeClock) -> None:

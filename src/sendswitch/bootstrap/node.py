@@ -45,7 +45,7 @@ from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal, lists, users
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
-from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary
+from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
 from sendswitch.journal.events import Event
 from sendswitch.mail.hops import Marks
 from sendswitch.processors.entries import Lists
@@ -158,8 +158,12 @@ class Node:
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
         self.web = WebServer(make_app(checks(self), warnings(self), refresh))
-        await self._start_web()
-        self._listeners = await self._bind(_by_name(config))
+        try:
+            await self._start_web()
+            self._listeners = await self._bind(_by_name(config))
+        except BaseException:  # an address is taken: all that works by now ends in order
+            await self.stop()
+            raise
         logs.started(**self.addresses())
 
     def _beside_the_mail(self) -> dict[str, Work]:
@@ -188,7 +192,7 @@ class Node:
         try:
             await self.web.start(web.host, web.port)
         except OSError as error:
-            raise Temporary(f"web.bind {web}: {error.strerror}; choose another address") from error
+            raise Temporary(f"web.bind {web}: {in_words(error)}; choose another address") from error
 
     async def _bind(self, sections: Mapping[str, ListenerSection]) -> dict[str, Listener]:
         """Bind a listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
@@ -201,7 +205,7 @@ class Node:
                 try:
                     await listener.start(endpoint)
                 except OSError as error:
-                    raise Temporary(f"listener.bind {endpoint}: {error}; choose another address") from error
+                    raise Temporary(f"listener.bind {endpoint}: {in_words(error)}; choose another address") from error
                 bound[name] = listener
         except BaseException:
             for listener in bound.values():
@@ -421,7 +425,7 @@ def _lock(data: Path) -> int:
         close_to_others(data, "lock", "*.db", "*.db-wal", "*.db-shm")
         handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Temporary(f"node.data {data}: {error.strerror}; create it for this user or choose another") from error
+        raise Temporary(f"node.data {data}: {in_words(error)}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

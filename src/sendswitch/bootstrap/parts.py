@@ -25,7 +25,7 @@ from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
-from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.processors import registry
@@ -149,7 +149,9 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(section.tls_certificate, section.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise InvalidConfiguration([f"listener.tls_certificate {section.tls_certificate}: {error}"]) from error
+        raise InvalidConfiguration(
+            [f"listener.tls_certificate {section.tls_certificate}: {in_words(error)}"]
+        ) from error
     return context
 
 

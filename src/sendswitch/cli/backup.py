@@ -21,11 +21,11 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.cli.output import Session, moment
+from sendswitch.cli.output import Session, local, moment
 from sendswitch.config.model import Config
 from sendswitch.db import dump
 from sendswitch.db.connect import open_database
-from sendswitch.errors import NotFound, Permanent, Refused, Temporary
+from sendswitch.errors import NotFound, Permanent, Refused, Temporary, in_words
 from sendswitch.spool import orders, schema
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
@@ -89,7 +89,7 @@ def _dump(config: Config, file: Path) -> int:
                 out.write(line)
                 count += 1
     except SQLAlchemyError as error:
-        raise Temporary(f"the database cannot be read: {error}") from error
+        raise Temporary(f"the database cannot be read: {in_words(error)}") from error
     return count
 
 
@@ -117,7 +117,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
         findings = _check(work)
         if findings:
             raise Permanent(f"{file}: the audit finds {findings[0]} and {len(findings) - 1} more; nothing was restored")
-        reason = f"restored from the backup of {moment(manifest['created'])}"
+        reason = f"restored from the backup of {local(manifest['created'])}"
         with closing(open_files(work)) as connection:
             connection.execute("DELETE FROM meta WHERE key = 'journaled'")  # the node tells the journal all again
             # What comes from now on is not held: `before` counts from the moment of the order.
@@ -136,12 +136,12 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
             os.rename(work / PLACE.parent, data / PLACE.parent)
         os.rename(work / "spool", data / "spool")
     session.done(
-        f"{manifest['messages']} messages and {rows} rows are restored from {moment(manifest['created'])}. What was on"
+        f"{manifest['messages']} messages and {rows} rows are restored from {local(manifest['created'])}. What was on"
         " its way is suspended, because it may have been delivered since; look at `sendswitch queue list`, then"
         " `sendswitch queue resume`",
         messages=manifest["messages"],
         rows=rows,
-        created=manifest["created"],
+        created=moment(manifest["created"]),
     )
 
 
@@ -164,9 +164,9 @@ def _unpack(file: Path, work: Path) -> dict[str, float]:
         manifest = orjson.loads((work / "manifest.json").read_bytes())
         wanted = manifest.pop("files")
     except FileNotFoundError as error:
-        raise NotFound(f"{file}: {error.strerror}") from error
+        raise NotFound(f"{file}: {in_words(error)}") from error
     except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-        raise Permanent(f"{file} is no backup of ours, or cut: {error}") from error
+        raise Permanent(f"{file} is not a SendSwitch backup, or it is truncated: {in_words(error)}") from error
     if manifest.get("format") != FORMAT or manifest.get("spool", 0) > schema.VERSION:
         raise Permanent(f"{file} was made by a newer program; restore it with that")
     found = {name: digest for name, digest in _digests(work).items() if name != "manifest.json"}

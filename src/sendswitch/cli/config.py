@@ -17,7 +17,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.db.declared import Step
 from sendswitch.processors import registry
 from sendswitch.processors.entries import checked
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def show(
         for row in reference.rows(loaded.config, loaded.origins)
         if (not words or any(word in row["key"] for word in words)) and not (changed and row["origin"] == "default")
     ]
-    session.show(rows, ("key", "value", "origin") if origin else ("key", "value"), "no key is like that")
+    session.show(rows, ("key", "value", "origin") if origin else ("key", "value"), "no key matches")
 
 
 @app.command("sample")

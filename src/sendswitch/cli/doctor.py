@@ -20,19 +20,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.bootstrap.parts import listener_options, make_courier
 from sendswitch.cli.mappings import mapping_trouble
-from sendswitch.cli.output import Session
+from sendswitch.cli.output import Session, sized
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database, shown
 from sendswitch.db.users import all_pipelines
-from sendswitch.errors import InvalidConfiguration, SendSwitchError
+from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail import ids
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
 from sendswitch.spool import orders
+from sendswitch.spool.connection import scalar
 from sendswitch.spool.inspect import open_files
-from sendswitch.spool.writer import scalar
-from sendswitch.switch import control
+from sendswitch.switch.ask import ask
 from sendswitch.switch.ledger import full_audit
 
 # File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
@@ -95,7 +95,7 @@ def _examine(session: Session) -> Iterator[Finding]:
         try:
             yield from look(config)
         except (SendSwitchError, OSError, sqlite3.Error, SQLAlchemyError) as error:
-            yield problem(look.__name__.strip("_").replace("_", " "), str(error), "the message says what failed")
+            yield problem(look.__name__.strip("_").replace("_", " "), in_words(error), "the message says what failed")
 
 
 def _secrets(file: Path | None) -> Callable[[Config], Iterator[Finding]]:
@@ -121,11 +121,11 @@ def _data(config: Config) -> Iterator[Finding]:
     if data.stat().st_mode & 0o077:
         yield warning("data folder", f"{data} can be seen by others; there is mail in it", f"chmod 700 {data}")
     if free < config.node.min_free:
-        yield problem("disk", f"{free} bytes free, no mail is taken below node.min_free", "make room")
+        yield problem("disk", f"{sized(free)} free, no mail is taken below node.min_free", "make room")
     elif free < 10 * config.node.min_free:
-        yield warning("disk", f"{free} bytes free", "make room before it is less than node.min_free")
+        yield warning("disk", f"{sized(free)} free", "make room before it is less than node.min_free")
     else:
-        yield ok("disk", f"{free} bytes free")
+        yield ok("disk", f"{sized(free)} free")
     kind = _file_system(data)
     if kind in NETWORK:
         yield problem("file system", f"{data} is on {kind}", "put node.data on a local disk: fsync and locks must hold")
@@ -197,7 +197,7 @@ def _pipelines(config: Config) -> Iterator[Finding]:
 
 
 def _node(config: Config) -> Iterator[Finding]:
-    told = control.ask(config.node.data, "status", timeout=5.0)
+    told = ask(config.node.data, "status", timeout=5.0)
     if told is None:
         yield problem("node", "none runs here", "sendswitch run, or systemctl start sendswitch")
         return

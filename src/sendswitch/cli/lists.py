@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import track
 
 from sendswitch.bootstrap.parts import load_routes, read_book
 from sendswitch.cli.output import Session, moment
@@ -21,10 +20,10 @@ from sendswitch.config.units import duration
 from sendswitch.db import lists
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import get_pipeline
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, in_words
 from sendswitch.mail.address import key
 from sendswitch.processors.entries import checked
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Allow and deny lists of users, domains and the site.", no_args_is_help=True)
 
@@ -47,14 +46,14 @@ def show(
             "for": entry.scope or "the site",
             "list": entry.list,
             "entry": entry.entry,
-            "until": "" if entry.expires is None else moment(entry.expires),
+            "until": moment(entry.expires),
             "reason": entry.reason,
             "by": entry.author,
         }
         for entry in found
     ]
     columns = ("number", "for", "list", "entry", "until", "reason", "by")
-    session.show(rows, columns, "no entries; add one: sendswitch list add deny spam.example")
+    session.show(rows, columns, "no entries; add one: sendswitch list add deny spam.example", spare=("by", "reason"))
 
 
 @app.command("add")
@@ -99,7 +98,9 @@ def _from_file(file: Path, *, quiet: bool) -> list[str]:
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{file}: cannot be read: {error}") from error
+        raise NotFound(f"{file}: cannot be read: {in_words(error)}") from error
+    from rich.progress import track
+
     found = []
     shown = quiet or len(lines) < 10_000
     for number, line in enumerate(track(lines, "reading", disable=shown, transient=True), 1):

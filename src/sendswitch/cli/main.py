@@ -2,81 +2,123 @@
 
 from __future__ import annotations
 
-import sqlite3
+import os
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
+import typer.core
+import typer.main
+from typer.completion import completion_init  # type: ignore[attr-defined] # not in its __all__
+from typer.core import CompletionItem  # type: ignore[attr-defined] # not in its __all__
 
-from sendswitch.cli import (
-    audit,
-    backup,
-    bench,
-    check,
-    demo,
-    doctor,
-    hold,
-    lists,
-    message,
-    node,
-    pipe,
-    pipeline,
-    postfix,
-    processor,
-    quarantine,
-    queue,
-    replay,
-    serve,
-    trying,
-    user,
-    webhook,
-)
-from sendswitch.cli import (
-    config as configuration,
-)
-from sendswitch.cli.output import Session, complain, exit_code
-from sendswitch.cli.pipe import EX_TEMPFAIL, EX_UNAVAILABLE
-from sendswitch.errors import SendSwitchError, SpoolUnavailable, Temporary
+from sendswitch.cli.codes import EX_TEMPFAIL, EX_UNAVAILABLE
 
-app = typer.Typer(
-    help="A programmable mail switch for Postfix.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("serve")(serve.serve)
-app.command("run")(serve.run)
-app.command("demo")(demo.demo)
-app.command("check")(check.check)
-app.command("pipe")(pipe.pipe)
-app.command("audit")(audit.audit)
-app.command("doctor")(doctor.doctor)
-app.command("try")(trying.try_)
-app.command("replay")(replay.replay)
-app.command("reload")(node.reload)
-app.command("bench")(bench.bench)
-app.add_typer(backup.app, name="backup")
-app.add_typer(node.app, name="node")
-app.add_typer(configuration.app, name="config")
-app.add_typer(user.app, name="user")
-app.add_typer(lists.app, name="list")
-app.add_typer(message.app, name="message")
-app.add_typer(pipeline.app, name="pipeline")
-app.add_typer(processor.app, name="processor")
-app.add_typer(postfix.app, name="postfix")
-app.add_typer(queue.app, name="queue")
-app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(hold.app, name="hold")
-app.add_typer(webhook.app, name="webhook")
+# Each command with the function or the group that it is, and the first sentence of its help: only the module of the
+# command that was asked for is imported, because importing all of them takes longer than most commands run. A test
+# holds the sentences to the commands' own.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve.serve", "Take mail and deliver it as workers decide."),
+    "run": ("serve.run", "Serve, and run the pipelines in this process."),
+    "demo": ("demo.demo", "Run a switch with sample pipelines and six messages."),
+    "check": ("check.check", "Check the configuration."),
+    "pipe": ("pipe.pipe", "Take a message on standard input, for Postfix's pipe(8)."),
+    "audit": ("audit.audit", "Prove that no accepted mail is missing."),
+    "doctor": ("doctor.doctor", "Say what is wrong with this installation and what to do."),
+    "try": ("trying.try_", "Ask a recipient's pipeline about a message."),
+    "replay": ("replay.replay", "Run a pipeline over recorded mail, without effect."),
+    "reload": ("node.reload", "Make the running node read its configuration again."),
+    "bench": ("bench.bench", "Measure against other mail programs."),
+    "completion": ("completion.completion", "Print the completion script of a shell."),
+    "backup": ("backup.app", "Backups of spool and database."),
+    "node": ("node.app", "The running node."),
+    "config": ("config.app", "The configuration, and the database's as a file."),
+    "user": ("user.app", "Users: whose mail has a pipeline."),
+    "list": ("lists.app", "Allow and deny lists of users, domains and the site."),
+    "message": ("message.app", "Messages: what happened to them, and why."),
+    "pipeline": ("pipeline.app", "Pipelines: what happens to a user's mail."),
+    "processor": ("processor.app", "Processors: what pipelines are made of."),
+    "postfix": ("postfix.app", "The lines for a Postfix before and behind the node."),
+    "queue": ("queue.app", "The queue: mail on its way or held."),
+    "quarantine": ("quarantine.app", "The quarantine: mail that was put aside."),
+    "hold": ("hold.app", "Held mail."),
+    "webhook": ("webhook.app", "Webhooks of `notify`: who is told, and what came of it."),
+}
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+SETTINGS: Any = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": HELP,
+}
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by name. A command is imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            module, _, attribute = COMMANDS[name][0].partition(".")
+            found = getattr(import_module(f"sendswitch.cli.{module}"), attribute)
+            parent = typer.Typer(**SETTINGS)
+            if isinstance(found, typer.Typer):
+                parent.add_typer(found, name=name)
+            else:
+                parent.command(name)(found)
+            self._loaded[name] = typer.main.get_group(parent).commands[name]
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands, listed without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        words = [
+            CompletionItem(name, help=sentence)
+            for name, (_, sentence) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return words or super(typer.core.TyperGroup, self).shell_complete(ctx, incomplete)
+
+
+app = typer.Typer(cls=_Group, help="A programmable mail switch for Postfix.", no_args_is_help=True, **SETTINGS)
 
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print(f"sendswitch {version('sendswitch')}")
         raise typer.Exit
 
@@ -91,6 +133,8 @@ def options(
     _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     """A programmable mail switch for Postfix."""
+    from sendswitch.cli.output import Session
+
     context.obj = Session(config, json)
 
 
@@ -114,6 +158,8 @@ def hoist(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line and exit."""
+    if "_SENDSWITCH_COMPLETE" in os.environ:
+        completion_init()
     arguments = hoist(sys.argv[1:])
     try:
         _run(arguments)
@@ -138,21 +184,14 @@ def _command(arguments: list[str]) -> str:
 def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="sendswitch")
-    except SendSwitchError as error:
+    except Exception as error:
+        from sendswitch.cli.output import complain, exit_code
+
+        code = exit_code(error)
+        if code is None:
+            raise
         complain(error, json="--json" in arguments)
-        sys.exit(exit_code(error))
-    except sqlite3.Error as error:
-        complain(SpoolUnavailable(f"the spool cannot be used now: {error}"), json="--json" in arguments)
-        sys.exit(75)
-    except SQLAlchemyError as error:
-        complain(Temporary(f"the database cannot be used now: {error}"), json="--json" in arguments)
-        sys.exit(75)
-    except OSError as error:
-        complain(error, json="--json" in arguments)
-        sys.exit(1)
-    except ValueError as error:
-        complain(error, json="--json" in arguments)
-        sys.exit(2)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import base64
 import getpass
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
-from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.bootstrap.parts import make_trial
+from sendswitch.cli.content import raw, show
+from sendswitch.cli.follow import follow
+from sendswitch.cli.ids import Id, parse_message
 from sendswitch.cli.node import asked
-from sendswitch.cli.output import Session, moment, readable
+from sendswitch.cli.output import Bytes, Session, local, moment, readable
 from sendswitch.cli.quarantine import each
-from sendswitch.cli.queue import Reason
+from sendswitch.cli.queue import TIMELINE, Reason, told
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
-from sendswitch.db import journal
-from sendswitch.db.connect import open_database
-from sendswitch.db.users import get_pipeline
-from sendswitch.errors import NotFound, SendSwitchError, Temporary
+from sendswitch.errors import NotFound, SendSwitchError, Temporary, in_words
 from sendswitch.journal import story
 from sendswitch.journal.events import Event, fold
 from sendswitch.mail.address import valid
-from sendswitch.mail.content import read_all
-from sendswitch.mail.ids import from_text, to_text
+from sendswitch.mail.ids import to_text
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
-from sendswitch.rehearsal import record
-from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
 from sendswitch.spool import again, inspect
+
+if TYPE_CHECKING:
+    from sendswitch.db.journal import Found
+    from sendswitch.rehearsal.smallest import SmallestChange
 
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
 LOOK, GRACE = 0.3, 5.0
@@ -48,7 +44,10 @@ ID = re.compile(r"[0-7][0-9A-Za-z]{12}(\..*)?")
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A message's id, or message and recipient number, as listed.")]
+
+
+app.command("raw")(raw)
+app.command("show")(show)
 
 
 @app.command("list", context_settings={"ignore_unknown_options": True})
@@ -59,41 +58,42 @@ def list_(
         typer.Argument(metavar="[SEARCH]...", help="Words like from:alice subject:invoice -state:delivered after:2d."),
     ] = None,
     limit: Limit = 100,
+    follow_: Annotated[bool, typer.Option("--follow", help="Go on: show each delivery when it changes.")] = False,
 ) -> None:
-    """List mail, the newest first."""
+    """List mail, the newest first. With --follow new lines come at the end, until Ctrl-C."""
     session: Session = context.obj
+    if follow_:
+        follow(session, words or (), _listed)
+        return
     terms = read_terms(words or ())
-    found = search(session.config(), terms, limit)
-    rows = [_listed(row) for row in found]
-    if not session.json:
-        for row in rows:
-            row["received"] = moment(float(str(row["received"])))
-            row["why"] = row["last_answer"] or row["reason"]
+    rows = [_listed(row) for row in search(session.config(), terms, limit)]
     columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "why")
-    session.show(rows, columns, "no mail is like that" if terms else "the journal has no mail yet")
+    spare = ("tags", "verdict", "subject", "from", "received", "why")
+    session.show(rows, columns, "no message matches" if terms else "the journal has no mail yet", spare)
 
 
-def _listed(found: journal.Found) -> dict[str, object]:
+def _listed(found: Found) -> dict[str, object]:
     message, delivery = found.message, found.delivery
     return {
         "id": f"{to_text(message['id'])}.{delivery['n']}",
-        "received": message["received"],
+        "received": moment(message["received"]),
         "from": message["sender"] or "<>",
         "to": delivery["recipient"],
         "subject": message["subject"],
-        "size": message["size"],
+        "size": Bytes(message["size"]),
         "via": message["via"],
         "client": message["client_address"],
         "queue_id": message["queue_id"],
         "message_id": message["message_id"],
         "state": delivery["state"],
-        "since": delivery["since"],
+        "since": moment(delivery["since"]),
         "verdict": delivery["action"],
         "tags": delivery["tags"].split(),
         "processor": delivery["processor"],
         "reason": delivery["reason"],
         "attempts": delivery["attempts"],
         "last_answer": delivery["reply"],
+        "why": delivery["reply"] or delivery["reason"],
     }
 
 
@@ -101,15 +101,11 @@ def _listed(found: journal.Found) -> dict[str, object]:
 def timeline(context: typer.Context, id_: Id) -> None:
     """Tell everything that happened to a message, in order."""
     session: Session = context.obj
-    message, n = _parse(id_)
+    message, n = parse_message(id_)
     events, _ = _history(session, message)
     to = story.recipients(events)
     lines = [line for line in story.timeline(events) if n is None or line.recipient in ("", to.get(n))]
-    if session.json:
-        session.print_json([asdict(line) for line in lines])
-        return
-    rows = [{"at": moment(line.at), "recipient": line.recipient, "what": line.text} for line in lines]
-    session.show(rows, ("at", "recipient", "what"), "nothing")
+    session.show([told(line) for line in lines], TIMELINE, "nothing", spare=("recipient",))
 
 
 @app.command("explain", context_settings={"ignore_unknown_options": True})
@@ -136,10 +132,10 @@ def explain(
 def _wanted(config: Config, words: list[str], limit: int) -> list[tuple[int, int | None]]:
     """The deliveries that are meant. Raises NotFound, InvalidSearch."""
     if len(words) == 1 and ID.fullmatch(words[0]):
-        return [_parse(words[0])]
+        return [parse_message(words[0])]
     found = search(config, read_terms(words), limit)
     if not found:
-        raise NotFound("no mail is like that; `sendswitch message list` shows all, a second after it came")
+        raise NotFound("no message matches; `sendswitch message list` shows all, a second after it came")
     return [(row.message["id"], row.delivery["n"]) for row in found]
 
 
@@ -176,7 +172,7 @@ def trace(
                 seen = line["number"]
                 found.append(line)
                 if not session.json:
-                    text = f"{moment(line['at'])} {line['session']} {line['who']}: {line['text']}"
+                    text = f"{local(line['at'])} {line['session']} {line['who']}: {line['text']}"
                     print(readable(text), flush=True)
             time.sleep(LOOK)
     except KeyboardInterrupt:
@@ -184,32 +180,7 @@ def trace(
     finally:
         asked(session, "trace", end=True)
     if session.json:
-        session.print_json(found)
-
-
-@app.command("raw")
-def raw(
-    context: typer.Context,
-    id_: Id,
-    output: Annotated[Path | None, typer.Option("--output", help="Write here instead of standard output.")] = None,
-) -> None:
-    """Print a message as it came, byte for byte. Its content must still be here."""
-    session: Session = context.obj
-    data = session.config().node.data
-    message, _ = _parse(id_)
-    content = again.content(inspect.open_files(data), data, message)
-    if output is not None:
-        with output.open("xb") as file:
-            file.writelines(content.chunks())
-        session.done(f"{content.size} bytes in {output}", size=content.size, file=str(output))
-    elif session.json:
-        text = base64.b64encode(read_all(content)).decode()
-        session.print_json({"id": to_text(message), "size": content.size, "raw": text})
-    else:
-        sys.stdout.flush()
-        for piece in content.chunks():
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+        session.print_json([line | {"at": moment(line["at"])} for line in found])
 
 
 Deliveries = Annotated[list[str], typer.Argument(metavar="ID...", help="Deliveries' ids as listed.")]
@@ -245,7 +216,7 @@ def forward(
     session: Session = context.obj
     for address in to:
         if not valid(address) or "@" not in address:
-            raise ValueError(f"--to {address!r} is no mail address")
+            raise ValueError(f"--to {address!r} is not a mail address")
     data = session.config().node.data
     connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
 
@@ -258,6 +229,15 @@ def forward(
 def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | None:
     """What alone would have led to another verdict; None when it cannot be tried, because the mail or the pipeline is
     not here any more."""
+    import uvloop
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sendswitch.bootstrap.parts import make_trial
+    from sendswitch.db.connect import open_database
+    from sendswitch.db.users import get_pipeline
+    from sendswitch.rehearsal import record
+    from sendswitch.rehearsal.smallest import smallest_change
+
     try:
         case = record.case(inspect.open_files(config.node.data), config.node.data, message, n)
         if case is None or case.verdict is None or not case.verdict.pipeline:
@@ -277,18 +257,13 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
     return uvloop.run(find())
 
 
-def _parse(text: str) -> tuple[int, int | None]:
-    message, dot, n = text.partition(".")
-    try:
-        if dot and not n.isdecimal():
-            raise ValueError(f"{text!r} is no id; behind the dot is the recipient's number, like {message}.0")
-        return from_text(message), int(n) if dot else None
-    except ValueError as error:
-        raise NotFound(f"{error}; `sendswitch message list` shows all") from error
-
-
 def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str]]:
     """A message's events and its deliveries' states: the journal's, and what the local spool has besides."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sendswitch.db import journal
+    from sendswitch.db.connect import open_database
+
     config = session.config()
     events: dict[int, Event] = {}
     trouble = ""
@@ -296,7 +271,7 @@ def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str
         engine = open_database(config.database_url, migrate=False)
         events = {event.seq: event for event in journal.story(engine, message).events}
     except (SQLAlchemyError, Temporary) as error:
-        trouble = f"; the journal cannot be read: {error}"
+        trouble = f"; the journal cannot be read: {in_words(error)}"
     events |= {event.seq: event for event in _spooled(config.node.data, message)}
     if not events:
         raise NotFound(f"nothing is known of message {to_text(message)}{trouble}; it may be too old, or another node's")

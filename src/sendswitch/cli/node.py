@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from sendswitch.cli.output import Session, moment
 from sendswitch.config.units import duration
-from sendswitch.errors import Temporary
+from sendswitch.errors import Temporary, in_words
 from sendswitch.logs import LEVELS
 from sendswitch.smtp.address import Endpoint, parse_endpoint
-from sendswitch.switch import control
+from sendswitch.switch.ask import ask
 
 app = typer.Typer(help="The running node.", no_args_is_help=True)
 
@@ -38,10 +37,11 @@ def status(context: typer.Context) -> None:
     """Show what the running node has to do."""
     session: Session = context.obj
     told = asked(session, "status")
+    told["oldest"] = moment(told["oldest"])
     if session.json:
         session.print_json(told)
         return
-    told = told | {"oldest": moment(told["oldest"]), **{f"listening: {k}": v for k, v in told.pop("listening").items()}}
+    told |= {f"listening: {name}": address for name, address in told.pop("listening").items()}
     session.show([{"what": key.replace("_", " "), "is": value} for key, value in told.items()], ("what", "is"), "")
 
 
@@ -70,7 +70,7 @@ def _trouble(web: Endpoint) -> list[str]:
         checks = orjson.loads(answer.read())["checks"]
         causes = [f"{check['name']}: {check['cause']}" for check in checks if check["status"] != "healthy"]
     except (OSError, HTTPException) as error:
-        return [f"web.bind {web}: {error}"]
+        return [f"web.bind {web}: {in_words(error)}"]
     except (ValueError, KeyError, TypeError):
         return [f"web.bind {web}: somebody else answers there"]
     finally:
@@ -87,6 +87,8 @@ def drain(
     session: Session = context.obj
     end = time.monotonic() + duration(wait)
     asked(session, "drain", on=True)
+    from rich.console import Console
+
     with Console(stderr=True).status("draining") as shown:
         while (left := int(asked(session, "status")["on_the_way"])) and time.monotonic() < end:
             shown.update(f"draining: {left} on the way")
@@ -119,7 +121,7 @@ def log_level(
 def asked(session: Session, do: str, **facts: Any) -> dict[str, Any]:
     """Ask the running node. Raises Temporary when there is none, or what it raised."""
     data = session.config().node.data
-    told = control.ask(data, do, **facts)
+    told = ask(data, do, **facts)
     if told is None:
         raise Temporary(f"no node runs in {data}; is node.data right, and has `sendswitch run` been started?")
     return told

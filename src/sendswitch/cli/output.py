@@ -1,35 +1,45 @@
-"""What every command shares: where the configuration is, how to print, how to end.
+"""Sessions, tables and exit codes: the part that all commands share.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 75 try again later (sysexits EX_TEMPFAIL).
 """
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from sendswitch.cli.codes import EX_TEMPFAIL
 from sendswitch.config.load import load
 from sendswitch.config.model import Config
 from sendswitch.errors import (
     InvalidConfiguration,
     InvalidSearch,
     NotFound,
-    Permanent,
     Refused,
     SendSwitchError,
     Temporary,
+    in_words,
 )
 
 DEFAULT_CONFIG = Path("/etc/sendswitch/sendswitch.toml")
+
+# Characters. A cell that is no longer than SHORT never breaks (an id has 15 to 18, a time 19); a longer one may break
+# into lines of at least NARROW.
+SHORT, NARROW = 20, 14
+# Between two columns.
+GAP = 2
+
+
+class Bytes(int):
+    """A size. Tables show `83 GB`, JSON and pipes the number of bytes."""
 
 
 @dataclass
@@ -45,55 +55,125 @@ class Session:
         return self.config_path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
 
     def config(self) -> Config:
-        """The configuration. Raises InvalidConfiguration."""
+        """Return the configuration. Raises InvalidConfiguration."""
         return load(self.config_file)
 
-    def show(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
-        """A list: a table for people, one JSON array for programs."""
+    def show(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str, spare: Sequence[str] = ()
+    ) -> None:
+        """Print a list: a table on a terminal, tab-separated lines into a pipe, one JSON array with --json.
+
+        Columns of `spare` are left out, one after the other, as long as the terminal is too narrow. JSON has all that
+        the rows have.
+        """
         if self.json:
             self.print_json(list(rows))
-            return
-        if not rows:
+        elif not rows:
             print(empty)
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column.replace("_", " "), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(readable(row.get(column))) for column in columns))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        elif sys.stdout.isatty():
+            _print_table(rows, columns, spare, shutil.get_terminal_size().columns)
+        else:
+            print("\t".join(columns))
+            for row in rows:
+                print("\t".join(readable(_plain(row.get(column))) for column in columns))
 
     def done(self, sentence: str, **facts: Any) -> None:
-        """The result of an action: a sentence for people, an object for programs."""
+        """Print the result of an action: a sentence for people, an object for programs."""
         if self.json:
             self.print_json(facts)
         else:
             print(sentence)
 
     def print_json(self, data: Any) -> None:
-        """One JSON document on standard output."""
-        sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+        """Print one JSON document on standard output. Times are RFC 3339 in UTC."""
+        option = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
+        sys.stdout.write(orjson.dumps(data, option=option, default=str).decode() + "\n")
         sys.stdout.flush()
 
 
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, Bytes) else value
+
+
+def _print_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spare: Sequence[str], terminal: int
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = {column: [readable(row.get(column)) for row in rows] for column in columns}
+    shown = fitting({column: [column, *cells[column]] for column in columns}, spare, terminal)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in shown:
+        longest = max(map(len, cells[column]))
+        number = all(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(
+            column.replace("_", " "),
+            overflow="fold",
+            no_wrap=longest <= SHORT,
+            min_width=min(longest, NARROW),
+            justify="right" if number else "left",
+        )
+    for n in range(len(rows)):
+        table.add_row(*(Text(cells[column][n]) for column in shown))
+    Console(width=terminal).print(table)
+
+
+def fitting(cells: Mapping[str, Sequence[str]], spare: Sequence[str], width: int) -> list[str]:
+    """Return the columns to show: all, or without as many of `spare`, in that order, as make the rest fit.
+
+    `cells` has each column's cells with its heading.
+    """
+
+    def least(column: str) -> int:
+        longest = max(map(len, cells[column]))
+        return longest if longest <= SHORT else NARROW
+
+    shown = list(cells)
+    for column in spare:
+        if sum(map(least, shown)) + GAP * (len(shown) - 1) <= width:
+            break
+        shown = [other for other in shown if other != column]
+    return shown
+
+
 def readable(value: Any) -> str:
-    """A value in a table cell, without anything a terminal would act on."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(readable(item) for item in value)
+    """Return a value as a table cell, without any character that a terminal would act on. Times are local."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case Bytes():
+            return sized(value)
+        case datetime():
+            return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+        case list() | tuple():
+            return ", ".join(readable(item) for item in value)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
-def moment(seconds: float | None) -> str:
-    """A time as people read it, local."""
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+def sized(size: int) -> str:
+    """Return a size in bytes with the unit in which it has at most three digits: `512 B`, `4.2 kB`, `83 GB`."""
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.1f} {units[0]}" if number < 9.95 and units[0] != "B" else f"{number:.0f} {units[0]}"
 
 
-def exit_code(error: SendSwitchError) -> int:
-    """The exit code for an error."""
+def moment(seconds: float | None) -> datetime | None:
+    """Return seconds since the epoch as a time in UTC; JSON writes it by RFC 3339, `readable` as local time."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def local(seconds: float | None) -> str:
+    """Return seconds since the epoch as local time, `2026-11-26 15:10:52`; '' for None."""
+    return readable(moment(seconds))
+
+
+def exit_code(error: Exception) -> int | None:
+    """Return the exit code for an error; None for one that nobody expects, which keeps its traceback."""
     match error:
         case InvalidConfiguration() | InvalidSearch():
             return 2
@@ -101,16 +181,35 @@ def exit_code(error: SendSwitchError) -> int:
             return 3
         case Refused():
             return 4
-        case Temporary():
-            return 75
-        case Permanent():
+        case Temporary() | sqlite3.Error():
+            return EX_TEMPFAIL
+        case SendSwitchError() | OSError():
             return 1
-    return 1
+        case ValueError():
+            return 2
+    return EX_TEMPFAIL if _of_database(error) else None
+
+
+def _of_database(error: Exception) -> bool:
+    """Return whether SQLAlchemy raised it. SQLAlchemy is not imported for this."""
+    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
+
+
+def told(error: Exception) -> list[str]:
+    """Return an error as sentences for people."""
+    if isinstance(error, InvalidConfiguration):
+        return error.problems
+    if isinstance(error, sqlite3.Error):
+        return [f"the spool cannot be used: {in_words(error)}"]
+    if _of_database(error):
+        return [f"the database cannot be used: {in_words(error)}"]
+    file = getattr(error, "filename", None)
+    return [f"{file}: {in_words(error)}" if file else in_words(error)]
 
 
 def complain(error: Exception, *, json: bool) -> None:
-    """An error on standard error, or with --json as an object on standard output."""
-    problems = error.problems if isinstance(error, InvalidConfiguration) else [str(error)]
+    """Print an error on standard error, or with --json as an object on standard output."""
+    problems = told(error)
     if json:
         sys.stdout.write(orjson.dumps({"errors": problems}, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:

@@ -12,8 +12,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sendswitch.cli.codes import EX_TEMPFAIL, EX_UNAVAILABLE
 from sendswitch.cli.output import Session
-from sendswitch.errors import InvalidConfiguration
+from sendswitch.errors import InvalidConfiguration, in_words
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply, printable
@@ -21,7 +22,6 @@ from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.replies import TOO_BIG
 
-EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 # Seconds; Postfix's command_time_limit for pipe(8) is 1000.
 LIMIT = 600.0
 
@@ -59,7 +59,7 @@ def pipe(
     except TimeoutError:
         replies = [Reply(451, "4.4.2", f"the node did not answer within {LIMIT:g} s")]
     except Exception as error:  # whatever it is, Postfix keeps the mail
-        replies = [Reply(451, "4.3.0", printable(f"{type(error).__name__}: {error}"))]
+        replies = [Reply(451, "4.3.0", printable(f"the node could not be asked: {in_words(error)}"))]
     # Nobody got it unless all did: who was refused for now makes it come again, else who was refused decides.
     worst = next((r for r in replies if r.temporary), None) or next((r for r in replies if not r.positive), None)
     _end(session, worst or replies[0])

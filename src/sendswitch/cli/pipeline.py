@@ -11,15 +11,15 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.cli.output import Session, moment
+from sendswitch.cli.output import Session, local, moment
 from sendswitch.cli.user import Address
 from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.db import journal, users
 from sendswitch.db.connect import open_database
-from sendswitch.errors import InvalidConfiguration, NotFound
+from sendswitch.errors import InvalidConfiguration, NotFound, in_words
 from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Pipelines: what happens to a user's mail.", no_args_is_help=True)
 
@@ -52,12 +52,12 @@ def show(
     """Show a user's pipeline."""
     session: Session = context.obj
     stored = users.get_pipeline(open_database(session.config().database_url, migrate=False), address, version)
-    head = f"# {stored.owner}, version {stored.version}, {moment(stored.created)}"
+    head = f"# {stored.owner}, version {stored.version}, {local(stored.created)}"
     session.done(
         f"{head}\n{stored.text.rstrip()}",
         address=stored.owner,
         version=stored.version,
-        created=stored.created,
+        created=moment(stored.created),
         text=stored.text,
     )
 
@@ -83,13 +83,13 @@ def history(context: typer.Context, address: Address) -> None:
         {
             "version": one.version,
             "role": one.role if one.role != "live" or one.version == live else "earlier",
-            "created": one.created if session.json else moment(one.created),
+            "created": moment(one.created),
             "by": one.author,
             "steps": shown_steps(PipelineConfig(**tomllib.loads(one.text))),
         }
         for one in stored
     ]
-    session.show(rows, ("version", "role", "created", "by", "steps"), f"{address} has no pipeline")
+    session.show(rows, ("version", "role", "created", "by", "steps"), f"{address} has no pipeline", spare=("by",))
 
 
 @app.command("diff")
@@ -161,7 +161,8 @@ def compare(
         session.print_json(told)
         return
     if rows:
-        session.show(rows, ("id", "from", "to", "subject", "was", "would_be", "because"), "")
+        columns = ("id", "from", "to", "subject", "was", "would_be", "because")
+        session.show(rows, columns, "", spare=("to", "from", "because"))
     share = f", {100 * agreed / total:.1f} %" if total else ""
     print(f"version {version} agreed on {agreed} of {total} messages{share}")
 
@@ -217,4 +218,4 @@ def read_file(file: Path) -> str:
     try:
         return _RELATIVE.sub(absolute, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfiguration([f"{file}: cannot be read: {error}"]) from error
+        raise InvalidConfiguration([f"{file}: cannot be read: {in_words(error)}"]) from error

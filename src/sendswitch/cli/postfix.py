@@ -22,7 +22,7 @@ from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.spool import inspect
 from sendswitch.switch import probe
 
-app = typer.Typer(help="Postfix beside it.", no_args_is_help=True)
+app = typer.Typer(help="The lines for a Postfix before and behind the node.", no_args_is_help=True)
 
 Mode = Annotated[
     Literal["filter", "proxy", "pipe"], typer.Option("--mode", help="After the queue, before it, or through pipe(8).")

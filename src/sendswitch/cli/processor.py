@@ -12,7 +12,7 @@ import typer
 
 from sendswitch.cli.output import Session
 from sendswitch.config.reference import default
-from sendswitch.errors import NotFound, Refused
+from sendswitch.errors import NotFound, Refused, in_words
 from sendswitch.processors import registry
 
 app = typer.Typer(help="Processors: what pipelines are made of.", no_args_is_help=True)
@@ -73,7 +73,7 @@ def new(
     except FileExistsError as error:
         raise Refused(f"{target} is there already") from error
     except OSError as error:
-        raise NotFound(f"{target} cannot be made: {error.strerror}") from error
+        raise NotFound(f"{target} cannot be made: {in_words(error)}") from error
     words = {"NAME": name, "MODULE": module, "CLASS": "".join(word.title() for word in name.split("-"))}
     for path, text in _FILES.items():
         file = target / path.replace("MODULE", module)

@@ -6,21 +6,24 @@ import getpass
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from sendswitch.cli.output import Session, exit_code, moment
-from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words
+from sendswitch.cli.codes import EX_TEMPFAIL
+from sendswitch.cli.output import Bytes, Session, exit_code, moment
+from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words, facts
 from sendswitch.cli.words import read_terms
-from sendswitch.errors import NotFound, SendSwitchError
+from sendswitch.errors import NotFound, SendSwitchError, in_words
 from sendswitch.journal.search import OF_SPOOLED
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
+
+# Columns that a narrow terminal does without, the first first.
+SPARE = ("size", "until", "from", "since", "subject")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
 User = Annotated[str, typer.Option("--user", help="Only this recipient's.")]
@@ -77,11 +80,11 @@ def choose(session: Session, state: State, ids: list[str] | None, where: list[st
         else:
             found = [inspect.row(connection, id_) for id_ in chosen]
         if dry_run:
-            _list(session, found, "nothing is like that")
+            _list(session, found, "no delivery matches")
             raise typer.Exit(0)
         chosen = [row.id for row in found]
         if not chosen:
-            raise NotFound(f"nothing that is {state} is like that")
+            raise NotFound(f"no {state} delivery matches")
     return chosen
 
 
@@ -95,29 +98,29 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
             results.append({"id": id_, "result": done})
         except SendSwitchError as error:
             results.append({"id": id_, "result": str(error)})
-            worst = max(worst, exit_code(error))
+            worst = max(worst, exit_code(error) or 1)
         except sqlite3.Error as error:
-            results.append({"id": id_, "result": f"the spool cannot be used now: {error}"})
-            worst = 75
+            results.append({"id": id_, "result": f"the spool cannot be used: {in_words(error)}"})
+            worst = EX_TEMPFAIL
     ring(session.config().node.data)
-    session.show(results, ("id", "result"), "nothing is like that")
+    session.show(results, ("id", "result"), "no delivery matches")
     if worst:
         raise typer.Exit(worst)
 
 
 def _list(session: Session, found: list[inspect.Row], empty: str) -> None:
-    rows = [asdict(row) if session.json else _readable(row) for row in found]
-    session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty)
+    rows = [facts(row) if session.json else _listed(row) for row in found]
+    session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty, spare=SPARE)
 
 
-def _readable(row: inspect.Row) -> dict[str, object]:
+def _listed(row: inspect.Row) -> dict[str, object]:
     return {
         "id": row.id,
         "since": moment(row.since),
         "from": row.sender or "<>",
         "to": row.recipient,
         "subject": row.subject,
-        "size": row.size,
+        "size": Bytes(row.size),
         "why": row.reply or row.reason,
         "until": moment(row.due),
     }

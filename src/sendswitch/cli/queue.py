@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.cli.output import Session, moment
+from sendswitch.cli.output import Bytes, Session, local, moment
 from sendswitch.cli.words import joined, read_terms
 from sendswitch.config.units import duration
 from sendswitch.journal import story
@@ -25,7 +25,7 @@ from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.spool import inspect, orders
 from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.states import State
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The queue: mail on its way or held.", no_args_is_help=True)
 
@@ -34,6 +34,9 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[SEARCH]...", help="
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is told in each message's story.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what it is about.")]
 SEARCH = {"ignore_unknown_options": True}
+
+# The columns of a timeline, as `told` gives them.
+TIMELINE = ("at", "recipient", "text")
 
 # Deliveries that are going somewhere, and those with what waits for a person.
 MOVING = (State.ACCEPTED, State.DECIDED)
@@ -47,13 +50,19 @@ def list_(context: typer.Context, words: Words = None, limit: Limit = 1000) -> N
     session: Session = context.obj
     connection = inspect.open_files(session.config().node.data)
     found = inspect.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=limit)
-    _show(session, found, "the queue is empty" if not words else "nothing in the queue is like that")
+    _show(session, found, "the queue is empty" if not words else "no delivery in the queue matches")
 
 
 def _show(session: Session, found: list[inspect.Row], empty: str) -> None:
-    rows = [asdict(row) if session.json else _readable(row) for row in found]
+    rows = [facts(row) if session.json else _listed(row) for row in found]
     columns = ("id", "since", "from", "to", "size", "state", "next_try", "attempts", "last_answer")
-    session.show(rows, columns, empty)
+    session.show(rows, columns, empty, spare=("attempts", "size", "from", "since", "state"))
+
+
+def facts(row: inspect.Row) -> dict[str, object]:
+    """Return a delivery as JSON has it."""
+    times = {"received": moment(row.received), "since": moment(row.since), "due": moment(row.due)}
+    return asdict(row) | times
 
 
 _BY: dict[str, Callable[[inspect.Row], str]] = {
@@ -85,8 +94,8 @@ def top(
         {
             by: name,
             "deliveries": len(group),
-            "bytes": sum(row.size for row in group),
-            "oldest": min(row.received for row in group) if session.json else moment(min(r.received for r in group)),
+            "bytes": Bytes(sum(row.size for row in group)),
+            "oldest": moment(min(row.received for row in group)),
         }
         for name, group in sorted(groups.items(), key=lambda pair: -len(pair[1]))[:limit]
     ]
@@ -102,12 +111,16 @@ def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID"
     message, _ = inspect.parse_id(id_)
     lines = story.timeline(inspect.events(connection, message))
     if session.json:
-        session.print_json(asdict(row) | {"timeline": [asdict(line) for line in lines]})
+        session.print_json(facts(row) | {"timeline": [told(line) for line in lines]})
         return
-    told = asdict(row) | {name: moment(getattr(row, name)) for name in ("received", "since", "due")}
-    session.show([{"what": key, "is": value} for key, value in told.items() if value], ("what", "is"), "")
-    events = [{"at": moment(line.at), "recipient": line.recipient, "what": line.text} for line in lines]
-    session.show(events, ("at", "recipient", "what"), "nothing is told of it")
+    about = facts(row) | {"size": Bytes(row.size)}
+    session.show([{"what": key, "is": value} for key, value in about.items() if value], ("what", "is"), "")
+    session.show([told(line) for line in lines], TIMELINE, "nothing is told of it", spare=("recipient",))
+
+
+def told(line: story.Line) -> dict[str, object]:
+    """Return a line of a timeline."""
+    return asdict(line) | {"at": moment(line.at)}
 
 
 @app.command("flush", context_settings=SEARCH)
@@ -177,7 +190,7 @@ def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str
     terms = read_terms(words, OF_MOVING)
     found = inspect.rows(connection, MOVING, terms=terms, limit=ALL)
     if dry_run:
-        _show(session, found, "nothing in the queue is like that now")
+        _show(session, found, "no delivery in the queue matches now")
         return
     order = orders.give(
         connection,
@@ -195,11 +208,11 @@ def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str
         inspect.flush(connection, [row.id for row in found], time.time())
         ring(data)
     session.done(
-        f"order {order.id}: {kind} {order.words or 'everything'} until {moment(order.expires)},"
+        f"order {order.id}: {kind} {order.words or 'everything'} until {local(order.expires)},"
         f" {len(found)} deliveries now; `sendswitch queue cancel {order.id}` ends it{_hint(running)}",
         order=order.id,
         kind=kind.value,
-        until=order.expires,
+        until=moment(order.expires),
         deliveries=len(found),
         node_told=running,
     )
@@ -210,8 +223,8 @@ def orders_(context: typer.Context) -> None:
     """List the orders that hold now."""
     session: Session = context.obj
     found = orders.active(inspect.open_files(session.config().node.data), time.time())
-    rows = [_listed(order, readable=not session.json) for order in found]
-    session.show(rows, ("order", "kind", "words", "reason", "by", "given", "until"), "no order holds")
+    columns = ("order", "kind", "words", "reason", "by", "given", "until")
+    session.show([_order_facts(order) for order in found], columns, "no order holds", spare=("given", "by"))
 
 
 @app.command("cancel")
@@ -242,15 +255,15 @@ def _cancel(session: Session, ids: list[int]) -> None:
     )
 
 
-def _listed(order: Order, *, readable: bool) -> dict[str, object]:
+def _order_facts(order: Order) -> dict[str, object]:
     return {
         "order": order.id,
         "kind": order.kind.value,
         "words": order.words,
         "reason": order.reason,
         "by": order.author,
-        "given": moment(order.created) if readable else order.created,
-        "until": moment(order.expires) if readable else order.expires,
+        "given": moment(order.created),
+        "until": moment(order.expires),
     }
 
 
@@ -258,13 +271,13 @@ def _hint(running: bool) -> str:
     return "" if running else "; no node is running here, it happens at the next start"
 
 
-def _readable(row: inspect.Row) -> dict[str, object]:
+def _listed(row: inspect.Row) -> dict[str, object]:
     return {
         "id": row.id,
         "since": moment(row.received),
         "from": row.sender or "<>",
         "to": row.recipient,
-        "size": row.size,
+        "size": Bytes(row.size),
         "state": row.state,
         "next_try": moment(row.due) if row.attempts or row.state == State.HELD or row.reply else "now",
         "attempts": row.attempts,

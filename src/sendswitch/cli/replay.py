@@ -216,7 +216,7 @@ def _tell(session: Session, tally: Tally, skipped: int) -> None:
         return
     found = tally.to_json()
     if not tally.total:
-        print("no recorded mail is like that; `recording.mail` says what is recorded")
+        print("no recorded message matches; `recording.mail` says which mail is recorded")
         return
     columns = ("id", "from", "to", "subject", "was", "would_be", "because")
     rows = [

@@ -16,7 +16,7 @@ from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.db.users import get_pipeline
 from sendswitch.delivery.compose import Composer
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, in_words
 from sendswitch.journal import story
 from sendswitch.mail.address import valid
 from sendswitch.mail.content import InMemory
@@ -75,7 +75,7 @@ def _read(file: Path) -> bytes:
     try:
         data = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise NotFound(f"{file}: cannot be read: {error.strerror}") from error
+        raise NotFound(f"{file}: cannot be read: {in_words(error)}") from error
     return clean(data)
 
 

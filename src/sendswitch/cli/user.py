@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from sendswitch.auth.passwords import generate, set_password
 from sendswitch.cli.output import Session, moment
 from sendswitch.db import users
 from sendswitch.db.connect import open_database
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Users: whose mail has a pipeline.", no_args_is_help=True)
 
@@ -29,9 +30,17 @@ def add(context: typer.Context, address: Address) -> None:
 
 
 @app.command("list")
-def list_(context: typer.Context) -> None:
+def list_(
+    context: typer.Context,
+    removed: Annotated[bool, typer.Option("--removed", help="Those that `user restore` can bring back.")] = False,
+) -> None:
     """List all users."""
     session: Session = context.obj
+    if removed:
+        found = users.list_removed(open_database(session.config().database_url, migrate=False))
+        gone = [{"address": one.address, "removed": moment(one.removed), "by": one.author} for one in found]
+        session.show(gone, ("address", "removed", "by"), "no user was removed in the last 30 days")
+        return
     rows = [
         {
             "address": user.address,
@@ -73,10 +82,30 @@ def password(
 
 
 @app.command("rm")
-def remove(context: typer.Context, address: Address) -> None:
-    """Remove a user and the pipeline. Mail is delivered unfiltered from then on."""
+def remove(
+    context: typer.Context,
+    address: Address,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a user and the pipeline. Mail is delivered unfiltered from then on. `user restore` undoes it."""
     session: Session = context.obj
     config = session.config()
-    users.remove_user(open_database(config.database_url), address)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody can be asked here; add --yes")
+        typer.confirm(f"Remove {address} and the pipeline, and deliver this mail unfiltered?", abort=True)
+    users.remove_user(open_database(config.database_url), address, author=getpass.getuser())
     running = ring(config.node.data)
-    session.done(f"user {address} removed", address=address, node_told=running)
+    undo = f"sendswitch user restore {address}"
+    session.done(f"user {address} removed; undo: {undo}", address=address, undo=undo, node_told=running)
+
+
+@app.command("restore")
+def restore(context: typer.Context, address: Address) -> None:
+    """Bring a removed user back, with password and pipeline. It is possible for 30 days."""
+    session: Session = context.obj
+    config = session.config()
+    version = users.restore_user(open_database(config.database_url), address)
+    running = ring(config.node.data)
+    pipeline = f"version {version} of the pipeline is live" if version else "there is no pipeline"
+    session.done(f"user {address} is back; {pipeline}", address=address, version=version, node_told=running)

@@ -9,17 +9,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from sendswitch.cli.output import Session, moment
+from sendswitch.cli.output import Session, moment, readable
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound
-from sendswitch.switch.control import ring
+from sendswitch.switch.ask import ring
 from sendswitch.webhooks.outbox import PLACE, Outbox
 
 app = typer.Typer(help="Webhooks of `notify`: who is told, and what came of it.", no_args_is_help=True)
 
 # Events shown, and sent again at once.
 MOST_SHOWN, MOST_AGAIN = 200, 10_000
+
+EMPTY = 'no endpoints; a step with use = "notify" in a pipeline adds one'
 
 Endpoint = Annotated[
     int | None, typer.Option("--endpoint", help="Only of this endpoint, as `webhook list` numbers it.")
@@ -49,10 +51,11 @@ def list_(context: typer.Context) -> None:
     with _outbox(session.config()) as outbox:
         rows = outbox.endpoints()
     for row in rows:
-        row["due"] = moment(row["due"]) if row["due"] else ""
-        row["disabled"] = f"{moment(row['disabled'])}: {row.pop('why')}" if row["disabled"] else ""
+        row["due"], row["disabled"] = moment(row["due"]), moment(row["disabled"])
+        if not session.json and row["disabled"]:
+            row["disabled"] = f"{readable(row['disabled'])}: {row['why']}"
     columns = ("number", "url", "recipient", "waiting", "delivered", "failed", "due", "disabled")
-    session.show(rows, columns, 'nobody is told; use = "notify" in a pipeline tells a URL')
+    session.show(rows, columns, EMPTY, spare=("delivered", "due", "recipient"))
 
 
 @app.command("events")
@@ -60,11 +63,11 @@ def events(context: typer.Context, endpoint: Endpoint = None, since: Since = "",
     """List events, the newest first."""
     session: Session = context.obj
     with _outbox(session.config()) as outbox:
-        rows = outbox.events(endpoint=endpoint, since=_moment(since), state=state, limit=MOST_SHOWN)
+        rows = outbox.events(endpoint=endpoint, since=_since(since), state=state, limit=MOST_SHOWN)
     for row in rows:
-        row["created"] = moment(row["created"])
-        row["due"] = moment(row["due"]) if row["due"] else ""
-    session.show(rows, ("id", "endpoint", "message", "created", "state", "attempts", "due"), "no events")
+        row["created"], row["due"] = moment(row["created"]), moment(row["due"])
+    columns = ("id", "endpoint", "message", "created", "state", "attempts", "due")
+    session.show(rows, columns, "no events", spare=("endpoint", "attempts", "due"))
 
 
 @app.command("show")
@@ -96,7 +99,7 @@ def resend(
     with _outbox(config) as outbox:
         wanted = list(ids or ())
         if not wanted:
-            found = outbox.events(endpoint=endpoint, since=_moment(since), state=state, limit=MOST_AGAIN)
+            found = outbox.events(endpoint=endpoint, since=_since(since), state=state, limit=MOST_AGAIN)
             wanted = [row["id"] for row in found]
         done = sum(outbox.send_again(wanted[n : n + 500], time.time()) for n in range(0, len(wanted), 500))
     if ids and not done:
@@ -117,5 +120,5 @@ def enable(context: typer.Context, number: Annotated[int, typer.Argument(help="A
     session.done(f"endpoint {number} is told again{more}", number=number)
 
 
-def _moment(since: str) -> float:
+def _since(since: str) -> float:
     return time.time() - duration(since) if since else 0.0

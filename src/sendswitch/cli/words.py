@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING
 
 from sendswitch.config.model import Config
-from sendswitch.db import journal
-from sendswitch.db.connect import open_database
-from sendswitch.errors import Temporary
+from sendswitch.errors import Temporary, in_words
 from sendswitch.journal.search import NAMES, Term, parse
+
+if TYPE_CHECKING:
+    from sendswitch.db.journal import Found
 
 
 def read_terms(words: Iterable[str], known: Sequence[str] = NAMES) -> list[Term]:
@@ -25,13 +25,18 @@ def joined(words: Iterable[str]) -> str:
     return " ".join(map(_quoted, words))
 
 
-def search(config: Config, terms: Sequence[Term], limit: int) -> list[journal.Found]:
+def search(config: Config, terms: Sequence[Term], limit: int) -> list[Found]:
     """What the journal finds, the newest first. Raises Temporary when it cannot be read."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sendswitch.db import journal
+    from sendswitch.db.connect import open_database
+
     engine = open_database(config.database_url, migrate=False)
     try:
         return journal.find(engine, terms, limit=limit)
     except SQLAlchemyError as error:
-        raise Temporary(f"the journal cannot be read: {error}") from error
+        raise Temporary(f"the journal cannot be read: {in_words(error)}") from error
 
 
 def _quoted(word: str) -> str:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr
 
+from sendswitch.errors import in_words
+
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
@@ -66,7 +68,7 @@ def secret(value: Any) -> Any:
             try:
                 return Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"the file {path} cannot be read: {error}") from error
+                raise ValueError(f"the file {path} cannot be read: {in_words(error)}") from error
         case {"env": str(name), **rest} if not rest:
             if name not in os.environ:
                 raise ValueError(f"the environment has no {name}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -15,12 +16,13 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insp
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sendswitch.errors import InvalidConfiguration, Refused, Temporary
+from sendswitch import logs
+from sendswitch.errors import InvalidConfiguration, Refused, Temporary, in_words
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HEAD = "0009"
+HEAD = "0010"
 
 # Threads for what asks the database. It may hang with every one of them, and the mail path has others.
 THREADS = 8
@@ -72,7 +74,7 @@ def open_database(url: str, *, migrate: bool = True) -> Engine:
     except BaseException as error:
         engine.dispose()
         if isinstance(error, SQLAlchemyError | OSError):
-            raise Temporary(f"the database {shown(address)} cannot be opened: {error}") from error
+            raise Temporary(f"the database {shown(address)} cannot be opened: {in_words(error)}") from error
         raise
     return engine
 
@@ -107,6 +109,7 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
         # Asked directly first: Alembic is only worth its import when there is something to do.
         if _current(connection):
             return
+        before = _version(connection)
     if not migrate:
         raise Temporary(f"the database {shown(engine.url)} is of another version; the node brings it up at its start")
     from alembic import command
@@ -116,21 +119,48 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _alone(engine) as connection:
         if not _current(connection):  # whoever we waited for may have done it, and be newer than we are
+            copy = _copy(engine, before) if before else None
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if before:
+                logs.database_upgraded(before=before, after=HEAD, copy=str(copy or ""))
 
 
 def _current(connection: Connection) -> bool:
     """True when the tables are at this program's version. Raises Refused when they are a newer one's."""
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if version is not None and version > HEAD:
+    version = _version(connection)
+    if version > HEAD:
         raise Refused(
             f"the database {shown(connection.engine.url)} was made by a newer SendSwitch: it has version {version},"
             f" this program knows {HEAD}; install the newer one, or restore a backup from before"
         )
     return version == HEAD
+
+
+def _version(connection: Connection) -> str:
+    """Return the version of the tables, '' when there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
+
+
+def _copy(engine: Engine, version: str) -> Path | None:
+    """Copy an SQLite database beside itself, durably, under a name that ends in its version. Others: return None.
+
+    A program of that version runs again when the copy is put in the database's place.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    file = Path(engine.url.database)
+    copy, part = (file.with_name(f"{file.name}.{version}{end}") for end in ("", ".part"))
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(part)) as target:
+        source.backup(target)
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.rename(copy)
+    return copy
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class UserStep:
     def make(self, connection: Connection, *, author: str) -> None:
         """Add, change or remove the user. Raises NotFound, Refused."""
         if self.what == "remove":
-            users.remove(connection, self.of)
+            users.remove(connection, self.of, author=author)
             return
         if self.what == "add":
             users.add(connection, self.of)

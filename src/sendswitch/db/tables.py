@@ -49,6 +49,18 @@ pipelines = Table(
     UniqueConstraint("user_id", "version"),
 )
 
+# Users that were removed, with all of their rows as JSON, so that a removal can be undone.
+removed_users = Table(
+    "removed_users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("address", String(320), nullable=False),
+    Column("key", String(320), nullable=False),
+    Column("removed", Double, nullable=False),
+    Column("author", String(64), nullable=False),
+    Column("data", Long, nullable=False),
+)
+
 # The journal. What holds now, one row a message and one a delivery, to search in; message ids rise with time. `parts`
 # are words between spaces, as tags are.
 messages = Table(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sendswitch.db.tables import pipelines, users
+from sendswitch.db.tables import pipelines, removed_users, users
 from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.address import key, valid
 
@@ -35,6 +37,19 @@ class StoredPipeline:
     author: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The removal of a user. `removed` is seconds since the epoch."""
+
+    address: str
+    removed: float
+    author: str
+
+
+# Seconds that a removal can be undone.
+REMOVED_KEPT = 30 * 86400.0
+
+
 def is_owner(address: str) -> bool:
     """True for what can own a pipeline: a mail address, or `@domain` for everybody in a domain."""
     return (valid(address) and "@" in address) or (address.startswith("@") and valid("x" + address))
@@ -58,17 +73,59 @@ def add(connection: Connection, address: str) -> None:
         raise Temporary(f"user {address} could not be added, try again: {error.orig}") from error
 
 
-def remove_user(engine: Engine, address: str) -> None:
-    """Remove a user with all versions of the pipeline. Raises NotFound."""
+def remove_user(engine: Engine, address: str, *, author: str = "") -> None:
+    """Remove a user with all versions of the pipeline; `restore_user` brings both back. Raises NotFound."""
     with engine.begin() as connection:
-        remove(connection, address)
+        remove(connection, address, author=author)
 
 
-def remove(connection: Connection, address: str) -> None:
-    """Remove a user inside somebody's transaction. Raises NotFound."""
-    user = _user_id(connection, address)
+def remove(connection: Connection, address: str, *, author: str = "") -> None:
+    """Remove a user inside the caller's transaction. Raises NotFound."""
+    user, now = _user_id(connection, address), time.time()
+    (row,) = _rows(connection, select(users).where(users.c.id == user))
+    data = {"user": row, "pipelines": _rows(connection, select(pipelines).where(pipelines.c.user_id == user))}
+    values = {"address": row["address"], "key": row["key"], "removed": now, "author": author[:64]}
+    connection.execute(delete(removed_users).where(removed_users.c.removed < now - REMOVED_KEPT))
+    connection.execute(insert(removed_users).values(**values, data=orjson.dumps(data).decode()))
     connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    """Return rows with plain texts as names, as JSON can have them."""
+    return [{str(name): value for name, value in row._mapping.items()} for row in connection.execute(query)]
+
+
+def restore_user(engine: Engine, address: str) -> int:
+    """Undo the last removal of a user; return the version of the live pipeline, 0 without one.
+
+    The password and every version of the pipeline are as they were. Raises NotFound when no removal is known, Refused
+    when there is such a user again.
+    """
+    with engine.begin() as connection:
+        last = removed_users.c.key == key(address)
+        query = select(removed_users).where(last).order_by(removed_users.c.id.desc()).limit(1)
+        found = connection.execute(query).first()
+        if found is None:
+            raise NotFound(f"no user {address} was removed; `sendswitch user list --removed` shows all")
+        if connection.execute(select(users.c.id).where(users.c.key == found.key)).scalar() is not None:
+            raise Refused(f"user {address} exists again; its removal cannot be undone")
+        data = orjson.loads(found.data)
+        del data["user"]["id"]
+        connection.execute(insert(users).values(**data["user"]))
+        user = _user_id(connection, found.address)
+        for one in data["pipelines"]:
+            del one["id"]
+            connection.execute(insert(pipelines).values(**one | {"user_id": user}))
+        connection.execute(delete(removed_users).where(removed_users.c.id == found.id))
+        return max((one["version"] for one in data["pipelines"] if one["role"] == "live"), default=0)
+
+
+def list_removed(engine: Engine) -> list[Removed]:
+    """Return the removals that can be undone, the newest first."""
+    query = select(removed_users.c.address, removed_users.c.removed, removed_users.c.author)
+    with engine.connect() as connection:
+        return [Removed(*row) for row in connection.execute(query.order_by(removed_users.c.id.desc()))]
 
 
 def list_users(engine: Engine) -> list[User]:

@@ -11,10 +11,10 @@ from sendswitch.errors import ContentDamaged, NotFound, Refused
 from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.body import content_file
+from sendswitch.spool.connection import scalar, transaction
 from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import dumps
 from sendswitch.spool.states import TERMINAL, State
-from sendswitch.spool.writer import scalar, transaction
 
 
 def content(connection: sqlite3.Connection, data: Path, message: int) -> Content:
@@ -30,7 +30,9 @@ def content(connection: sqlite3.Connection, data: Path, message: int) -> Content
     elif (kept := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
         found = InMemory(kept)
     if found is None:
-        known = "is not kept any more; `recording` says what is" if row is not None else "is in no spool here"
+        known = (
+            'is not kept any more; recording.mail = "all" keeps it longer' if row is not None else "is in no spool here"
+        )
         raise NotFound(f"the content of {to_text(message)} {known}")
     try:
         return verify(found, row[1], row[2])
@@ -125,7 +127,9 @@ def _require_kept(connection: sqlite3.Connection, data: Path, message: int) -> N
     """Raises NotFound when the content is not here, or goes any moment."""
     alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
     if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
-        raise NotFound(f"the content of {to_text(message)} is not kept any more; `recording` says what is")
+        raise NotFound(
+            f'the content of {to_text(message)} is not kept any more; recording.mail = "all" keeps it longer'
+        )
     content(connection, data, message)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sendswitch.errors import Temporary
 from sendswitch.spool.body import content_file
+from sendswitch.spool.connection import connect
 from sendswitch.spool.schema import FILES_NEEDED
-from sendswitch.spool.writer import connect
 
 # A message that comes and goes while the copy is made can be missed; then the copy is made again.
 ATTEMPTS = 5

@@ -19,9 +19,9 @@ from sendswitch.journal.events import Event
 from sendswitch.journal.search import Facts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
+from sendswitch.spool.connection import connect, scalar, transaction, write_rows
 from sendswitch.spool.records import EVENTS, Record, change_row, dumps, event_from_row
 from sendswitch.spool.states import State
-from sendswitch.spool.writer import connect, scalar, transaction, write_rows
 
 
 @dataclass(frozen=True, slots=True)

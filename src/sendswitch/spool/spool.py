@@ -22,7 +22,7 @@ import orjson
 
 from sendswitch import logs
 from sendswitch.clock import Clock
-from sendswitch.errors import ContentDamaged, SpoolUnavailable
+from sendswitch.errors import ContentDamaged, SpoolUnavailable, in_words
 from sendswitch.journal.events import Event
 from sendswitch.mail.content import Content, Damaged, InFile, InMemory, digest_of, verify
 from sendswitch.mail.envelope import Envelope
@@ -31,6 +31,7 @@ from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body, content_file
+from sendswitch.spool.connection import connect, scalar, write_rows
 from sendswitch.spool.orders import SUSPENDED, Order, active, holds, let_go_since
 from sendswitch.spool.records import (
     COLUMNS,
@@ -46,7 +47,7 @@ from sendswitch.spool.records import (
     message_row,
 )
 from sendswitch.spool.states import NEVER_OURS, State
-from sendswitch.spool.writer import Call, Writer, connect, scalar, write_rows
+from sendswitch.spool.writer import Call, Writer
 
 # Seconds that content without a message is kept before it is deleted.
 ORPHANS_KEPT = 7 * 86400.0
@@ -324,7 +325,7 @@ class Spool:
                 return verify(InMemory(data), size, digest)
             return await asyncio.to_thread(self._file, message, size, digest)
         except OSError as error:
-            raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {error}") from error
+            raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {in_words(error)}") from error
         except Damaged as error:
             raise ContentDamaged(f"the content of {to_text(message)} in the spool is damaged: {error}") from error
 
@@ -394,7 +395,7 @@ class Spool:
             try:
                 return await asyncio.to_thread(lambda: self._reader.execute(sql, parameters).fetchall())
             except sqlite3.Error as error:
-                raise SpoolUnavailable(f"the spool cannot be read: {error}") from error
+                raise SpoolUnavailable(f"the spool cannot be read: {in_words(error)}") from error
 
     # What the journal takes over
 
@@ -520,7 +521,7 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
         # In the file, because commands that end deliveries must do the same.
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('recording', ?)", (recording,))
     except (sqlite3.Error, OSError) as error:
-        raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {error}") from error
+        raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {in_words(error)}") from error
     orphans = _put_orphans_aside(connection, folder, files)
     alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
     logs.recovered(deliveries=alive, orphans=orphans)

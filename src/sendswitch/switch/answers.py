@@ -8,9 +8,9 @@ from sendswitch.clock import Clock
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.processors.base import Letter
+from sendswitch.spool.connection import write_rows
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message
-from sendswitch.spool.writer import write_rows
 from sendswitch.switch.queue import Queue
 
 # Seconds after which it is forgotten who was answered; longer than anybody may ask for.

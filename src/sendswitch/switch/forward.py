@@ -22,10 +22,10 @@ from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import FOLDER, Action, Verdict
+from sendswitch.spool.connection import write_rows
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.spool import Spool, insert_delivery
 from sendswitch.spool.states import State
-from sendswitch.spool.writer import write_rows
 
 
 def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: Sequence[str]) -> tuple[list[str], bool]:

@@ -21,8 +21,8 @@ from sendswitch.db.journal import pruned_to
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.audit import Finding, Report, audit
+from sendswitch.spool.connection import scalar
 from sendswitch.spool.inspect import open_files
-from sendswitch.spool.writer import scalar
 
 # Messages in one piece.
 PIECE = 500

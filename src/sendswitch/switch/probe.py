@@ -21,7 +21,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
-from sendswitch.spool.writer import scalar
+from sendswitch.spool.connection import scalar
 
 SUBJECT = "SendSwitch probe"
 

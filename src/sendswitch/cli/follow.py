@@ -1,0 +1,54 @@
+"""`message list --follow`: deliveries as they change, until somebody presses Ctrl-C."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from sendswitch.cli.output import Session, readable
+from sendswitch.cli.words import read_terms, search
+
+if TYPE_CHECKING:
+    from sendswitch.db.journal import Found
+
+# Seconds between two looks at the journal, which another process writes, and the deliveries that a look sees: more
+# than change in that time. LATEST is how many are shown at the beginning.
+LOOK, MOST, LATEST = 0.5, 1000, 10
+
+
+def follow(session: Session, words: Iterable[str], listed: Callable[[Found], dict[str, Any]]) -> None:
+    """Print a line for each delivery that a search finds, and again whenever its state changes.
+
+    On a terminal lines are cut to its width; with --json each line is an object.
+    """
+    words, config = list(words), session.config()
+    seen: dict[str, object] = {}
+    latest = LATEST
+    try:
+        while True:
+            # The words are read each time: `after:1h` moves on.
+            rows = [listed(found) for found in search(config, read_terms(words), MOST)]
+            new = [row for row in reversed(rows) if seen.get(row["id"]) != row["state"]]
+            for row in new[-latest:]:
+                print(_line(session, row), flush=True)
+            seen = {row["id"]: row["state"] for row in rows}
+            latest = MOST
+            time.sleep(LOOK)
+    except KeyboardInterrupt:
+        return
+
+
+def _line(session: Session, row: dict[str, Any]) -> str:
+    if session.json:
+        return orjson.dumps(row, default=str, option=orjson.OPT_UTC_Z).decode()
+    cells = [readable(row[name]) for name in ("received", "id", "state", "from", "to", "subject", "why")]
+    if not sys.stdout.isatty():
+        return "\t".join(cells)
+    received, id_, state, sender, to, subject, why = cells
+    line = f"{received}  {id_:<15}  {state:<11}  {sender} -> {to}  {subject}{': ' * bool(why)}{why}"
+    return line[: shutil.get_terminal_size().columns]
