@@ -74,6 +74,7 @@ packages:
 reference: $(VENV)/.dev
 	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/manual.py
+	$(BIN)/python tools/kit.py
 	$(BIN)/python tools/board.py
 
 LOCKED := uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11

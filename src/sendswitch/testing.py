@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.message import EmailMessage
+from mimetypes import guess_type
 from typing import Any
 
 from sendswitch.mail.content import Content, InMemory, read_all
@@ -43,18 +45,37 @@ class FakeClock:
         self.now += seconds
 
 
-def message(body: str = "Hello.\r\n", **headers: str) -> bytes:
-    """A message as bytes: `message("text", Subject="hi", From_="a@example.org")`; underscores become hyphens."""
+def message(body: str | bytes = "Hello.\n", attachments: Mapping[str, bytes] | None = None, /, **headers: str) -> bytes:
+    """Return a message as bytes with CRLF line ends: `message("text", Subject="hi", From_="a@example.org")`.
+
+    Underscores in names of fields become hyphens. `attachments` are contents by file name. A `body` of bytes is the
+    whole message as it is, such as a file's content. Raises TypeError when bytes come with fields or attachments.
+    """
+    if isinstance(body, bytes):
+        if headers or attachments:
+            raise TypeError("bytes are a whole message; fields and attachments go with a text")
+        return body
     fields = {"From": "sender@example.org", "To": "ann@example.test", "Subject": "test"}
     for name, value in headers.items():
         fields[name.rstrip("_").replace("_", "-")] = value
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"{head}\r\n{body}".encode()
+    head = "".join(f"{name}: {value}\n" for name, value in fields.items())
+    if not attachments:
+        return _crlf(f"{head}\n{body}".encode())
+    whole = EmailMessage()
+    whole.set_content(body)
+    for name, data in attachments.items():
+        main, _, sub = (guess_type(name)[0] or "application/octet-stream").partition("/")
+        whole.add_attachment(data, maintype=main, subtype=sub, filename=name)
+    return _crlf(head.encode() + whole.as_bytes())
 
 
-def mail(body: str = "Hello.\r\n", **headers: str) -> Mail:
-    """A message as a processor gets it."""
-    return Mail(InMemory(message(body, **headers)))
+def _crlf(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+def mail(body: str | bytes = "Hello.\n", attachments: Mapping[str, bytes] | None = None, /, **headers: str) -> Mail:
+    """Return a message as a processor gets it; arguments as of `message`."""
+    return Mail(InMemory(message(body, attachments, **headers)))
 
 
 def envelope(sender: str = "sender@example.org", *recipients: str) -> Envelope:

@@ -11,7 +11,7 @@ from sendswitch.errors import InvalidConfiguration
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.processors.actions import Tag, TagOptions
 from sendswitch.processors.base import Options
-from sendswitch.testing import FakeClock, assert_verdict, context, mail
+from sendswitch.testing import FakeClock, assert_verdict, context, mail, message
 
 
 class Odd:
@@ -70,3 +70,25 @@ def test_what_is_expected_may_be_nothing() -> None:
 def test_the_plugins_clock(request: pytest.FixtureRequest) -> None:
     clock = request.getfixturevalue("clock")
     assert isinstance(clock, FakeClock)
+
+
+def test_a_message_has_the_line_ends_of_the_wire() -> None:
+    for text in ("one\ntwo\n", "one\r\ntwo\r\n"):
+        raw = message(text, Subject="Gr\u00fc\u00dfe", X_Other="more")
+        assert raw.endswith(b"X-Other: more\r\n\r\none\r\ntwo\r\n")
+        assert raw.count(b"\n") == raw.count(b"\r\n")
+        assert mail(text, Subject="Gr\u00fc\u00dfe").subject == "Gr\u00fc\u00dfe"
+
+
+def test_a_message_has_attachments_or_is_ready() -> None:
+    data = {"bill.pdf": b"%PDF\r\n\0", "r\u00e4ch.bin": bytes(range(256))}
+    one = mail("text\n", data, Subject="bills")
+    assert {part.name: part.data for part in one.attachments} == data
+    assert [part.type for part in one.attachments] == ["application/pdf", "application/octet-stream"]
+    assert (one.text, one.subject, one.findings) == ("text\r\n", "bills", ())
+    assert one.raw.count(b"\n") == one.raw.count(b"\r\n")
+    assert mail(b"Subject: as\n\nit is\n").raw == b"Subject: as\n\nit is\n"
+    with pytest.raises(TypeError, match="whole message"):
+        mail(b"Subject: x\n\n", Subject="y")
+    with pytest.raises(TypeError, match="whole message"):
+        mail(b"Subject: x\n\n", data)
