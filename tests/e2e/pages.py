@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,17 +83,25 @@ class Reader:
         self._known = {f":{port}": f":{here}" for port, here in ports.items()} | dict(known or {})
         self._folder, self._ids, self._status = folder, dict[str, str](), 0
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        own = {"PATH": path, "LOGNAME": "admin", "HOME": str(folder), "COLUMNS": "160", "PS1": ""}
+        own = {"PATH": path, "LOGNAME": "admin", "HOME": str(folder), "COLUMNS": "160", "PS1": "", "TERM": "dumb"}
+        # What is printed goes to a terminal, as the reader's does, and pages show.
+        ours, theirs = pty.openpty()
+        settings = termios.tcgetattr(theirs)
+        settings[1] &= ~termios.OPOST  # line ends stay as they are
+        termios.tcsetattr(theirs, termios.TCSANOW, settings)
         self._shell = subprocess.Popen(
             ["bash", "--norc"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=theirs,
             stderr=subprocess.STDOUT,
             cwd=folder,
             env={k: v for k, v in os.environ.items() if not k.startswith("SENDSWITCH")} | own | dict(env or {}),
             text=True,
             start_new_session=True,
         )
+        os.close(theirs)
+        self._printed = open(ours, encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+        self._say('ls() { command ls -1 "$@"; }')
         self.transcript: list[tuple[str, list[str]]] = []
 
     def follow(self, page: str) -> None:
@@ -126,11 +136,10 @@ class Reader:
 
     def _say(self, line: str) -> list[str]:
         assert self._shell.stdin is not None
-        assert self._shell.stdout is not None
         self._shell.stdin.write(f"{line}\nprintf '\\n=== %s\\n' $?\n")
         self._shell.stdin.flush()
         said: list[str] = []
-        for answer in self._shell.stdout:
+        for answer in self._printed:
             if answer.startswith("=== "):
                 self._status = int(answer[4:])
                 break
@@ -153,8 +162,7 @@ class Reader:
         assert self._shell.stdin is not None
         self._shell.stdin.close()
         self._shell.wait(30)
-        if self._shell.stdout is not None:
-            self._shell.stdout.close()
+        self._printed.close()
 
 
 def replaced(text: str, known: Mapping[str, str]) -> str:

@@ -56,8 +56,10 @@ def test_demo_stays_until_it_is_told_to_stop(tmp_path: Path) -> None:
                 seen += piece
             web = re.search(r"http://\S+", seen)
             assert web
-            with urllib.request.urlopen(f"{web[0]}/readyz", timeout=5) as answer:
-                assert answer.status == 200
+            assert seen.index(web[0]) == min(seen.index(other) for other in re.findall(r"http://\S+", seen))
+            until(lambda: "invoice.exe" in fetch(web[0]))
+            for link in re.findall(r'href="(/messages/\w+)"', fetch(web[0])):
+                assert "<h2>Timeline</h2>" in fetch(web[0].rstrip("/") + link)
             edited = "async def process(mail, context):\n    from sendswitch.mail.verdict import Verdict\n"
             (tmp_path / "bob.py").write_text(f"{edited}    return Verdict.deny('as edited', reply='550 5.7.1 no')\n")
             smtp = re.search(r"--server 127\.0\.0\.1:(\d+)", seen)

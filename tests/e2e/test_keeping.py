@@ -69,7 +69,7 @@ def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path
 def test_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path / "old", f"127.0.0.1:{hop.port}", settings=QUICK) as old:
         send(old.port)
-        until(lambda: hop.parcels, node=old)
+        until(lambda: said(old, "message", "list", "state:delivered"), node=old)
         said(old, "backup", "create", str(tmp_path / "good.tar"))
     good = (tmp_path / "good.tar").read_bytes()
     new = Node(tmp_path / "new", "127.0.0.1:1")

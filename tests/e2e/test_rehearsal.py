@@ -134,7 +134,7 @@ def test_a_changed_pipeline_tells_who_and_why(lively: Node, tmp_path: Path) -> N
     assert difference["step"] == "lists"
     table = lively.run("replay", "--pipeline", str(new), "--where", 'subject:"number 1015"').stdout
     assert "1 of 1 would be treated differently" in table
-    assert "quarantine  deny" in table
+    assert "quarantine\tdeny" in table
     # Mail of somebody who had no pipeline is replayed only when asked for by name.
     assert replay(lively, "--pipeline", str(new), "--user", "plain@example.test")["total"] == COUNT
     assert (
@@ -142,7 +142,7 @@ def test_a_changed_pipeline_tells_who_and_why(lively: Node, tmp_path: Path) -> N
     )  # with what was forwarded
     assert replay(lively, "--pipeline", str(new), "--user", "nobody@example.test")["total"] == 0
     assert replay(lively, "--since", "2h", "--until", "1h")["total"] == 0
-    assert "no recorded mail" in lively.run("replay", "--since", "2h", "--until", "1h").stdout
+    assert "no recorded message" in lively.run("replay", "--since", "2h", "--until", "1h").stdout
 
 
 def test_a_candidate_that_crashes_is_told(lively: Node, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ from sendswitch.switch.queue import Queue
 from sendswitch.switch.suspects import Notes
 from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
+from sendswitch.web.stories import make_routes
 from sendswitch.webhooks.outbox import PLACE, Outbox
 from sendswitch.webhooks.sender import Sender
 
@@ -98,7 +99,9 @@ Source = Callable[[], Config]
 class Node:
     """One node: listeners, spool, switch, web port and, if asked, a worker."""
 
-    def __init__(self, config: Config, *, worker: bool, source: Source | None = None) -> None:
+    def __init__(self, config: Config, *, worker: bool, source: Source | None = None, stories: bool = False) -> None:
+        """`stories` shows the pages that need no login: for a demonstration."""
+        self._stories = stories
         self.config, self._first, self._with_worker, self._source = config, config, worker, source
         self.data = config.node.data
         self._lock = self._lists_read = -1
@@ -157,7 +160,8 @@ class Node:
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
-        self.web = WebServer(make_app(checks(self), warnings(self), refresh))
+        pages = make_routes(self._engine) if self._stories else ()
+        self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages))
         try:
             await self._start_web()
             self._listeners = await self._bind(_by_name(config))

@@ -146,7 +146,7 @@ def _set_up(config: Config, folder: Path) -> None:
 async def _run(session: Session, folder: Path, *, once: bool) -> int:
     config = _config(folder)
     _set_up(config, folder)
-    node = Node(config, worker=True)
+    node = Node(config, worker=True, stories=True)
     await node.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -243,6 +243,7 @@ def _explain(node: Node, folder: Path, session: Session) -> None:
     addresses = node.addresses()
     print()
     print(f"Mail:         {folder / 'mail'}")
+    print(f"{'Look:':<14}{addresses.pop('web')}/ lists the messages; each links to its story")
     for name, address in addresses.items():
         print(f"{name + ':':<14}{address}")
     print(f"Edit:         {folder / 'bob.py'}; the next message to Bob is judged by what you wrote")

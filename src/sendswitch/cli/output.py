@@ -117,7 +117,7 @@ def _print_table(
         )
     for n in range(len(rows)):
         table.add_row(*(Text(cells[column][n]) for column in shown))
-    Console(width=terminal).print(table)
+    Console(width=terminal, height=25).print(table)  # a dumb terminal has 80 columns unless both are given
 
 
 def fitting(cells: Mapping[str, Sequence[str]], spare: Sequence[str], width: int) -> list[str]:

@@ -9,7 +9,7 @@ only that. `/metrics` is for Prometheus.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -42,10 +42,16 @@ async def ask(checks: Mapping[str, Check], wrong: str = "unhealthy") -> list[dic
 
 
 def make_app(
-    checks: Mapping[str, Check], warnings: Mapping[str, Check], refresh: Callable[[], Awaitable[None]]
+    checks: Mapping[str, Check],
+    warnings: Mapping[str, Check],
+    refresh: Callable[[], Awaitable[None]],
+    pages: Sequence[Route] = (),
 ) -> Starlette:
-    """The application. What `checks` find stops mail, what `warnings` find does not. `refresh` brings the gauges up to
-    date before they are shown."""
+    """Make the application: health, metrics and `pages`.
+
+    What `checks` find stops mail, what `warnings` find does not. `refresh` brings the gauges up to date before they are
+    shown.
+    """
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -83,5 +89,6 @@ def make_app(
             Route("/readyz", readyz),
             Route("/healthz", healthz),
             Route("/metrics", show_metrics),
+            *pages,
         ]
     )
