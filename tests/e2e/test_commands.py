@@ -260,6 +260,23 @@ def test_the_configuration_is_shown_and_declared(tmp_path: Path) -> None:
     exported = tmp_path / "out.toml"
     exported.write_text(node.run("config", "export").stdout)
     assert said("plan", str(exported), "--prune")["steps"] == []
+    secret = "whsec_" + "c2VjcmV0" * 6
+    notify = f'[[step]]\nuse = "notify"\nurl = "https://hook.example/"\nsecret = "{secret}"\n'
+    node.add_pipeline("bob@example.test", notify)
+    (tmp_path / "other.toml").write_text(notify.replace("whsec_c2V", "whsec_d2V"))
+    shown = [node.run("config", "export").stdout, str(said("plan", str(exported), "--prune"))]
+    assert node.run("config", "plan", str(exported), "--prune").stdout.count("(secret)") == 1
+    node.run("pipeline", "set", "bob@example.test", str(tmp_path / "other.toml"))
+    shown += [node.run("pipeline", command, "bob@example.test").stdout for command in ("show", "diff", "history")]
+    assert "they differ in secrets only" in shown[3]
+    assert not any("whsec_" in text for text in shown)
+    assert secret in node.run("pipeline", "show", "bob@example.test", "--version", "1", "--secrets").stdout
+    assert f'-secret = "{secret}"' in node.run("pipeline", "diff", "bob@example.test", "--secrets").stdout
+    exported.write_text(node.run("config", "export").stdout)
+    hidden = node.run("config", "apply", str(exported), check=False)
+    assert (hidden.returncode, "it was hidden" in hidden.stderr) == (2, True)
+    exported.write_text(node.run("config", "export", "--secrets").stdout)
+    assert said("plan", str(exported), "--prune")["steps"] == []
     file.write_text('[[user]]\naddress = "ann@example.test"\npipeline = "[[stp]]"\n')
     done = node.run("config", "apply", str(file), check=False)
     assert done.returncode == 2

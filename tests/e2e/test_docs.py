@@ -18,7 +18,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
 PROCESSORS = DOCS / "processors"
 PAGES = sorted(page for page in (DOCS / "howto").glob("*.md") if page != START)
-BEHIND = "put-it-behind-postfix.md"
+# Pages that need a Postfix of their own.
+BEHIND = ("put-it-behind-postfix.md", "refuse-before-the-queue.md")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_the_tutorial(folder: Path) -> None:
         reader.follow((DOCS / "tutorial.md").read_text())
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != BEHIND], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in BEHIND], ids=lambda page: page.stem)
 def test_how_to(page: Path, folder: Path) -> None:
     need("swaks", "swaks")
     with Reader(folder, {"/home/you": str(folder)}) as reader:
@@ -78,10 +79,12 @@ def test_the_page_about_ones_own(folder: Path) -> None:
         reader.follow((PROCESSORS / "write-your-own.md").read_text())
 
 
-def test_how_to_put_it_behind_postfix(folder: Path, postfix_installed: None) -> None:
+@pytest.mark.parametrize("page", BEHIND)
+def test_how_to_behind_postfix(page: str, folder: Path, postfix_installed: None) -> None:
+    need("swaks", "swaks")
     with Postfix(folder.parent / "postfix") as postfix, behind(folder, postfix) as reader:
         reader.follow(START.read_text())
-        reader.follow((DOCS / "howto" / BEHIND).read_text())
+        reader.follow((DOCS / "howto" / page).read_text())
 
 
 def behind(folder: Path, postfix: Postfix) -> Reader:

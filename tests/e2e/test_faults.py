@@ -318,3 +318,17 @@ def test_the_ledger_is_a_metric_that_must_be_0(tmp_path: Path) -> None:
         done = node.run("audit", check=False)
         assert done.returncode == 1
         assert "a final delivery has one end" in done.stdout
+
+
+def test_data_is_the_node_s_alone_whatever_modes_it_had(tmp_path: Path) -> None:
+    """After a copy or a restore with other modes, of every file that the node has by then."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}") as node:
+        send(node.port, body=b"x" * 400_000)
+        until(lambda: hop.parcels, node=node)
+    (node.data / "sendswitch.db.0001").write_text("a copy from before an upgrade")
+    for path in (node.data, *node.data.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with node:
+        seen = [path for path in (node.data, *node.data.rglob("*")) if not path.is_socket()]
+        assert len(seen) > 6
+        assert [path for path in seen if path.stat().st_mode & 0o077] == []

@@ -426,7 +426,7 @@ def _lock(data: Path) -> int:
     """Two nodes on one spool would deliver everything twice."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        close_to_others(data, "lock", "*.db", "*.db-wal", "*.db-shm")
+        close_to_others(data, "lock", "*.db", "*.db-wal", "*.db-shm", "*.db.*", "webhooks", "webhooks/*")
         handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Temporary(f"node.data {data}: {in_words(error)}") from error

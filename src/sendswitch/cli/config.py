@@ -17,6 +17,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.db.declared import Step
 from sendswitch.processors import registry
 from sendswitch.processors.entries import checked
+from sendswitch.processors.masks import masked
 from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
@@ -67,10 +68,13 @@ def schema(context: typer.Context) -> None:
 
 
 @app.command("export")
-def export(context: typer.Context) -> None:
+def export(
+    context: typer.Context,
+    secrets: Annotated[bool, typer.Option("--secrets", help="With secrets, as `apply` needs them.")] = False,
+) -> None:
     """Print users, live pipelines and lists as a file. `plan` and `apply` read it."""
     session: Session = context.obj
-    text = declared.export(open_database(session.config().database_url, migrate=False))
+    text = declared.export(open_database(session.config().database_url, migrate=False), show=str if secrets else masked)
     session.done(text.rstrip(), text=text)
 
 
@@ -103,7 +107,7 @@ def _plan(session: Session, file: Path, prune: bool) -> list[Step]:
 
 
 def _tell(session: Session, steps: list[Step], *, done: bool) -> None:
-    rows = [{"of": step.of, "what": step.what, "diff": step.diff()} for step in steps]
+    rows = [{"of": step.of, "what": step.what, "diff": step.diff(masked)} for step in steps]
     if session.json:
         session.print_json({"applied": done, "steps": rows})
         return

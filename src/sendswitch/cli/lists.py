@@ -22,7 +22,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.db.users import get_pipeline
 from sendswitch.errors import NotFound, in_words
 from sendswitch.mail.address import key
-from sendswitch.processors.entries import checked
+from sendswitch.processors.entries import Entries, Entry, checked
 from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Allow and deny lists of users, domains and the site.", no_args_is_help=True)
@@ -140,7 +140,7 @@ def probe(
             if entry is not None:
                 whose = pair.whose or "the site"
                 told = f"{entry.text} on the {which} list of {whose}{': ' * bool(entry.reason)}{entry.reason}"
-                but = _unasked(config, to)
+                but = _unasked(config, to, sender, address)
                 about = {"entry": entry.text, "list": which, "reason": entry.reason, "for": pair.whose, "but": but}
                 session.done(told + (f"; but {but}" if but else ""), **about)
                 return
@@ -154,15 +154,23 @@ def _is_client(text: str) -> bool:
         return False
 
 
-def _unasked(config: Config, to: str) -> str:
-    """Why nothing comes of the lists for a recipient, '' when something does."""
+def _unasked(config: Config, to: str, sender: str, address: str) -> str:
+    """Return why a kept entry about a sender does not decide for a recipient, '' when it does."""
     engine = open_database(config.database_url, migrate=False)
     route = load_routes(engine, config).find(to)
     if route is None:
         return f"{to} has no pipeline, so nobody looks at lists"
     steps = parse(get_pipeline(engine, route.owner, route.version).text, route.owner)[0].get("step", [])
-    has = any(step.get("use") == "lists" for step in steps)
-    return "" if has else f"the pipeline of {route.owner} has no step that uses lists"
+    own = [(n, step) for n, step in enumerate(steps, 1) if step.get("use") == "lists"]
+    if not own:
+        return f"the pipeline of {route.owner} has no step that uses lists"
+    for n, step in own:
+        for which in ("allow", "deny"):
+            entries, now = Entries(map(Entry, step.get(which, ()))), time.time()
+            entry = entries.sender(key(sender), now) or entries.client(address, now)
+            if entry is not None:
+                return f"{which} of step {n} in the pipeline of {route.owner} has {entry.text}, and is asked first"
+    return ""
 
 
 def _until(text: str) -> float:

@@ -19,11 +19,15 @@ from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, NotFound, in_words
 from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
+from sendswitch.processors.masks import masked
 from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Pipelines: what happens to a user's mail.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="The pipeline as TOML.")]
+
+
+Secrets = Annotated[bool, typer.Option("--secrets", help="Show secrets, too.")]
 
 
 @app.command("set")
@@ -48,17 +52,19 @@ def show(
     context: typer.Context,
     address: Address,
     version: Annotated[int | None, typer.Option("--version", help="A version; the newest by default.")] = None,
+    secrets: Secrets = False,
 ) -> None:
     """Show a user's pipeline."""
     session: Session = context.obj
     stored = users.get_pipeline(open_database(session.config().database_url, migrate=False), address, version)
+    text = stored.text if secrets else masked(stored.text)
     head = f"# {stored.owner}, version {stored.version}, {local(stored.created)}"
     session.done(
-        f"{head}\n{stored.text.rstrip()}",
+        f"{head}\n{text.rstrip()}",
         address=stored.owner,
         version=stored.version,
         created=moment(stored.created),
-        text=stored.text,
+        text=text,
     )
 
 
@@ -93,7 +99,9 @@ def history(context: typer.Context, address: Address) -> None:
 
 
 @app.command("diff")
-def diff(context: typer.Context, address: Address, one: Number = None, other: Number = None) -> None:
+def diff(
+    context: typer.Context, address: Address, one: Number = None, other: Number = None, secrets: Secrets = False
+) -> None:
     """Show what changed between two versions. By default they are the live one and the one before it."""
     session: Session = context.obj
     engine = open_database(session.config().database_url, migrate=False)
@@ -105,8 +113,10 @@ def diff(context: typer.Context, address: Address, one: Number = None, other: Nu
         for version in (one if one is not None else live[1], other if other is not None else live[0])
     )
     names = (f"version {old.version}", f"version {new.version}")
-    lines = list(difflib.unified_diff(old.text.splitlines(), new.text.splitlines(), *names, lineterm=""))
-    session.done("\n".join(lines) or "they are the same", old=old.version, new=new.version, diff=lines)
+    texts = [one.text if secrets else masked(one.text) for one in (old, new)]
+    lines = list(difflib.unified_diff(texts[0].splitlines(), texts[1].splitlines(), *names, lineterm=""))
+    same = "they are the same" if old.text == new.text else "they differ in secrets only; --secrets shows them"
+    session.done("\n".join(lines) or same, old=old.version, new=new.version, diff=lines)
 
 
 @app.command("candidate")

@@ -85,8 +85,8 @@ class Step(Protocol):
 
     what: str
 
-    def diff(self) -> list[str]:
-        """What is and what shall be, as lines."""
+    def diff(self, show: Callable[[str], str] = str) -> list[str]:
+        """Return what is and what shall be, as lines; `show` gives a pipeline as it is shown."""
         ...
 
     def make(self, connection: Connection, *, author: str) -> None:
@@ -103,9 +103,10 @@ class UserStep:
     old: str = ""
     new: str = ""
 
-    def diff(self) -> list[str]:
-        """The pipeline's."""
-        return list(difflib.unified_diff(self.old.splitlines(), self.new.splitlines(), "is", "shall be", lineterm=""))
+    def diff(self, show: Callable[[str], str] = str) -> list[str]:
+        """Return how the pipeline changes; `show` gives a pipeline as it is shown."""
+        old, new = show(self.old).splitlines(), show(self.new).splitlines()
+        return list(difflib.unified_diff(old, new, "is", "shall be", lineterm=""))
 
     def make(self, connection: Connection, *, author: str) -> None:
         """Add, change or remove the user. Raises NotFound, Refused."""
@@ -133,8 +134,8 @@ class ListStep:
         scope, list_ = self.name
         return f"{list_} list of {scope or 'the site'}"
 
-    def diff(self) -> list[str]:
-        """The entries'."""
+    def diff(self, show: Callable[[str], str] = str) -> list[str]:
+        """Return the entries that go and those that come."""
         return [f"-{entry}" for entry in self.gone] + [f"+{_shown(entry, *told)}" for entry, told in self.put.items()]
 
     def make(self, connection: Connection, *, author: str) -> None:
@@ -143,9 +144,9 @@ class ListStep:
         lists.take_off(connection, list(self.gone.values()))
 
 
-def export(engine: Engine) -> str:
-    """Everybody with the live pipeline, and all lists, as TOML."""
-    live = {stored.owner: stored.text for stored in users.all_pipelines(engine)}
+def export(engine: Engine, *, show: Callable[[str], str] = str) -> str:
+    """Return all users with their live pipelines, and all lists, as TOML. `show` gives a pipeline as it is shown."""
+    live = {stored.owner: show(stored.text) for stored in users.all_pipelines(engine)}
     tables = [_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine)]
     kept: dict[ListName, list[str]] = {}
     for entry in lists.entries(engine):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, get_args, runtime_checkable
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
@@ -41,6 +41,19 @@ class Options(BaseModel):
     """A processor's options: each declared once, unknown ones refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def secret_names(cls) -> list[str]:
+        """Return the names of the options that hold a secret."""
+        return [name for name, field in cls.model_fields.items() if _holds_secret(field.annotation)]
+
+
+def _holds_secret(kind: Any) -> bool:
+    return kind is SecretStr or any(map(_holds_secret, get_args(kind)))
+
+
+# What stands for a secret where a pipeline is shown.
+MASK = "(secret)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.processors.base import Site, Step
+from sendswitch.processors.base import MASK, Site, Step
 from sendswitch.processors.hosted import Hosted
 
 GROUP = "sendswitch.processors"
@@ -96,6 +96,10 @@ def _step_problems(n: int, step: StepConfig, name: str, lines: dict[Path_, int])
         return [f"{name}:{line_of(('step', n, 'use'), lines)}: {error}"]
     inside = {path[2:]: line for path, line in lines.items() if path[:2] == ("step", n)}
     inside.setdefault((), line_of(("step", n), lines) or 0)
+    masked = [option for option in kind.Options.secret_names() if step.options.get(option) == MASK]
+    if masked:
+        hint = "it was hidden when the pipeline was shown; write the secret itself, or export with --secrets"
+        return [f"{name}:{line_of((masked[0],), inside)}: {masked[0]}: {hint} (step {n + 1}, {step.use})"]
     try:
         kind(validate(kind.Options, step.options, name, inside))
     except InvalidConfiguration as error:
