@@ -11,7 +11,7 @@ WORKERS ?= 2
 # The programs that `make differential` asks, and the messages of Python's own tests.
 READERS := node:nodejs npm:npm cargo:cargo unzip:unzip 7z:p7zip-full bsdtar:libarchive-tools libpython3.11-testsuite
 
-.PHONY: demo test unit check bench soak fuzz differential fresh lock format reference clean packages
+.PHONY: demo test unit check bench soak fuzz differential fresh deb packages-deb lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -54,6 +54,13 @@ differential: $(VENV)/.dev
 # Both commands of the README on a bare Debian 12, in a chroot; needs root. ARGS: other commands.
 fresh:
 	tools/fresh $(ARGS)
+
+# A Debian package in dist/ (needs Debian's Python).
+deb: packages-deb
+	tools/deb $(PYTHON) dist
+
+packages-deb:
+	tools/packages python3-venv
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests tools

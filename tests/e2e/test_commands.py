@@ -406,3 +406,17 @@ def test_a_database_that_belongs_to_another_user_is_told_in_words(public: Path) 
             done = subprocess.run(line, capture_output=True, text=True, check=False)
             assert done.returncode in (1, 3, 75), done
             assert re.fullmatch(rf"sendswitch: .*({words}|no spool).*\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("queue", "list"), ("message", "list"), ("hold", "list"), ("queue", "drop", "--reason", "x")]
+)
+def test_a_word_with_an_h_does_not_ask_for_help(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A search may exclude: `-from:hal`. Options of one letter would be read out of such a word."""
+    node = Node(tmp_path, "127.0.0.1:1")
+    for word in ("-from:hal", "-id:38grhh0000000", "-his"):
+        assert "Usage" not in node.run(*command, word, check=False).stdout
+    for asked in ("-h", "--help"):
+        assert node.run(*command, asked).stdout.startswith("Usage")
+    assert sendswitch("-h").stdout.startswith("Usage")
+    assert sendswitch("queue", "-h").stdout.startswith("Usage")

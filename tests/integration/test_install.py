@@ -1,12 +1,22 @@
-"""`tools/install` installs what the lock file names, whatever newer versions an index has."""
+"""What is installed is what the lock file names, from a checkout and from the Debian package."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
+import stat
 import subprocess
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,3 +86,82 @@ def test_a_lock_file_that_misses_a_package_is_an_error(tmp_path: Path) -> None:
 
     assert done.returncode != 0
     assert "plugin 1.0 requires measure" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this checkout, unpacked."""
+    need("dpkg-deb", "dpkg")
+    folder = tmp_path_factory.mktemp("deb")
+    built = subprocess.run(
+        [ROOT / "tools/deb", "/usr/bin/python3", folder], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    (file,) = folder.glob("sendswitch_*.deb")
+    assert built.stdout.strip() == str(file)
+    subprocess.run(["dpkg-deb", "-R", file, folder / "unpacked"], check=True)
+    return folder / "unpacked"
+
+
+def test_the_package_has_what_an_administrator_looks_for(package: Path) -> None:
+    for path in (
+        "etc/sendswitch/sendswitch.toml",
+        "etc/sendswitch/conf.d",
+        "usr/lib/systemd/system/sendswitch.service",
+        "usr/share/man/man1/sendswitch.1.gz",
+        "usr/share/man/man5/sendswitch.toml.5.gz",
+        "usr/share/bash-completion/completions/sendswitch",
+        "usr/share/zsh/vendor-completions/_sendswitch",
+        "usr/share/fish/vendor_completions.d/sendswitch.fish",
+        "usr/share/doc/sendswitch/copyright",
+        "usr/share/doc/sendswitch/changelog.gz",
+    ):
+        assert (package / path).exists(), path
+    home = package / "usr/lib/sendswitch"
+    assert os.readlink(package / "usr/bin/sendswitch") == "../lib/sendswitch/bin/sendswitch"
+    assert (home / "bin/sendswitch").read_text().startswith("#!/usr/lib/sendswitch/bin/python3")
+    assert {re.sub(r"^python[\d.]*$", "python", path.name) for path in (home / "bin").iterdir()} == {
+        "python",
+        "sendswitch",
+    }
+    # Nothing tells of the folder it was built in.
+    found = subprocess.run(["grep", "-rIl", "/root/usr/lib/sendswitch", package], capture_output=True, check=False)
+    assert found.stdout == b""
+    assert stat.S_IMODE((package / "etc/sendswitch/sendswitch.toml").stat().st_mode) == 0o640
+    assert tomllib.loads((package / "etc/sendswitch/sendswitch.toml").read_text()) is not None
+    control = (package / "DEBIAN/control").read_text()
+    assert "@" not in control.replace("postmaster@localhost", "")
+    for script in ("postinst", "prerm", "postrm"):
+        subprocess.run(["sh", "-n", package / "DEBIAN" / script], check=True)
+
+
+def test_the_package_runs_with_what_is_in_it(package: Path) -> None:
+    """With the versions of the lock file, and nothing else of this machine's Python."""
+    python = package / "usr/lib/sendswitch/bin/python"
+    done = subprocess.run(
+        [python, "-I", "-m", "sendswitch.cli.main", "demo", "--once", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 8
+    listed = (
+        subprocess.run(
+            [
+                python,
+                "-I",
+                "-c",
+                "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        .stdout.lower()
+        .replace("_", "-")
+        .split()
+    )
+    locked = re.findall(r"^([\w.-]+==[^\s;]+)", (ROOT / "requirements/run.lock").read_text(), re.M)
+    assert set(listed) - {f"sendswitch=={version('sendswitch')}"} == {one.lower().replace("_", "-") for one in locked}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,3 +130,28 @@ def test_an_sqlite_database_is_copied_before_it_is_upgraded(tmp_path: Path) -> N
             assert (address,) in connection.execute("SELECT address FROM users").fetchall()
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["sendswitch.db", copy.name]
+
+
+def test_the_program_before_goes_on_with_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/roll-back.md says: it refuses the upgraded database and leaves it alone, and opens the copy."""
+    file = tmp_path / "sendswitch.db"
+    url, before = f"sqlite:///{file}", str(int(connect.HEAD) - 1).zfill(4)
+    engine = open_database(url)
+    users.add_user(engine, "joe@example.test")
+    config = Config()
+    config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, before)
+    engine.dispose()
+    engine = open_database(url)
+    users.add_user(engine, "later@example.test")
+    engine.dispose()
+    monkeypatch.setattr(connect, "HEAD", before)
+    with pytest.raises(Refused, match="newer"):
+        open_database(url)
+    file.rename(tmp_path / "sendswitch.db.newer")
+    shutil.copy(tmp_path / f"sendswitch.db.{before}", file)
+    engine = open_database(url)
+    assert [user.address for user in users.list_users(engine)] == ["joe@example.test"]
+    engine.dispose()

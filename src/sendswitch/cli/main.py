@@ -139,7 +139,10 @@ def options(
 
 
 def hoist(arguments: list[str]) -> list[str]:
-    """Move --json and --config to the front, so that they may stand after the command, where people write them."""
+    """Move --json and --config to the front, so that they may stand after the command, where people write them.
+
+    A lone -h is --help, for the commands whose words may begin with "-" too; in `pipe` a word may be an address.
+    """
     front: list[str] = []
     rest: list[str] = []
     left = list(arguments)
@@ -152,7 +155,7 @@ def hoist(arguments: list[str]) -> list[str]:
         elif word == "--config" and left:
             front += [word, left.pop(0)]
         else:
-            rest.append(word)
+            rest.append("--help" if word == "-h" and "pipe" not in rest else word)
     return front + rest
 
 

@@ -18,7 +18,7 @@ from sendswitch.cli.ids import Id, parse_message
 from sendswitch.cli.node import asked
 from sendswitch.cli.output import Bytes, Session, local, moment, readable
 from sendswitch.cli.quarantine import each
-from sendswitch.cli.queue import TIMELINE, Reason, told
+from sendswitch.cli.queue import SEARCH, TIMELINE, Reason, told
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
@@ -50,7 +50,7 @@ app.command("raw")(raw)
 app.command("show")(show)
 
 
-@app.command("list", context_settings={"ignore_unknown_options": True})
+@app.command("list", context_settings=SEARCH)
 def list_(
     context: typer.Context,
     words: Annotated[
@@ -108,7 +108,7 @@ def timeline(context: typer.Context, id_: Id) -> None:
     session.show([told(line) for line in lines], TIMELINE, "nothing", spare=("recipient",))
 
 
-@app.command("explain", context_settings={"ignore_unknown_options": True})
+@app.command("explain", context_settings=SEARCH)
 def explain(
     context: typer.Context,
     words: Annotated[

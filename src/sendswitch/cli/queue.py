@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,8 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most 
 Words = Annotated[list[str] | None, typer.Argument(metavar="[SEARCH]...", help="Words like from:alice larger:1MB.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is told in each message's story.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what it is about.")]
-SEARCH = {"ignore_unknown_options": True}
+# Words of a search may begin with "-". Letters behind it are no options: the h of -from:hal does not ask for help.
+SEARCH: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 # The columns of a timeline, as `told` gives them.
 TIMELINE = ("at", "recipient", "text")

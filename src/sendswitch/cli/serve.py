@@ -18,7 +18,9 @@ import uvloop
 
 from sendswitch import logs
 from sendswitch.bootstrap.node import Node, Source
+from sendswitch.bootstrap.supervisor import Supervisor
 from sendswitch.cli.output import Session
+from sendswitch.config.environment import taken_from_systemd
 from sendswitch.config.load import files_of
 from sendswitch.config.model import Config
 from sendswitch.errors import SendSwitchError
@@ -104,8 +106,11 @@ async def until_signal(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
+    supervisor = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
     node = Node(config, worker=worker, source=source)
     await node.start()
+    supervisor.tell("READY=1")
+    living = loop.create_task(supervisor.watch())
     reloads: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
@@ -129,4 +134,6 @@ async def until_signal(
     if watching is not None:
         watching.cancel()
     logs.stopping(why=why[0])
+    supervisor.tell("STOPPING=1")
     await node.stop()
+    living.cancel()

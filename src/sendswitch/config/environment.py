@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -18,6 +18,16 @@ Path_ = tuple[str | int, ...]
 
 PREFIX = "SENDSWITCH_"
 _FILE = "_FILE"
+
+
+def taken_from_systemd(environment: MutableMapping[str, str], process: int) -> tuple[str, float]:
+    """Take systemd's notification socket and the watchdog's period in seconds (0: none) out of the environment.
+
+    They are removed, so that no program that a pipeline starts speaks for the node (sd_watchdog_enabled(3)).
+    """
+    address = environment.pop("NOTIFY_SOCKET", "")
+    period, meant = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", str(process))
+    return address, int(period) / 1e6 if period.isdigit() and meant == str(process) else 0.0
 
 
 def from_environment(
