@@ -51,9 +51,10 @@ differential: $(VENV)/.dev
 	tools/packages $(READERS)
 	$(BIN)/python -m tests.differential $(ARGS)
 
-# Both commands of the README on a bare Debian 12, in a chroot; needs root. ARGS: other commands.
+# Both commands of the README on a bare Debian, in a chroot; needs root. ARGS: other commands; DEBIAN: its code name.
 fresh:
-	tools/fresh $(ARGS)
+	DEBIAN=$(DEBIAN) tools/fresh $(ARGS)
+DEBIAN ?= bookworm
 
 # A Debian package in dist/ (needs Debian's Python).
 deb: packages-deb
@@ -76,6 +77,7 @@ $(VENV)/.dev: requirements/build.lock requirements/dev.lock pyproject.toml
 
 packages:
 	tools/packages
+	tools/exim .exim
 
 # docs/reference, docs/man and deploy/grafana.json, made from the code.
 reference: $(VENV)/.dev
@@ -91,4 +93,4 @@ lock:
 	$(LOCKED) --extra dev pyproject.toml -o requirements/dev.lock
 
 clean:
-	rm -rf $(VENV) .differential .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .exim .differential .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

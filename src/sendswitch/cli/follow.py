@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sendswitch.cli.output import Session, readable
-from sendswitch.cli.words import read_terms, search
+from sendswitch.cli.words import read_terms, search_in
+from sendswitch.db.connect import open_database
 
 if TYPE_CHECKING:
     from sendswitch.db.journal import Found
@@ -26,13 +27,13 @@ def follow(session: Session, words: Iterable[str], listed: Callable[[Found], dic
 
     On a terminal lines are cut to its width; with --json each line is an object.
     """
-    words, config = list(words), session.config()
+    words, engine = list(words), open_database(session.config().database_url, migrate=False)
     seen: dict[str, object] = {}
     latest = LATEST
     try:
         while True:
             # The words are read each time: `after:1h` moves on.
-            rows = [listed(found) for found in search(config, read_terms(words), MOST)]
+            rows = [listed(found) for found in search_in(engine, read_terms(words), MOST)]
             new = [row for row in reversed(rows) if seen.get(row["id"]) != row["state"]]
             for row in new[-latest:]:
                 print(_line(session, row), flush=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sendswitch.cli.content import raw, show
-from sendswitch.cli.follow import follow
 from sendswitch.cli.ids import Id, parse_message
 from sendswitch.cli.node import asked
 from sendswitch.cli.output import Bytes, Session, local, moment, readable
@@ -63,6 +62,8 @@ def list_(
     """List mail, the newest first. With --follow new lines come at the end, until Ctrl-C."""
     session: Session = context.obj
     if follow_:
+        from sendswitch.cli.follow import follow
+
         follow(session, words or (), _listed)
         return
     terms = read_terms(words or ())

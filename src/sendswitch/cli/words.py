@@ -11,6 +11,8 @@ from sendswitch.errors import Temporary, in_words
 from sendswitch.journal.search import NAMES, Term, parse
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from sendswitch.db.journal import Found
 
 
@@ -26,13 +28,18 @@ def joined(words: Iterable[str]) -> str:
 
 
 def search(config: Config, terms: Sequence[Term], limit: int) -> list[Found]:
-    """What the journal finds, the newest first. Raises Temporary when it cannot be read."""
+    """Return what the journal finds, the newest first. Raises Temporary when it cannot be read."""
+    from sendswitch.db.connect import open_database
+
+    return search_in(open_database(config.database_url, migrate=False), terms, limit)
+
+
+def search_in(engine: Engine, terms: Sequence[Term], limit: int) -> list[Found]:
+    """Return what the journal in a database finds, the newest first. Raises Temporary when it cannot be read."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from sendswitch.db import journal
-    from sendswitch.db.connect import open_database
 
-    engine = open_database(config.database_url, migrate=False)
     try:
         return journal.find(engine, terms, limit=limit)
     except SQLAlchemyError as error:

@@ -157,8 +157,11 @@ def _copy(engine: Engine, version: str) -> Path | None:
     part.touch(mode=0o600)
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(part)) as target:
         source.backup(target)
+    owner = file.stat()
     with part.open("rb") as written:
         os.fsync(written.fileno())
+        if os.geteuid() == 0:
+            os.fchown(written.fileno(), owner.st_uid, owner.st_gid)
     part.rename(copy)
     return copy
 
