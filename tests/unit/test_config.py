@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from pydantic import Field
 from typer.testing import CliRunner
 
 from sendswitch.cli import serve
@@ -13,8 +15,8 @@ from sendswitch.cli.main import app
 from sendswitch.cli.output import Session
 from sendswitch.cli.serve import changes
 from sendswitch.config import reference
-from sendswitch.config.load import key_lines, load, load_with_origins
-from sendswitch.config.model import Config
+from sendswitch.config.load import key_lines, load, load_with_origins, validate
+from sendswitch.config.model import Config, Node, Section
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
 
@@ -295,7 +297,7 @@ def test_a_good_pipeline() -> None:
         ('[[step]]\nuse = "tag"\ntags = ["a b"]\n', ["p:3: tags: tag 'a b' must be 1 to 64 letters"]),
         ('[[step]]\nuse = "forward"\nto = ["nobody"]\n', ["p:3: to: 'nobody' is no mail address"]),
         ('[[step]]\nuse = "python"\nfile = "rel.py"\n', ["p:3: file: rel.py must be an absolute path"]),
-        ('[[step]]\nuse = "pass"\non_error = "panic"\n', ["p:3: step.0.on_error: Input should be"]),
+        ('[[step]]\nuse = "pass"\non_error = "panic"\n', ["p:3: step.0.on_error: write "]),
         ('dedline = "5s"\n', ["p:1: unknown key 'dedline'; did you mean 'deadline'?"]),
         ('[[step]]\nuse = "x1"\n[[step]]\nuse = "x2"\n', ["p:2: no processor 'x1'", "p:4: no processor 'x2'"]),
     ],
@@ -306,3 +308,51 @@ def test_a_wrong_pipeline_is_told_with_lines(text: str, wanted: list[str]) -> No
     assert len(caught.value.problems) == len(wanted), caught.value.problems
     for problem, want in zip(caught.value.problems, wanted, strict=True):
         assert problem.startswith(want)
+
+
+class _Every(Section):
+    """A key of each kind."""
+
+    whole: int = Field(1, ge=0, le=9)
+    number: float = Field(1.0, gt=0, lt=9)
+    choice: Literal["one", "two"] = "one"
+    switch: bool = True
+    text: str = Field("x", min_length=1, max_length=3, pattern="^x")
+    several: tuple[str, ...] = Field((), min_length=0, max_length=1)
+    file: Path = Path("x")
+    names: dict[str, str] = Field(default_factory=dict)
+    table: Node = Node()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"whole": "many"}, "whole: this is a whole number"),
+        ({"whole": 1.5}, "whole: this is a whole number"),
+        ({"whole": []}, "whole: this is a whole number"),
+        ({"whole": -1}, "whole: write 0 or more"),
+        ({"whole": 10}, "whole: write 9 or less"),
+        ({"number": "many"}, "number: this is a number"),
+        ({"number": []}, "number: this is a number"),
+        ({"number": 0}, "number: write more than 0"),
+        ({"number": 9.5}, "number: write less than 9"),
+        ({"choice": "three"}, "choice: write 'one' or 'two'"),
+        ({"switch": "perhaps"}, "switch: write true or false"),
+        ({"switch": []}, "switch: write true or false"),
+        ({"text": 1}, "text: this is a text"),
+        ({"text": ""}, "text: write at least 1 characters"),
+        ({"text": "xxxx"}, "text: write at most 3 characters"),
+        ({"text": "y"}, "text: only what matches ^x"),
+        ({"several": "x"}, "several: this is a list"),
+        ({"several": ["x", "y"]}, "several: write at most 1 of them"),
+        ({"file": 1}, "file: this is a path"),
+        ({"names": "x"}, "names: this is a table"),
+        ({"table": "x"}, "table: this is a table"),
+    ],
+)
+def test_no_error_speaks_of_python_s_types(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidConfiguration) as wrong:
+        validate(_Every, given, "file", {})
+    (problem,) = wrong.value.problems
+    assert problem.startswith(f"file: {sentence}")
+    assert "Input" not in problem

@@ -160,11 +160,40 @@ def line_of(where: Path_, lines: Mapping[Path_, Line]) -> Line | None:
     return None
 
 
-# What pydantic says in Python's words.
+# Sentences for the kinds of errors that pydantic knows; its own are about Python's types. The names in braces are those
+# of its facts about the limit that was missed.
+_LIST = 'this is a list: write it in brackets, such as ["one", "two"]'
+_TABLE = "this is a table: write [its.name] in a line of its own, and its keys below"
+_WHOLE = "this is a whole number, without quotes"
+_NUMBER = "this is a number, without quotes"
 _IN_WORDS = {
-    "tuple_type": 'this is a list: write it in brackets, such as ["one", "two"]',
+    "bool_parsing": "write true or false, without quotes",
+    "bool_type": "write true or false, without quotes",
+    "dict_type": _TABLE,
+    "enum": "write one of {expected}",
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "write more than {gt:g}",
+    "greater_than_equal": "write {ge:g} or more",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than": "write less than {lt:g}",
+    "less_than_equal": "write {le:g} or less",
+    "list_type": _LIST,
+    "literal_error": "write {expected}",
+    "missing": "this key must be given",
+    "model_attributes_type": _TABLE,
+    "model_type": _TABLE,
+    "path_type": "this is a path: write it in quotes",
+    "string_pattern_mismatch": "only what matches {pattern} can stand here",
+    "string_too_long": "write at most {max_length} characters",
+    "string_too_short": "write at least {min_length} characters",
     "string_type": "this is a text: write it in quotes",
     "timezone_aware": "this is a moment: write it like 2030-01-31T00:00:00Z",
+    "too_long": "write at most {max_length} of them",
+    "too_short": "write at least {min_length} of them",
+    "tuple_type": _LIST,
 }
 
 
@@ -177,7 +206,8 @@ def _sentence(model: type[BaseModel], where: Path_, found: Any) -> str:
         return f"unknown key {key!r}; {hint}"
     if found["type"] == "tuple_type" and len(where) == 1 and inner_model(model, str(where[0])) is not None:
         return f"[{key}]: there may be several of them, so each is written as [[{key}]]"
-    message = _IN_WORDS.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
+    known = _IN_WORDS.get(found["type"])
+    message = known.format(**found.get("ctx", {})) if known else str(found["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
 
 
