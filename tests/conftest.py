@@ -45,23 +45,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return None
 
 
-def need(program: str, package: str) -> None:
-    """Skip at home, fail in CI, when a real server is missing."""
-    if shutil.which(program):
-        return
-    text = f"{program} is missing; as root: apt-get install {package}"
+def missing(text: str) -> None:
+    """Skip a test at home, fail it in CI, because something is missing."""
     if os.environ.get("CI") == "true":
         pytest.fail(text)
     pytest.skip(text)
 
 
+def need(program: str, package: str) -> None:
+    """Skip at home, fail in CI, when a real server is missing."""
+    if not shutil.which(program):
+        missing(f"{program} is missing; as root: apt-get install {package}")
+
+
 def need_root() -> None:
-    """Skip at home, fail in CI, who cannot make files for others."""
-    if os.geteuid() == 0:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail("only root makes files for others")
-    pytest.skip("only root makes files for others")
+    """Skip at home, fail in CI, where the tests do not run as root."""
+    if os.geteuid() != 0:
+        missing("only root makes files for others")
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def classify(error: BaseException) -> SendSwitchError:
     return Temporary(f"{type(error).__name__}: {error}")
 
 
-# What SQLite says by its result codes (sqlite.org/rescode.html), the longest name first where one begins another.
+# Sentences for SQLite's result codes (sqlite.org/rescode.html). An extended code begins with its primary one.
 _SQLITE = {
     "SQLITE_READONLY": "this user cannot write the file; run the command as the service's user, or chown the file",
     "SQLITE_CANTOPEN": "this user cannot open the file or its folder; check owner and permissions",

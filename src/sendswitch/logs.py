@@ -239,7 +239,7 @@ def upgraded(*, changes: list[str]) -> None:
 
 
 def database_upgraded(*, before: str, after: str, copy: str) -> None:
-    """The tables of an older program were upgraded; the copy is what they were, and empty but for SQLite."""
+    """The database of an older program was upgraded. `copy` is a file with the old database, only for SQLite."""
     _emit("warning", "database_upgraded", before=before, after=after, copy=copy)
 
 

@@ -108,6 +108,15 @@ def test_a_newer_program_s_database_is_left_alone(tmp_path: Path) -> None:
     assert (done.returncode, "newer SendSwitch" in done.stderr) == (4, True), done.stderr
 
 
+def downgrade(engine: Engine, version: str) -> None:
+    """Make a database what the program of that version left."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, version)
+
+
 def test_an_sqlite_database_is_copied_before_it_is_upgraded(tmp_path: Path) -> None:
     """The copy in the database's place is what the program before can read; a second upgrade makes it anew."""
     file = tmp_path / "sendswitch.db"
@@ -118,11 +127,7 @@ def test_an_sqlite_database_is_copied_before_it_is_upgraded(tmp_path: Path) -> N
         engine = open_database(url)
         assert not copy.exists() or address.startswith("ann")
         users.add_user(engine, address)
-        config = Config()
-        config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.downgrade(config, before)
+        downgrade(engine, before)
         engine.dispose()
         if os.geteuid() == 0:  # as when an administrator's command is the first of the new program
             os.chown(file, 65534, 65534)
@@ -142,11 +147,7 @@ def test_the_program_before_goes_on_with_the_copy(tmp_path: Path, monkeypatch: p
     url, before = f"sqlite:///{file}", str(int(connect.HEAD) - 1).zfill(4)
     engine = open_database(url)
     users.add_user(engine, "joe@example.test")
-    config = Config()
-    config.set_main_option("script_location", str(Path(connect.__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, before)
+    downgrade(engine, before)
     engine.dispose()
     engine = open_database(url)
     users.add_user(engine, "later@example.test")

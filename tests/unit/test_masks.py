@@ -6,9 +6,9 @@ import tomllib
 
 import pytest
 
+from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
-from sendswitch.processors.base import MASK
 from sendswitch.processors.masks import masked
 
 SECRET = "whsec_" + "c2VjcmV0" * 6
@@ -36,6 +36,16 @@ def test_the_rest_of_a_pipeline_is_shown_as_it_is() -> None:
         text = f"# mine\n{STEP.format(secret)}[[step]]\nuse = 'pass' # last\n"
         assert masked(text) == text
     assert masked('[[step]]\nuse = "pass"\nreason = "at https://me:pw@host/x"\n').count(f"//me:{MASK}@host/x") == 1
+
+
+def test_a_secret_that_is_an_ordinary_word_does_not_garble_the_rest() -> None:
+    text = '[[step]]\nuse = "gone"\ntoken = "e"\nwhen = "from:eve"\n'
+    assert tomllib.loads(masked(text))["step"] == [{"use": "gone", "token": MASK, "when": "from:eve"}]
+
+
+def test_a_password_with_an_at_sign_is_hidden_whole() -> None:
+    shown = masked('[[step]]\nuse = "pass"\nreason = "https://me:p@ss:w@host/x and https://host/a:b@c"\n')
+    assert f"https://me:{MASK}@host/x and https://host/a:b@c" in shown
 
 
 def test_what_cannot_be_read_is_not_shown() -> None:

@@ -453,3 +453,11 @@ def test_what_python_writes_has_no_findings(tmp_path: Path) -> None:
     reading = read(message.as_bytes().replace(b"\n", b"\r\n"))
     assert reading.findings == ()
     assert [p.name for p in reading.parts] == ["", "", "größe.zip"]
+
+
+@pytest.mark.parametrize("label", ["utf-7", "UTF-7", "unicode-1-1-utf-7"])
+def test_half_a_character_is_no_text(label: str) -> None:
+    """UTF-7 can write it (RFC 2152); nothing behind us takes it: JSON, databases, terminals."""
+    text = decode(b"+2AA- x +2D3eAA- +AOQ-", label)
+    assert text == "\N{REPLACEMENT CHARACTER} x \U0001f600 \u00e4"
+    assert text.encode()

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from sendswitch.cli import output
-from sendswitch.cli.output import Bytes, Session, exit_code, fitting, local, moment, readable, sized, told
+from sendswitch.cli.output import Bytes, Session, exit_code, fitting, local, moment, readable, sentences, sized
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, Temporary, in_words
 
 ID, AT = "38fwqhqeqet00.12", 1.7e9
@@ -136,10 +136,10 @@ def test_every_error_has_an_exit_code(tmp_path: Path) -> None:
         ZeroDivisionError(): None,
     }
     assert {error: exit_code(error) for error in codes} == codes
-    assert told(InvalidConfiguration(["a", "b"])) == ["a", "b"]
-    assert told(FileNotFoundError(errno.ENOENT, "x", "/file")) == ["/file: there is no such file or folder"]
-    assert told(failed.value)[0].startswith("the database cannot be used: ")
-    assert told(sqlite_error(tmp_path / "none" / "x"))[0].startswith("the spool cannot be used: ")
+    assert sentences(InvalidConfiguration(["a", "b"])) == ["a", "b"]
+    assert sentences(FileNotFoundError(errno.ENOENT, "x", "/file")) == ["/file: there is no such file or folder"]
+    assert sentences(failed.value)[0].startswith("the database cannot be used: ")
+    assert sentences(sqlite_error(tmp_path / "none" / "x"))[0].startswith("the spool cannot be used: ")
 
 
 def test_complaints_go_where_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ new configuration, and no connection notices.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -178,6 +179,7 @@ class Node:
             "webhooks": self.sender.run,
             "overload": self.overload.watch,
             "canary": self.canary.run,
+            "pruning": partial(prune_journal, self._prune_database, system_clock),
             "purge": partial(
                 keep_house, self.spool, keep=lambda: self.config.node.keep, journal=kept, clock=system_clock
             ),
@@ -188,7 +190,6 @@ class Node:
             parts["traces"] = self._tracing.run
         if kept:
             parts["journal"] = partial(keep_journal, self.spool, self._write_events)
-            parts["pruning"] = partial(prune_journal, self._prune_journal, system_clock)
         return parts
 
     async def _start_web(self) -> None:
@@ -196,7 +197,7 @@ class Node:
         try:
             await self.web.start(web.host, web.port)
         except OSError as error:
-            raise Temporary(f"web.bind {web}: {in_words(error)}; choose another address") from error
+            raise _not_bound("web.bind", web, error) from error
 
     async def _bind(self, sections: Mapping[str, ListenerSection]) -> dict[str, Listener]:
         """Bind a listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
@@ -209,7 +210,7 @@ class Node:
                 try:
                     await listener.start(endpoint)
                 except OSError as error:
-                    raise Temporary(f"listener.bind {endpoint}: {in_words(error)}; choose another address") from error
+                    raise _not_bound("listener.bind", endpoint, error) from error
                 bound[name] = listener
         except BaseException:
             for listener in bound.values():
@@ -276,9 +277,11 @@ class Node:
         if self._tracing is not None:
             self._tracing.add(events)
 
-    def _prune_journal(self, now: float) -> int:
-        section = self.config.journal
-        return journal.prune(self._engine, before=now - section.keep, most=section.most)
+    def _prune_database(self, now: float) -> int:
+        section, gone = self.config.journal, users.forget_removed(self._engine, now)
+        if not self._first.journal.enabled:
+            return gone
+        return gone + journal.prune(self._engine, before=now - section.keep, most=section.most)
 
     # Changing while it runs
 
@@ -407,6 +410,13 @@ class Node:
                 await finish_journal(self.spool, self._write_events)
         except Exception as error:
             logs.journal_failed(error=error, retry_in=0.0)
+
+
+def _not_bound(key: str, endpoint: Endpoint, error: OSError) -> Temporary:
+    """Return the error for an address on which this process cannot listen."""
+    if error.errno == errno.EACCES and 0 < endpoint.port < 1024:
+        return Temporary(f"{key} {endpoint}: a port below 1024 needs root or CAP_NET_BIND_SERVICE; choose a higher one")
+    return Temporary(f"{key} {endpoint}: {in_words(error)}; choose another address")
 
 
 def _by_name(config: Config) -> dict[str, ListenerSection]:

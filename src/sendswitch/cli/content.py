@@ -20,7 +20,7 @@ from sendswitch.mail.mime.words import decoded
 from sendswitch.spool import again, inspect
 
 # The fields that a reader looks at; --headers shows all.
-FIELDS = ("From", "Reply-To", "To", "Cc", "Date", "Subject", "Message-ID")
+FIELDS = frozenset(("from", "reply-to", "to", "cc", "date", "subject", "message-id"))
 
 Output = Annotated[Path | None, typer.Option("--output", help="Write here instead of standard output.")]
 
@@ -63,7 +63,7 @@ def show(
         session.print_json({"id": to_text(message), **told})
         return
     for name, value in told["headers"]:
-        if headers or name.lower() in {field.lower() for field in FIELDS}:
+        if headers or name.lower() in FIELDS:
             print(f"{readable(name)}: {readable(value)}")
     print()
     for line in (told["text"] or told["html"]).splitlines():

@@ -17,13 +17,13 @@ from sendswitch.db.connect import open_database
 if TYPE_CHECKING:
     from sendswitch.db.journal import Found
 
-# Seconds between two looks at the journal, which another process writes, and the deliveries that a look sees: more
-# than change in that time. LATEST is how many are shown at the beginning.
+# Seconds between two looks at the journal. Another process writes it, in a database that tells nobody of a change.
+# MOST is how many deliveries a look sees, LATEST how many are shown at the beginning.
 LOOK, MOST, LATEST = 0.5, 1000, 10
 
 
 def follow(session: Session, words: Iterable[str], listed: Callable[[Found], dict[str, Any]]) -> None:
-    """Print a line for each delivery that a search finds, and again whenever its state changes.
+    """Print a line for each of the newest MOST deliveries that a search finds, and again whenever its state changes.
 
     On a terminal lines are cut to its width; with --json each line is an object.
     """

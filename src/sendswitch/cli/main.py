@@ -155,7 +155,7 @@ def hoist(arguments: list[str]) -> list[str]:
         elif word == "--config" and left:
             front += [word, left.pop(0)]
         else:
-            rest.append("--help" if word == "-h" and "pipe" not in rest else word)
+            rest.append("--help" if word == "-h" and rest[:1] != ["pipe"] else word)
     return front + rest
 
 

@@ -17,7 +17,7 @@ from sendswitch.cli.ids import Id, parse_message
 from sendswitch.cli.node import asked
 from sendswitch.cli.output import Bytes, Session, local, moment, readable
 from sendswitch.cli.quarantine import each
-from sendswitch.cli.queue import SEARCH, TIMELINE, Reason, told
+from sendswitch.cli.queue import SEARCH, TIMELINE, Reason, timeline_row
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
@@ -106,7 +106,7 @@ def timeline(context: typer.Context, id_: Id) -> None:
     events, _ = _history(session, message)
     to = story.recipients(events)
     lines = [line for line in story.timeline(events) if n is None or line.recipient in ("", to.get(n))]
-    session.show([told(line) for line in lines], TIMELINE, "nothing", spare=("recipient",))
+    session.show([timeline_row(line) for line in lines], TIMELINE, "nothing", spare=("recipient",))
 
 
 @app.command("explain", context_settings=SEARCH)

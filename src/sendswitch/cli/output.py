@@ -195,7 +195,7 @@ def _of_database(error: Exception) -> bool:
     return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
 
 
-def told(error: Exception) -> list[str]:
+def sentences(error: Exception) -> list[str]:
     """Return an error as sentences for people."""
     if isinstance(error, InvalidConfiguration):
         return error.problems
@@ -209,7 +209,7 @@ def told(error: Exception) -> list[str]:
 
 def complain(error: Exception, *, json: bool) -> None:
     """Print an error on standard error, or with --json as an object on standard output."""
-    problems = told(error)
+    problems = sentences(error)
     if json:
         sys.stdout.write(orjson.dumps({"errors": problems}, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:

@@ -12,7 +12,7 @@ import typer
 
 from sendswitch.cli.codes import EX_TEMPFAIL
 from sendswitch.cli.output import Bytes, Session, exit_code, moment
-from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words, facts
+from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words, delivery_facts
 from sendswitch.cli.words import read_terms
 from sendswitch.errors import NotFound, SendSwitchError, in_words
 from sendswitch.journal.search import OF_SPOOLED
@@ -109,7 +109,7 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
 
 
 def _list(session: Session, found: list[inspect.Row], empty: str) -> None:
-    rows = [facts(row) if session.json else _listed(row) for row in found]
+    rows = [delivery_facts(row) if session.json else _listed(row) for row in found]
     session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty, spare=SPARE)
 
 

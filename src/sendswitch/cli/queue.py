@@ -36,7 +36,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what it is ab
 # Words of a search may begin with "-". Letters behind it are no options: the h of -from:hal does not ask for help.
 SEARCH: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
-# The columns of a timeline, as `told` gives them.
+# The columns of a timeline, as `timeline_row` gives them.
 TIMELINE = ("at", "recipient", "text")
 
 # Deliveries that are going somewhere, and those with what waits for a person.
@@ -55,12 +55,12 @@ def list_(context: typer.Context, words: Words = None, limit: Limit = 1000) -> N
 
 
 def _show(session: Session, found: list[inspect.Row], empty: str) -> None:
-    rows = [facts(row) if session.json else _listed(row) for row in found]
+    rows = [delivery_facts(row) if session.json else _listed(row) for row in found]
     columns = ("id", "since", "from", "to", "size", "state", "next_try", "attempts", "last_answer")
     session.show(rows, columns, empty, spare=("attempts", "size", "from", "since", "state"))
 
 
-def facts(row: inspect.Row) -> dict[str, object]:
+def delivery_facts(row: inspect.Row) -> dict[str, object]:
     """Return a delivery as JSON has it."""
     times = {"received": moment(row.received), "since": moment(row.since), "due": moment(row.due)}
     return asdict(row) | times
@@ -112,14 +112,14 @@ def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID"
     message, _ = inspect.parse_id(id_)
     lines = story.timeline(inspect.events(connection, message))
     if session.json:
-        session.print_json(facts(row) | {"timeline": [told(line) for line in lines]})
+        session.print_json(delivery_facts(row) | {"timeline": [timeline_row(line) for line in lines]})
         return
-    about = facts(row) | {"size": Bytes(row.size)}
+    about = delivery_facts(row) | {"size": Bytes(row.size)}
     session.show([{"what": key, "is": value} for key, value in about.items() if value], ("what", "is"), "")
-    session.show([told(line) for line in lines], TIMELINE, "nothing is told of it", spare=("recipient",))
+    session.show([timeline_row(line) for line in lines], TIMELINE, "nothing is told of it", spare=("recipient",))
 
 
-def told(line: story.Line) -> dict[str, object]:
+def timeline_row(line: story.Line) -> dict[str, object]:
     """Return a line of a timeline."""
     return asdict(line) | {"at": moment(line.at)}
 

@@ -92,7 +92,7 @@ def remove(
     config = session.config()
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody can be asked here; add --yes")
+            raise typer.BadParameter("there is no terminal to ask on; add --yes")
         typer.confirm(f"Remove {address} and the pipeline, and deliver this mail unfiltered?", abort=True)
     users.remove_user(open_database(config.database_url), address, author=getpass.getuser())
     running = ring(config.node.data)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from sendswitch.config.environment import PREFIX, Path_, inner_model
 from sendswitch.config.model import Config
+from sendswitch.config.units import MASK
 
 # Tables that may be there more than once.
 ARRAYS = ("listener",)
@@ -71,7 +72,7 @@ def default(name: str, field: Any) -> str:
 def written(value: Any) -> str:
     """A value as TOML, without what is secret."""
     if isinstance(value, SecretStr):
-        return '"(secret)"' if value.get_secret_value() else '""'
+        return written(MASK if value.get_secret_value() else "")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(written(item) for item in value) + "]"
     if isinstance(value, dict):

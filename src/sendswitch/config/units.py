@@ -78,4 +78,7 @@ def secret(value: Any) -> Any:
     return value
 
 
+# Where a secret is shown, this stands instead.
+MASK = "(secret)"
+
 Secret = Annotated[SecretStr, BeforeValidator(secret)]

@@ -85,7 +85,6 @@ def remove(connection: Connection, address: str, *, author: str = "") -> None:
     (row,) = _rows(connection, select(users).where(users.c.id == user))
     data = {"user": row, "pipelines": _rows(connection, select(pipelines).where(pipelines.c.user_id == user))}
     values = {"address": row["address"], "key": row["key"], "removed": now, "author": author[:64]}
-    connection.execute(delete(removed_users).where(removed_users.c.removed < now - REMOVED_KEPT))
     connection.execute(insert(removed_users).values(**values, data=orjson.dumps(data).decode()))
     connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))
@@ -103,8 +102,8 @@ def restore_user(engine: Engine, address: str) -> int:
     when there is such a user again.
     """
     with engine.begin() as connection:
-        last = removed_users.c.key == key(address)
-        query = select(removed_users).where(last).order_by(removed_users.c.id.desc()).limit(1)
+        last = removed_users.c.key == key(address), removed_users.c.removed >= time.time() - REMOVED_KEPT
+        query = select(removed_users).where(*last).order_by(removed_users.c.id.desc()).limit(1)
         found = connection.execute(query).first()
         if found is None:
             raise NotFound(f"no user {address} was removed; `sendswitch user list --removed` shows all")
@@ -121,9 +120,17 @@ def restore_user(engine: Engine, address: str) -> int:
         return max((one["version"] for one in data["pipelines"] if one["role"] == "live"), default=0)
 
 
+def forget_removed(engine: Engine, now: float) -> int:
+    """Delete the removals that can no longer be undone; return how many."""
+    with engine.begin() as connection:
+        old = removed_users.c.removed < now - REMOVED_KEPT
+        return connection.execute(delete(removed_users).where(old)).rowcount
+
+
 def list_removed(engine: Engine) -> list[Removed]:
     """Return the removals that can be undone, the newest first."""
     query = select(removed_users.c.address, removed_users.c.removed, removed_users.c.author)
+    query = query.where(removed_users.c.removed >= time.time() - REMOVED_KEPT)
     with engine.connect() as connection:
         return [Removed(*row) for row in connection.execute(query.order_by(removed_users.c.id.desc()))]
 

@@ -52,10 +52,6 @@ def _holds_secret(kind: Any) -> bool:
     return kind is SecretStr or any(map(_holds_secret, get_args(kind)))
 
 
-# What stands for a secret where a pipeline is shown.
-MASK = "(secret)"
-
-
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a step knows besides the message: the envelope for this one recipient, and what came before it.

@@ -8,30 +8,37 @@ from typing import Any
 
 import tomli_w
 
+from sendswitch.config.units import MASK
 from sendswitch.processors import registry
-from sendswitch.processors.base import MASK
 
 # The password of a URL.
-_PASSWORD = re.compile(r"(://[^/@\s\"':]*:)[^/@\s\"']+(?=@)")
+_PASSWORD = re.compile(r"(://[^/@\s\"':]*:)[^/\s\"']+(?=@)")
 
 
 def masked(text: str) -> str:
     """Return a pipeline's text with MASK in place of each secret. `{ file = … }` and `{ env = … }` stay as they are."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    data = _read(text)
+    if data is None:
         return f"# a text that is not TOML is not shown; it has {len(text)} characters\n"
     steps = [step for step in data.get("step", ()) if isinstance(step, dict)]
-    found = [
-        value for step in steps for name in _secret_options(step) if isinstance(value := step[name], str) and value
-    ]
-    if any(value not in text for value in found):  # it is written with escapes
-        for step in steps:
-            step.update({name: MASK for name in _secret_options(step) if isinstance(step[name], str)})
-        text = tomli_w.dumps(data)
+    found: list[str] = []
+    for step in steps:
+        for name in _secret_options(step):
+            if isinstance(step[name], str) and step[name]:
+                found.append(step[name])
+                step[name] = MASK
     for value in sorted(found, key=len, reverse=True):
         text = text.replace(value, MASK)
+    if _read(text) != data:  # a secret was written with escapes, or is a word that stands elsewhere too
+        text = tomli_w.dumps(data)
     return _PASSWORD.sub(rf"\1{MASK}", text)
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _secret_options(step: dict[str, Any]) -> list[str]:

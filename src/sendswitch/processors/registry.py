@@ -10,8 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.pipeline import PipelineConfig, StepConfig
+from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.processors.base import MASK, Site, Step
+from sendswitch.processors.base import Site, Step
 from sendswitch.processors.hosted import Hosted
 
 GROUP = "sendswitch.processors"

@@ -5,6 +5,7 @@ They answer on a loopback name, so that a page of another site cannot read them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -21,7 +22,7 @@ from sendswitch.mail.ids import from_text, to_text
 
 # Deliveries on the list, and seconds after which a browser loads it again.
 MOST, AGAIN = 100, 5
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -68,7 +69,8 @@ _BACK = '<p><a href="/">All messages</a></p>'
 
 def _on_loopback(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
     def checked(request: Request) -> Response:
-        if request.url.hostname not in LOOPBACK:
+        # The field itself: the URL that is made of it falls back to our address when a name has odd characters.
+        if not LOOPBACK.fullmatch(request.headers.get("host", "")):
             return HTMLResponse("Open this page as http://127.0.0.1 or http://localhost.\n", 421, HEADERS)
         return answer(request)
 

@@ -41,7 +41,7 @@ _LABELS = {
     "ks_c_5601-1989": "cp949",
     "x-windows-949": "cp949",
     "cp-850": "cp850",
-    "unicode-1-1-utf-7": "utf_7",
+    "unicode-1-1-utf-7": "utf-7",
     "unicode-1-1-utf-8": "utf_8",
 }
 # Codecs of Python that are no charsets of mail. Some of them take quadratic time.
@@ -60,9 +60,11 @@ def decode(data: bytes, label: str) -> str:
         # Without a mark it is big-endian (RFC 2781 section 4.3), and what is written is not always that.
         codec = "utf-16-be" if data[0::2].count(0) >= data[1::2].count(0) else "utf-16-le"
     try:
-        return data.decode(codec, "replace")
+        text = data.decode(codec, "replace")
     except (ValueError, LookupError):
         return _guess(data)
+    # UTF-7 can write half characters (lone surrogates), which are no text: no JSON, database or terminal takes them.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if codec == "utf-7" else text
 
 
 def _guess(data: bytes) -> str:
