@@ -124,7 +124,8 @@ def test_the_package_has_what_an_administrator_looks_for(package: Path) -> None:
         "python",
         "sendswitch",
     }
-    # Nothing tells of the folder it was built in.
+    # Nothing tells of the folders it was built in, so that one commit gives one package.
+    assert list(home.rglob("direct_url.json")) == []
     found = subprocess.run(["grep", "-rIl", "/root/usr/lib/sendswitch", package], capture_output=True, check=False)
     assert found.stdout == b""
     assert stat.S_IMODE((package / "etc/sendswitch/sendswitch.toml").stat().st_mode) == 0o640
