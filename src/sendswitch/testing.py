@@ -37,7 +37,7 @@ class FakeClock:
         self.now = now
 
     def __call__(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return self.now
 
     def advance(self, seconds: float) -> None:
@@ -79,17 +79,17 @@ def mail(body: str | bytes = "Hello.\n", attachments: Mapping[str, bytes] | None
 
 
 def envelope(sender: str = "sender@example.org", *recipients: str) -> Envelope:
-    """An envelope for these recipients, ann@example.test by default."""
+    """Return an envelope for these recipients, ann@example.test by default."""
     return Envelope(sender, tuple(Recipient(to) for to in recipients or ("ann@example.test",)))
 
 
 def context(sender: str = "sender@example.org", recipient: str = "ann@example.test", now: float = 0.0) -> Context:
-    """What a processor gets beside the message."""
+    """Return a context for a processor."""
     return Context("0000000000000", Recipient(recipient), sender, Client(address="192.0.2.1"), now)
 
 
 async def opinion(processor: Processor | Asking, mail: Mail, context: Context) -> Verdict | None:
-    """What a processor says about a message, whether it finds that out itself or asks a service."""
+    """Return a processor's verdict on a message, whether it finds that itself or asks a service."""
     if isinstance(processor, Asking):
         return processor.judge(await processor.ask(mail, context), mail, context)
     return await processor.process(mail, context)

@@ -168,7 +168,7 @@ class Node:
             raise Temporary(f"pipeline set failed: {done.stderr}")
 
     def kill(self) -> None:
-        """As a power cut would: SIGKILL."""
+        """Kill it as a power cut would: SIGKILL."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -234,7 +234,7 @@ class Postfix:
 
     @property
     def maillog(self) -> str:
-        """Its log so far."""
+        """Return its log so far."""
         path = self.folder / "maillog"
         return path.read_text(errors="replace") if path.exists() else ""
 

@@ -60,19 +60,19 @@ UNRECORDED = 5
 def make_journeys(
     config: Config, spool: Spool, broker: Broker, suspects: Suspects, marks: Marks, srs: Srs | None
 ) -> Journeys:
-    """What moves mail, with all it needs."""
+    """Make the part that moves mail, with all it needs."""
     outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
     dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock, suspects=suspects)
     return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), marks, srs), clock=system_clock)
 
 
 def make_srs(config: Config, secret: bytes) -> Srs | None:
-    """What rewrites the senders of forwarded mail, None when they stay."""
+    """Make the rewriter of the senders of forwarded mail; None when senders stay."""
     return Srs(config.forward.srs_domain, secret) if config.forward.srs_domain else None
 
 
 def make_terms(config: Config, courier: Courier, marks: Marks, srs: Srs | None, before: Terms | None = None) -> Terms:
-    """What the configuration says about journeys. The places stay while the courier does."""
+    """Return the configuration's part of the way of a message. The places stay while the courier does."""
     hop = config.next_hop
     composer = Composer(config.node.host, dict(config.tags.subject))
     same = before is not None and before.courier is courier
@@ -81,23 +81,23 @@ def make_terms(config: Config, courier: Courier, marks: Marks, srs: Srs | None, 
 
 
 def make_flight(config: Config) -> Flight:
-    """Where the canary flies."""
+    """Return the canary's settings."""
     canary, host = config.canary, config.node.host
     return Flight(parse_endpoint(canary.smtp), host, canary.sender, canary.to, canary.interval, canary.limit)
 
 
 def make_reporter(config: Config, spool: Spool) -> Reporter:
-    """Who writes to senders."""
+    """Make the writer of reports to senders."""
     return Reporter(spool, config.node.host, config.node.lifetime, system_clock)
 
 
 def make_backoff(config: Config) -> Backoff:
-    """When to try again."""
+    """Return the retry times."""
     return Backoff(config.next_hop.first_retry, config.next_hop.last_retry)
 
 
 def make_courier(config: Config) -> Courier:
-    """The courier to the next hop."""
+    """Make the courier to the next hop."""
     hop = config.next_hop
     if hop.address.startswith("maildir:"):
         return MaildirCourier(Path(hop.address.removeprefix("maildir:")))
@@ -121,7 +121,7 @@ def make_courier(config: Config) -> Courier:
 def listener_options(
     section: ListenerSection, host: str, authenticate: Callable[[str, str], Awaitable[str]] | None = None
 ) -> Options:
-    """A listener's settings for the SMTP shell. Raises InvalidConfiguration for a bad certificate."""
+    """Return a listener's settings for the SMTP shell. Raises InvalidConfiguration for a bad certificate."""
     return Options(
         host=host,
         limits=Limits(size=section.message_size, recipients=section.recipients, errors=section.errors),
@@ -182,7 +182,7 @@ def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Rou
 
 
 def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
-    """A pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
+    """Return a pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
     route = _route(owner, version, own, config)
     return Trial(own, route, make_policy(config), limit=config.pipelines.limit, site=make_site(config))
@@ -194,7 +194,7 @@ def make_readers() -> Readers:
 
 
 def make_site(config: Config) -> Site:
-    """What steps may know of where they run."""
+    """Return the facts about this node that steps may use."""
     return Site(config.node.host, config.webhooks.allow, Lists(lambda: read_book(config)))
 
 
@@ -209,7 +209,7 @@ def read_book(config: Config, engine: Engine | None = None) -> Book:
 
 
 def make_tracing(config: Config) -> Tracing | None:
-    """What sends traces, None when nobody asked for any. Raises InvalidConfiguration when it cannot."""
+    """Make the sender of traces, None without an endpoint. Raises InvalidConfiguration when it cannot."""
     section = config.tracing
     if not section.endpoint:
         return None
@@ -218,7 +218,7 @@ def make_tracing(config: Config) -> Tracing | None:
 
 
 def make_policy(config: Config) -> Policy:
-    """What the configuration says where a verdict does not."""
+    """Return the configuration's answers where a verdict gives none."""
     return Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
 
 
@@ -251,7 +251,7 @@ async def find_suspects(spool: Spool, notes: Path) -> Suspects:
 
 
 def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hands: Hands) -> Worker:
-    """The worker that runs the site's pipelines."""
+    """Make the worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
         stored = await in_thread(get_pipeline, engine, owner, version)

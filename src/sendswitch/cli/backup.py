@@ -157,7 +157,7 @@ def _require_free(data: Path) -> None:
 
 
 def _unpack(file: Path, work: Path) -> dict[str, float]:
-    """The archive's files, each with the digest it was given. Raises NotFound, Permanent."""
+    """Return the archive's files, each with the digest it was given. Raises NotFound, Permanent."""
     try:
         with tarfile.open(file, "r:") as archive:
             _extract(archive, work)
@@ -198,7 +198,7 @@ def _extract(archive: tarfile.TarFile, work: Path) -> None:
 
 
 def _check(work: Path) -> list[str]:
-    """What the audit finds in the spool, brought to this program's version first."""
+    """Return the findings of the audit in the spool, after an upgrade to this program's version."""
     with closing(sqlite3.connect(work / "spool" / "spool.db", isolation_level=None)) as connection:
         schema.prepare(connection)
     with closing(open_files(work)) as connection:

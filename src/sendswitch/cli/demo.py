@@ -115,7 +115,7 @@ def free_port(wanted: int) -> int:
 
 
 def _config(folder: Path) -> Config:
-    """The configuration, which is left in the folder for other commands."""
+    """Return the configuration, which is left in the folder for other commands."""
     smtp, web = free_port(8025), free_port(60666)
     settings = {
         "node": {"data": str(folder / "data"), "host": "demo.example.test"},
@@ -188,7 +188,7 @@ def _message(sample: Sample) -> EmailMessage:
 
 
 async def _outcome(data: Path, ids: list[str], stop: asyncio.Event) -> list[inspect.Row]:
-    """Every delivery of the samples, once none is on its way any more or the time is up."""
+    """Return every delivery of the samples, once none is on its way any more or the time is up."""
     connection = inspect.open_files(data)
     end = time.monotonic() + LIMIT
     settled = {*TERMINAL, State.QUARANTINED, State.HELD}

@@ -52,7 +52,7 @@ class Finding:
 
 
 def ok(what: str, found: str) -> Finding:
-    """All is well."""
+    """Return a finding: all is well."""
     return Finding(what, "ok", found)
 
 
@@ -132,7 +132,7 @@ def _data(config: Config) -> Iterator[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of file system a path is on."""
+    """Return the kind of file system a path is on."""
     best, kind = "", ""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount, found, *_ = line.split()

@@ -174,7 +174,7 @@ def _unasked(config: Config, to: str, sender: str, address: str) -> str:
 
 
 def _until(text: str) -> float:
-    """When an entry ends, from a time or a day (UTC). Raises ValueError."""
+    """Return when an entry ends, from a time or a day (UTC). Raises ValueError."""
     with suppress(ValueError):
         return time.time() + duration(text)
     try:

@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def _command(arguments: list[str]) -> str:
-    """The first word behind the options that `hoist` put in front."""
+    """Return the first word behind the options that `hoist` put in front."""
     words = iter(arguments)
     for word in words:
         if word == "--config":

@@ -131,7 +131,7 @@ def explain(
 
 
 def _wanted(config: Config, words: list[str], limit: int) -> list[tuple[int, int | None]]:
-    """The deliveries that are meant. Raises NotFound, InvalidSearch."""
+    """Return the deliveries that are meant. Raises NotFound, InvalidSearch."""
     if len(words) == 1 and ID.fullmatch(words[0]):
         return [parse_message(words[0])]
     found = search(config, read_terms(words), limit)
@@ -259,7 +259,7 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
 
 
 def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str]]:
-    """A message's events and its deliveries' states: the journal's, and what the local spool has besides."""
+    """Return a message's events and its deliveries' states: the journal's, and what the local spool has besides."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from sendswitch.db import journal

@@ -62,7 +62,7 @@ def ready(
 
 
 def _trouble(web: Endpoint) -> list[str]:
-    """Why the node is not ready, nothing when it is."""
+    """Return why the node is not ready, nothing when it is."""
     connection = HTTPConnection(web.host, web.port, timeout=PATIENCE)
     try:
         connection.request("GET", "/readyz")

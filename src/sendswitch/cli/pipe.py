@@ -66,7 +66,7 @@ def pipe(
 
 
 def _read(most: int) -> bytes | None:
-    """The message on standard input with CRLF line ends; None when it is larger than the listener takes."""
+    """Return the message on standard input with CRLF line ends; None when it is larger than the listener takes."""
     data = sys.stdin.buffer.read(most + 1)
     if len(data) > most:
         return None

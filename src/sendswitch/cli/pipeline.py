@@ -207,7 +207,7 @@ def rollback(context: typer.Context, address: Address, version: Number = None) -
 
 
 def shown_steps(config: PipelineConfig) -> str:
-    """The processors of a pipeline in their order."""
+    """Return the processors of a pipeline in their order."""
     return " → ".join(step.use for step in config.step) or "no steps, everything passes"
 
 

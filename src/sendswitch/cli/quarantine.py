@@ -69,7 +69,7 @@ def show_kept(session: Session, state: State, words: list[str], user: str, limit
 
 
 def choose(session: Session, state: State, ids: list[str] | None, where: list[str] | None, dry_run: bool) -> list[str]:
-    """The ids that are meant, given or found. With `dry_run` they are listed and the command ends."""
+    """Return the ids that are meant, given or found. With `dry_run` they are listed and the command ends."""
     if bool(ids) == bool(where):
         raise typer.BadParameter("give ids, or --where with a search; one of both")
     chosen = list(ids or ())

@@ -77,7 +77,7 @@ def replay(
 
 
 def _found(config: Config, words: list[str]) -> set[tuple[int, int]] | None:
-    """The deliveries that a search finds; None without one."""
+    """Return the deliveries that a search finds; None without one."""
     if not words:
         return None
     found = search(config, read_terms(words), MOST_FOUND)
@@ -101,7 +101,7 @@ class _Run:
         self._trials: dict[str, Trial] = {}
 
     def trial(self, case: Case) -> Trial | None:
-        """Whom to ask about a case; None when nobody is."""
+        """Return the trial for a case; None without one."""
         if self._found is not None and (case.message, case.n) not in self._found:
             return None
         if self._user is not None and self._user.find(case.recipient.address) is None:
@@ -120,7 +120,7 @@ class _Run:
         return self._trials[owner]
 
     def pairs(self, after: int, before: int) -> Iterator[tuple[Case, Trial]]:
-        """Each case with whom to ask; `read` counts the messages looked at."""
+        """Return each case with whom to ask; `read` counts the messages looked at."""
         for cases in record.cases(self.connection, self.data, after, before):
             for case in cases:
                 if (trial := self.trial(case)) is not None:

@@ -56,7 +56,7 @@ def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
 
 
 def raise_file_limit() -> None:
-    """As many open files as we are allowed: each connection is one, and the usual soft limit is 1,024."""
+    """Allow as many open files as the system lets us: each connection is one, and the usual soft limit is 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

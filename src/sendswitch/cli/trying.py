@@ -118,7 +118,7 @@ def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: An
 
 
 def _added(config: Config, case: Case, answer: Verdict) -> list[str]:
-    """The fields that it would leave with and did not come with."""
+    """Return the fields that the message would gain."""
     composer = Composer(config.node.host, dict(config.tags.subject))
     client = case.envelope.client
     composed = composer.compose(

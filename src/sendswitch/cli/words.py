@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def read_terms(words: Iterable[str], known: Sequence[str] = NAMES) -> list[Term]:
-    """The conditions that these words are. Raises InvalidSearch."""
+    """Return the conditions that these words say. Raises InvalidSearch."""
     now = time.time()
     return [term for word in words for term in parse(_quoted(word), now, known)]
 
 
 def joined(words: Iterable[str]) -> str:
-    """The words as one text that means the same."""
+    """Return the words as one text with the same meaning."""
     return " ".join(map(_quoted, words))
 
 
@@ -47,6 +47,6 @@ def search_in(engine: Engine, terms: Sequence[Term], limit: int) -> list[Found]:
 
 
 def _quoted(word: str) -> str:
-    """The shell took the quotes away: `subject:two words` is one condition."""
+    """Return a word with the quotes that the shell took away: `subject:two words` is one condition."""
     name, colon, value = word.partition(":")
     return f'{name}:"{value}"' if colon and " " in value and '"' not in value else word

@@ -55,7 +55,7 @@ def from_environment(
 
 
 def _setting(model: type[BaseModel], name: str, environment: Mapping[str, str]) -> tuple[Path_, Any]:
-    """Where a variable belongs and what it says. Raises ValueError, OSError."""
+    """Return the key of a variable, and its value. Raises ValueError, OSError."""
     text = environment[name]
     if f"{name}{_FILE}" in environment:
         raise ValueError(f"{name}{_FILE} is set too; set one of both")
@@ -76,7 +76,7 @@ def _setting(model: type[BaseModel], name: str, environment: Mapping[str, str]) 
 
 
 def _find(model: type[BaseModel], where: tuple[str, ...]) -> tuple[Path_, Any]:
-    """The path of a key, with numbers as numbers, and its type. Raises LookupError."""
+    """Return the path of a key, with numbers as numbers, and its type. Raises LookupError."""
     path: list[str | int] = []
     kind: Any = model
     for part in where:
@@ -96,7 +96,7 @@ def _find(model: type[BaseModel], where: tuple[str, ...]) -> tuple[Path_, Any]:
 
 
 def inner_model(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The table a key holds, or the tables; None when it holds something else."""
+    """Return the table a key holds, or the tables; None when it holds something else."""
     field = model.model_fields.get(key)
     return None if field is None else _model(field.annotation)
 

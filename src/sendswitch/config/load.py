@@ -33,7 +33,7 @@ class Loaded:
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
-    """The configuration from a file (None: defaults), `conf.d` beside it, and the environment.
+    """Return the configuration from a file (None: defaults), `conf.d` beside it, and the environment.
 
     Raises InvalidConfiguration with all that is wrong.
     """
@@ -41,7 +41,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
 
 
 def files_of(path: Path | None) -> list[Path]:
-    """The files a configuration is read from: it, and `conf.d` beside it."""
+    """Return the files a configuration is read from: it, and `conf.d` beside it."""
     return [] if path is None else [path, *sorted((path.parent / "conf.d").glob("*.toml"))]
 
 
@@ -153,7 +153,7 @@ def _order(place: int | str | None) -> tuple[str, int]:
 
 
 def line_of(where: Path_, lines: Mapping[Path_, Line]) -> Line | None:
-    """The line of a key, or of the nearest table round it."""
+    """Return the line of a key, or of the nearest table round it."""
     for end in range(len(where), 0, -1):
         if where[:end] in lines:
             return lines[where[:end]]
@@ -212,7 +212,7 @@ def _sentence(model: type[BaseModel], where: Path_, found: Any) -> str:
 
 
 def _names(model: type[BaseModel], where: Path_) -> list[str]:
-    """The keys a table may have, found by walking the model."""
+    """Return the keys a table may have, found by walking the model."""
     for part in where:
         if isinstance(part, int):
             continue
@@ -224,7 +224,7 @@ def _names(model: type[BaseModel], where: Path_) -> list[str]:
 
 
 def key_lines(text: str) -> dict[Path_, int]:
-    """The line each key and table of valid TOML begins on.
+    """Return the line each key and table of valid TOML begins on.
 
     tomllib gives no positions. This reads only what it must: table headers, and keys at the start of a line outside
     multi-line strings and arrays; a key inside an inline table has the line of that table.

@@ -18,7 +18,7 @@ ARRAYS = ("listener",)
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    """Each table of the file with its model."""
+    """Return each table of the file with its model."""
     for name in Config.model_fields:
         model = inner_model(Config, name)
         assert model is not None
@@ -26,7 +26,7 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def header(name: str) -> str:
-    """A table's header as TOML."""
+    """Return a table's header as TOML."""
     return f"[[{name}]]" if name in ARRAYS else f"[{name}]"
 
 
@@ -43,7 +43,7 @@ Read are `sendswitch.toml`, then `conf.d/*.toml` beside it in the order of their
 
 
 def page() -> str:
-    """The reference as Markdown."""
+    """Return the reference as Markdown."""
     text = HEAD
     for name, model in sections():
         text += f"\n## `{header(name)}`\n\n{inspect.getdoc(model)}\n\n{table(model)}"
@@ -51,7 +51,7 @@ def page() -> str:
 
 
 def table(model: type[BaseModel]) -> str:
-    """A model's keys as a Markdown table."""
+    """Return a model's keys as a Markdown table."""
     rows = [
         f"| `{name}` | `{default(name, field)}` | {(field.description or '').replace('|', chr(92) + '|')} |"
         for name, field in model.model_fields.items()
@@ -60,7 +60,7 @@ def table(model: type[BaseModel]) -> str:
 
 
 def default(name: str, field: Any) -> str:
-    """A key's default in words."""
+    """Return a key's default in words."""
     if name == "host":
         return "this machine's name"
     if field.is_required():
@@ -70,7 +70,7 @@ def default(name: str, field: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as TOML, without what is secret."""
+    """Return a value as TOML, without what is secret."""
     if isinstance(value, SecretStr):
         return written(MASK if value.get_secret_value() else "")
     if isinstance(value, list | tuple):
@@ -87,7 +87,7 @@ def written(value: Any) -> str:
 
 
 def sample() -> str:
-    """A file with every key in a comment, at its default, with what it means."""
+    """Return a file with every key in a comment, at its default, with what it means."""
     text = "# SendSwitch. Every key has a default; take the # away from what you change.\n"
     for name, model in sections():
         text += f"\n# {inspect.getdoc(model)}\n{header(name)}\n"
@@ -99,7 +99,7 @@ def sample() -> str:
 
 
 def rows(config: Config, origins: Mapping[Path_, str]) -> list[dict[str, str]]:
-    """Every setting in force: its key, its value without what is secret, and where it came from."""
+    """Return every setting in force: its key, its value without what is secret, and where it came from."""
     found = []
     for name, _ in sections():
         held = getattr(config, name)

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
 
 
 def duration(value: Any) -> float:
-    """Seconds from '1.5h' or a number. Raises ValueError that lists the units."""
+    """Return seconds from '1.5h' or a number. Raises ValueError that lists the units."""
     return _read(value, _DURATION, "s", "a duration like '30s', '5m', '2h' or '7d'")
 
 
@@ -62,7 +62,7 @@ Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 
 
 def secret(value: Any) -> Any:
-    """A secret's text: given as it is, or as {file = "path"} or {env = "NAME"}. Raises ValueError."""
+    """Return the text of a secret, given as it is, or as {file = "path"} or {env = "NAME"}. Raises ValueError."""
     match value:
         case {"file": str(path), **rest} if not rest:
             try:

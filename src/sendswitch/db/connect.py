@@ -40,7 +40,7 @@ async def in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwa
 
 
 def shown(url: URL) -> str:
-    """A database's address without what may be secret: no password, and nothing of the query."""
+    """Return a database's address without what may be secret: no password, and nothing of the query."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
@@ -127,7 +127,7 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
 
 
 def _current(connection: Connection) -> bool:
-    """True when the tables are at this program's version. Raises Refused when they are a newer one's."""
+    """Return whether the tables are at this program's version. Raises Refused when they are a newer one's."""
     version = _version(connection)
     if version > HEAD:
         raise Refused(

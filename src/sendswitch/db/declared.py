@@ -158,7 +158,7 @@ def export(engine: Engine, *, show: Callable[[str], str] = str) -> str:
 
 
 def _shown(entry: str, reason: str, expires: float | None) -> str:
-    """An entry as it stands in the file."""
+    """Return an entry as it stands in the file."""
     more = [f"reason = {_string(reason)}"] if reason else []
     if expires is not None:
         more.append(f"until = {datetime.fromtimestamp(round(expires), UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -217,7 +217,7 @@ def read(file: Path, check: Callable[[str, str], object], check_entry: Callable[
 
 
 def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Step]:
-    """What is to be changed, so that the database is as wanted."""
+    """Return the steps that make the database as wanted."""
     return [*_plan_users(engine, wanted.users, prune=prune), *_plan_lists(engine, wanted.lists, prune=prune)]
 
 

@@ -51,7 +51,7 @@ REMOVED_KEPT = 30 * 86400.0
 
 
 def is_owner(address: str) -> bool:
-    """True for what can own a pipeline: a mail address, or `@domain` for everybody in a domain."""
+    """Return whether an address can own a pipeline: a mail address, or `@domain` for everybody in a domain."""
     return (valid(address) and "@" in address) or (address.startswith("@") and valid("x" + address))
 
 
@@ -136,7 +136,7 @@ def list_removed(engine: Engine) -> list[Removed]:
 
 
 def list_users(engine: Engine) -> list[User]:
-    """All users by address."""
+    """Return all users by address."""
     last = _live_versions().subquery()
     query = (
         select(users.c.address, users.c.created, func.coalesce(last.c.v, 0), users.c.password != "")
@@ -148,7 +148,7 @@ def list_users(engine: Engine) -> list[User]:
 
 
 def keys(engine: Engine) -> frozenset[str]:
-    """What the addresses of all users are compared by."""
+    """Return the keys of all users' addresses, by which addresses are compared."""
     with engine.connect() as connection:
         return frozenset(connection.execute(select(users.c.key)).scalars())
 
@@ -161,7 +161,7 @@ def set_password(engine: Engine, address: str, hashed: str) -> None:
 
 
 def password(engine: Engine, address: str) -> tuple[str, str]:
-    """A user's address and the hash of the password, both '' when there is no such user."""
+    """Return a user's address and the hash of the password, both '' when there is no such user."""
     with engine.connect() as connection:
         query = select(users.c.address, users.c.password).where(users.c.key == key(address))
         row = connection.execute(query).first()
@@ -178,7 +178,7 @@ def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", r
 
 
 def store(connection: Connection, address: str, text: str, *, author: str = "", role: str = "live") -> int:
-    """The same inside somebody's transaction."""
+    """Store a version inside the caller's transaction; see `set_pipeline`."""
     user = _user_id(connection, address)
     if role == "candidate":
         _retire(connection, user)
@@ -242,7 +242,7 @@ _STORED = select(
 
 
 def get_pipeline(engine: Engine, address: str, version: int | None = None) -> StoredPipeline:
-    """A version of a user's pipeline, by default the live one. Raises NotFound."""
+    """Return a version of a user's pipeline, by default the live one. Raises NotFound."""
     query = _STORED.where(users.c.key == key(address)).order_by(pipelines.c.version.desc()).limit(1)
     if version is not None:
         query = query.where(pipelines.c.version == version)
@@ -256,7 +256,7 @@ def get_pipeline(engine: Engine, address: str, version: int | None = None) -> St
 
 
 def history(engine: Engine, address: str) -> list[StoredPipeline]:
-    """Every version of a user's pipeline, the newest first. Raises NotFound when there is no such user."""
+    """Return every version of a user's pipeline, the newest first. Raises NotFound when there is no such user."""
     with engine.connect() as connection:
         _user_id(connection, address)
         query = _STORED.where(users.c.key == key(address)).order_by(pipelines.c.version.desc())
@@ -264,7 +264,7 @@ def history(engine: Engine, address: str) -> list[StoredPipeline]:
 
 
 def all_pipelines(engine: Engine) -> list[StoredPipeline]:
-    """The live pipeline of every user who has one."""
+    """Return the live pipeline of every user who has one."""
     last = _live_versions().subquery()
     query = _STORED.join(last, (last.c.user_id == pipelines.c.user_id) & (last.c.v == pipelines.c.version))
     with engine.connect() as connection:
@@ -272,7 +272,7 @@ def all_pipelines(engine: Engine) -> list[StoredPipeline]:
 
 
 def candidates(engine: Engine) -> dict[str, int]:
-    """The version that runs beside the live one, by user's address."""
+    """Return the version that runs beside the live one, by user's address."""
     query = _STORED.where(pipelines.c.role == "candidate")
     with engine.connect() as connection:
         return {row.address: row.version for row in connection.execute(query)}

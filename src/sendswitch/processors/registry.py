@@ -28,12 +28,12 @@ def _ours(point: EntryPoint) -> bool:
 
 
 def names() -> list[str]:
-    """All processors that are installed."""
+    """Return all processors that are installed."""
     return sorted(_known())
 
 
 def package(name: str) -> str:
-    """The package that brings a processor, with its version."""
+    """Return the package that brings a processor, with its version."""
     point = _known()[name]
     return f"{point.dist.name} {point.dist.version}" if point.dist else ""
 
@@ -53,7 +53,7 @@ def find(name: str) -> type[Step]:
 
 
 def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value that nobody changes
-    """The processor of one step, at this site; one that a package brings in a process of its own.
+    """Return the processor of one step, at this site; one that a package brings in a process of its own.
 
     Raises ValueError or InvalidConfiguration for bad options.
     """

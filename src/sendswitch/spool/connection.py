@@ -37,7 +37,7 @@ def _text(rows: int) -> str:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that writes durably. Raises SpoolUnavailable when there is none to be had."""
+    """Open a connection that writes durably. Raises SpoolUnavailable when there is none to be had."""
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=256
@@ -53,7 +53,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the block or nothing, durably; nobody else writes meanwhile."""
+    """Do all of the block or nothing, durably; nobody else writes meanwhile."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -65,6 +65,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def scalar(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Any:
-    """The one value a query gives, None when it gives no row."""
+    """Return the one value a query gives, None when it gives no row."""
     row = connection.execute(sql, parameters).fetchone()
     return cast(Any, row[0]) if row else None

@@ -53,7 +53,7 @@ class Row:
     score: float | None
 
     def facts(self) -> Facts:
-        """What a search looks at."""
+        """Return the facts that a search looks at."""
         message, _ = parse_id(self.id)
         return Facts(
             message=message,
@@ -78,7 +78,7 @@ class Row:
 
 
 def open_files(data: Path) -> sqlite3.Connection:
-    """The spool of a data folder. Raises NotFound when there is none, SpoolUnavailable when it cannot be read."""
+    """Open the spool of a data folder. Raises NotFound when there is none, SpoolUnavailable when it cannot be read."""
     path = data / "spool" / "spool.db"
     if not path.exists():
         raise NotFound(f"there is no spool in {data}; is node.data right, and was `sendswitch serve` ever run?")
@@ -122,7 +122,7 @@ def rows(
 
 
 def row(connection: sqlite3.Connection, id_: str) -> Row:
-    """One delivery. Raises NotFound."""
+    """Return one delivery. Raises NotFound."""
     found = connection.execute(f"{_ROWS} WHERE d.message = ? AND d.n = ?", parse_id(id_)).fetchone()
     if found is None:
         raise NotFound(f"there is no delivery {id_} in this spool")
@@ -170,7 +170,7 @@ def _row(message: int, n: int, *rest: Any) -> Row:
 
 
 def events(connection: sqlite3.Connection, message: int) -> list[Event]:
-    """What the spool still knows of a message's history, in order."""
+    """Return the events of a message that the spool still has, in order."""
     return [event_from_row(row) for row in connection.execute(f"{EVENTS} WHERE message = ? ORDER BY id", (message,))]
 
 

@@ -88,7 +88,7 @@ _NAMED = (
 
 
 def active(connection: sqlite3.Connection, now: float) -> list[Order]:
-    """The orders that hold now, the oldest first."""
+    """Return the orders that hold now, the oldest first."""
     query = (
         "SELECT id, kind, words, reason, author, created, expires FROM orders"
         f" WHERE ended IS NULL AND (expires > ? OR EXISTS ({_NAMED.format(id='orders.id')})) ORDER BY id"
@@ -140,7 +140,7 @@ def _order(
 
 
 def first_for(orders: Sequence[Order], message: Message, delivery: Delivery, now: float) -> Order | None:
-    """The oldest order that holds now and is about this delivery."""
+    """Return the oldest order that holds now and is about this delivery."""
     facts = None
     for order in orders:
         if delivery.key in order.named:
