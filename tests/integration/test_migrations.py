@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -22,7 +23,7 @@ from sendswitch.bench.peers import Node
 from sendswitch.db import connect, users
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import metadata
-from sendswitch.errors import Refused
+from sendswitch.errors import NotFound, Refused
 
 
 class Killed(Exception):
@@ -159,4 +160,29 @@ def test_the_program_before_goes_on_with_the_copy(tmp_path: Path, monkeypatch: p
     shutil.copy(tmp_path / f"sendswitch.db.{before}", file)
     engine = open_database(url)
     assert [user.address for user in users.list_users(engine)] == ["joe@example.test"]
+    engine.dispose()
+
+
+def test_a_removal_can_be_undone_for_its_time_and_then_is_forgotten(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each kind of database. Of two removals of one user the later is undone."""
+    engine = open_database(database)
+    for which in ("first", "second"):
+        users.add_user(engine, "Joe@example.test")
+        users.set_password(engine, "joe@example.test", f"hash of {which}")
+        users.set_pipeline(engine, "joe@example.test", which)
+        users.remove_user(engine, "joe@example.test", author="admin")
+    assert [(one.address, one.author) for one in users.list_removed(engine)] == [("Joe@example.test", "admin")] * 2
+    assert users.restore_user(engine, "JOE@example.test") == 1
+    assert users.password(engine, "joe@example.test") == ("Joe@example.test", "hash of second")
+    assert users.get_pipeline(engine, "joe@example.test").text == "second"
+    users.remove_user(engine, "joe@example.test")
+    now = time.time()
+    assert users.forget_removed(engine, now) == 0
+    monkeypatch.setattr(time, "time", lambda: now + users.REMOVED_KEPT + 60)
+    assert users.list_removed(engine) == []
+    with pytest.raises(NotFound):
+        users.restore_user(engine, "joe@example.test")
+    assert users.forget_removed(engine, time.time()) == 2
     engine.dispose()

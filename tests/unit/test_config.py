@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import pytest
 from pydantic import Field
 from typer.testing import CliRunner
 
+from sendswitch.bootstrap.node import not_bound
 from sendswitch.cli import serve
 from sendswitch.cli.main import app
 from sendswitch.cli.output import Session
@@ -19,6 +21,7 @@ from sendswitch.config.load import key_lines, load, load_with_origins, validate
 from sendswitch.config.model import Config, Node, Section
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
+from sendswitch.smtp.address import Endpoint
 
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.toml"))
 
@@ -356,3 +359,11 @@ def test_no_error_speaks_of_python_s_types(given: dict[str, Any], sentence: str)
     (problem,) = wrong.value.problems
     assert problem.startswith(f"file: {sentence}")
     assert "Input" not in problem
+
+
+def test_an_address_that_cannot_be_bound_says_why() -> None:
+    denied, taken = (OSError(number, "x") for number in (errno.EACCES, errno.EADDRINUSE))
+    assert "CAP_NET_BIND_SERVICE" in str(not_bound("listener.bind", Endpoint("127.0.0.1", 25), denied))
+    for error, port in ((denied, 8025), (taken, 25)):
+        assert "CAP_NET" not in str(not_bound("listener.bind", Endpoint("127.0.0.1", port), error))
+    assert str(not_bound("web.bind", Endpoint("::1", 25), taken)).startswith("web.bind [::1]:25: another program")

@@ -197,7 +197,7 @@ class Node:
         try:
             await self.web.start(web.host, web.port)
         except OSError as error:
-            raise _not_bound("web.bind", web, error) from error
+            raise not_bound("web.bind", web, error) from error
 
     async def _bind(self, sections: Mapping[str, ListenerSection]) -> dict[str, Listener]:
         """Bind a listener for each section, all of them or none. Raises Temporary, InvalidConfiguration."""
@@ -210,7 +210,7 @@ class Node:
                 try:
                     await listener.start(endpoint)
                 except OSError as error:
-                    raise _not_bound("listener.bind", endpoint, error) from error
+                    raise not_bound("listener.bind", endpoint, error) from error
                 bound[name] = listener
         except BaseException:
             for listener in bound.values():
@@ -412,7 +412,7 @@ class Node:
             logs.journal_failed(error=error, retry_in=0.0)
 
 
-def _not_bound(key: str, endpoint: Endpoint, error: OSError) -> Temporary:
+def not_bound(key: str, endpoint: Endpoint, error: OSError) -> Temporary:
     """Return the error for an address on which this process cannot listen."""
     if error.errno == errno.EACCES and 0 < endpoint.port < 1024:
         return Temporary(f"{key} {endpoint}: a port below 1024 needs root or CAP_NET_BIND_SERVICE; choose a higher one")

@@ -27,7 +27,7 @@ def check(context: typer.Context) -> None:
         "web": config.web.bind,
         "data": str(config.node.data),
     }
-    where = session.config_path or "the defaults"
+    where = session.config_file or "the defaults"
     session.done(
         f"{where}: fine. Listening on {', '.join(facts['listeners'])}; mail goes on to {facts['next_hop']}.",
         ok=True,
