@@ -381,6 +381,8 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
                 f"sendswitch: {key} 127.0.0.1:{value}: another program listens there already; choose another address"
             )
             assert (done.returncode, told) == (75, [taken])
+            events = [json.loads(line)["event"] for line in done.stderr.splitlines() if line.startswith("{")]
+            assert events[-1] == "stopped"
 
 
 # A command as another user, who need not be able to read the program.

@@ -9,6 +9,7 @@ import signal
 import smtplib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -266,6 +267,9 @@ def test_changes_are_followed_as_they_happen(tmp_path: Path) -> None:
         for name, extra in (("text", ()), ("json", ("--json",)), ("other", ("to:nobody",))):
             line = node.line("message", "list", "--follow", *extra)
             lines[name] = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        # Who waits for a line that does not come reads the end instead.
+        late = threading.Timer(60, lambda: [*map(subprocess.Popen.kill, lines.values())])
+        late.start()
         try:
             text, told = lines["text"].stdout, lines["json"].stdout
             assert text is not None
@@ -281,9 +285,9 @@ def test_changes_are_followed_as_they_happen(tmp_path: Path) -> None:
             assert text.readline().split("\t")[2] == "delivered"
             assert json.loads(told.readline())["state"] == "delivered"
             send(node.port, "joe@example.test", subject="second")
-            while "second\t" not in text.readline():
-                pass
+            until(lambda: "second\t" in text.readline(), node=node)
         finally:
+            late.cancel()
             for process in lines.values():
                 process.send_signal(signal.SIGINT)
             ends = {name: (process.wait(20), process.communicate()[0]) for name, process in lines.items()}
