@@ -294,7 +294,7 @@ def test_no_more_run_at_once_than_configured(run: Run, make: Make, tmp_path: Pat
         ({"command": ["/bin/true", "a\0b"]}, "NUL"),
         ({"command": ["/bin/true"], "exits": {"0": "deny"}}, "is no exit status"),
         ({"command": ["/bin/true"], "exits": {"one": "deny"}}, "is no exit status"),
-        ({"command": ["/bin/true"], "exits": {"1": "explode"}}, "write '"),
+        ({"command": ["/bin/true"], "exits": {"1": "explode"}}, "Input should be"),
     ],
 )
 def test_what_is_no_program_is_refused(options: dict[str, Any], problem: str) -> None:
