@@ -55,8 +55,11 @@ def split(address: str) -> tuple[str, str]:
 
 def valid(address: str) -> bool:
     """True when `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
-    if not address or len(address) > MAX_ADDRESS:
-        return False
+    return 0 < len(address) <= MAX_ADDRESS and _valid(address)
+
+
+@lru_cache(maxsize=4096)
+def _valid(address: str) -> bool:
     if not address.isascii() and (storable(address, MAX_ADDRESS) != address or not _joins(address)):
         return False
     local, domain = split(address)

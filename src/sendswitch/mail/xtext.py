@@ -14,6 +14,8 @@ def decode(text: str) -> str:
 
     Bytes beyond ASCII are read as UTF-8 where they are (RFC 6533 3, and what Postfix sends), else as Latin-1.
     """
+    if "+" not in text and text.isascii() and text.isprintable():
+        return text  # most of what comes
     raw = _HEXCHAR.sub(lambda found: bytes((int(found[1], 16),)), text.encode("utf-8", "surrogateescape"))
     try:
         plain = raw.decode("utf-8")

@@ -114,7 +114,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # uvloop's transports are not asyncio's classes
         connected = transport.get_extra_info("socket")
-        self._tcp = connected if connected is not None and connected.family in _TCP else None
+        if connected is not None and connected.family in _TCP:
+            # A handle of our own: uvloop's makes another socket object for each option that is set.
+            with suppress(OSError):
+                self._tcp = connected.dup()
 
     def data_received(self, data: bytes) -> None:
         machine, ready = self._machine, False
@@ -144,8 +147,15 @@ class Connection(asyncio.Protocol):
             with suppress(OSError):  # the connection may have been cut
                 self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
+    def _let_go(self) -> None:
+        """Close our own handle, or the connection would stay open although the transport has closed its own."""
+        if self._tcp is not None:
+            self._tcp.close()
+            self._tcp = None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = self._tcp = None
+        self._transport = None
+        self._let_go()
         self._take(self._machine.lost())
         if self._timer is not None:
             self._timer.cancel()
@@ -372,12 +382,14 @@ class Connection(asyncio.Protocol):
         """Say QUIT and close."""
         self._machine.quit()
         self.flush()
+        self._let_go()
         if self._transport is not None:
             self._wait_until(QUIT_LIMIT)
             self._transport.close()
 
     def close(self) -> None:
         """Close; what could not be written by now is not written."""
+        self._let_go()
         if self._transport is None:
             return
         if self._transport.get_write_buffer_size():
@@ -387,6 +399,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection: the server must not take what it has for all."""
+        self._let_go()
         if self._transport is not None:
             self._transport.abort()
 
@@ -407,6 +420,7 @@ class Pool:
 
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, size: int, idle: float) -> None:
         self.endpoint, self._options, self._size, self._keep = endpoint, options, size, idle
+        self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._idle: list[tuple[Connection, float]] = []
@@ -423,7 +437,7 @@ class Pool:
 
     async def deliver(self, envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
         """Do one transaction over some connection; wait while all are in use."""
-        result: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Delivered] = self._loop.create_future()
         job = Job(envelope, content, content.whole(), unanimous, result)
         self.submit(job)
         try:
@@ -508,10 +522,9 @@ class Pool:
         if self._closed:
             connection.quit()
             return
-        loop = asyncio.get_running_loop()
-        self._idle.append((connection, loop.time()))
+        self._idle.append((connection, self._loop.time()))
         if self._timer is None:
-            self._timer = loop.call_later(self._keep, self._expire)
+            self._timer = self._loop.call_later(self._keep, self._expire)
 
     def _open_more(self) -> None:
         """Open a connection, when a job waits that none is being opened for and there is room."""
@@ -519,7 +532,7 @@ class Pool:
         if wanted > len(self._opening) and len(self._connections) < self._size:
             connection = Connection(self._options, self)
             self._connections.add(connection)
-            task = asyncio.get_running_loop().create_task(self._connect(connection))
+            task = self._loop.create_task(self._connect(connection))
             self._opening.add(task)
             task.add_done_callback(self._opened)
 
@@ -547,13 +560,13 @@ class Pool:
         self._open_more()
 
     def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._timer = None
         while self._idle and self._idle[0][1] + self._keep <= now + 0.01:
             self._idle.pop(0)[0].quit()
         if self._idle:
             due = self._idle[0][1] + self._keep - now
-            self._timer = asyncio.get_running_loop().call_later(due, self._expire)
+            self._timer = self._loop.call_later(due, self._expire)
 
 
 def _not_begun(job: Job) -> Delivered:

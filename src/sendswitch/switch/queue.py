@@ -42,6 +42,7 @@ class Queue:
 
     def __init__(self, spool: Spool, journeys: Journeys, *, clock: Clock) -> None:
         self._spool, self._journeys, self._clock = spool, journeys, clock
+        self._loop = asyncio.get_running_loop()
         self._active: set[tuple[int, int]] = set()
         self._ended: set[tuple[int, int]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +84,7 @@ class Queue:
                 message.content = None
             else:
                 self._held += message.size
-        task = asyncio.get_running_loop().create_task(self._guard(message, deliveries, asked or {}))
+        task = self._loop.create_task(self._guard(message, deliveries, asked or {}))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -589,29 +589,38 @@ def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-@lru_cache(maxsize=1024)
-def _xforward_lines(offered: str, client: Client) -> tuple[bytes, ...]:
-    """Return the commands that tell of a client, each short enough; the same few clients send most of the mail."""
+@lru_cache(maxsize=64)
+def _xforward_attributes(offered: str) -> tuple[tuple[str, str], ...]:
+    """Return the attributes that a server takes, each with the field of `Client` that it tells."""
     keywords = offered.upper().split()
-    if not keywords or client == _NO_CLIENT:
-        return ()
+    return tuple((keyword, name) for keyword, name in parameters.XFORWARD.items() if keyword in keywords)
+
+
+def _xforward_lines(offered: str, client: Client) -> list[bytes]:
+    """Return the commands that tell of a client, each short enough."""
+    attributes = _xforward_attributes(offered)
+    if not attributes or client == _NO_CLIENT:
+        return []
     lines: list[str] = []
     line = "XFORWARD"
-    for keyword, name in parameters.XFORWARD.items():
-        if keyword in keywords:
-            word = f" {keyword}={_xforward_value(keyword, getattr(client, name))}"
-            if len(line) + len(word) > MAX_XFORWARD:
-                lines.append(line)
-                line = "XFORWARD"
-            line += word
-    return tuple(text.encode() + b"\r\n" for text in (*lines, line))
+    for keyword, name in attributes:
+        word = f" {keyword}={_xforward_value(keyword, getattr(client, name))}"
+        if len(line) + len(word) > MAX_XFORWARD:
+            lines.append(line)
+            line = "XFORWARD"
+        line += word
+    return [text.encode() + b"\r\n" for text in (*lines, line)]
 
 
+@lru_cache(maxsize=1024)
 def _xforward_value(keyword: str, value: str) -> str:
+    """Return a value as XFORWARD takes it; the same few clients send most of the mail."""
     if not value:
         return "[UNAVAILABLE]"
     if keyword == "ADDR" and ":" in value:
         value = f"IPV6:{value}"
+    if len(encoded := xtext.encode(value)) <= MAX_XFORWARD_VALUE:
+        return encoded
     kept = ""
     for character in map(xtext.encode, value[:MAX_XFORWARD_VALUE]):
         if len(kept) + len(character) > MAX_XFORWARD_VALUE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from sendswitch.mail import xtext
 from sendswitch.reply import Reply
@@ -40,6 +41,7 @@ def _anything(value: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=1024)
 def _ip_address(value: str) -> bool:
     """Return whether this is an address, perhaps behind "IPV6:" and with a zone (RFC 4007)."""
     address, _, zone = value.partition("%")
@@ -122,24 +124,24 @@ def parse_xclient(text: str) -> dict[str, str] | Reply:
 
 
 def _attributes(verb: str, known: Mapping[str, str], text: str) -> dict[str, str] | Reply:
+    words = text.split()
+    if not words:
+        return Reply(501, "5.5.4", f"Syntax: {verb} attribute=value...")
     found: dict[str, str] = {}
-    any_at_all = False
-    for word in text.split():
+    for word in words:
         name, equals, value = word.partition("=")
         name = name.upper()
-        if name not in known or not equals:
+        field = known.get(name)
+        if field is None or not equals:
             return Reply(501, "5.5.4", f"Bad {verb} attribute: {name[:40]}")
-        any_at_all = True
         value = xtext.decode(value)
-        if value.upper() in _UNKNOWN:
+        if value[:1] == "[" and value.upper() in _UNKNOWN:
             value = ""
-        elif len(value) > 255 or not _CHECKS.get(name, _anything)(value):
+        elif len(value) > 255 or ((check := _CHECKS.get(name)) is not None and not check(value)):
             return Reply(501, "5.5.4", f"Bad {verb} value for {name}")
         if name == "ADDR":
             value = value.partition("%")[0]  # a zone means nothing elsewhere
             value = value[5:] if value[:5].upper() == "IPV6:" else value
-        if known[name]:
-            found[known[name]] = value.upper() if name == "SOURCE" else value
-    if not any_at_all:
-        return Reply(501, "5.5.4", f"Syntax: {verb} attribute=value...")
+        if field:
+            found[field] = value.upper() if name == "SOURCE" else value
     return found
