@@ -11,7 +11,7 @@ WORKERS ?= 2
 # The programs that `make differential` asks, and the messages of Python's own tests.
 READERS := node:nodejs npm:npm cargo:cargo unzip:unzip 7z:p7zip-full bsdtar:libarchive-tools libpython3.11-testsuite
 
-.PHONY: demo test unit check bench soak fuzz differential fresh deb packages-deb lock format reference clean packages
+.PHONY: demo test unit check bench soak fuzz differential fresh wheel deb packages-deb lock format reference clean packages
 
 demo: $(VENV)/.run
 	$(BIN)/sendswitch demo $(ARGS)
@@ -55,6 +55,10 @@ differential: $(VENV)/.dev
 fresh:
 	DEBIAN=$(DEBIAN) tools/fresh $(ARGS)
 DEBIAN ?= bookworm
+
+# A wheel in dist/, and the versions to install with it.
+wheel: $(VENV)/.run
+	tools/wheel $(BIN)/python dist
 
 # A Debian package in dist/ (needs Debian's Python).
 deb: packages-deb

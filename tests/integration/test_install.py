@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 import tomllib
 import venv
 import zipfile
@@ -88,6 +89,18 @@ def test_a_lock_file_that_misses_a_package_is_an_error(tmp_path: Path) -> None:
     assert "plugin 1.0 requires measure" in done.stdout
 
 
+def _installed(python: Path) -> set[str]:
+    """What is installed for an interpreter beside this project, as name==version."""
+    names = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
+    said = subprocess.run([python, "-I", "-c", names], capture_output=True, text=True, check=True).stdout
+    return set(said.lower().replace("_", "-").split()) - {f"sendswitch=={version('sendswitch')}"}
+
+
+def _locked() -> set[str]:
+    locked = re.findall(r"^([\w.-]+==[^\s;]+)", (ROOT / "requirements/run.lock").read_text(), re.M)
+    return {one.lower().replace("_", "-") for one in locked}
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Debian package of this checkout, unpacked."""
@@ -148,21 +161,39 @@ def test_the_package_runs_with_what_is_in_it(package: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 8
-    listed = (
-        subprocess.run(
-            [
-                python,
-                "-I",
-                "-c",
-                "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        .stdout.lower()
-        .replace("_", "-")
-        .split()
+    assert _installed(python) == _locked()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel of this checkout, and the versions to install with it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run([ROOT / "tools/wheel", sys.executable, folder], capture_output=True, text=True, check=True)
+    return Path(built.stdout.strip()), next(folder.glob("*.constraints.txt"))
+
+
+@pytest.mark.parametrize("tool", ["pipx", "uv"])
+def test_the_wheel_is_installed_with_the_versions_it_was_tested_with(
+    wheel: tuple[Path, Path], tool: str, tmp_path: Path
+) -> None:
+    file, constraints = wheel
+    places = ("HOME", "PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR", "UV_TOOL_DIR", "UV_TOOL_BIN_DIR")
+    env = os.environ | {name: str(tmp_path / name) for name in places}
+    commands = tmp_path / ("PIPX_BIN_DIR" if tool == "pipx" else "UV_TOOL_BIN_DIR")
+    install = {
+        "pipx": ["install", f"--pip-args=--constraint {constraints}"],
+        "uv": ["tool", "install", "--python", sys.executable, "--constraints", str(constraints)],
+    }
+
+    line = [sys.executable, "-m", tool, *install[tool], f"{file}[auth]"]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in commands.iterdir()] == ["sendswitch"]
+    program = commands / "sendswitch"
+    assert _installed(program.resolve().parent / "python") == _locked()
+    shown = subprocess.run(
+        [program, "demo", "--once", "--json"], env=env, capture_output=True, check=False, timeout=120
     )
-    locked = re.findall(r"^([\w.-]+==[^\s;]+)", (ROOT / "requirements/run.lock").read_text(), re.M)
-    assert set(listed) - {f"sendswitch=={version('sendswitch')}"} == {one.lower().replace("_", "-") for one in locked}
+    assert shown.returncode == 0, shown.stderr
+    assert len(json.loads(shown.stdout)) == 8
