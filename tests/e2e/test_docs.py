@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from sendswitch.bench.peers import Postfix, free_port, public_folder
 from sendswitch.bench.scanners import clamd, rspamd, spamd
 from sendswitch.processors import registry
 from tests.conftest import need
+from tests.e2e.amavis import BehindAmavis, amavis
 from tests.e2e.pages import Reader, compare, replaced
 
 DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
 PROCESSORS = DOCS / "processors"
 PAGES = sorted(page for page in (DOCS / "howto").glob("*.md") if page != START)
-# Pages that need a Postfix of their own.
+# The page that needs an amavis, and those that need a Postfix of their own.
+AMAVIS = "attach-to-amavis.md"
 BEHIND = ("put-it-behind-postfix.md", "refuse-before-the-queue.md")
 
 
@@ -34,7 +36,9 @@ def test_the_tutorial(folder: Path) -> None:
         reader.follow((DOCS / "tutorial.md").read_text())
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in BEHIND], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in (*BEHIND, AMAVIS)], ids=lambda page: page.stem
+)
 def test_how_to(page: Path, folder: Path) -> None:
     need("swaks", "swaks")
     with Reader(folder, {"/home/you": str(folder)}) as reader:
@@ -87,10 +91,20 @@ def test_how_to_behind_postfix(page: str, folder: Path, postfix_installed: None)
         reader.follow((DOCS / "howto" / page).read_text())
 
 
-def behind(folder: Path, postfix: Postfix) -> Reader:
-    """A reader whose Postfix is a private one."""
+def test_how_to_attach_to_amavis(folder: Path, postfix_installed: None) -> None:
+    need("swaks", "swaks")
+    back = free_port()
+    with amavis(folder.parent / "amavis", back) as port, BehindAmavis(folder.parent / "postfix", port, back) as postfix:
+        ports = {":10024": f":{port}", ":10025": f":{back}", ":10026": f":{free_port()}"}
+        with behind(folder, postfix, ports) as reader:
+            reader.follow(START.read_text())
+            reader.follow((DOCS / "howto" / AMAVIS).read_text())
+
+
+def behind(folder: Path, postfix: Postfix, ports: Mapping[str, str] | None = None) -> Reader:
+    """A reader whose Postfix is a private one, with these ports for those of the page."""
     smtp = f"127.0.0.1:{postfix.plain}"
-    known = {"/home/you": str(folder), "smtp/inet": f"{smtp}/inet", "127.0.0.1:25": smtp}
+    known = {"/home/you": str(folder), "smtp/inet": f"{smtp}/inet", "127.0.0.1:25": smtp} | dict(ports or {})
     return Reader(folder, known, {"MAIL_CONFIG": str(postfix.folder / "etc")})
 
 

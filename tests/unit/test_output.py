@@ -143,8 +143,8 @@ def test_every_error_has_an_exit_code(tmp_path: Path) -> None:
 
 
 def test_complaints_go_where_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    output.complain(NotFound("no\x1b[31m"), json=False)
+    output.complain(NotFound("no\x1b[31m\nsendswitch: forged"), json=False)
     output.complain(NotFound("none"), json=True)
     seen = capsys.readouterr()
-    assert seen.err == "sendswitch: no\N{REPLACEMENT CHARACTER}[31m\n"
+    assert seen.err == "sendswitch: no\N{REPLACEMENT CHARACTER}[31m\n  sendswitch: forged\n"
     assert json.loads(seen.out) == {"errors": ["none"]}

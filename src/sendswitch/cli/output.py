@@ -208,10 +208,14 @@ def sentences(error: Exception) -> list[str]:
 
 
 def complain(error: Exception, *, json: bool) -> None:
-    """Print an error on standard error, or with --json as an object on standard output."""
+    """Print an error on standard error, or with --json as an object on standard output.
+
+    Further lines of it are indented, so that what a stranger wrote in one never looks like a message of ours.
+    """
     problems = sentences(error)
     if json:
         sys.stdout.write(orjson.dumps({"errors": problems}, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         for problem in problems:
-            sys.stderr.write(f"sendswitch: {readable(problem)}\n")
+            lines = "\n  ".join(map(readable, problem.split("\n")))
+            sys.stderr.write(f"sendswitch: {lines}\n")
