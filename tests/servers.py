@@ -1,4 +1,4 @@
-"""Real databases, started privately on free ports in folders of their own, stopped by pid."""
+"""Real databases, started privately on free ports in folders of their own, stopped by pid; which Dovecot this is."""
 
 from __future__ import annotations
 
@@ -109,3 +109,9 @@ def _until_it_answers(url: str) -> None:
                 raise
             time.sleep(0.1)
     engine.dispose()
+
+
+def as_of_dovecot_2_4() -> bool:
+    """Return whether this Dovecot wants its configuration in the form of version 2.4 (Debian 13)."""
+    said = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, said.split()[0].split(".")[:2])) >= (2, 4)

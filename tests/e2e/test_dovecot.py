@@ -13,6 +13,76 @@ import pytest
 
 from sendswitch.bench.peers import Node, free_port, stop, wait_for_port
 from tests.conftest import need
+from tests.servers import as_of_dovecot_2_4
+
+
+_BOTH = """
+protocols = lmtp
+listen = 127.0.0.1
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/dovecot.log
+ssl = no
+default_internal_user = {internal}
+default_login_user = {login}
+first_valid_uid = 1
+first_valid_gid = 1
+mail_uid = {user}
+mail_gid = {group}
+postmaster_address = postmaster@example.test
+service lmtp {{
+  inet_listener lmtp {{
+    port = {port}
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+service stats {{
+  chroot =
+}}
+"""
+_BEFORE_2_4 = """
+mail_location = maildir:{folder}/mail/%n/Maildir
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+  quota_exceeded_message = Mailbox is full
+}}
+passdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/passwd
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/passwd
+  override_fields = uid={user} gid={group} home={folder}/mail/%n
+}}
+"""
+_AS_OF_2_4 = """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+mail_driver = maildir
+mail_path = {folder}/mail/%{{user | username}}/Maildir
+mail_plugins {{
+  quota = yes
+}}
+quota "User quota" {{
+  driver = maildir
+}}
+quota_exceeded_message = Mailbox is full
+passdb passwd-file {{
+  passwd_file_path = {folder}/passwd
+}}
+userdb passwd-file {{
+  passwd_file_path = {folder}/passwd
+  fields {{
+    uid = {user}
+    gid = {group}
+    home = {folder}/mail/%{{user | username}}
+  }}
+}}
+"""
 
 
 class Dovecot:
@@ -30,51 +100,19 @@ class Dovecot:
         if root:
             subprocess.run(["chown", "nobody", folder / "mail"], check=True)
         users = "".join(f"{name}@example.test:{{PLAIN}}x::::::\n" for name in ("joe", "ann", "bob"))
-        users += "full@example.test:{PLAIN}x::::::userdb_quota_rule=*:bytes=100\n"
+        users += "full@example.test:{PLAIN}x::::::userdb_quota_rule=*:bytes=100 userdb_quota_storage_size=100B\n"
         (folder / "passwd").write_text(users)
         (folder / "passwd").chmod(0o644)
-        (folder / "dovecot.conf").write_text(f"""
-protocols = lmtp
-listen = 127.0.0.1
-base_dir = {folder}/run
-state_dir = {folder}/state
-log_path = {folder}/dovecot.log
-ssl = no
-default_internal_user = {"dovecot" if root else user}
-default_login_user = {"dovenull" if root else user}
-first_valid_uid = 1
-first_valid_gid = 1
-mail_location = maildir:{folder}/mail/%n/Maildir
-mail_uid = {user}
-mail_gid = {"nogroup" if root else user}
-postmaster_address = postmaster@example.test
-mail_plugins = quota
-plugin {{
-  quota = maildir:User quota
-  quota_exceeded_message = Mailbox is full
-}}
-passdb {{
-  driver = passwd-file
-  args = username_format=%u {folder}/passwd
-}}
-userdb {{
-  driver = passwd-file
-  args = username_format=%u {folder}/passwd
-  override_fields = uid={user} gid={"nogroup" if root else user} home={folder}/mail/%n
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    address = 127.0.0.1
-    port = {self.port}
-  }}
-}}
-service anvil {{
-  chroot =
-}}
-service stats {{
-  chroot =
-}}
-""")
+        form = _AS_OF_2_4 if as_of_dovecot_2_4() else _BEFORE_2_4
+        values = {
+            "folder": folder,
+            "port": self.port,
+            "user": user,
+            "group": "nogroup" if root else user,
+            "internal": "dovecot" if root else user,
+            "login": "dovenull" if root else user,
+        }
+        (folder / "dovecot.conf").write_text(form.format(**values) + _BOTH.format(**values))
         with (folder / "stdout").open("wb") as out:
             line = ["dovecot", "-F", "-c", str(folder / "dovecot.conf")]
             self.process = subprocess.Popen(line, stdout=out, stderr=out)

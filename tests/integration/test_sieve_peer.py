@@ -13,6 +13,7 @@ import pytest
 
 from sendswitch.bench.peers import public_folder
 from tests.conftest import need
+from tests.servers import as_of_dovecot_2_4
 from tests.sieve_corpus import CORPUS, MAIL, RECIPIENT, SENDER, WRONG
 
 
@@ -25,8 +26,12 @@ class Pigeonhole:
         user = "nobody" if os.getuid() == 0 else getpass.getuser()
         (folder / "mail").mkdir()
         (folder / "mail").chmod(0o777)
+        where = f"mail_location = maildir:{folder}/mail\n"
+        if as_of_dovecot_2_4():
+            where = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
+            where += f"mail_driver = maildir\nmail_path = {folder}/mail\n"
         config.write_text(
-            f"log_path = /dev/stderr\nssl = no\nbase_dir = {folder}\nmail_location = maildir:{folder}/mail\n"
+            f"{where}log_path = /dev/stderr\nssl = no\nbase_dir = {folder}\n"
             f"mail_home = {folder}/mail\nmail_uid = {user}\nfirst_valid_uid = 1\nfirst_valid_gid = 1\n"
             f"mail_gid = {'nogroup' if os.getuid() == 0 else os.getgid()}\nrecipient_delimiter = +\n"
         )
