@@ -145,7 +145,8 @@ def _without_self(signature: inspect.Signature) -> inspect.Signature:
 
 def _sentence(member: Any) -> str:
     target = member.func if isinstance(member, cached_property) else member
-    return " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
+    text = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split()).removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def table(kind: type, examples: dict[str, str]) -> str:

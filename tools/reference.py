@@ -9,8 +9,9 @@ import asyncio
 import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -40,6 +41,12 @@ from tests.evasions import EVASIONS, ZIPS
 from tests.mime_samples import multipart, part
 
 MADE = "<!-- Made by tools/reference.py; change the code, then run `make reference`. -->\n\n"
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring, without the verb that says no more than the table's heading."""
+    line = (inspect.getdoc(function) or "").splitlines()[0].removeprefix("Log that ").removeprefix("Return ")
+    return line[:1].upper() + line[1:]
 
 
 def configuration() -> str:
@@ -76,7 +83,7 @@ def observability() -> str:
     for name, function in inspect.getmembers(logs, inspect.isfunction):
         if not name.startswith("_") and name not in ("setup", "flush") and function.__module__ == logs.__name__:
             keys = ", ".join(inspect.signature(function).parameters)
-            text += f"| `{name}` | {keys} | {(inspect.getdoc(function) or '').splitlines()[0]} |\n"
+            text += f"| `{name}` | {keys} | {_summary(function)} |\n"
     return text
 
 
@@ -190,7 +197,7 @@ def wire() -> str:
         envelope=json.dumps(_ENVELOPE.to_json(), indent=2),
         states=_words(state.value for state in State if state.value not in events.STATES),
         events=_rows((f"`{name}`", state or "the state it was in") for name, state in events.STATES.items()),
-        control=_rows((f"`{name}`", (inspect.getdoc(do) or "").splitlines()[0]) for name, do in asked.items()),
+        control=_rows((f"`{name}`", _summary(do)) for name, do in asked.items()),
     )
 
 

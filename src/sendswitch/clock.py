@@ -10,7 +10,7 @@ class Clock(Protocol):
     """A source of wall-clock time. It may jump in either direction; nothing durable depends on order."""
 
     def __call__(self) -> float:
-        """Seconds since the Unix epoch."""
+        """Return seconds since the Unix epoch."""
         ...
 
 

@@ -106,7 +106,7 @@ def _ticker() -> _Ticker:
 
 @asynccontextmanager
 async def within(limit: float) -> AsyncIterator[Deadline]:
-    """Limit what is done inside to `limit` seconds of work. Raises TimeoutError when they are over."""
+    """Limit the work inside to `limit` seconds. Raises TimeoutError when they are over."""
     deadline = Deadline(limit)
     token = _inside.set((*_inside.get(), deadline))
     try:

@@ -62,7 +62,7 @@ def _emit(level: str, event: str, **facts: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value in a line for people; what strangers wrote in it can end neither the value nor the line."""
+    """Return a value in a line for people; what strangers wrote in it can end neither the value nor the line."""
     text = str(value)
     if text.isprintable() and not _DIVIDES.search(text):
         return text
@@ -86,7 +86,7 @@ def _write(data: bytes) -> None:
 
 
 def _now() -> str:
-    """ISO 8601 in UTC; the part up to the second is made once a second."""
+    """Return ISO 8601 in UTC; the part up to the second is made once a second."""
     global _second
     now = time.time()
     second = int(now)
@@ -96,7 +96,7 @@ def _now() -> str:
 
 
 def accepted(msg_id: str, *, sender: str, recipients: int, size: int, client: str, helo: str, via: str) -> None:
-    """A message is safe and the client was told so."""
+    """Log that a message is safe and the client was told so."""
     _emit(
         "info",
         "accepted",
@@ -111,7 +111,7 @@ def accepted(msg_id: str, *, sender: str, recipients: int, size: int, client: st
 
 
 def refused(*, sender: str, recipients: int, client: str, reply: str, cause: str = "", msg_id: str = "") -> None:
-    """A message was not taken; the client was told `reply`."""
+    """Log that a message was not taken; the client was told `reply`."""
     _emit(
         "warning",
         "refused",
@@ -125,7 +125,7 @@ def refused(*, sender: str, recipients: int, client: str, reply: str, cause: str
 
 
 def verdict(msg_id: str, *, rcpt: str, action: str, tags: tuple[str, ...], reason: str, dur_ms: float) -> None:
-    """A pipeline answered, or its deadline did."""
+    """Log that a pipeline answered, or its deadline did."""
     _emit(
         "info",
         "verdict",
@@ -139,171 +139,171 @@ def verdict(msg_id: str, *, rcpt: str, action: str, tags: tuple[str, ...], reaso
 
 
 def ended(msg_id: str, *, rcpt: str, state: str, reply: str, dur_ms: float) -> None:
-    """A delivery reached its last state (delivered, bounced, …)."""
+    """Log that a delivery reached its last state (delivered, bounced, …)."""
     _emit("info", "ended", msg_id=msg_id, rcpt=rcpt, state=state, reply=reply, dur_ms=round(dur_ms, 2))
 
 
 def kept(msg_id: str, *, rcpt: str, state: str, reason: str, until: float | None) -> None:
-    """A delivery is held or quarantined."""
+    """Log that a delivery is held or quarantined."""
     _emit("info", "kept", msg_id=msg_id, rcpt=rcpt, state=state, reason=reason, until=until)
 
 
 def poison(msg_id: str, *, rcpt: str) -> None:
-    """A delivery's pipeline crashed three times. The delivery is in quarantine, and its pipeline is not run again."""
+    """Log that a delivery's pipeline crashed three times. It is in quarantine, its pipeline is not run again."""
     _emit("error", "poison", msg_id=msg_id, rcpt=rcpt)
 
 
 def suspected(*, deliveries: int) -> None:
-    """The node was killed while it had these deliveries in hand; their pipelines are asked one at a time now."""
+    """Log that the node was killed while it had these deliveries in hand; their pipelines are asked one at a time."""
     _emit("warning", "suspected", deliveries=deliveries)
 
 
 def deferred(msg_id: str, *, rcpt: str, why: str, attempt: int, retry_in: float) -> None:
-    """Something failed for now and will be tried again."""
+    """Log that something failed for now and will be tried again."""
     _emit("warning", "deferred", msg_id=msg_id, rcpt=rcpt, why=why, attempt=attempt, retry_in=round(retry_in, 1))
 
 
 def journal_failed(*, error: Exception, retry_in: float) -> None:
-    """The database took no events; they wait in the spool."""
+    """Log that the database took no events; they wait in the spool."""
     _emit("error", "journal_failed", error=str(error), retry_in=round(retry_in, 1))
 
 
 def journal_recovered(*, events: int) -> None:
-    """The database takes events again."""
+    """Log that the database takes events again."""
     _emit("info", "journal_recovered", events=events)
 
 
 def unaccounted(msg_id: str, *, rule: str, what: str) -> None:
-    """The audit found what must not be; `sendswitch audit` shows all of it."""
+    """Log that the audit found what must not be; `sendswitch audit` shows all of it."""
     _emit("error", "unaccounted", msg_id=msg_id, rule=rule, what=what)
 
 
 def session_failed(*, client: str, error: Exception) -> None:
-    """An SMTP session met an error of ours; the client read a generic reply."""
+    """Log that an SMTP session met an error of ours; the client read a generic reply."""
     _emit("error", "session_failed", client=client, error=str(error), cause=repr(error.__cause__ or error))
 
 
 def traces(*, taken: bool) -> None:
-    """The OpenTelemetry collector takes our spans again, or no longer; mail goes on, and the journal has everything."""
+    """Log that the OpenTelemetry collector takes our spans again, or no longer; mail goes on."""
     _emit("info" if taken else "warning", "traces", taken=taken)
 
 
 def clock_set(*, seconds: float | None, hurried: int) -> None:
-    """The clock was set, by so many seconds or before we started; what the wrong one had put off is tried now."""
+    """Log that the clock was set, by so many seconds or before the start; what the wrong one put off is tried now."""
     _emit("warning", "clock_set", seconds=None if seconds is None else round(seconds, 3), hurried=hurried)
 
 
 def login_refused(*, client: str, user: str) -> None:
-    """A client gave a wrong password, or a name without one; what watches logs may block who does so often."""
+    """Log that a client gave a wrong password, or a name without one; what watches logs may block who does so often."""
     _emit("warning", "login_refused", client=client, user=user)
 
 
 def tls_failed(*, client: str, error: Exception) -> None:
-    """A client broke off its TLS handshake, or spoke no TLS."""
+    """Log that a client broke off its TLS handshake, or spoke no TLS."""
     _emit("info", "tls_failed", client=client, error=str(error))
 
 
 def tls_given_up(next_hop: str, why: str) -> None:
-    """TLS with the next hop failed where it may be used (`tls = "may"`): mail goes in clear text."""
+    """Log that TLS with the next hop failed where it may be used (`tls = "may"`): mail goes in clear text."""
     _emit("warning", "tls_given_up", next_hop=next_hop, why=why)
 
 
 def failed(what: str, *, error: Exception, msg_id: str = "") -> None:
-    """A part of the switch met an error it could not classify; mail it concerns is tried again."""
+    """Log that a part of the switch met an error it could not classify; mail it concerns is tried again."""
     _emit("error", "failed", msg_id=msg_id, what=what, error=repr(error))
 
 
 def background_failed(part: str, *, error: Exception, retry_in: float) -> None:
-    """A part that works beside the mail ended with an error; it is begun again."""
+    """Log that a part that works beside the mail ended with an error; it is begun again."""
     _emit("error", "background_failed", part=part, error=repr(error), retry_in=round(retry_in, 1))
 
 
 def spool_failed(*, error: Exception) -> None:
-    """The spool could not be written; mail is answered with 451 until it can."""
+    """Log that the spool could not be written; mail is answered with 451 until it can."""
     _emit("error", "spool_failed", error=repr(error))
 
 
 def spool_recovered() -> None:
-    """The spool can be written again."""
+    """Log that the spool can be written again."""
     _emit("warning", "spool_recovered")
 
 
 def started(**facts: object) -> None:
-    """The node is up; the facts are its addresses."""
+    """Log that the node is up; the facts are its addresses."""
     _emit("info", "started", **facts)
 
 
 def upgraded(*, changes: list[str]) -> None:
-    """The spool of an older program was upgraded; these defaults changed. What the configuration says stays."""
+    """Log that the spool of an older program was upgraded; these defaults changed, where not configured."""
     _emit("warning", "upgraded", changes=changes)
 
 
 def database_upgraded(*, before: str, after: str, copy: str) -> None:
-    """The database of an older program was upgraded. `copy` is a file with the old database, only for SQLite."""
+    """Log that the database of an older program was upgraded. `copy` is a file with the old one (SQLite)."""
     _emit("warning", "database_upgraded", before=before, after=after, copy=copy)
 
 
 def recovered(*, deliveries: int, orphans: int) -> None:
-    """The spool was opened: what is still on its way, and files of messages that were never acknowledged."""
+    """Log that the spool was opened: what is still on its way, and files of messages that were never acknowledged."""
     _emit("info", "recovered", deliveries=deliveries, orphans=orphans)
 
 
 def stopping(*, why: str) -> None:
-    """The node begins to stop."""
+    """Log that the node begins to stop."""
     _emit("info", "stopping", why=why)
 
 
 def stopped() -> None:
-    """The node has stopped; everything is in the spool."""
+    """Log that the node has stopped; everything is in the spool."""
     _emit("info", "stopped")
 
 
 def configured(*, restart: list[str]) -> None:
-    """The configuration was read again and holds; `restart` are the changed keys that wait for a restart."""
+    """Log that the configuration was read again and holds; `restart` are the changed keys that wait for a restart."""
     _emit("info", "configured", restart=restart)
 
 
 def configuration_refused(*, problems: list[str]) -> None:
-    """The configuration was read again and is wrong; the one before stays."""
+    """Log that the configuration was read again and is wrong; the one before stays."""
     _emit("error", "configuration_refused", problems=problems)
 
 
 def level_changed(*, was: str, now: str) -> None:
-    """Another level of events is shown."""
+    """Log that another level of events is shown."""
     _emit("warning", "level_changed", was=was, now=now)
 
 
 def overloaded(*, why: str) -> None:
-    """There is too much to do: new mail is answered with 421 until there is less."""
+    """Log that there is too much to do: new mail is answered with 421 until there is less."""
     _emit("warning", "overloaded", why=why)
 
 
 def overload_over(*, dur_ms: float) -> None:
-    """Mail is taken again."""
+    """Log that mail is taken again."""
     _emit("info", "overload_over", dur_ms=round(dur_ms))
 
 
 def canary_lost(*, why: str) -> None:
-    """A probe sent through the chain did not come through in time."""
+    """Log that a probe sent through the chain did not come through in time."""
     _emit("error", "canary_lost", why=why)
 
 
 def draining() -> None:
-    """A person asked for it: no mail is taken, what is here goes on."""
+    """Log that no mail is taken because a person asked for it; what is here goes on."""
     _emit("warning", "draining")
 
 
 def reloaded(*, users: int) -> None:
-    """Users and pipelines were read again from the database."""
+    """Log that users and pipelines were read again from the database."""
     _emit("info", "reloaded", users=users)
 
 
 def webhook(msg_id: str, *, id: str, status: int, said: str, attempt: int, due: float | None) -> None:
-    """A webhook was tried: the receiver's status (0 for none) and words; `due` is when it is tried again."""
+    """Log that a webhook was tried: the receiver's status (0 for none) and words; `due` is when it is tried again."""
     level = "info" if 200 <= status < 300 else "warning"
     _emit(level, "webhook", msg_id=msg_id, id=id, status=status, said=said, attempt=attempt, due=due)
 
 
 def processor_output(msg_id: str, *, processor: str, text: str) -> None:
-    """A user's program wrote to its standard error."""
+    """Log that a user's program wrote to its standard error."""
     _emit("info", "processor_output", msg_id=msg_id, processor=processor, text=text)

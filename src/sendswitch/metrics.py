@@ -98,15 +98,15 @@ def ended(state: str) -> None:
 
 @cache
 def processor_seconds(name: str) -> Histogram:
-    """The histogram of one processor; looked up once."""
+    """Return the histogram of one processor; looked up once."""
     return PROCESSOR_SECONDS.labels(name)
 
 
 def value(gauge: Gauge) -> float:
-    """A gauge's value now."""
+    """Return a gauge's value now."""
     return float(next(iter(gauge.collect())).samples[0].value)
 
 
 def text() -> bytes:
-    """All metrics in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     return generate_latest(REGISTRY)

@@ -31,7 +31,7 @@ async def _limited(work: Any) -> Any:
 
 @pytest.fixture(name="clock")
 def _clock() -> FakeClock:
-    """A clock that stands still until it is told to advance."""
+    """Give a clock that stands still until it is told to advance."""
     from sendswitch.testing import FakeClock
 
     return FakeClock()

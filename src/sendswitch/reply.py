@@ -27,21 +27,21 @@ class Reply:
 
     @property
     def positive(self) -> bool:
-        """True for 2xx and for 354: the command was accepted."""
+        """Return whether the command was accepted: 2xx, and 354."""
         return self.code < 400
 
     @property
     def temporary(self) -> bool:
-        """True for 4xx: trying again later may succeed."""
+        """Return whether trying again later may succeed: 4xx."""
         return 400 <= self.code < 500
 
     @property
     def permanent(self) -> bool:
-        """True for 5xx: the same command will not succeed later."""
+        """Return whether the same command will not succeed later: 5xx."""
         return self.code >= 500
 
     def encode(self) -> bytes:
-        """The reply as it goes over the wire, CRLF included."""
+        """Return the reply as it goes over the wire, CRLF included."""
         status = f"{self.enhanced} " if self.enhanced else ""
         if not self.more:
             return f"{self.code} {status}{self.text}\r\n".encode("ascii", "replace")
@@ -58,7 +58,7 @@ class Reply:
 
 
 def printable(text: str) -> str:
-    """`text` as it may stand in one reply line: control and non-ASCII characters become '?', 400 at most."""
+    """Return `text` as it may stand in one reply line: control and non-ASCII characters become '?', 400 at most."""
     return _UNSAFE.sub("?", text)[:MAX_TEXT]
 
 

@@ -96,7 +96,7 @@ async def opinion(processor: Processor | Asking, mail: Mail, context: Context) -
 
 
 def assert_verdict(verdict: Verdict | None, **expected: Any) -> None:
-    """That a verdict is as expected in the fields that are named; `reason` and `reply` must have that text in them.
+    """Check that a verdict is as expected in the fields that are named; `reason` and `reply` must contain that text.
 
     `assert_verdict(verdict, action="deny", reason="loud", tags=("SPAM",))`. Raises AssertionError that shows both.
     """
@@ -142,11 +142,11 @@ class MemoryCourier:
         return Delivered(tuple(Outcome(reply) for reply in replies), dsn=True)
 
     async def check(self) -> Reply | None:
-        """Whether it is down."""
+        """Return whether it is down."""
         return self.down
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
 
 class MemorySink:
@@ -162,7 +162,7 @@ class MemorySink:
         self.data += data
 
     async def drain(self) -> None:
-        """Nothing to move."""
+        """Do nothing: there is nothing to move."""
         self.full = False
 
     def discard(self) -> None:
@@ -182,15 +182,15 @@ class Inbox:
         self._refuse, self._answer = refuse or {}, answer
 
     def admit(self) -> Reply | None:
-        """Any session."""
+        """Take any session."""
         return None
 
     def mail(self, mail: MailCommand) -> Reply:
-        """Any sender."""
+        """Take any sender."""
         return OK
 
     def recipient(self, recipient: RecipientCommand) -> Reply:
-        """Any recipient that is not refused."""
+        """Take any recipient that is not refused."""
         return self._refuse.get(recipient.recipient.address, OK)
 
     def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
@@ -198,7 +198,7 @@ class Inbox:
         self.refusals.append((envelope, reply))
 
     def sink(self) -> MemorySink:
-        """In memory."""
+        """Return a sink in memory."""
         return MemorySink()
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:

@@ -37,7 +37,7 @@ class Tracing:
 
     @property
     def waiting(self) -> int:
-        """Events that are not yet being sent."""
+        """Return how many events are not yet being sent."""
         return len(self._waiting)
 
     def add(self, events: Sequence[Event]) -> None:
@@ -72,7 +72,7 @@ class Tracing:
 
 
 def otlp(endpoint: str, headers: Mapping[str, str], node: str) -> Export:
-    """Sends to a collector's URL, such as http://127.0.0.1:4318/v1/traces. Raises InvalidConfiguration."""
+    """Return what sends to a collector's URL, such as http://127.0.0.1:4318/v1/traces. Raises InvalidConfiguration."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

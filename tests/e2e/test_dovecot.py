@@ -15,7 +15,6 @@ from sendswitch.bench.peers import Node, free_port, stop, wait_for_port
 from tests.conftest import need
 from tests.servers import as_of_dovecot_2_4
 
-
 _BOTH = """
 protocols = lmtp
 listen = 127.0.0.1

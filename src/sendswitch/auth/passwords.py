@@ -28,7 +28,7 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 def generate() -> str:
-    """A new password."""
+    """Return a new password."""
     return secrets.token_urlsafe(CHANCE)
 
 
@@ -51,7 +51,7 @@ class Passwords:
         self._nobodys = _hasher.hash(generate())  # the hash of a password that nobody has
 
     async def check(self, user: str, password: str) -> str:
-        """The address of the user whose password this is, '' for nobody. Raises Temporary: ask again later."""
+        """Return the address of the user whose password this is, '' for nobody. Raises Temporary: ask again later."""
         if self._waiting >= MOST_WAITING:
             raise Temporary("too many log in at once")
         self._waiting += 1

@@ -112,7 +112,7 @@ def in_turns(rounds: int, *measures: Callable[[], float]) -> list[float]:
 
 
 def relay(folder: Path, rounds: int) -> list[Result]:
-    """Durable relay, with and without pipelines, beside the sink itself, a Postfix relay, and the seeds' way."""
+    """Measure the durable relay, with and without pipelines, beside the sink itself, Postfix, and the seeds' way."""
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink())
         node = stack.enter_context(Node(folder / "relay", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS))
@@ -168,7 +168,7 @@ time.sleep(3600)
 
 @contextlib.contextmanager
 def _seed(folder: Path, sink: int) -> Iterator[int]:
-    """aiosmtpd handing on with smtplib in a thread: how the older system did it."""
+    """Run aiosmtpd handing on with smtplib in a thread: how the older system did it."""
     if importlib.util.find_spec("aiosmtpd") is None:
         raise Temporary("bench compares with aiosmtpd, which is not installed: pip install 'sendswitch[bench]'")
     port = free_port()
@@ -183,7 +183,7 @@ def _seed(folder: Path, sink: int) -> Iterator[int]:
 
 
 def chain(folder: Path, rounds: int) -> list[Result]:
-    """Postfix → SendSwitch → second Postfix → Maildir, beside the same without SendSwitch. Our defaults."""
+    """Measure Postfix → SendSwitch → second Postfix → Maildir, beside the same without SendSwitch. Our defaults."""
     with contextlib.ExitStack() as stack:
         last = Postfix(folder / "last")
         node = Node(folder / "chain", f"127.0.0.1:{last.reinject}", settings=QUIET)
@@ -213,7 +213,7 @@ def _through_chain(first: Postfix, last: Postfix, messages: int) -> float:
 
 
 def line(folder: Path, rounds: int) -> list[Result]:
-    """200 messages over one connection in and one out to Postfix, beside smtp-source straight to it."""
+    """Measure 200 messages over one connection in and one out to Postfix, beside smtp-source straight to it."""
     with contextlib.ExitStack() as stack:
         postfix = stack.enter_context(Postfix(folder / "postfix"))
         settings = QUIET | {"next_hop": {"connections": 1}}
@@ -276,7 +276,7 @@ async def process(mail, context):
 
 
 def rehearsal(folder: Path, messages: int) -> list[Result]:
-    """Recorded mail through lists and a user's program again, by the processor time of both."""
+    """Measure recorded mail through lists and a user's program again, by the processor time of both."""
     program = folder / "program.py"
     program.write_text(_PROGRAM)
     with Sink() as sink, Node(folder / "replay", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS) as node:
@@ -398,7 +398,7 @@ def _stamping_hop(arrivals: list[float]) -> Iterator[int]:
 
 
 def memory(folder: Path) -> list[Result]:
-    """2,000 idle connections, and 50 messages of 25 MB at once."""
+    """Measure the memory of 2,000 idle connections, and of 50 messages of 25 MB at once."""
     with Sink() as sink, Node(folder / "memory", f"127.0.0.1:{sink.port}", settings=QUIET) as node:
         assert node.process is not None
         idle = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(2000)]
@@ -455,7 +455,7 @@ def _send_large(port: int, count: int, size: int) -> None:
 
 
 def backlog(folder: Path, messages: int) -> list[Result]:
-    """100,000 messages in the spool: the rate while it fills, and how soon a restart takes mail."""
+    """Measure 100,000 messages in the spool: the rate while it fills, and how soon a restart takes mail."""
     dead = free_port()
     settings: Settings = QUIET | {"next_hop": {"first_retry": "1h"}}
     node = Node(folder / "backlog", f"127.0.0.1:{dead}", settings=settings)

@@ -174,7 +174,7 @@ class Node:
         self.process.wait()
 
     def stop(self) -> None:
-        """As systemd would."""
+        """Stop the node as systemd would."""
         if self.process is not None:
             stop(self.process, 40)
 
@@ -268,7 +268,7 @@ class Postfix:
         raise Temporary(f"{len(self.messages(user))} of {count} messages for {user}\n{self.maillog[-3000:]}")
 
     def queue(self) -> str:
-        """`postqueue -j`: what is still queued."""
+        """Return `postqueue -j`: what is still queued."""
         line = ["postqueue", "-c", str(self.folder / "etc"), "-j"]
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=30).stdout
 

@@ -41,7 +41,7 @@ def _message(size: int) -> bytes:
 
 
 def scanners(folder: Path, rounds: int) -> list[Result]:
-    """spamd and clamd asked directly, and through a pipeline, in one run."""
+    """Measure spamd and clamd asked directly, and through a pipeline, in one run."""
     missing = [name for name in ("spamd", "clamd") if shutil.which(name) is None]
     if missing:
         raise Temporary(f"{' and '.join(missing)} missing; as root: apt-get install spamd clamav-daemon")
@@ -77,7 +77,7 @@ def _scanner(
     messages: int,
     size: int = 4000,
 ) -> Result:
-    """What a scanner adds in a pipeline, and what it takes alone."""
+    """Return what a scanner adds in a pipeline, and what it takes alone."""
     pipeline = f'[[step]]\nuse = "{name}"\naddress = "{address}"\nconnections = {AT_ONCE}\nlimit = "60s"\n'
     place = folder / name
     place.mkdir()
@@ -133,7 +133,7 @@ set = {{ X-Envelope-From = "{{sender}}" }}
 
 
 def pipelines(number: int) -> list[Result]:
-    """What so many pipelines of five processors take in memory, ready to run."""
+    """Return what so many pipelines of five processors take in memory, ready to run."""
     build(check(FIVE.format(n=0), "p"), 10.0)  # what is loaded once is not theirs
     gc.collect()
     before = memory_of(os.getpid(), "VmRSS")
@@ -144,7 +144,7 @@ def pipelines(number: int) -> list[Result]:
 
 
 def looked_up(number: int) -> list[Result]:
-    """How long it takes to find that a sender is on none of so many entries."""
+    """Return how long it takes to find that a sender is on none of so many entries."""
     texts: Sequence[str] = [
         *(f"user{n}@host{n}.example" for n in range(number // 2)),
         *(f"domain{n}.example" for n in range(number * 3 // 10)),

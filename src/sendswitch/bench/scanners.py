@@ -16,7 +16,7 @@ from sendswitch.bench.peers import free_port, stop, wait_for_port
 
 
 def own(folder: Path, user: str) -> dict[str, object]:
-    """Both refuse to run as root: give the folder to their own user, and say whose process to be."""
+    """Give the folder to the scanner's own user, and return whose process to be: both refuse to run as root."""
     if os.getuid() != 0:
         return {}
     entry = pwd.getpwnam(user)
@@ -33,7 +33,7 @@ EICAR = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR" + "-STANDARD-ANTIVIRUS-TEST-FILE!$H
 def clamd(
     folder: Path, *, largest: str = "25M", port: int | None = None, signatures: int = 0
 ) -> Iterator[tuple[str, int]]:
-    """A clamd that knows EICAR, and so many signatures that match nothing; gives its socket's path and its port."""
+    """Run a clamd that knows EICAR, and so many signatures that match nothing. Yield its socket's path and its port."""
     (folder / "db").mkdir(parents=True, exist_ok=True)
     others = "".join(f"Nothing-{n}:0:*:{f'nothing {n} at all'.encode().hex()}\n" for n in range(signatures))
     (folder / "db" / "local.ndb").write_text(f"Eicar-Test-Signature:0:*:{EICAR.encode().hex()}\n{others}")
@@ -58,7 +58,7 @@ GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.3
 
 @contextmanager
 def spamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
-    """A spamd with Debian's rules and no network tests; gives its socket's path and its port.
+    """Run a spamd with Debian's rules and no network tests. Yield its socket's path and its port.
 
     Preferences of ann@example.test are in the folder, in users/ann@example.test/user_prefs.
     """
@@ -104,7 +104,7 @@ _NEEDS_NETWORK = (
 
 
 def _rspamd_files(folder: Path, port: int) -> dict[str, str]:
-    """What rspamd is told besides what Debian tells it, by file."""
+    """Return what rspamd is told besides what Debian tells it, by file."""
     files = {
         "options.inc": 'filters = "chartable,regexp";\ngtube_patterns = "all";\nenable_test_patterns = true;\n'
         'dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 0; }\n'
@@ -128,8 +128,10 @@ def _rspamd_files(folder: Path, port: int) -> dict[str, str]:
 
 @contextmanager
 def rspamd(folder: Path, *, port: int | None = None) -> Iterator[tuple[str, int]]:
-    """An rspamd without anything that needs a network; gives its folder and its port. Of mail with
-    X-Other it takes that away and adds X-Test with the envelope."""
+    """Run an rspamd without anything that needs a network. Yield its folder and its port.
+
+    Of mail with X-Other it takes that away and adds X-Test with the envelope.
+    """
     port, config = port or free_port(), folder / "conf"
     for name in ("conf/local.d", "conf/override.d", "run", "db", "log", "scratch"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ class Node:
     """One node: listeners, spool, switch, web port and, if asked, a worker."""
 
     def __init__(self, config: Config, *, worker: bool, source: Source | None = None, stories: bool = False) -> None:
-        """`stories` shows the pages that need no login: for a demonstration."""
+        """Prepare a node. `stories` shows the pages that need no login: for a demonstration."""
         self._stories = stories
         self.config, self._first, self._with_worker, self._source = config, config, worker, source
         self.data = config.node.data
@@ -286,7 +286,7 @@ class Node:
     # Changing while it runs
 
     def look(self) -> None:
-        """Users and pipelines may have changed: read them again soon."""
+        """Read users and pipelines again soon: they may have changed."""
         self._looking.set()
 
     async def _look(self) -> None:
@@ -420,7 +420,7 @@ def not_bound(key: str, endpoint: Endpoint, error: OSError) -> Temporary:
 
 
 def _by_name(config: Config) -> dict[str, ListenerSection]:
-    """The listeners' sections by what a reload knows them again by: the address, where it is not any free port."""
+    """Return the listeners' sections by address, by which a reload knows them again, or by number for any free port."""
     sections = enumerate(config.listener)
     return {f"{s.bind} {n}" if s.bind.endswith(":0") else s.bind: s for n, s in sections}
 
@@ -433,7 +433,7 @@ def _value(config: Config, key: str) -> Any:
 
 
 def _lock(data: Path) -> int:
-    """Two nodes on one spool would deliver everything twice."""
+    """Lock the data folder: two nodes on one spool would deliver everything twice."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         close_to_others(data, "lock", "*.db", "*.db-wal", "*.db-shm", "*.db.*", "webhooks", "webhooks/*")

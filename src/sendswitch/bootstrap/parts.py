@@ -156,7 +156,7 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
 
 
 def load_routes(engine: Engine, config: Config) -> Routes:
-    """Every user's route. A pipeline that cannot be read keeps its route, so that its mail waits and none passes."""
+    """Return every user's route. A pipeline that cannot be read keeps its route: its mail waits, and none passes."""
     routes = []
     beside = candidates(engine)
     for stored in all_pipelines(engine):
@@ -199,7 +199,10 @@ def make_site(config: Config) -> Site:
 
 
 def read_book(config: Config, engine: Engine | None = None) -> Book:
-    """The allow and deny lists that are kept. A database that is not there yet has none, and is not made for this."""
+    """Return the allow and deny lists that are kept.
+
+    A database that is not there yet has none, and is not made for this.
+    """
     if engine is None:
         if not config.database.url.get_secret_value() and not (config.node.data / "sendswitch.db").exists():
             return Book()

@@ -30,7 +30,7 @@ class Steering:
         self._trace_until: asyncio.TimerHandle | None = None
 
     def commands(self) -> dict[str, Handler]:
-        """What may be asked, by its name."""
+        """Return what may be asked, by its name."""
         return {
             "look": self._look,
             "reload": self._reload,
@@ -41,7 +41,7 @@ class Steering:
         }
 
     async def _look(self, asked: Facts) -> Facts:
-        """Something changed in spool or database. Who cancelled an order may rely on it when this is answered."""
+        """Look again: spool or database changed. Who cancelled an order may rely on it when this is answered."""
         node = self._node
         node.journeys.orders = await node.spool.orders()
         node.look()
@@ -58,7 +58,7 @@ class Steering:
         return {}
 
     async def _status(self, asked: Facts) -> Facts:
-        """What the node has to do, and where it listens."""
+        """Return what the node has to do, and where it listens."""
         node = self._node
         states, oldest, events = await node.spool.figures()
         return {
@@ -93,7 +93,7 @@ class Steering:
         return before
 
     def log_as(self, config: Config) -> None:
-        """As configured; what was asked for a time is over."""
+        """Log as configured; what was asked for a time is over."""
         _cancel(self._level_until)
         logs.setup(config.log.format, config.log.level)
 

@@ -22,11 +22,11 @@ class Lease(Protocol):
         ...
 
     async def give_back(self) -> None:
-        """Not done: another worker may have it."""
+        """Give back a task that was not done: another worker may have it."""
         ...
 
     def drop(self) -> None:
-        """The worker failed and answers nothing; whoever offered the task offers it again."""
+        """Drop a task whose worker failed and answers nothing; whoever offered it offers it again."""
         ...
 
 
@@ -43,7 +43,7 @@ class Broker(Protocol):
         ...
 
     async def withdraw(self, task: Task) -> None:
-        """The task needs no answer any more; best effort, a worker may still have it."""
+        """Withdraw a task that needs no answer any more; best effort, a worker may still have it."""
         ...
 
     def has(self, task: Task) -> bool:

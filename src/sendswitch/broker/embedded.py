@@ -34,7 +34,7 @@ class EmbeddedLease:
             self._broker.put_back(self.task)
 
     def drop(self) -> None:
-        """The worker failed, and nobody has the task any more."""
+        """Drop a task whose worker failed: nobody has it any more."""
         self._done = True
         self._broker.ended(self.task)
 
@@ -69,7 +69,7 @@ class EmbeddedBroker:
         return task in self._known
 
     async def lease(self, queues: tuple[str, ...]) -> EmbeddedLease:
-        """The oldest task of these queues, waiting for one if there is none."""
+        """Return the oldest task of these queues, waiting for one if there is none."""
         for name in queues:
             queue = self._queues.get(name)
             if queue:
@@ -96,11 +96,11 @@ class EmbeddedBroker:
             self._listener(task.message, task.n, task.token, answer)
 
     def ended(self, task: Task) -> None:
-        """A lease ended."""
+        """Note that a lease ended."""
         self._known.discard(task)
 
     def put_back(self, task: Task) -> None:
-        """A task was not done."""
+        """Put back a task that was not done."""
         if task not in self._known:
             return  # it was withdrawn meanwhile
         if not self._hand_over(task):

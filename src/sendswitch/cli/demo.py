@@ -102,7 +102,7 @@ def _folder(data: Path | None) -> Iterator[Path]:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` when it is free on the loopback, else the first free one above it."""
+    """Return `wanted` when it is free on the loopback, else the first free one above it."""
     for port in range(wanted, 65536):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,7 +129,7 @@ def _config(folder: Path) -> Config:
 
 
 def _set_up(config: Config, folder: Path) -> None:
-    """Users and pipelines, as `user add` and `pipeline set` would make them."""
+    """Make users and pipelines, as `user add` and `pipeline set` would."""
     engine = open_database(config.database_url)
     source = resources.files("sendswitch.cli.demo_files")
     (folder / "bob.py").write_text(source.joinpath("bob.py").read_text())

@@ -57,12 +57,12 @@ def ok(what: str, found: str) -> Finding:
 
 
 def problem(what: str, found: str, do: str) -> Finding:
-    """Mail is or will be in trouble."""
+    """Note that mail is or will be in trouble."""
     return Finding(what, "problem", found, do)
 
 
 def warning(what: str, found: str, do: str) -> Finding:
-    """Something to look at."""
+    """Note something to look at."""
     return Finding(what, "warning", found, do)
 
 

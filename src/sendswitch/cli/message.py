@@ -228,8 +228,9 @@ def forward(
 
 
 def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | None:
-    """What alone would have led to another verdict; None when it cannot be tried, because the mail or the pipeline is
-    not here any more."""
+    """Return what alone would have led to another verdict; None when it cannot be tried, because the mail or the
+    pipeline is not here any more.
+    """
     import uvloop
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -51,7 +51,7 @@ class Session:
 
     @property
     def config_file(self) -> Path | None:
-        """--config, else /etc/sendswitch/sendswitch.toml if it is there, else none: the defaults."""
+        """Return --config, else /etc/sendswitch/sendswitch.toml if it is there, else None: the defaults."""
         return self.config_path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
 
     def config(self) -> Config:

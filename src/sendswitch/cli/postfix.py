@@ -136,7 +136,7 @@ def _trouble(state: str, config: Config) -> str:
 
 
 def readable_lines(text: str) -> str:
-    """Lines for a terminal, without anything it would act on."""
+    """Return lines for a terminal, without anything it would act on."""
     return "\n".join(readable(line) for line in text.splitlines())
 
 

@@ -134,7 +134,7 @@ class _Run:
 
 
 def _only(user: str, config: Config) -> Routes:
-    """Routes that find only this user's addresses."""
+    """Return routes that find only this user's addresses."""
     route = Route(user, 0, 1.0, "pass", "bounce")
     return Routes([route], delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
 
@@ -156,7 +156,7 @@ class _State:
                 raise Refused(f"{file} is the state of another replay; name another file, or delete it to begin anew")
 
     def step(self, message: int, *, now: bool = False) -> None:
-        """Everything up to this message is in the tally."""
+        """Note that everything up to this message is in the tally."""
         self.after = message
         if self._file is None or not (now or time.monotonic() - self._saved > SAVE):
             return

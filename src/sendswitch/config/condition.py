@@ -96,7 +96,7 @@ class _Reader:
         )
 
     def condition(self) -> Test:
-        """The whole."""
+        """Return the whole."""
         test = self._any()
         if self._next is not None:
             raise self._wrong("there is no ( for this")
@@ -171,7 +171,7 @@ def _word(token: re.Match[str]) -> Test:
 
 
 def _text(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
-    """A word that looks for a text, or with * and ? for a likeness."""
+    """Return a word that looks for a text, or with * and ? for a likeness."""
 
     def make(value: str) -> Test:
         like = _like(value)
@@ -224,7 +224,7 @@ def _has(value: str) -> Test:
 
 
 def _address(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
-    """A word that looks for an address in any spelling."""
+    """Return a word that looks for an address in any spelling."""
 
     def make(value: str) -> Test:
         like = _like(unicodedata.normalize("NFC", value.rstrip(".") or value))

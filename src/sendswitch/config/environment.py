@@ -33,8 +33,9 @@ def taken_from_systemd(environment: MutableMapping[str, str], process: int) -> t
 def from_environment(
     model: type[BaseModel], environment: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[Path_, str], list[str]]:
-    """What the environment sets: the values, the variable of each, and what is wrong in words. A table of an array
-    stands under its number.
+    """Return what the environment sets: the values, the variable of each, and what is wrong in words.
+
+    A table of an array stands under its number.
 
     A variable without a double underscore is no setting; one with it that means nothing is a mistake.
     """

@@ -46,7 +46,7 @@ def files_of(path: Path | None) -> list[Path]:
 
 
 def load_with_origins(path: Path | None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """The same with its origins. Later sources win, key by key; an array is replaced as a whole."""
+    """Return the same with its origins. Later sources win, key by key; an array is replaced as a whole."""
     data: dict[str, Any] = {}
     places: dict[Path_, str] = {}
     problems: list[str] = []
@@ -71,7 +71,7 @@ def load_with_origins(path: Path | None, environment: Mapping[str, str] | None =
 
 
 def _beside(config: Config, path: Path | None) -> Config:
-    """With the data folder beside the file, where the file does not say where it is."""
+    """Return the configuration with the data folder beside the file, where the file does not say where it is."""
     folder = (path.parent if path is not None else Path()).absolute() / config.node.data
     return config.model_copy(update={"node": config.node.model_copy(update={"data": folder})})
 
@@ -107,7 +107,7 @@ def _overlay_numbered(
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
-    """A TOML file as data, with the line of each key. Raises InvalidConfiguration."""
+    """Return a TOML file as data, with the line of each key. Raises InvalidConfiguration."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -118,7 +118,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, int]]:
-    """TOML text as data, with the line of each key. Raises InvalidConfiguration."""
+    """Return TOML text as data, with the line of each key. Raises InvalidConfiguration."""
     try:
         return tomllib.loads(text), key_lines(text)
     except tomllib.TOMLDecodeError as error:
@@ -128,7 +128,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, int]]:
 
 
 def validate(model: type[Model], data: Mapping[str, Any], name: str, lines: Mapping[Path_, int | str]) -> Model:
-    """`data` as a `model`. Raises InvalidConfiguration with all problems in the order of the file.
+    """Return `data` as a `model`. Raises InvalidConfiguration with all problems in the order of the file.
 
     `lines` gives the line of each key in the file `name`, or a whole place where there are several.
     """
@@ -145,7 +145,7 @@ def validate(model: type[Model], data: Mapping[str, Any], name: str, lines: Mapp
 
 
 def _order(place: int | str | None) -> tuple[str, int]:
-    """Problems of one file stand in the order of its lines."""
+    """Return the problems of one file in the order of its lines."""
     if not isinstance(place, str):
         return "", place or 0
     name, _, line = place.rpartition(":")

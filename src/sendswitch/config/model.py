@@ -323,6 +323,6 @@ class Config(Section):
 
     @property
     def database_url(self) -> str:
-        """The database's URL, with its password; the embedded one when none is configured."""
+        """Return the database's URL, with its password; the embedded one when none is configured."""
         given = self.database.url.get_secret_value()
         return given or f"sqlite:///{self.node.data / 'sendswitch.db'}"

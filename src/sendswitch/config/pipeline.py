@@ -43,7 +43,7 @@ class StepConfig(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the processor gets."""
+        """Return what the processor gets."""
         return dict(self.model_extra or {})
 
 

@@ -24,7 +24,7 @@ def duration(value: Any) -> float:
 
 
 def size(value: Any) -> int:
-    """Bytes from '25MB' or a number. Raises ValueError that lists the units."""
+    """Return bytes from '25MB' or a number. Raises ValueError that lists the units."""
     return int(_read(value, _SIZE, "b", "a size like '256KiB' or '25MB'"))
 
 
@@ -50,7 +50,7 @@ _COMPARISON = re.compile(r"\s*(>=|<=|>|<|=)\s*(-?\d{1,9}(?:\.\d{1,9})?)\Z")
 
 
 def comparison(value: str) -> tuple[str, float]:
-    """'>=' and 5.0 from '>=5', to be looked up in COMPARE. Raises ValueError that shows one."""
+    """Return '>=' and 5.0 from '>=5', to be looked up in COMPARE. Raises ValueError that shows one."""
     found = _COMPARISON.match(value)
     if found is None:
         raise ValueError(f"{value!r} is no comparison with a number like '>5' or '<=2.5'")

@@ -45,7 +45,7 @@ def shown(url: URL) -> str:
 
 
 def open_database(url: str, *, migrate: bool = True) -> Engine:
-    """The database with its tables at this program's version; without `migrate` as it is, or not at all.
+    """Return the database with its tables at this program's version; without `migrate` as it is, or not at all.
 
     Raises Temporary when it cannot be opened, InvalidConfiguration when the URL means nothing here, Refused when the
     tables are a newer program's.
@@ -168,7 +168,7 @@ def _copy(engine: Engine, version: str) -> Path | None:
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction in which nobody else changes the tables: of two nodes that start at once, one waits.
+    """Begin a transaction in which nobody else changes the tables: of two nodes that start at once, one waits.
 
     The locks end with the connection, so that a node which is killed leaves none.
     """

@@ -80,7 +80,7 @@ class Step(Protocol):
 
     @property
     def of(self) -> str:
-        """A user, or a list."""
+        """Return a user, or a list."""
         ...
 
     what: str
@@ -130,7 +130,7 @@ class ListStep:
 
     @property
     def of(self) -> str:
-        """Which list of whose."""
+        """Return which list of whose."""
         scope, list_ = self.name
         return f"{list_} list of {scope or 'the site'}"
 
@@ -170,7 +170,7 @@ def _string(text: str) -> str:
 
 
 def _declared(address: str, pipeline: str) -> str:
-    """One user, the pipeline as it was written where TOML can show it so."""
+    """Return one user, the pipeline as it was written where TOML can show it so."""
     if not pipeline:
         return f"[[user]]\n{tomli_w.dumps({'address': address})}"
     literal = f"pipeline = '''\n{pipeline}'''\n"
@@ -183,8 +183,11 @@ def _declared(address: str, pipeline: str) -> str:
 
 
 def read(file: Path, check: Callable[[str, str], object], check_entry: Callable[[str], str]) -> Wanted:
-    """What a file says. `check` raises InvalidConfiguration for a wrong pipeline, `check_entry` gives an entry as it is
-    kept or raises ValueError; of all that is wrong this raises InvalidConfiguration."""
+    """Return what a file says.
+
+    `check` raises InvalidConfiguration for a wrong pipeline, `check_entry` gives an entry as it is kept or raises
+    ValueError; of all that is wrong this raises InvalidConfiguration.
+    """
     data, lines = read_toml(file)
     wanted: dict[str, str] = {}
     kept: dict[ListName, dict[str, tuple[str, float | None]]] = {}

@@ -18,7 +18,7 @@ PIECE = 1000
 
 
 def dump(engine: Engine) -> Iterator[bytes]:
-    """Every row of every table as one line, from one moment. Raises SQLAlchemyError."""
+    """Yield every row of every table as one line, from one moment. Raises SQLAlchemyError."""
     level = "SERIALIZABLE" if engine.dialect.name == "sqlite" else "REPEATABLE READ"
     yield orjson.dumps({"version": HEAD}) + b"\n"
     with engine.connect().execution_options(isolation_level=level, yield_per=PIECE) as connection:
@@ -29,7 +29,7 @@ def dump(engine: Engine) -> Iterator[bytes]:
 
 
 def require_empty(engine: Engine) -> None:
-    """Raises Refused when there is anything in the database."""
+    """Raise Refused when there is anything in the database."""
     with engine.connect() as connection:
         for table in metadata.sorted_tables:
             if connection.execute(select(func.count()).select_from(table)).scalar():
@@ -63,7 +63,7 @@ def load(engine: Engine, lines: Iterable[bytes]) -> int:
 
 
 def _go_on_counting(connection: Connection) -> None:
-    """Numbers that were given are not given again: PostgreSQL counts apart from the rows."""
+    """Give no number again that was given: PostgreSQL counts apart from the rows."""
     for table in metadata.sorted_tables:
         if "id" in table.columns and table.c.id.autoincrement is not False:
             newest = connection.execute(select(func.max(table.c.id))).scalar()

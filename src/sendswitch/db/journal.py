@@ -106,7 +106,7 @@ def _nothing(statement: postgresql.Insert | sqlite.Insert) -> Insert:
 
 @lru_cache(maxsize=32)
 def _insert_new(table: Table, engine: Engine) -> tuple[str, tuple[str, ...]]:
-    """The statement for this database, and the order of its values, empty where it takes them by name."""
+    """Return the statement for this database, and the order of its values, empty where it takes them by name."""
     # Not INSERT IGNORE: that passes over more than what is there already, such as text that had to be cut.
     statement: Insert
     keys = [column.name for column in table.primary_key]
@@ -146,7 +146,7 @@ def _change(connection: Connection, changes: Mapping[Key, Row]) -> None:
 
 
 def find(engine: Engine, terms: Sequence[Term], *, limit: int, before: Key | None = None) -> list[Found]:
-    """Deliveries for which every term holds, the newest first; `before` goes on behind a row of the last answer."""
+    """Return deliveries for which every term holds, the newest first, behind the row `before` of the last answer."""
     here = and_(true(), *(_condition(term) for term in terms))
     if before is not None:
         message, n = before
@@ -243,7 +243,7 @@ class Kept:
 
 
 def story(engine: Engine, message: int) -> Kept:
-    """Everything about one message, events in their order."""
+    """Return everything about one message, events in their order."""
     with engine.connect() as connection:
         found = connection.execute(select(messages).where(messages.c.id == message)).mappings().first()
         to = connection.execute(select(deliveries).where(deliveries.c.message == message).order_by(deliveries.c.n))
@@ -294,7 +294,7 @@ def _mark_pruned(connection: Connection, newest: int) -> None:
 
 
 def pruned_to(connection: Connection) -> int:
-    """The newest message that was forgotten, 0 for none: what is older may be gone."""
+    """Return the newest message that was forgotten, 0 for none: what is older may be gone."""
     return int(connection.execute(select(marks.c.value).where(marks.c.name == "pruned")).scalar() or 0)
 
 
@@ -302,7 +302,7 @@ def pruned_to(connection: Connection) -> int:
 
 
 def agreement(engine: Engine, owner: str, version: int) -> list[tuple[str, str, bool, int]]:
-    """How often a candidate answered what: what was, what it would have been, whether they differ, and how many."""
+    """Return each pair of answers, live and candidate's, with whether they differ and how often it came."""
     table = comparisons.c
     query = (
         select(table.was, table.now, table.differs, func.count())
@@ -315,7 +315,7 @@ def agreement(engine: Engine, owner: str, version: int) -> list[tuple[str, str, 
 
 
 def disagreements(engine: Engine, owner: str, version: int, limit: int) -> list[Mapping[str, Any]]:
-    """Where a candidate would have treated mail differently, the newest first, with sender and subject."""
+    """Return where a candidate would have treated mail differently, the newest first, with sender and subject."""
     here = comparisons.outerjoin(messages, messages.c.id == comparisons.c.message).outerjoin(
         deliveries, and_(deliveries.c.message == comparisons.c.message, deliveries.c.n == comparisons.c.n)
     )

@@ -35,7 +35,7 @@ class ListEntry:
 
 
 def scope_of(whose: str) -> str:
-    """A user's address, a domain, or '' for the site, as lists are kept under it. Raises ValueError."""
+    """Return a user's address, a domain, or '' for the site, as lists are kept under it. Raises ValueError."""
     whose = whose.strip().removeprefix("@")
     if whose and not valid(whose if "@" in whose else f"x@{whose}"):
         raise ValueError(f"{whose!r} is no user@domain and no domain")
@@ -71,7 +71,7 @@ def put(
     *,
     author: str,
 ) -> int:
-    """The same inside somebody's transaction, each entry with its own reason and time."""
+    """Return the same inside somebody's transaction, each entry with its own reason and time."""
     wanted = list(entries)
     there = _there(connection, scope, list_, wanted)
     both = {"author": author, "created": time.time()}
@@ -112,7 +112,7 @@ def remove(engine: Engine, ids: Sequence[int]) -> int:
 
 
 def take_off(connection: Connection, ids: Sequence[int]) -> int:
-    """The same inside somebody's transaction."""
+    """Return the same inside somebody's transaction."""
     done = 0
     for n in range(0, len(ids), PIECE):
         here = list_entries.c.id.in_(ids[n : n + PIECE])
@@ -124,7 +124,7 @@ def take_off(connection: Connection, ids: Sequence[int]) -> int:
 
 
 def entries(engine: Engine, scope: str | None = None, now: float | None = None) -> list[ListEntry]:
-    """Entries in the order they came, of one scope or of all; with `now` only those that hold then."""
+    """Return entries in the order they came, of one scope or of all; with `now` only those that hold then."""
     query = select(list_entries).order_by(list_entries.c.id)
     if scope is not None:
         query = query.where(list_entries.c.scope == scope)
@@ -135,7 +135,7 @@ def entries(engine: Engine, scope: str | None = None, now: float | None = None) 
 
 
 def changes(engine: Engine) -> int:
-    """How often the lists were changed."""
+    """Return how often the lists were changed."""
     with engine.connect() as connection:
         return int(connection.execute(select(marks.c.value).where(marks.c.name == CHANGES)).scalar() or 0)
 

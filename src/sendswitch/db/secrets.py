@@ -15,7 +15,7 @@ LENGTH = 32
 
 
 def secret(engine: Engine, name: str) -> bytes:
-    """The secret of that name, the same for whoever asks. Blocks."""
+    """Return the secret of that name, the same for whoever asks. Blocks."""
     with engine.connect() as connection:
         found = _find(connection, name)
     if found is None:

@@ -20,10 +20,10 @@ class Backoff:
 
     @property
     def longest(self) -> float:
-        """Seconds that no attempt is ever put off for."""
+        """Return seconds that no attempt is ever put off for."""
         return self.last * (1 + self.spread)
 
     def next(self, attempt: int, now: float, random: float) -> float:
-        """When to make the attempt after number `attempt` (from 1); `random` is in [0, 1)."""
+        """Return when to make the attempt after number `attempt` (from 1); `random` is in [0, 1)."""
         doubled = min(self.last, self.first * 2.0 ** min(max(attempt, 1) - 1, 30))
         return now + doubled * (1 - self.spread + 2 * self.spread * random)

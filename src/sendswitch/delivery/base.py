@@ -24,7 +24,7 @@ class Courier(Protocol):
         ...
 
     async def check(self) -> Reply | None:
-        """Is the next hop there? None when it is, else what is wrong."""
+        """Return what is wrong with the next hop, None when it is there."""
         ...
 
     def close(self) -> None:

@@ -102,12 +102,12 @@ def _lines(text: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _date(second: int) -> str:
-    """RFC 5322 3.3; messages come many to the second, so it is made once."""
+    """Return a second as a date (RFC 5322 section 3.3), made once for all messages of that second."""
     return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def _plain(text: str) -> str:
-    """`text` for a trace field: nothing that could end a comment, a line or a field."""
+    """Return `text` for a trace field: nothing that could end a comment, a line or a field."""
     return text if _SAFE.match(text) else _UNSAFE.sub("", text)[:255]
 
 

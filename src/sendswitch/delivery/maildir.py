@@ -26,7 +26,9 @@ _STORED = Reply(250, "2.0.0", "Ok: stored in Maildir")
 
 
 def folder_name(address: str) -> str:
-    """The folder of an address: its key, percent-encoded where it could leave the root; no two addresses share one."""
+    """Return the folder of an address: its key, percent-encoded where it could leave the root; no two addresses share
+    one.
+    """
     name = quote(key(address), safe="@+")
     return "%2E" + name[1:] if name.startswith(".") else name
 
@@ -44,7 +46,7 @@ class MaildirCourier:
         return await asyncio.to_thread(self._deliver, envelope, content, unanimous)
 
     async def check(self) -> Reply | None:
-        """Can folders be made here?"""
+        """Return why folders cannot be made here, None when they can."""
         try:
             await asyncio.to_thread(self._root.mkdir, parents=True, exist_ok=True)
         except OSError as error:
@@ -52,7 +54,7 @@ class MaildirCourier:
         return None
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: nothing is kept open."""
 
     def _deliver(self, envelope: Envelope, content: Content, unanimous: bool) -> Delivered:
         written = [self._write(envelope, recipient.address, content) for recipient in envelope.recipients]
@@ -65,7 +67,7 @@ class MaildirCourier:
         return Delivered(outcomes, final=True)
 
     def _write(self, envelope: Envelope, address: str, content: Content) -> Path | Reply:
-        """A complete, durable file under tmp/."""
+        """Return a complete, durable file under tmp/."""
         folder = self._root / folder_name(address)
         temporary = folder / "tmp" / f"{time.time():.6f}.P{os.getpid()}Q{next(self._count)}.{self._host}"
         try:

@@ -51,7 +51,7 @@ class Tally:
                 self.differences.append(difference)
 
     def to_json(self) -> dict[str, Any]:
-        """The tally as plain JSON values."""
+        """Return the tally as plain JSON values."""
         return {
             "total": self.total,
             "differing": self.differing,
@@ -61,7 +61,7 @@ class Tally:
 
 
 def tally_from_json(data: Mapping[str, Any], most: int) -> Tally:
-    """The inverse of `Tally.to_json`."""
+    """Return the inverse of `Tally.to_json`."""
     tally = Tally(most, int(data["total"]), int(data["differing"]))
     tally.actions.update({(row["was"], row["now"]): int(row["messages"]) for row in data["actions"]})
     tally.differences += [Difference(**row | {"fields": tuple(row["fields"])}) for row in data["differences"]]
@@ -69,14 +69,14 @@ def tally_from_json(data: Mapping[str, Any], most: int) -> Tally:
 
 
 def action(answer: Answer | None) -> str:
-    """The action in one word; `defer` for none."""
+    """Return the action in one word; `defer` for none."""
     if isinstance(answer, Deferral):
         return "defer"
     return ((answer or NO_PIPELINE).action or Action.PASS).value
 
 
 def differing(was: Verdict | None, now: Answer) -> tuple[str, ...]:
-    """Which parts of both would be noticed to differ; () when the mail would have been treated the same."""
+    """Return which parts of both would be noticed to differ; () when the mail would have been treated the same."""
     if isinstance(now, Deferral):
         return ("action",)
     before = was or NO_PIPELINE
@@ -88,7 +88,7 @@ def _part(verdict: Verdict, name: str) -> Any:
 
 
 def told(answer: Answer | None) -> str:
-    """An answer in a few words: its action, its tags, where it forwards to."""
+    """Return an answer in a few words: its action, its tags, where it forwards to."""
     if answer is None or isinstance(answer, Deferral):
         return action(answer)
     tags = f" [{' '.join(answer.tags)}]" if answer.tags else ""

@@ -68,7 +68,7 @@ class Batch:
 
 
 def fold(events: Iterable[Event]) -> Batch:
-    """The rows these events add up to."""
+    """Return the rows these events add up to."""
     batch = Batch()
     for event in events:
         if event.event == "candidate":
@@ -177,6 +177,6 @@ def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
 
 
 def _words(words: Iterable[str]) -> str:
-    """Between spaces, so that one can be looked for without finding a part of another."""
+    """Return words between spaces, so that one can be looked for without finding a part of another."""
     text = " ".join(words)
     return f" {text} " if text else ""

@@ -79,7 +79,7 @@ class Facts:
 
 
 def matches(terms: Sequence[Term], facts: Facts) -> bool:
-    """Whether every condition holds, as the journal would find it."""
+    """Return whether every condition holds, as the journal would find it."""
     return all(_holds(term, facts) is not term.negated for term in terms)
 
 
@@ -112,7 +112,7 @@ def _holds(term: Term, facts: Facts) -> bool:
 
 
 def _equal(name: str, facts: Facts) -> str | int:
-    """What a word must equal."""
+    """Return what a word must equal."""
     match name:
         case "user":
             return key(facts.recipient)
@@ -128,7 +128,7 @@ def _equal(name: str, facts: Facts) -> str | int:
 
 
 def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
-    """The texts in which a word is looked for; None when it must equal something."""
+    """Return the texts in which a word is looked for; None when it must equal something."""
     match name:
         case "from":
             return (facts.sender,)
@@ -154,7 +154,10 @@ def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
 
 
 def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:
-    """The conditions, all of which must hold. Raises InvalidSearch that says which word is wrong and what is known."""
+    """Return the conditions, all of which must hold.
+
+    Raises InvalidSearch that says which word is wrong and what is known.
+    """
     terms = []
     for sign, name, quoted, bare in _WORD.findall(text):
         value = quoted or bare
@@ -199,7 +202,10 @@ def _one_of(known: Sequence[str], value: str) -> str:
 
 
 def moment(value: str, now: float) -> float:
-    """Seconds since 1970: a date (local), `today`, `yesterday`, or how long ago (`2h`, `7d`). Raises ValueError."""
+    """Return seconds since 1970: a date (local), `today`, `yesterday`, or how long ago (`2h`, `7d`).
+
+    Raises ValueError.
+    """
     days = {"today": 0, "yesterday": 1}.get(value.lower())
     if days is not None:
         midnight = datetime.fromtimestamp(now, UTC).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)

@@ -41,22 +41,22 @@ class Span:
 
 
 def trace_of(message: int) -> int:
-    """The id of a message's trace."""
+    """Return the id of a message's trace."""
     return int.from_bytes(_hash(16, message))
 
 
 def sampled(message: int, share: float) -> bool:
-    """Whether a message's trace is among this share of all, 0.0 to 1.0; every node says the same."""
+    """Return whether a message's trace is among this share of all, 0.0 to 1.0; every node says the same."""
     return trace_of(message) % _ALL < share * _ALL
 
 
 def traceparent(message: int) -> str:
-    """What a request made for a message says of its trace (W3C Trace Context 3.2.2)."""
+    """Return what a request made for a message says of its trace (W3C Trace Context 3.2.2)."""
     return f"00-{trace_of(message):032x}-{_root(message):016x}-01"
 
 
 def spans(events: Iterable[Event], share: float = 1.0) -> Iterator[Span]:
-    """The spans of these events, of those messages that are sampled."""
+    """Yield the spans of these events, of those messages that are sampled."""
     for event in events:
         if event.event != "candidate" and sampled(event.message, share):
             yield from _of(event)
@@ -75,7 +75,7 @@ def _of(event: Event) -> Iterator[Span]:
 
 
 def _received(event: Event) -> Span:
-    """From the message's first byte to the moment it was safe: its id is made when it begins."""
+    """Return the span from the message's first byte to the moment it was safe: its id is made when it begins."""
     data = event.data
     attributes: dict[str, Attribute] = _about(event) | {
         "mail.size": int(data.get("size", 0)),
@@ -89,7 +89,7 @@ def _received(event: Event) -> Span:
 
 
 def _processed(event: Event, n: int, data: Mapping[str, Any]) -> Iterator[Span]:
-    """One pipeline, and in it its steps, one after the other up to the verdict."""
+    """Yield the spans of one pipeline, and of its steps, one after the other up to the verdict."""
     trace, own = trace_of(event.message), _id(event, "process", n)
     steps = steps_of(data)
     begin = event.at - sum(step.seconds for step in steps)
@@ -114,7 +114,7 @@ def _processed(event: Event, n: int, data: Mapping[str, Any]) -> Iterator[Span]:
 
 
 def _happened(event: Event) -> Span:
-    """A delivery's attempt, or what happened to it otherwise, which takes no time."""
+    """Return a delivery's attempt, or what happened to it otherwise, which takes no time."""
     data = event.data
     attributes = _about(event, event.n or 0)
     attempt = event.event in ("delivered", "deferred")

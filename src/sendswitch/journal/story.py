@@ -63,7 +63,7 @@ _STANDS = {
 
 
 def recipients(events: Iterable[Event]) -> dict[int, str]:
-    """Who the message was for, by delivery number, targets of forwards included."""
+    """Return who the message was for, by delivery number, targets of forwards included."""
     found: dict[int, str] = {}
     for event in events:
         if event.n is None:
@@ -74,7 +74,7 @@ def recipients(events: Iterable[Event]) -> dict[int, str]:
 
 
 def timeline(events: Sequence[Event]) -> list[Line]:
-    """Every event in order, each in one sentence."""
+    """Return every event in order, each in one sentence."""
     to = recipients(events)
     return [
         Line(e.at, to.get(e.n, "") if e.n is not None else "", e.event, _sentence(e), e.data)
@@ -83,7 +83,7 @@ def timeline(events: Sequence[Event]) -> list[Line]:
 
 
 def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
-    """The story of delivery `n`, which stands in `state`."""
+    """Return the story of delivery `n`, which stands in `state`."""
     ordered = sorted(events, key=lambda event: event.seq)
     to = recipients(ordered).get(n, "")
     sentences: list[str] = []
@@ -117,12 +117,12 @@ def _whose(data: Mapping[str, Any]) -> list[str]:
 
 
 def numbered(steps: Iterable[Step]) -> list[str]:
-    """Each step in a sentence that begins with its number."""
+    """Return each step in a sentence that begins with its number."""
     return [f"Step {number}: {_told(step)}" for number, step in enumerate(steps, 1)]
 
 
 def steps_of(data: Mapping[str, Any]) -> list[Step]:
-    """The steps in a verdict's trace."""
+    """Return the steps in a verdict's trace."""
     return [
         Step(
             str(step.get("processor", "")),
@@ -144,7 +144,7 @@ def _told(step: Step) -> str:
 
 
 def verdict_told(verdict: Mapping[str, Any]) -> str:
-    """A verdict, as JSON, in a sentence."""
+    """Return a verdict, as JSON, in a sentence."""
     action = str(verdict.get("action", "no action")).upper()
     tags = f" with the tags {', '.join(verdict['tags'])}" if verdict.get("tags") else ""
     score = f"{' and' if tags else ' with'} the score {verdict['score']:g}" if verdict.get("score") is not None else ""
@@ -193,7 +193,7 @@ def _sentence(event: Event) -> str:
 
 
 def _by_hand(event: Event) -> str:
-    """What a person did."""
+    """Return what a person did."""
     data = event.data
     by = f"by {data['by']}" + (f" with order {data['order']}" if "order" in data else "") + _because(data)
     match event.event:

@@ -54,7 +54,7 @@ def split(address: str) -> tuple[str, str]:
 
 
 def valid(address: str) -> bool:
-    """True when `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
+    """Return whether `address` may stand in a path: it cannot break out of the brackets or carry a line break."""
     return 0 < len(address) <= MAX_ADDRESS and _valid(address)
 
 
@@ -69,7 +69,7 @@ def _valid(address: str) -> bool:
 
 
 def _joins(address: str) -> bool:
-    """Whether each joiner in an address stands where a script needs one (RFC 5892 appendix A.1 and A.2).
+    """Return whether each joiner in an address stands where a script needs one (RFC 5892 appendix A.1 and A.2).
 
     Nobody sees it elsewhere, where it would make a second mailbox of the same look.
     """
@@ -184,7 +184,7 @@ def resolved(address: str) -> Iterator[str]:
 
 
 def without_extension(address_key: str, delimiters: str) -> str:
-    """The key without its address extension (Postfix `recipient_delimiter`), or itself when it has none.
+    """Return the key without its address extension (Postfix `recipient_delimiter`), or itself when it has none.
 
     A delimiter as first character is part of the name, as in Postfix.
     """
@@ -217,7 +217,7 @@ def in_header(values: Sequence[str]) -> list[str]:
 
 
 def only(values: Sequence[str], found: Sequence[str]) -> str | None:
-    """The one author's key when the field is beyond doubt (one field, one reading, one address), else None.
+    """Return the one author's key when the field is beyond doubt (one field, one reading, one address), else None.
 
     `found` is what `in_header` gives for `values`. Letting mail through because of its author asks for this; keeping
     mail out asks for any of `found`.

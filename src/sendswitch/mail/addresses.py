@@ -19,7 +19,7 @@ _PARENTHESIS = re.compile(r"\\.|[()]", re.S)
 
 
 def addresses(value: str) -> list[str]:
-    """The addresses in the value of a field, in order. What is no address is passed over; never raises."""
+    """Return the addresses in the value of a field, in order. What is no address is passed over; never raises."""
     value = value[:LONGEST]
     found: list[str] = []
     words: list[str] = []  # of what may be an address without brackets
@@ -50,7 +50,7 @@ def addresses(value: str) -> list[str]:
 
 
 def _comments(value: str) -> dict[int, int]:
-    """Where each comment ends, by where it begins."""
+    """Return where each comment ends, by where it begins."""
     begun: list[int] = []
     ends: dict[int, int] = {}
     for found in _PARENTHESIS.finditer(value):

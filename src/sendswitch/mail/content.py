@@ -23,24 +23,24 @@ class Content(Protocol):
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """Return the length in bytes."""
         ...
 
     def head(self) -> bytes:
-        """The header block with its closing empty line, or all there is up to 1 MiB if there is none."""
+        """Return the header block with its closing empty line, or all there is up to 1 MiB if there is none."""
         ...
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
-        """The bytes from `start` on, in pieces of at most 256 KiB. Reading a file blocks. Raises OSError."""
+        """Yield the bytes from `start` on, in pieces of at most 256 KiB. Reading a file blocks. Raises OSError."""
         ...
 
     def whole(self) -> bytes | None:
-        """All bytes when they are in memory already, else None."""
+        """Return all bytes when they are in memory already, else None."""
         ...
 
 
 def head_of(data: bytes) -> bytes:
-    """The header block of `data`, its closing empty line included."""
+    """Return the header block of `data`, its closing empty line included."""
     if data.startswith(b"\r\n"):
         return data[:2]
     end = data.find(b"\r\n\r\n")
@@ -156,7 +156,7 @@ class Spliced:
 
 
 def read_all(content: Content) -> bytes:
-    """Every byte, in memory; for a processor that asks for the whole message."""
+    """Return every byte, in memory; for a processor that asks for the whole message."""
     data = content.whole()
     return b"".join(content.chunks()) if data is None else data
 

@@ -53,11 +53,11 @@ class Envelope:
 
     @property
     def ascii(self) -> bool:
-        """Whether all addresses are ASCII, so that SMTPUTF8 (RFC 6531) is not needed for them."""
+        """Return whether all addresses are ASCII, so that SMTPUTF8 (RFC 6531) is not needed for them."""
         return self.sender.isascii() and all(recipient.address.isascii() for recipient in self.recipients)
 
     def to_json(self) -> dict[str, Any]:
-        """Sender, MAIL parameters and client, without what has its default and without the recipients.
+        """Return sender, MAIL parameters and client, without what has its default and without the recipients.
 
         Recipients are kept apart because each has a life of its own from here on.
         """
@@ -73,7 +73,7 @@ _CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident", "lo
 
 
 def from_json(sender: str, recipients: tuple[Recipient, ...], data: Mapping[str, Any]) -> Envelope:
-    """The inverse of `Envelope.to_json`."""
+    """Return the inverse of `Envelope.to_json`."""
     return Envelope(
         sender=sender,
         recipients=recipients,

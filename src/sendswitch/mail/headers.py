@@ -115,7 +115,7 @@ MAX_LOOKED_AT = 100
 
 
 def dispositions(head: bytes, beginning: bytes) -> list[str]:
-    """Which of `attachment` and `inline` parts say they are (RFC 2183), as far as a message's `beginning` shows."""
+    """Return which of `attachment` and `inline` parts say they are (RFC 2183), in the `beginning` of a message."""
     top = head.lower()
     if b"multipart/" not in top and b"content-disposition" not in top:
         return []
@@ -217,7 +217,7 @@ def _one_line(value: str, *, utf8: bool) -> bytes:
 
 
 def _encoded(text: str) -> str:
-    """Text as encoded words of at most 75 characters, with spaces between them that no reader shows."""
+    """Return text as encoded words of at most 75 characters, with spaces between them that no reader shows."""
     return Header(text, "utf-8").encode(linesep="")
 
 

@@ -21,7 +21,7 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def to_text(message: int) -> str:
-    """The id as people and logs see it."""
+    """Return the id as people and logs see it."""
     pairs = _PAIRS
     return (
         _ALPHABET[message >> 60]
@@ -35,7 +35,7 @@ def to_text(message: int) -> str:
 
 
 def from_text(text: str) -> int:
-    """The inverse of `to_text`, forgiving case and I, L, O. Raises ValueError for what is no id."""
+    """Return the inverse of `to_text`, forgiving case and I, L, O. Raises ValueError for what is no id."""
     value = 0
     if len(text) != _LENGTH:
         raise ValueError(f"{text!r} is no message id; one has {_LENGTH} letters and digits")
@@ -47,12 +47,12 @@ def from_text(text: str) -> int:
 
 
 def received(message: int) -> float:
-    """When the id was made, in seconds since the epoch."""
+    """Return when the id was made, in seconds since the epoch."""
     return (message >> 21) / 1000
 
 
 def first_at(seconds: float) -> int:
-    """The least id a message of that moment (seconds since the epoch) can have."""
+    """Return the least id a message of that moment (seconds since the epoch) can have."""
     return int(max(0.0, seconds) * 1000) << 21
 
 

@@ -35,7 +35,7 @@ class Attachment:
 
     @property
     def size(self) -> int:
-        """Length of the decoded data in bytes."""
+        """Return the length of the decoded data in bytes."""
         return len(self.data)
 
 
@@ -66,22 +66,22 @@ class Mail:
 
     @cached_property
     def authors(self) -> list[str]:
-        """Every address that a reader could take for the author's (see `address.in_header`)."""
+        """Return every address that a reader could take for the author's (see `address.in_header`)."""
         return in_header(self.raw_headers("from"))
 
     @property
     def size(self) -> int:
-        """Bytes of the whole message."""
+        """Return how many bytes the whole message has."""
         return self.content.size
 
     @cached_property
     def fields(self) -> list[Field]:
-        """The header fields in order, raw."""
+        """Return the header fields in order, raw."""
         return fields(self.content.head())
 
     @cached_property
     def _named(self) -> dict[str, list[Field]]:
-        """The fields by name in lower case, so that a header of a megabyte is searched once."""
+        """Return the fields by name in lower case, so that a header of a megabyte is searched once."""
         found: dict[str, list[Field]] = {}
         for one in self.fields:
             found.setdefault(one.name.lower(), []).append(one)
@@ -89,7 +89,7 @@ class Mail:
 
     @cached_property
     def _values(self) -> dict[str, list[str]]:
-        """The unfolded values of the names that were asked for."""
+        """Return the unfolded values of the names that were asked for."""
         return {}
 
     def header(self, name: str) -> str:
@@ -110,42 +110,42 @@ class Mail:
 
     @cached_property
     def dispositions(self) -> list[str]:
-        """Which of `attachment` and `inline` parts say they are, in the first 256 KiB; nothing is parsed for it."""
+        """Return which of `attachment` and `inline` parts say they are, in the first 256 KiB. Parses nothing."""
         return dispositions(self.content.head(), next(self.content.chunks(), b""))
 
     @cached_property
     def subject(self) -> str:
-        """The Subject, decoded."""
+        """Return the Subject, decoded."""
         return self.header("subject")
 
     @cached_property
     def raw(self) -> bytes:
-        """The whole message, byte for byte."""
+        """Return the whole message, byte for byte."""
         return read_all(self.content)
 
     @cached_property
     def text(self) -> str:
-        """All text/plain parts that do not say that they are attached, decoded; '' when there are none."""
+        """Return all text/plain parts that do not say that they are attached, decoded; '' when there are none."""
         return self._texts("text/plain")
 
     @cached_property
     def html(self) -> str:
-        """All text/html parts that do not say that they are attached, decoded; '' when there are none."""
+        """Return all text/html parts that do not say that they are attached, decoded; '' when there are none."""
         return self._texts("text/html")
 
     @cached_property
     def attachments(self) -> list[Attachment]:
-        """Every part with a file name and every part that is no text, those of attached mail included."""
+        """Return every part with a file name and every part that is no text, those of attached mail included."""
         return [Attachment(part.name, part.type, part.data, part.names) for part in self.parts if part.attached]
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that have none of their own, in every reading, with where they stand."""
+        """Return the parts that have none of their own, in every reading, with where they stand."""
         return self._reading.parts
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Why readers may show something that is not in `parts`, or show different things."""
+        """Return why readers may show something that is not in `parts`, or show different things."""
         return self._reading.findings if self._known is None else self._known
 
     @cached_property

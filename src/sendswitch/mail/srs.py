@@ -30,7 +30,7 @@ _SRS1 = re.compile(r"SRS1[-+=]([^=]+)=([^=]+)=([-+=].+)\Z", re.I | re.S)
 
 
 def looks_rewritten(address: str) -> bool:
-    """True when an address is written as rewritten senders are."""
+    """Return whether an address is written as rewritten senders are."""
     return _REWRITTEN.match(address) is not None
 
 
@@ -42,11 +42,13 @@ class Srs:
     secret: bytes = field(repr=False)
 
     def ours(self, address: str) -> bool:
-        """True for an address of the domain."""
+        """Return whether an address is of the domain."""
         return domain_key(split(address)[1]) == domain_key(self.domain)
 
     def rewritten(self, sender: str, now: float) -> str:
-        """The sender that stands for this one, or itself where none can: the null path, and what would be too long."""
+        """Return the sender that stands for this one, or itself where none can: the null path, and what would be too
+        long.
+        """
         local, domain = split(sender)
         if not domain or local.startswith('"') or "=" in domain:
             return sender
@@ -60,7 +62,7 @@ class Srs:
         return address if valid(address) else sender
 
     def reversed(self, address: str, now: float) -> str:
-        """The sender that an address of ours stands for. Raises ValueError that says why it stands for none."""
+        """Return the sender that an address of ours stands for. Raises ValueError that says why it stands for none."""
         local, _ = split(address)
         if (found := _SRS0.match(local)) is not None:
             given, day, domain, rest = found.groups()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def storable(text: object, limit: int) -> str:
-    """`text` as JSON and every database can keep it, at most `limit` characters.
+    """Return `text` as JSON and every database can keep it, at most `limit` characters.
 
     Without NUL, which PostgreSQL refuses, and without half characters (lone surrogates), which are no UTF-8; both can
     come by mail: a Subject in UTF-7 decodes to anything.

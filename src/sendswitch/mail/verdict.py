@@ -78,7 +78,7 @@ class Step:
         return self.outcome.removesuffix(SHADOWED) in (ERROR, TIMEOUT)
 
     def to_json(self) -> dict[str, Any]:
-        """The step with its empty fields left out."""
+        """Return the step with its empty fields left out."""
         out: dict[str, Any] = {"processor": self.processor, "seconds": round(self.seconds, 6)}
         for name in ("version", "outcome", "saw"):
             if value := getattr(self, name):
@@ -145,7 +145,7 @@ class Verdict:
         return Verdict(tags=tags, reason=reason)
 
     def with_trace(self, trace: tuple[Step, ...]) -> Verdict:
-        """The same verdict with the whole trace."""
+        """Return the same verdict with the whole trace."""
         return replace(self, trace=trace)
 
     @property
@@ -191,7 +191,7 @@ Answer = Verdict | Deferral
 
 
 def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
-    """The inverse of `Verdict.to_json`.
+    """Return the inverse of `Verdict.to_json`.
 
     Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
     would silently lose what was meant. What comes from somebody's program goes through `checked` as well, and is
@@ -257,7 +257,7 @@ _VERDICT_FIELDS = frozenset(
 
 
 def checked(verdict: Verdict) -> Verdict:
-    """The verdict, when everything in it can be carried out. Raises ValueError that says what cannot.
+    """Return the verdict, when everything in it can be carried out. Raises ValueError that says what cannot.
 
     Everything a processor gives goes through here, because it ends up in SMTP commands, header fields and the journal.
     """
@@ -307,7 +307,7 @@ def _check_edit(edit: Edit) -> None:
 
 
 def parse_refusal(text: str) -> Reply:
-    """A reply that refuses: 4xx or 5xx, but not 421, which would end the whole session. Raises ValueError."""
+    """Return a reply that refuses: 4xx or 5xx, but not 421, which would end the whole session. Raises ValueError."""
     reply = parse_reply(text)
     _check_refusal(reply)
     return reply
@@ -319,7 +319,7 @@ def _check_refusal(reply: Reply) -> None:
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:
-    """`tags` as a tuple of distinct words that fit a header. Raises ValueError for what does not."""
+    """Return `tags` as a tuple of distinct words that fit a header. Raises ValueError for what does not."""
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags must be a list of words")
     for tag in tags:
@@ -331,7 +331,7 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
 
 
 def step_from_json(data: Mapping[str, Any]) -> Step:
-    """The inverse of `Step.to_json`."""
+    """Return the inverse of `Step.to_json`."""
     return Step(
         processor=str(data.get("processor", "")),
         version=str(data.get("version", "")),

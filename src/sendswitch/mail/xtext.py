@@ -25,7 +25,7 @@ def decode(text: str) -> str:
 
 
 def encode(text: str) -> str:
-    """xtext of `text`; characters beyond ASCII become the xtext of their UTF-8 bytes."""
+    """Return xtext of `text`; characters beyond ASCII become the xtext of their UTF-8 bytes."""
     if _PLAIN.match(text):
         return text
     return "".join(

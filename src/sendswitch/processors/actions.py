@@ -22,7 +22,7 @@ class _Fixed:
     _verdict: Verdict
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """The verdict of the options."""
+        """Return the verdict of the options."""
         return self._verdict
 
 

@@ -94,14 +94,16 @@ class Auth:
         return _checked(mail, context)
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
-        """`spf`, `dkim`, `dmarc` and `arc`, each with `result`, and `read`: whose results they are, '' for our own."""
+        """Return `spf`, `dkim`, `dmarc` and `arc`, each with `result`, and `read`: whose results they are, '' for our
+        own.
+        """
         if (read := results.of_host(mail.raw_headers(results.FIELD), self._trusted)) is not None:
             host, found = read
             return {method: {"result": found.get(method, "none")} for method in _METHODS} | {"read": host}
         return await _shared(self._readers, self, mail, context) | {"read": ""}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """The tags and the field, and what a DMARC failure means."""
+        """Return the tags and the field, and what a DMARC failure means."""
         each = {method: str(answer[method]["result"]) for method in _METHODS}
         told = ", ".join(f"{method} {result}" for method, result in each.items())
         reason = told + (f" (as {answer['read']} says)" if answer["read"] else "")
@@ -124,7 +126,7 @@ class Auth:
         return {"deny": Action.DENY, "quarantine": Action.QUARANTINE}.get(wanted)
 
     def _edits(self, answer: Mapping[str, Any], mail: Mail) -> tuple[Edit, ...]:
-        """Our field on top; what others wrote under our name is gone, what they wrote under theirs stays."""
+        """Return the edits: our field on top; fields of others under our name go, those under theirs stay."""
         values = mail.raw_headers(results.FIELD)
         others = [value for value in values if not results.claims(value, self._host)]
         edits: list[Edit] = []
@@ -162,7 +164,7 @@ async def _shared(readers: base.Readers, step: base.Reads, mail: Mail, context: 
 
 @cache
 def _libraries() -> Any:
-    """The suffix list, when all is installed. Raises ValueError that says how to install what is missing."""
+    """Return the suffix list, when all is installed. Raises ValueError that says how to install what is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were written for an older Python
@@ -279,7 +281,7 @@ def _text(value: bytes | str | None) -> str:
 
 @cache
 def _silent() -> logging.Logger:
-    """The library's logger: what strangers sign is no news."""
+    """Return the library's logger: what strangers sign is no news."""
     logger = logging.getLogger("sendswitch.dkim")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -287,7 +289,7 @@ def _silent() -> logging.Logger:
 
 
 def _best(results: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The one that counts for people: a pass, else what might be one later, else the first."""
+    """Return the one that counts for people: a pass, else what might be one later, else the first."""
     for wanted in ("pass", "temperror"):
         for result in results:
             if result["result"] == wanted:
@@ -358,7 +360,7 @@ def _organization(domain: str) -> str:
 
 
 def _aligned(mode: str | None, author: str, domain: str) -> bool:
-    """Strict: the same domain; relaxed: of the same organization (RFC 7489 3.1)."""
+    """Return whether domains are aligned (RFC 7489 section 3.1): `s` the same, `r` of the same organization."""
     if (mode or "r").lower() == "s":
         return author == domain
     return _organization(author) == _organization(domain)

@@ -178,7 +178,7 @@ class InThreads:
         return await reading(described, mail, context, thin=thin)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ class Step(Protocol):
     version: str
 
     def __init__(self, options: Any) -> None:
-        """Raises ValueError when the options cannot work together."""
+        """Check the options. Raises ValueError when they cannot work together."""
         ...
 
 
@@ -233,7 +233,7 @@ class Processor(Step, Protocol):
     """
 
     async def process(self, mail: Mail, context: Context) -> Verdict | None:
-        """The opinion on one message for one recipient."""
+        """Return the opinion on one message for one recipient."""
         ...
 
 
@@ -246,9 +246,9 @@ class Asking(Step, Protocol):
     """
 
     async def ask(self, mail: Mail, context: Context) -> Mapping[str, Any]:
-        """The service's answer as plain JSON, with all that `judge` needs."""
+        """Return the service's answer as plain JSON, with all that `judge` needs."""
         ...
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
-        """The opinion that follows from an answer, as of `Processor.process`."""
+        """Return the opinion that follows from an answer, as of `Processor.process`."""
         ...

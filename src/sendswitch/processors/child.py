@@ -79,7 +79,7 @@ class Hosting:
         self._closed = False
 
     async def ask(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What the code answers. Raises UserCodeError with the line that failed."""
+        """Return what the code answers. Raises UserCodeError with the line that failed."""
         last = ""
         for attempt in range(ATTEMPTS):
             # Code that does nothing but block is not asked together with others again and again.
@@ -151,7 +151,7 @@ class Hosting:
 
 
 def environment() -> dict[str, str]:
-    """Nothing of ours but where packages are that are not in Python's own places."""
+    """Return an environment with nothing of ours but where packages are that are not in Python's own places."""
     beside = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     known = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     return known | ({"PYTHONPATH": os.pathsep.join(beside)} if beside else {})
@@ -255,7 +255,7 @@ class Child:
 
     @property
     def idle(self) -> bool:
-        """True when no call waits."""
+        """Return whether no call waits."""
         return not self._calls
 
     async def gone(self) -> None:

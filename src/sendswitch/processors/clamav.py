@@ -70,7 +70,7 @@ class ClamAV:
         self._clamd = Seat(lambda: Clamd(address), options.connections, Clamd, address)
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
-        """`signature`, '' for a clean message, or `too_large`. Raises when clamd cannot say."""
+        """Return `signature`, '' for a clean message, or `too_large`. Raises when clamd cannot say."""
         try:
             if mail.size > self._options.largest:
                 raise TooLarge
@@ -80,7 +80,7 @@ class ClamAV:
             return {"too_large": mail.size}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """VIRUS with the configured action, or nothing but what was found."""
+        """Return VIRUS with the configured action, or nothing but what was found."""
         options = self._options
         if "too_large" in answer:
             if options.too_large == "defer":
@@ -116,7 +116,7 @@ class Clamd:
             self.idle.pop().close()
 
     async def scan(self, content: Content) -> str:
-        """The signature that matched, '' for a clean message. Raises OSError, EOFError, TooLarge, ValueError."""
+        """Return the signature that matched, '' for a clean message. Raises OSError, EOFError, TooLarge, ValueError."""
         session = self._reusable()
         if session is not None:
             try:

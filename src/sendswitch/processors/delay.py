@@ -34,7 +34,7 @@ class Delay:
         self._time = options.time
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """PENDING for the rest of the time."""
+        """Return PENDING for the rest of the time."""
         message = from_text(context.message)
         left = self._time - (context.now - received(message)) if message else self._time
         # Whoever waits to the millisecond waits twice.

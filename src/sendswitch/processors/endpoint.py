@@ -48,7 +48,7 @@ class EndpointOptions(base.Options):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Those that sign. Raises ValueError when there is none."""
+        """Return the secrets that sign. Raises ValueError when there is none."""
         given = (self.secret, self.previous_secret)
         if not self.secret.get_secret_value():
             raise ValueError("secret must be given")
@@ -81,7 +81,7 @@ def _written(options: EndpointOptions, kind: str, told: dict[str, Any], raw: Mai
 
 
 def id_of(context: base.Context, what: str) -> str:
-    """The same for the same message, recipient and question, whenever it is made."""
+    """Return the same for the same message, recipient and question, whenever it is made."""
     whose = hashlib.sha256(f"{context.recipient.address}\0{what}".encode("utf-8", "replace")).hexdigest()[:12]
     return f"msg_{context.message}_{whose}"
 
@@ -89,7 +89,7 @@ def id_of(context: base.Context, what: str) -> str:
 def signed(
     secrets: Sequence[str], id_: str, body: str, *, form: bool, attempt: int, message: str, host: str
 ) -> list[tuple[bytes, bytes]]:
-    """The header fields of a request: signed now by every secret, so that a receiver may know any of them."""
+    """Return the header fields of a request: signed now by every secret, so that a receiver may know any of them."""
     now = datetime.now(UTC)
     head = {
         "Host": host,

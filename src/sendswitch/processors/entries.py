@@ -51,12 +51,12 @@ class Entry:
     reason: str = ""
 
     def holds(self, now: float) -> bool:
-        """True until its time is over."""
+        """Return whether its time is not over."""
         return self.expires is None or now < self.expires
 
 
 def checked(text: str) -> str:
-    """The entry without space round it. Raises ValueError that says what could stand there."""
+    """Return the entry without space round it. Raises ValueError that says what could stand there."""
     text = text.strip()
     if not text or len(text) > LONGEST:
         raise ValueError(f"an entry has 1 to {LONGEST} characters")
@@ -112,7 +112,7 @@ class Entries:
         self._fields = {name: _Alike(some, _field_pattern) for name, some in fields.items()}
 
     def sender(self, address_key: str, now: float) -> Entry | None:
-        """The entry that matches an address."""
+        """Return the entry that matches an address."""
         if (entry := self._addresses.get(address_key)) is not None and entry.holds(now):
             return entry
         domain = address_key.rpartition("@")[2]
@@ -128,7 +128,7 @@ class Entries:
         return next(filter(None, found), None)
 
     def client(self, address: str, now: float) -> Entry | None:
-        """The entry of the smallest network that the client is in."""
+        """Return the entry of the smallest network that the client is in."""
         if not self._networks:
             return None
         try:
@@ -144,7 +144,7 @@ class Entries:
         return None
 
     def field(self, mail: Mail, now: float) -> tuple[str, Entry] | None:
-        """The header field that matches, and its entry."""
+        """Return the header field that matches, and its entry."""
         for name, alike in self._fields.items():
             for value in mail.headers(name):
                 if (entry := alike.find(value, now)) is not None:
@@ -153,7 +153,7 @@ class Entries:
 
 
 def _keep(table: dict[T, Entry], place: T, entry: Entry) -> None:
-    """Of two that mean the same the one that holds longer."""
+    """Keep of two entries that mean the same the one that holds longer."""
     there = table.get(place)
     if there is None or (there.expires is not None and (entry.expires is None or entry.expires > there.expires)):
         table[place] = entry
@@ -228,7 +228,7 @@ def _field_pattern(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    """As RE2 reads it; checked, because a set says nothing of what is wrong with one. Raises ValueError."""
+    """Return a pattern as RE2 reads it. Raises ValueError; a set would say nothing of what is wrong with one."""
     pattern = text[1:-1] if _is_regex(text) else _like(text)
     try:
         re2.compile(pattern, _CASELESS)
@@ -244,7 +244,7 @@ def _said(error: re2.error) -> str:
 
 
 def _like(text: str) -> str:
-    """A glob as a regular expression for all of a text; a text without * and ? for any part of it."""
+    """Return a glob as a regular expression for all of a text; a text without * and ? for any part of it."""
     if not _LIKE.search(text):
         return str(re2.escape(text))
     out, at = "", 0
@@ -286,7 +286,7 @@ class Book:
         }
 
     def of(self, recipient: str) -> list[Pair]:
-        """The lists that hold for a recipient, the most particular first: theirs, their domain's, the site's."""
+        """Return the lists that hold for a recipient, the most particular first: theirs, their domain's, the site's."""
         if not self._pairs:
             return []
         whose = key(recipient)
@@ -310,7 +310,7 @@ class Lists:
 
     @property
     def book(self) -> Book:
-        """The book. Blocks when it was not read yet."""
+        """Return the book. Blocks when it was not read yet."""
         if self._book is None:
             self.refresh()
         assert self._book is not None

@@ -62,7 +62,7 @@ class Headers:
         self._options = options
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """The edits, those that remove first."""
+        """Return the edits, those that remove first."""
         options = self._options
         gone = [name for name in options.remove if mail.raw_headers(name)]
         edits: list[Edit] = [RemoveHeader(name) for name in gone]
@@ -101,5 +101,5 @@ class Subject:
         self._verdict = Verdict(edits=(MarkSubject(options.mark),))
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """The mark."""
+        """Return the mark."""
         return self._verdict

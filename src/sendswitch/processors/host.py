@@ -48,7 +48,7 @@ class _Printing(io.TextIOBase):
 
 
 def load(file: Path) -> Process:
-    """The program's `process`. Raises whatever the file raises, or AttributeError."""
+    """Return the program's `process`. Raises whatever the file raises, or AttributeError."""
     namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
     exec(compile(file.read_bytes(), str(file), "exec"), namespace)  # noqa: S102 - the user's own code
     process = namespace.get("process")
@@ -59,7 +59,7 @@ def load(file: Path) -> Process:
 
 
 def make(name: str, options: dict[str, Any]) -> Process:
-    """What a package's processor answers. Raises what it raises, InvalidConfiguration."""
+    """Return what a package's processor answers. Raises what it raises, InvalidConfiguration."""
     kind = registry.find(name)
     made = kind(validate(kind.Options, options, name, {}))
     if isinstance(made, Asking):
@@ -78,7 +78,7 @@ _OTHERS = (sysconfig.get_path("stdlib"), str(Path(registry.__file__).parent.pare
 
 
 def explain(error: BaseException) -> str:
-    """The error as its author understands it: type, text and the last line that is theirs."""
+    """Return the error as its author understands it: type, text and the last line that is theirs."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((*_OTHERS, "<"))]
     where = f" at {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""
@@ -99,7 +99,7 @@ class Host:
             self._broken = explain(error)
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Until standard input ends. What is said first is that the code is loaded."""
+        """Serve until standard input ends. Say first that the code is loaded."""
         self._say({})
         while line := await reader.readline():
             call = orjson.loads(line)

@@ -23,7 +23,7 @@ MOST_FILES = 200
 
 
 def _files(module: str) -> list[Path]:
-    """The files of a package, found without running any of it."""
+    """Return the files of a package, found without running any of it."""
     spec = find_spec(module.partition(".")[0])
     if spec is None or spec.origin is None:
         return []
@@ -41,11 +41,11 @@ class Hosted:
         self._hosting = Hosting(name, Code("processor", name, options), MEMORY, self._stamp)
 
     def _stamp(self) -> tuple[int, ...]:
-        """When its files were changed."""
+        """Return when its files were changed."""
         return tuple(file.stat().st_mtime_ns for file in self._files if file.exists())
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What the package's processor answers. Raises UserCodeError with the line that failed."""
+        """Return what the package's processor answers. Raises UserCodeError with the line that failed."""
         return await self._hosting.ask(mail, context)
 
     async def close(self) -> None:

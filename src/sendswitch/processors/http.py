@@ -42,12 +42,12 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body for people."""
+        """Return the body for people."""
         return self.body.decode("utf-8", "replace")
 
 
 def shown(url: str) -> str:
-    """A URL for logs and traces: its query may hold what nobody else should see."""
+    """Return a URL for logs and traces: its query may hold what nobody else should see."""
     return url.partition("?")[0]
 
 
@@ -58,8 +58,10 @@ def _trusted() -> ssl.SSLContext:
 
 
 def new_client() -> httpx.AsyncClient:
-    """Keeps connections; who uses it says how many at once. Knows no proxy, cookie or redirect, and no time limit but
-    that of the step."""
+    """Return a client that keeps connections. Who uses it says how many at once, and how long a request may take.
+
+    It knows no proxy, cookie or redirect.
+    """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=20)
     client = httpx.AsyncClient(verify=_trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -76,7 +78,7 @@ async def asked(
     limit: int,
     name: str = "",
 ) -> Answer:
-    """The answer as it is sent. `name` is whose certificate is expected where the URL has an address.
+    """Return the answer as it is sent. `name` is whose certificate is expected where the URL has an address.
 
     Raises OSError that names the URL, ValueError for an answer of more than `limit` bytes.
     """
@@ -96,7 +98,8 @@ async def asked(
 
 
 async def checked_url(url: str, reach: Reach) -> tuple[str, str]:
-    """The URL with an address in it that may be reached, and the host's own name, with its port where it has one.
+    """Return the URL with an address in it that may be reached, and the host's own name, with its port where it has
+    one.
 
     Raises Refused, OSError.
     """
@@ -108,7 +111,7 @@ async def checked_url(url: str, reach: Reach) -> tuple[str, str]:
 
 
 def retry_after(answer: Answer) -> float:
-    """Seconds until it may be asked again, as it says (RFC 9110 10.2.3); 0 when it says nothing that counts."""
+    """Return seconds until it may be asked again, as it says (RFC 9110 10.2.3); 0 when it says nothing that counts."""
     said = answer.headers.get("retry-after", "").strip()
     if said.isdecimal():
         return float(said[:8])

@@ -58,7 +58,7 @@ class Lists:
         self._lists = site.lists
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """PASS for an allowed sender, DENY for a denied one."""
+        """Return PASS for an allowed sender, DENY for a denied one."""
         kept = self._lists.book.of(context.recipient.address) if self._kept else []
         if not (self._own or kept):
             return None
@@ -79,7 +79,7 @@ class Lists:
 def _found(
     entries: Entries, senders: Sequence[tuple[str, str]], mail: Mail, context: base.Context
 ) -> tuple[str, str] | None:
-    """What is on the list, and by which entry."""
+    """Return what is on the list, and by which entry."""
     if entries.empty:
         return None
     for address, where in senders:

@@ -37,7 +37,7 @@ class Notify:
         self._outbox, self._readers = site.outbox, site.readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Nothing but the event's id. Raises SpoolUnavailable when it cannot be kept, Refused where no node runs."""
+        """Return the event's id. Raises SpoolUnavailable when it cannot be kept, Refused where no node runs."""
         if context.rehearsal:
             return Verdict(reason="nobody is told in a rehearsal")
         if self._outbox is None:

@@ -24,7 +24,7 @@ MOST_TEXT, MOST_FIELDS = 5_000_000, 1000
 
 
 def described(mail: Mail, context: Context, *, thin: bool = False) -> dict[str, Any]:
-    """The message for one recipient. Reads the whole message; blocks."""
+    """Return the message for one recipient. Reads the whole message; blocks."""
     client = context.client
     out: dict[str, Any] = {
         "id": context.message,
@@ -62,7 +62,7 @@ def described(mail: Mail, context: Context, *, thin: bool = False) -> dict[str, 
 
 
 def _date(value: str) -> str | None:
-    """As ISO 8601 in UTC; None for what is no date."""
+    """Return a date as ISO 8601 in UTC; None for what is no date."""
     try:
         date = parsedate_to_datetime(value)
         return date.astimezone(UTC).isoformat() if date.tzinfo else datetime.isoformat(date)

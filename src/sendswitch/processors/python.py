@@ -49,7 +49,7 @@ class Python:
         self._hosting = Hosting(options.file.name, Code("file", str(options.file)), options.memory, self._stamp)
 
     def _stamp(self) -> int:
-        """When the file was changed; its version is told by its content."""
+        """Return when the file was changed; its version is told by its content."""
         changed = self._file.stat().st_mtime_ns
         if changed != self._changed:
             self._changed = changed
@@ -57,7 +57,7 @@ class Python:
         return changed
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What the program answers. Raises UserCodeError with the line that failed."""
+        """Return what the program answers. Raises UserCodeError with the line that failed."""
         return await self._hosting.ask(mail, context)
 
     async def close(self) -> None:

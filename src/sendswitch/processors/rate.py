@@ -58,7 +58,7 @@ class Rate:
         self._counted: OrderedDict[str, bool] = OrderedDict()
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What `action` says when there is too much."""
+        """Return what `action` says when there is too much."""
         options, who = self._options, self._who(context)
         if self._within_limit(who, context):
             return None

@@ -47,13 +47,13 @@ class Reach:
                 self._hosts.add(entry.lower().rstrip("."))
 
     def may(self, address: Address) -> bool:
-        """Whether a request may go there (rule 1)."""
+        """Return whether a request may go there (rule 1)."""
         if public(address) and not _ours(address):
             return True
         return any(address.version == network.version and address in network for network in self._networks)
 
     async def find(self, host: str, port: int) -> str:
-        """An address of the host that may be reached (rule 2).
+        """Return an address of the host that may be reached (rule 2).
 
         Raises Refused when it may not, OSError when the host has no address.
         """
@@ -79,7 +79,7 @@ class Reach:
 
 
 def public(address: Address) -> bool:
-    """True for an address that anybody may be sent a request from here."""
+    """Return whether anybody may have a request sent to an address from here."""
     inner = _inside(address) if isinstance(address, IPv6Address) else None
     if inner is not None:
         return public(inner)
@@ -89,7 +89,7 @@ def public(address: Address) -> bool:
 
 
 def _ours(address: Address) -> bool:
-    """True for an address of this machine: what is sent there comes from there. Nothing is sent to find out."""
+    """Return whether an address is this machine's: what is sent there comes from there. Nothing is sent to find out."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         try:
@@ -100,7 +100,7 @@ def _ours(address: Address) -> bool:
 
 
 def _inside(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that packets to this one would reach in the end."""
+    """Return the IPv4 address that packets to this one would reach in the end."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _NAT64 or (int(address) >> 32 == 0 and int(address) > 1):

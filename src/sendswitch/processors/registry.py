@@ -39,7 +39,10 @@ def package(name: str) -> str:
 
 
 def find(name: str) -> type[Step]:
-    """The processor's class. Raises ValueError with the name that was probably meant, or why it cannot be loaded."""
+    """Return the processor's class.
+
+    Raises ValueError with the name that was probably meant, or why it cannot be loaded.
+    """
     point = _known().get(name)
     if point is None:
         close = difflib.get_close_matches(name, names(), 1, 0.5)

@@ -67,7 +67,7 @@ class Reply:
         self._answers = site.answers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Nothing but what was done. Raises as `answer` does."""
+        """Return nothing but what was done. Raises as `answer` does."""
         return Verdict(reason=await answer(self._answers, mail, context, self._options))
 
 
@@ -95,7 +95,7 @@ async def answer(answers: base.Answers | None, mail: Mail, context: base.Context
 
 
 def suppressed(mail: Mail, context: base.Context, addresses: Iterable[str] = ()) -> str:
-    """Why there must be no automatic answer, '' when there may be one (RFC 3834 2)."""
+    """Return why there must be no automatic answer, '' when there may be one (RFC 3834 2)."""
     local = context.sender.rpartition("@")[0]
     own = {_bare(address) for address in (context.recipient.address, *addresses)}
     named = {_bare(address) for field in ("to", "cc") for address in in_header(mail.raw_headers(field))}
@@ -116,13 +116,13 @@ def suppressed(mail: Mail, context: base.Context, addresses: Iterable[str] = ())
 
 
 def _bare(address: str) -> str:
-    """What an address is compared by, without an extension."""
+    """Return what an address is compared by, without an extension."""
     local, _, domain = key(address).rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
 
 
 def written(mail: Mail, context: base.Context, options: ReplyOptions) -> bytes:
-    """The answer as a whole message with CRLF line ends (RFC 3834 3)."""
+    """Return the answer as a whole message with CRLF line ends (RFC 3834 3)."""
     answer = EmailMessage(policy=SMTP)
     answer["From"] = context.recipient.address
     answer["To"] = context.sender
@@ -144,5 +144,5 @@ def _line(text: str) -> str:
 
 
 def _id(value: str) -> str:
-    """A message id that can stand in a header; '' for what is none."""
+    """Return a message id that can stand in a header; '' for what is none."""
     return value if re.fullmatch(r"<[!-;=?-~]{1,250}>", value) else ""

@@ -69,7 +69,7 @@ class Rspamd:
         self._http = Seat(new_client, options.connections, Rspamd, options.url)
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
-        """Rspamd's own answer, as far as it counts, or `too_large`. Raises when it cannot say."""
+        """Return Rspamd's own answer, as far as it counts, or `too_large`. Raises when it cannot say."""
         options = self._options
         if mail.size > options.largest:
             return {"too_large": mail.size}
@@ -85,7 +85,7 @@ class Rspamd:
             raise ValueError(f"rspamd at {options.url} said what is no answer: {answer.text[:200]!r}") from error
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """What the action means, with the score, the symbols and the header edits."""
+        """Return what the action means, with the score, the symbols and the header edits."""
         options = self._options
         if "too_large" in answer:
             return unscanned(mail.size, options.largest, options.too_large)
@@ -143,7 +143,7 @@ def _one_line(value: str) -> bytes:
 
 
 def _kept(said: Any) -> dict[str, Any]:
-    """What counts of an answer; what is missing in it is an error, because half an answer is none."""
+    """Return what counts of an answer; what is missing in it is an error, because half an answer is none."""
     milter = said.get("milter") or {}
     symbols = {name: float(symbol.get("score", 0)) for name, symbol in (said.get("symbols") or {}).items()}
     return {
@@ -164,7 +164,7 @@ def _words(messages: Any) -> str:
 
 
 def _values(told: Any) -> list[str]:
-    """A field's value: a text, an object with one, or a list of either."""
+    """Return a field's value: a text, an object with one, or a list of either."""
     if isinstance(told, list):
         return [value for one in told for value in _values(one)]
     value = told.get("value") if isinstance(told, dict) else told
@@ -176,7 +176,7 @@ def _unfolded(value: Any) -> str:
 
 
 def _edits(answer: Mapping[str, Any], mail: Mail) -> tuple[Edit, ...]:
-    """Removed first, as a milter does. The nth field alone cannot be taken away where there are others."""
+    """Return the edits, removals first, as a milter does. The nth of several fields cannot be removed alone."""
     there = {name: len(mail.raw_headers(name)) for name in answer["remove"]}
     gone = [name for name, n in answer["remove"].items() if there[name] and (n == 0 or n == there[name] == 1)]
     edits: list[Edit] = [

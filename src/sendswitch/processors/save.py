@@ -52,7 +52,7 @@ class Save:
         self._readers = base.Site().readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Nothing but where it is. Raises OSError that names the file."""
+        """Return nothing but where it is. Raises OSError that names the file."""
         if context.rehearsal:
             return Verdict(reason="nothing is saved in a rehearsal")
         told = None

@@ -50,12 +50,12 @@ class Seat(Generic[Client]):
 
     @property
     def client(self) -> Client | None:
-        """The client, None until it is used."""
+        """Return the client, None until it is used."""
         return self._shared.client if self._shared else None
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Client]:
-        """The client, in turn."""
+        """Lend the client, in turn."""
         if self._shared is None:
             loop = asyncio.get_running_loop()
             here = _all.setdefault(loop, {})
@@ -92,7 +92,7 @@ class Seat(Generic[Client]):
 
 
 async def connect(address: str, who: str, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to host:port or unix:/path; lines of more than `limit` bytes are an error.
+    """Return a connection to host:port or unix:/path; lines of more than `limit` bytes are an error.
 
     Raises OSError that names who cannot be reached where.
     """
@@ -106,7 +106,7 @@ async def connect(address: str, who: str, limit: int) -> tuple[asyncio.StreamRea
 
 
 async def pieces(content: Content) -> AsyncIterator[bytes]:
-    """The content in pieces; a file is read beside the event loop."""
+    """Yield the content in pieces; a file is read beside the event loop."""
     if (data := content.whole()) is not None:
         yield data
         return
@@ -119,4 +119,4 @@ class Nothing:
     """A client for what keeps nothing between two questions: only the places are shared."""
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

@@ -55,7 +55,7 @@ class Sieve:
     version = "1"
 
     def __init__(self, options: SieveOptions) -> None:
-        """Raises SieveError with the line that is wrong."""
+        """Read the script. Raises SieveError with the line that is wrong."""
         self._options = options
         self._script = Script(options.script, delimiter=options.delimiter)
         self._answers: base.Answers | None = None
@@ -80,7 +80,7 @@ class Sieve:
         return asdict(out)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """What the script wants. Raises what `processors.reply.answer` does."""
+        """Return what the script wants. Raises what `processors.reply.answer` does."""
         read = await self._readers.read(self, mail, context)
         try:
             if "failed" in read:
@@ -97,7 +97,7 @@ class Sieve:
 
 
 def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
-    """The verdict that carries out what a script wants. Raises Refused when nothing could."""
+    """Return the verdict that carries out what a script wants. Raises Refused when nothing could."""
     did = "; ".join(out.did)
     if out.rejected is not None:
         if out.kept or out.folders or out.redirects or out.vacation is not None:
@@ -122,7 +122,7 @@ def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
 
 
 def _in_header(folder: str) -> str:
-    """A folder's name as a header field has it (RFC 2047)."""
+    """Return a folder's name as a header field has it (RFC 2047)."""
     return folder if folder.isascii() else Header(folder, "utf-8").encode()
 
 

@@ -80,14 +80,14 @@ class SpamAssassin:
         self._spamd = Seat(lambda: Spamd(address), options.connections, Spamd, address)
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
-        """`score`, `required` and `rules`, or `too_large`. Raises when spamd cannot say."""
+        """Return `score`, `required` and `rules`, or `too_large`. Raises when spamd cannot say."""
         if mail.size > self._options.largest:
             return {"too_large": mail.size}
         async with self._spamd.use() as spamd:
             return await spamd.scan(mail, self._user(context))
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """SPAM and what follows from the score; for other mail only the score."""
+        """Return SPAM and what follows from the score; for other mail only the score."""
         if "too_large" in answer:
             return unscanned(mail.size, self._options.largest, self._options.too_large)
         options, score, required = self._options, float(answer["score"]), float(answer["required"])
@@ -121,10 +121,10 @@ class Spamd:
         self._address = address
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: nothing is kept open."""
 
     async def scan(self, mail: Mail, user: str) -> dict[str, Any]:
-        """`score`, `required` and the names of `rules`. Raises OSError, EOFError, ValueError."""
+        """Return `score`, `required` and the names of `rules`. Raises OSError, EOFError, ValueError."""
         reader, writer = await connect(self._address, "spamd", LONGEST)
         answering = asyncio.create_task(reader.read(LONGEST + 1))
         try:
@@ -146,7 +146,7 @@ class Spamd:
         return self._parsed(said.decode("utf-8", "replace"))
 
     def _parsed(self, said: str) -> dict[str, Any]:
-        """An answer that is whole; a part of one could look like a small score or miss rules."""
+        """Return an answer that is whole; a part of one could look like a small score or miss rules."""
         head, _, body = said.partition("\r\n\r\n")
         status, *fields = head.split("\r\n")
         found = _STATUS.match(status)

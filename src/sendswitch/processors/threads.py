@@ -20,10 +20,10 @@ _names = ThreadPoolExecutor(16, "names")
 
 
 async def reading(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What a function gives that reads a whole message or writes a file."""
+    """Return what a function gives that reads a whole message or writes a file."""
     return await asyncio.get_running_loop().run_in_executor(_content, lambda: function(*arguments, **named))
 
 
 async def asking_names(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What a function gives that asks the DNS."""
+    """Return what a function gives that asks the DNS."""
     return await asyncio.get_running_loop().run_in_executor(_names, lambda: function(*arguments, **named))

@@ -12,7 +12,7 @@ TooLarge = Literal["skip", "tag", "defer"]
 
 
 def unscanned(size: int, largest: int, meaning: TooLarge) -> Verdict:
-    """What it means that so many bytes were not sent. Raises ValueError when the mail shall wait."""
+    """Return what it means that so many bytes were not sent. Raises ValueError when the mail shall wait."""
     reason = f"{size} bytes are more than largest = {largest}, so it was not scanned"
     if meaning == "defer":
         raise ValueError(reason)

@@ -60,7 +60,7 @@ class Webhook:
         self._reach, self._readers = Reach(site.allow), site.readers
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
-        """The status and the verdict of the answer. Raises OSError, Refused, Temporary, ValueError."""
+        """Return the status and the verdict of the answer. Raises OSError, Refused, Temporary, ValueError."""
         options = self._options
         body = await body_of(options, "message.decide", mail, context, self._readers)
         id_, form = id_of(context, f"decide {context.attempt}"), options.format == "form"
@@ -91,7 +91,7 @@ class Webhook:
             raise
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """The verdict; none for an empty answer."""
+        """Return the verdict; none for an empty answer."""
         return verdict_from_json(answer["verdict"]) if answer.get("verdict") else None
 
     def _read(self, answer: Answer) -> dict[str, Any]:
@@ -113,8 +113,9 @@ class Webhook:
 
 
 def _as_ours(told: dict[str, Any]) -> dict[str, Any]:
-    """The answer with a reply written out as ours is, and `discard`, which is to put it aside here: nothing that a
-    receiver says throws mail away unseen."""
+    """Return the answer with a reply written out as ours is, and `discard`, which is to put it aside here: nothing that
+    a receiver says throws mail away unseen.
+    """
     reply = told.get("reply")
     if isinstance(reply, dict):
         words = (str(reply["code"]), str(reply.get("enhanced", "")), str(reply.get("text", "")))

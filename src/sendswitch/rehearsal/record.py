@@ -41,18 +41,18 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The delivery's id as people see it."""
+        """Return the delivery's id as people see it."""
         return f"{to_text(self.message)}.{self.n}"
 
 
 def messages(connection: sqlite3.Connection, after: int, before: int) -> int:
-    """How many messages between these ids have their content, at most."""
+    """Return how many messages between these ids have their content, at most."""
     query = f"SELECT count(*) {_KEPT} AND m.id < ?"
     return int(connection.execute(query, (after, before)).fetchone()[0])
 
 
 def cases(connection: sqlite3.Connection, data: Path, after: int, before: int) -> Iterator[list[Case]]:
-    """The cases of each message that has its content, in the order of their ids, between `after` and `before`."""
+    """Yield the cases of each message that has its content, in the order of their ids, between `after` and `before`."""
     while piece := _piece(connection, after, before):
         for row in piece:
             yield _cases(connection, data, row)
@@ -60,7 +60,7 @@ def cases(connection: sqlite3.Connection, data: Path, after: int, before: int) -
 
 
 def case(connection: sqlite3.Connection, data: Path, message: int, n: int) -> Case | None:
-    """The last time this delivery was judged; None when it never was or its content is gone."""
+    """Return the last time this delivery was judged; None when it never was or its content is gone."""
     for row in _piece(connection, message - 1, message + 1):
         found = [one for one in _cases(connection, data, row) if one.n == n and one.verdict is not None]
         if found:

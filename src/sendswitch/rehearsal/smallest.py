@@ -32,7 +32,7 @@ class SmallestChange:
 
     @property
     def sentence(self) -> str:
-        """Both in a sentence."""
+        """Return both in a sentence."""
         if not self.in_time:
             return f"What would have changed this was not found within {LIMIT:g} s."
         if not self.change:
@@ -77,8 +77,10 @@ def _outcome(answer: Answer) -> str:
 
 
 def _changes(pipeline: PipelineConfig, verdict: Verdict) -> Iterator[tuple[str, tuple[StepConfig, ...]]]:
-    """Each change in words with the steps that are left, the smallest first. A step without an opinion changed nothing,
-    and without it nothing would change."""
+    """Yield each change in words with the steps that are left, the smallest first.
+
+    A step without an opinion changed nothing, and without it nothing would change.
+    """
     asked = min(len(verdict.trace), len(pipeline.step))
     spoke = [step.spoke for step in verdict.trace]
     if asked and spoke[asked - 1]:

@@ -33,11 +33,13 @@ class Trial:
         self._chain = build(pipeline, limit, site)
 
     def other(self, pipeline: PipelineConfig) -> Trial:
-        """Another pipeline, tried in the same way."""
+        """Return another pipeline, tried in the same way."""
         return Trial(pipeline, self.route, self.policy, limit=self._limit, site=self._site)
 
     async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> Answer:
-        """The answer that would have counted; with `recorded` services are not asked, their answers are taken there."""
+        """Return the answer that would have counted; with `recorded` services are not asked, their answers are taken
+        there.
+        """
         context = Context(
             message=to_text(case.message),
             recipient=case.recipient,
@@ -59,7 +61,7 @@ class Trial:
         return completed(answer, self.route, self.policy)
 
     async def replay(self, case: Case) -> Answer:
-        """The answer with services as they answered then; one that was never asked then counts as failed."""
+        """Return the answer with services as they answered then; one that was never asked then counts as failed."""
         return await self.ask(case, case.verdict.trace if case.verdict else ())
 
     async def close(self) -> None:
@@ -68,7 +70,7 @@ class Trial:
 
 
 async def replay_each(pairs: Iterable[tuple[Case, Trial]]) -> AsyncIterator[tuple[Case, Answer]]:
-    """Each case with the answer of its trial, in their order, some at once."""
+    """Yield each case with the answer of its trial, in their order, some at once."""
     waiting: deque[tuple[Case, asyncio.Task[Answer]]] = deque()
     try:
         for case, trial in pairs:

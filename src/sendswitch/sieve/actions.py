@@ -159,7 +159,7 @@ _MISPLACED = {
 
 
 def action(command: Command, known: Known) -> Do:
-    """One action. Raises SieveError."""
+    """Do one action. Raises SieveError."""
     given = Given(command, known)
     make = _ACTIONS.get(command.name)
     if make is None:

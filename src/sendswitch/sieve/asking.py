@@ -102,7 +102,7 @@ def _envelope(given: Given) -> Ask:
 
 
 def _part(address: str, part: str, delimiter: str) -> str | None:
-    """A part of an address, None when it has no such."""
+    """Return a part of an address, None when it has no such."""
     local, domain = split(address)
     if part in ("all", "domain"):
         return address if part == "all" else domain
@@ -147,7 +147,7 @@ def _body(given: Given) -> Ask:
 
 
 def _of_kind(type_: str, kind: str) -> bool:
-    """True when a part's type is meant: all, a main type, or a whole one (RFC 5173 4.2)."""
+    """Return whether a part's type is meant: all, a main type, or a whole one (RFC 5173 4.2)."""
     return not kind or type_ == kind or ("/" not in kind and type_.startswith(f"{kind}/"))
 
 
@@ -168,7 +168,7 @@ _TESTS: dict[str, Callable[[Given], Ask]] = {
 
 
 def test(command: Command, known: Known) -> Ask:
-    """One test. Raises SieveError."""
+    """Return whether one test holds. Raises SieveError."""
     given = Given(command, known)
     make = _TESTS.get(command.name)
     if make is None:

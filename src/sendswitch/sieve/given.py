@@ -85,30 +85,30 @@ class Given:
             self._tags[argument.name] = value
 
     def need(self, extension: str, what: str) -> None:
-        """Raises SieveError when the script does not require an extension."""
+        """Raise SieveError when the script does not require an extension."""
         if extension not in self.known.required:
             raise self.wrong(f'{what} needs require "{extension}"; at the beginning')
 
     def wrong(self, text: str) -> SieveError:
-        """What is wrong, with the line."""
+        """Return what is wrong, with the line."""
         return SieveError(self.command.line, text)
 
     def alone(self) -> None:
-        """Raises SieveError when there is a block or a test."""
+        """Raise SieveError when there is a block or a test."""
         if self.command.block is not None or self.command.tests:
             raise self.wrong(f"{self.command.name} has no block and no tests; is a ; missing behind it?")
 
     def told(self, what: str) -> str:
-        """What was done, with the line."""
+        """Return what was done, with the line."""
         return f"line {self.command.line}: {what}"
 
     def flag(self, name: str) -> bool:
-        """True when `:name` stands there."""
+        """Return whether `:name` stands there."""
         self._asked.add(name)
         return name in self._tags
 
     def tagged(self, name: str) -> list[Text]:
-        """The strings behind `:name`."""
+        """Return the strings behind `:name`."""
         if not self.flag(name):
             return []
         value = self._tags[name]
@@ -117,14 +117,14 @@ class Given:
         return [self._text(one) for one in value.values]
 
     def _single(self, name: str) -> str:
-        """The one string behind `:name`, in lower case."""
+        """Return the one string behind `:name`, in lower case."""
         found = self.tagged(name)
         if len(found) != 1 or not found[0].fixed:
             raise self.wrong(f"behind :{name} stands one string without variables")
         return found[0].text.lower()
 
     def number(self, name: str, default: int) -> int:
-        """The number behind `:name`."""
+        """Return the number behind `:name`."""
         if not self.flag(name):
             return default
         value = self._tags[name]
@@ -133,21 +133,21 @@ class Given:
         return value
 
     def strings(self, n: int) -> list[Text]:
-        """The strings at place `n`."""
+        """Return the strings at place `n`."""
         value = self.positional[n] if n < len(self.positional) else None
         if not isinstance(value, Strings):
             raise self.wrong(f"{self.command.name} misses a string")
         return [self._text(one) for one in value.values]
 
     def string(self, n: int) -> Text:
-        """The one string at place `n`."""
+        """Return the one string at place `n`."""
         found = self.strings(n)
         if len(found) != 1:
             raise self.wrong(f"{self.command.name} has one string there, not a list")
         return found[0]
 
     def names(self, n: int) -> list[Text]:
-        """Names of header fields at place `n`."""
+        """Return the names of header fields at place `n`."""
         found = self.strings(n)
         for name in found:
             if name.fixed and not valid_name(name.text):
@@ -155,11 +155,11 @@ class Given:
         return found
 
     def each(self, run: Run, names: Sequence[Text]) -> list[str]:
-        """The names for this message, in lower case, each once."""
+        """Return the names for this message, in lower case, each once."""
         return list(dict.fromkeys(name.value(run.variables).lower() for name in names))
 
     def constants(self, n: int) -> list[str]:
-        """Strings at place `n` that do not depend on the message."""
+        """Return the strings at place `n` that do not depend on the message."""
         found = self.strings(n)
         for text in found:
             if not text.fixed:
@@ -173,13 +173,13 @@ class Given:
             raise self.wrong(str(error)) from error
 
     def address(self, text: str) -> str:
-        """An address that mail can go to. Raises SieveError."""
+        """Return an address that mail can go to. Raises SieveError."""
         if "@" not in text or not valid(text):
             raise self.wrong(f"{text[:100]!r} is no mail address")
         return text
 
     def end(self, count: int) -> None:
-        """Raises SieveError when there is more or less than was asked for."""
+        """Raise SieveError when there is more or less than was asked for."""
         for name in self._tags:
             if name not in self._asked:
                 known = ", ".join(f":{one}" for one in sorted(self._asked)) or "no tags"
@@ -194,11 +194,11 @@ class Given:
         return chosen[0] if chosen else default
 
     def part(self) -> str:
-        """Which part of an address is meant."""
+        """Return which part of an address is meant."""
         return self._one_of(_PART, "all")
 
     def match(self) -> Match:
-        """How values are compared."""
+        """Return how values are compared."""
         kind = self._one_of(_MATCH, "is")
         relation = ""
         if kind in ("count", "value"):
@@ -217,8 +217,10 @@ class Given:
     def compared(
         self, keys: Sequence[Text], values: Callable[[Run], Sequence[str]], *, remembers: bool = True, at: int = 1
     ) -> Ask:
-        """A test of values against keys, which stand at place `at`. What matched is remembered, if the script has
-        variables."""
+        """Return a test of values against keys, which stand at place `at`.
+
+        What matched is remembered, if the script has variables.
+        """
         match = self.match()
         self.end(at + 1)
         fixed: dict[str, Any] = {}
@@ -249,7 +251,7 @@ class Given:
         return ask
 
     def _key_of(self, run: Run, match: Match, text: str, fixed: Mapping[str, Any]) -> Any:
-        """A key, made now if it depends on the message."""
+        """Return a key, made now if it depends on the message."""
         if text in fixed:
             return fixed[text]
         made = self._key(match, text)

@@ -74,7 +74,7 @@ class _Token:
 
 
 def parse(text: str) -> tuple[Command, ...]:
-    """The commands of a script. Raises SieveError."""
+    """Return the commands of a script. Raises SieveError."""
     if len(text) > LONGEST:
         raise SieveError(1, f"a script has at most {LONGEST} characters")
     return _Reader(text).commands(0)
@@ -126,7 +126,7 @@ class _Reader:
         return SieveError(self._next.line, what + before)
 
     def commands(self, depth: int) -> tuple[Command, ...]:
-        """Commands up to the end, or up to the brace that ends their block."""
+        """Return the commands up to the end, or up to the brace that ends their block."""
         found = []
         while self._next.kind != "end" and not (depth and self._is("}")):
             found.append(self._command(depth))

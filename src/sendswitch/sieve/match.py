@@ -41,11 +41,11 @@ class Match:
 
     @property
     def patterned(self) -> bool:
-        """True when keys are patterns, whose match sets variables."""
+        """Return whether keys are patterns, whose match sets variables."""
         return self.kind in ("matches", "regex")
 
     def key(self, wanted: str) -> Any:
-        """A key, made ready for `holds`. Raises ValueError for what is no pattern."""
+        """Return a key, made ready for `holds`. Raises ValueError for what is no pattern."""
         folded = self.comparator != "i;octet"
         if self.kind == "regex":
             return _pattern(wanted, wanted, folded=folded)
@@ -54,7 +54,7 @@ class Match:
         return self._read(wanted)
 
     def value(self, text: str) -> Any:
-        """A value, made ready for `holds`."""
+        """Return a value, made ready for `holds`."""
         if not self.patterned:
             return self._read(text)
         text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
@@ -62,7 +62,7 @@ class Match:
         return text.translate(_LOWER) if self.kind == "matches" and self.comparator != "i;octet" else text
 
     def holds(self, value: Any, key: Any) -> bool:
-        """True when a value is like a key."""
+        """Return whether a value is like a key."""
         match self.kind:
             case "matches" | "regex":
                 return key.test.search(value) is not None
@@ -73,20 +73,20 @@ class Match:
         return RELATIONS[self.relation](value, key)
 
     def groups(self, text: str, value: Any, key: Any) -> tuple[str, ...]:
-        """What ${0}, ${1} and so on stand for, after `holds`: in `text` as it was before `value` was made of it."""
+        """Return the values of ${0}, ${1} and so on, after `holds`: parts of `text`, of which `value` was made."""
         found = key.full.search(value)
         spans = [found.span(n) for n in range(min(GROUPS, 1 + key.full.groups))]
         text = text.encode("utf-8", "replace").decode()
         return tuple(text[start : min(end, start + LONGEST_VALUE)] if start >= 0 else "" for start, end in spans)
 
     def cost(self, value: Any, key: Any, *, remembers: bool) -> int:
-        """How many nanoseconds `holds` may take at most, about, and `groups` if they are remembered."""
+        """Return how many nanoseconds `holds` may take at most, about, and `groups` if they are remembered."""
         if not self.patterned:
             return LEAST + (len(value) + len(key) if isinstance(value, str) else 0)
         return LEAST + len(value) * (10 + (40 if remembers else 10) * int(key.size))
 
     def counts(self, number: int, wanted: str) -> bool:
-        """`:count`: how many there are, compared as a number."""
+        """Return `:count`: how many there are, compared as a number."""
         return RELATIONS[self.relation]((0, number), _number(wanted))
 
     def _read(self, text: str) -> str | tuple[int, int]:
@@ -96,7 +96,7 @@ class Match:
 
 
 def _number(text: str) -> tuple[int, int]:
-    """The digits a text begins with, and more than any number without (RFC 4790 9.1)."""
+    """Return the digits a text begins with, and more than any number without (RFC 4790 9.1)."""
     found = re.match(r"[0-9]{1,300}", text)
     return (0, int(found[0])) if found else (1, 0)
 
@@ -111,7 +111,10 @@ class Pattern:
 
 
 def _pattern(text: str, written: str, *, folded: bool) -> Pattern:
-    """A regular expression as RE2 has it. Raises ValueError about what was `written` when it does not take it."""
+    """Return a regular expression as RE2 has it.
+
+    Raises ValueError about what was `written` when it does not take it.
+    """
     if len(written) > LONGEST_PATTERN:
         raise ValueError(f"a pattern has at most {LONGEST_PATTERN} characters")
     clean = text.encode("utf-8", "replace").decode()
@@ -134,7 +137,7 @@ def _options(folded: bool, *, test: bool) -> Any:
 
 
 def _like(glob: str) -> Pattern:
-    """A pattern of `:matches`: each wildcard takes as little as it can, and the first nine are remembered
+    """Return a pattern of `:matches`: each wildcard takes as little as it can, and the first nine are remembered
     (RFC 5229 3.2)."""
     out, seen = "", 0
     for found in re.finditer(r"\\(?P<same>.)|(?P<any>\*)|(?P<one>\?)|(?P<plain>[^*?\\]+|\\)", glob, re.S):

@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def delivered(self) -> bool:
-        """True when the mail reaches the mailbox, folders or not."""
+        """Return whether the mail reaches the mailbox, folders or not."""
         return self.implicit or self.kept or bool(self.folders)
 
 
@@ -60,13 +60,13 @@ class Run:
     _fields: dict[str, list[str]] = field(default_factory=dict)
 
     def once(self, kind: str, name: str, make: Callable[[str], list[str]]) -> list[str]:
-        """What `make` reads of the message under that name, read once however often it is asked for."""
+        """Return what `make` reads of the message under that name, read once however often it is asked for."""
         if (known := self._read.get((kind, name))) is None:
             known = self._read[kind, name] = make(name)
         return known
 
     def raw(self, name: str) -> list[str]:
-        """The values of the header fields of that name, in lower case, as they are written."""
+        """Return the values of the header fields of that name, in lower case, as they are written."""
         if not self._fields:
             for one in self.mail.fields:
                 self._fields.setdefault(one.name.lower(), []).append(one.value)

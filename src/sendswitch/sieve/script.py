@@ -24,7 +24,7 @@ class Script:
     """One script."""
 
     def __init__(self, text: str, *, delimiter: str = "+") -> None:
-        """`delimiter` begins the detail of an address. Raises SieveError for the first thing that is wrong."""
+        """Read a script; `delimiter` begins the detail of an address. Raises SieveError for the first error."""
         known = Known(delimiter)
         commands = parse(text)
         rest = _require(commands, known)
@@ -33,7 +33,7 @@ class Script:
         self._reads_body = known.reads_body
 
     def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
-        """What is to be done about a message; for a thread, because it may take a second.
+        """Return what is to be done about a message; for a thread, because it may take a second.
 
         Raises TooMuch for more work than a script may have done about one message, SieveError for what only the message
         could show.
@@ -64,7 +64,7 @@ def _require(commands: Sequence[Command], known: Known) -> int:
 
 
 def _block(commands: Sequence[Command], known: Known) -> Do:
-    """All of a block, in order."""
+    """Run all of a block, in order."""
     made = [
         _if(together, known) if together[0].name == "if" else action(together[0], known)
         for together in _split(commands)
@@ -78,7 +78,7 @@ def _block(commands: Sequence[Command], known: Known) -> Do:
 
 
 def _split(commands: Sequence[Command]) -> Iterator[list[Command]]:
-    """Each command by itself, and an `if` with all that belongs to it."""
+    """Return each command by itself, and an `if` with all that belongs to it."""
     waiting: list[Command] = []
     for command in commands:
         if waiting and not (waiting[0].name == "if" and command.name in ("elsif", "else")):

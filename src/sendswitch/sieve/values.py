@@ -40,7 +40,7 @@ class Variables:
             self.named[name.lower()] = value[:LONGEST_VALUE]
 
     def get(self, found: re.Match[str]) -> str:
-        """What a reference stands for; '' for what nobody set."""
+        """Return what a reference stands for; '' for what nobody set."""
         if found["number"]:
             number = int(found["number"])
             return self.matched[number] if number < len(self.matched) else ""
@@ -72,7 +72,7 @@ class Text:
 
 
 def text_of(written: str, extensions: set[str]) -> Text:
-    """A string of a script that requires these extensions. Raises ValueError."""
+    """Return a string of a script that requires these extensions. Raises ValueError."""
     if "encoded-character" in extensions:
         written = _ENCODED.sub(_decoded, written)
     if "variables" in extensions:

@@ -59,7 +59,7 @@ class Sink(Protocol):
 
     @property
     def full(self) -> bool:
-        """True when `drain` must be awaited before more is written."""
+        """Return whether `drain` must be awaited before more is written."""
         ...
 
     async def drain(self) -> None:
@@ -94,7 +94,7 @@ class Handler(Protocol):
         ...
 
     def sink(self) -> Sink:
-        """Where the next message's content goes."""
+        """Return where the next message's content goes."""
         ...
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
@@ -137,7 +137,7 @@ _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"
 
 
 def within(address: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
-    """True when a peer's address is in one of the networks; a unix socket has none."""
+    """Return whether a peer's address is in one of the networks; a unix socket has none."""
     if not address or not networks:
         return False
     peer = ipaddress.ip_address(address.partition("%")[0])
@@ -469,7 +469,7 @@ class Session(asyncio.Protocol):
     # Ends
 
     def _check_time(self) -> None:
-        """One timer a session, moved when it fires, so that a command costs no timer work."""
+        """Close a session whose time is over. One timer, moved when it fires, so that a command costs no timer work."""
         timeouts, now = self._options.timeouts, self._loop.time()
         due = self._last + timeouts.idle
         if self._began:
@@ -546,7 +546,7 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The bound TCP port, 0 for a unix socket or before `start`."""
+        """Return the bound TCP port, 0 for a unix socket or before `start`."""
         names = [s.getsockname() for s in self._server.sockets] if self._server else []
         return int(names[0][1]) if names and isinstance(names[0], tuple) else 0
 
@@ -568,13 +568,13 @@ class Listener:
         return self.within_limits(session)
 
     def rename(self, session: Session, address: str) -> None:
-        """A session's client is somebody else than who connected."""
+        """Note that a session's client is somebody else than who connected."""
         self._per_address[session.address] -= 1
         session.address = address
         self._per_address[address] += 1
 
     def within_limits(self, session: Session) -> bool:
-        """False when there are too many sessions in all or from this address."""
+        """Return whether there are not too many sessions, in all and from this address."""
         limits = self.options
         return (
             len(self._sessions) <= limits.connections
@@ -583,7 +583,7 @@ class Listener:
 
     @contextmanager
     def logging_in(self, address: str) -> Iterator[None]:
-        """A password from there is being checked. Raises Temporary when too many are."""
+        """Count a password from there that is being checked. Raises Temporary when there are too many."""
         if self._logging_in[address] >= LOGINS:
             raise Temporary(f"more than {LOGINS} log in at once from {address}")
         self._logging_in[address] += 1
@@ -595,7 +595,7 @@ class Listener:
                 del self._logging_in[address]
 
     def leave(self, session: Session) -> None:
-        """A session's connection is gone."""
+        """Forget a session whose connection is gone."""
         if session in self._sessions:
             self._sessions.discard(session)
             metrics.SMTP_CONNECTIONS.dec()

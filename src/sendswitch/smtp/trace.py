@@ -33,16 +33,16 @@ class Trace:
         self._number = 0
 
     def after(self, number: int) -> list[Line]:
-        """The lines behind that number."""
+        """Return the lines behind that number."""
         return [line for line in self._lines if line.number > number]
 
     def add(self, session: str, who: str, text: str, at: float | None = None) -> None:
-        """One line was said."""
+        """Add one line that was said."""
         self._number += 1
         self._lines.append(Line(self._number, self._clock() if at is None else at, session, who, text))
 
     def session(self, name: str) -> Tap:
-        """The ear for one session."""
+        """Return the ear for one session."""
         return Tap(self, name, self._clock)
 
 
@@ -55,14 +55,14 @@ class Tap:
         self._kept: deque[tuple[str, str, float]] = deque(maxlen=BEFORE_MAIL)
 
     def heard(self, line: bytes) -> None:
-        """The client said a command."""
+        """Note a command of the client."""
         text = line.decode("utf-8", "backslashreplace")
         if self._trace.sender and text[:10].upper() == "MAIL FROM:":
             self._told = self._trace.sender in text.lower()
         self._add("C", text)
 
     def said(self, data: bytes) -> None:
-        """The server said replies."""
+        """Note replies of the server."""
         for line in data.decode("utf-8", "backslashreplace").splitlines():
             self._add("S", line)
 

@@ -71,7 +71,7 @@ def send_on(
 def _require_final(
     connection: sqlite3.Connection, message: int, n: int, id_: str, state: str, *, once_more: bool
 ) -> None:
-    """Raises Refused while the delivery, or the one that took its place, can still be delivered."""
+    """Raise Refused while the delivery, or the one that took its place, can still be delivered."""
     if state not in TERMINAL:
         hint = {"held": "hold answer", "quarantined": "quarantine release"}.get(state, "queue flush")
         raise Refused(f"{id_} is {state}, so it is delivered once already; see `sendswitch {hint}`")
@@ -105,7 +105,7 @@ def _add(
     *,
     once_more: bool = False,
 ) -> list[str]:
-    """New deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
+    """Add deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
     message, n = parse_id(id_)
     # All in one transaction: nobody else decides, and the content cannot go in between.
     with transaction(connection):
@@ -124,7 +124,7 @@ def _add(
 
 
 def _require_kept(connection: sqlite3.Connection, data: Path, message: int) -> None:
-    """Raises NotFound when the content is not here, or goes any moment."""
+    """Raise NotFound when the content is not here, or goes any moment."""
     alive = "SELECT 1 FROM delivery WHERE message = ?1 AND due IS NOT NULL"
     if scalar(connection, f"SELECT 1 FROM recorded WHERE message = ?1 UNION {alive}", message) is None:
         raise NotFound(
@@ -136,7 +136,7 @@ def _require_kept(connection: sqlite3.Connection, data: Path, message: int) -> N
 def _insert(
     connection: sqlite3.Connection, message: int, n: int, to: Sequence[str], verdict: dict[str, Any] | None, now: float
 ) -> list[tuple[int, str, str]]:
-    """Deliveries that come from delivery `n`; gives each one's number, address and state."""
+    """Return number, address and state of each delivery that comes from delivery `n`."""
     rewritten = "json_extract(verdict, '$.rewrite')"
     query = f"SELECT recipient, notify, orcpt, {rewritten} FROM delivery WHERE message = ? AND n = ?"
     *own, rewrite = connection.execute(query, (message, n)).fetchone()

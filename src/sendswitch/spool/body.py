@@ -25,7 +25,7 @@ MANY = 16
 
 
 def content_file(folder: Path, message: int) -> Path:
-    """Where a large message's content is, in the spool's folder for it."""
+    """Return where a large message's content is, in the spool's folder for it."""
     return folder / f"{to_text(message)}.eml"
 
 
@@ -43,12 +43,12 @@ class Body:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Return how many bytes have come so far."""
         return self._size
 
     @property
     def full(self) -> bool:
-        """True when `drain` must be awaited before more is written."""
+        """Return whether `drain` must be awaited before more is written."""
         return self._waiting > LARGE
 
     def write(self, data: bytes) -> None:
@@ -69,14 +69,14 @@ class Body:
         await asyncio.to_thread(self._append, pieces)
 
     def in_memory(self) -> InMemory | None:
-        """The content when it is small, else None."""
+        """Return the content when it is small, else None."""
         if self._file is not None or self._waiting > LARGE:
             return None
         pieces = self._pieces
         return InMemory(pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces))
 
     async def in_file(self) -> Content:
-        """The content as a complete file, durable under its final name. Raises SpoolUnavailable."""
+        """Return the content as a complete file, durable under its final name. Raises SpoolUnavailable."""
         await self.drain()
         await asyncio.to_thread(self._complete)
         return InFile(self._final, self._size, self._hashed.digest())

@@ -108,7 +108,7 @@ def rows(
     terms: Sequence[Term] = (),
     limit: int = 1000,
 ) -> list[Row]:
-    """Deliveries in these states for which every term holds, the oldest first."""
+    """Return deliveries in these states for which every term holds, the oldest first."""
     marks = ",".join("?" * len(states))
     query = f"{_ROWS} WHERE d.state IN ({marks}) ORDER BY m.id, d.n"
     found: list[Row] = []

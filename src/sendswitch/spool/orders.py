@@ -48,7 +48,7 @@ class Order:
 
     @property
     def mark(self) -> str:
-        """What a suspended delivery's last answer begins with."""
+        """Return what a suspended delivery's last answer begins with."""
         return f"{SUSPENDED} {self.id}:"
 
 
@@ -97,12 +97,12 @@ def active(connection: sqlite3.Connection, now: float) -> list[Order]:
 
 
 def holds(connection: sqlite3.Connection, id_: int) -> bool:
-    """False once somebody has cancelled it."""
+    """Return whether nobody has cancelled it."""
     return bool(scalar(connection, "SELECT count(*) FROM orders WHERE id = ? AND ended IS NULL", id_))
 
 
 def let_go_since(connection: sqlite3.Connection, id_: int, message: int, n: int) -> bool:
-    """True when a person released or answered this delivery after the order was given: the newer word counts."""
+    """Return whether a person released or answered this delivery after the order was given: the newer word counts."""
     query = (
         "SELECT 1 FROM outbox WHERE message = ? AND n = ? AND event IN ('released', 'answered')"
         " AND at >= (SELECT created FROM orders WHERE id = ?)"

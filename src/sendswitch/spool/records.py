@@ -51,7 +51,7 @@ class Message:
         self.lifetime = self.lifetime or self.expires - self.received
 
     def envelope_for(self, deliveries: Sequence[Delivery]) -> Envelope:
-        """The envelope with just these recipients."""
+        """Return the envelope with just these recipients."""
         known = self.envelope.recipients
         if len(known) == len(deliveries) and all(
             delivery.recipient is recipient for delivery, recipient in zip(deliveries, known, strict=True)
@@ -60,7 +60,7 @@ class Message:
         return replace(self.envelope, recipients=tuple(delivery.recipient for delivery in deliveries))
 
     async def load(self) -> Content:
-        """The content. Raises SpoolUnavailable when it cannot be read."""
+        """Return the content. Raises SpoolUnavailable when it cannot be read."""
         if self.content is not None:
             return self.content
         assert self.loader is not None
@@ -83,7 +83,7 @@ class Delivery:
 
     @property
     def key(self) -> tuple[int, int]:
-        """What identifies it."""
+        """Return what identifies it."""
         return (self.message.id, self.n)
 
 
@@ -118,7 +118,7 @@ def message_row(
     recorded: bool,
     digest: bytes,
 ) -> Record:
-    """A new message as the writer takes it. `envelope` and `deliveries` are JSON."""
+    """Return a new message as the writer takes it. `envelope` and `deliveries` are JSON."""
     new = (expires, sender, size, in_file, via, envelope, content, deliveries, recorded, digest)
     return (message, at, event, dumps(data), None, None, None, None, None, None, None, *new)
 
@@ -137,13 +137,13 @@ def change_row(
     attempts: int = 0,
     reply: str = "",
 ) -> Record:
-    """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
+    """Return a delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
     new = (n, was, state, due, verdict, attempts, reply)
     return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None, None)
 
 
 def facts_of(message: Message, delivery: Delivery) -> Facts:
-    """What a search can look at while mail is on its way."""
+    """Return what a search can look at while mail is on its way."""
     client, verdict = message.envelope.client, delivery.verdict
     return Facts(
         message=message.id,
@@ -168,7 +168,7 @@ COLUMNS = (
 
 
 def delivery_from_row(row: sqlite3.Row | tuple[Any, ...], messages: dict[int, Message], loader: Loader) -> Delivery:
-    """One delivery from a row of COLUMNS; deliveries of one message share it through `messages`."""
+    """Return one delivery from a row of COLUMNS; deliveries of one message share it through `messages`."""
     (id_, received, expires, sender, size, via, envelope, lifetime, digest, n, address, notify, orcpt, *rest) = row
     message = messages.get(id_)
     if message is None:
@@ -202,11 +202,11 @@ EVENTS = "SELECT id, message, n, at, event, data FROM outbox"
 
 
 def event_from_row(row: tuple[Any, ...]) -> Event:
-    """An event from a row of EVENTS."""
+    """Return an event from a row of EVENTS."""
     seq, message, n, at, event, data = row
     return Event(seq, message, n, at, event, orjson.loads(data), data)
 
 
 def dumps(data: dict[str, Any]) -> str:
-    """JSON as the spool stores it."""
+    """Return JSON as the spool stores it."""
     return orjson.dumps(data).decode()

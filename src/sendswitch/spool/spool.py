@@ -104,22 +104,22 @@ class Spool:
 
     @property
     def groups(self) -> int:
-        """Group commits so far; while it rises there is mail on its way."""
+        """Return how many group commits there were; while it rises there is mail on its way."""
         return self._writer.groups
 
     def writing_for(self) -> float:
-        """Seconds that the group commit under way has taken; 0 when there is none."""
+        """Return seconds that the group commit under way has taken; 0 when there is none."""
         return self._writer.busy_for()
 
     @property
     def failure(self) -> Exception | None:
-        """Why the last write failed; None when it did not."""
+        """Return why the last write failed; None when it did not."""
         return self._writer.failure
 
     # Taking mail
 
     def free(self) -> int:
-        """Bytes that can still be written where the spool is; 0 when that cannot be known.
+        """Return how many bytes can still be written where the spool is; 0 when that cannot be known.
 
         Asked for each message, looked up once a second.
         """
@@ -134,7 +134,7 @@ class Spool:
         return self._free
 
     def body(self) -> Body:
-        """A new message's content, to be written as it comes in."""
+        """Return a new message's content, to be written as it comes in."""
         return Body(self._files, self.next_id())
 
     def accept(
@@ -148,7 +148,7 @@ class Spool:
         return self._writer.submit([self.row(message, deliveries, data)])
 
     def row(self, message: Message, deliveries: Sequence[Delivery], data: dict[str, Any] | None = None) -> Record:
-        """The row that makes a message, for a transaction that also changes something else."""
+        """Return the row that makes a message, for a transaction that also changes something else."""
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
         states = {delivery.state for delivery in deliveries}
@@ -189,7 +189,7 @@ class Spool:
     # Changing deliveries
 
     def change_row(self, change: Change) -> Record:
-        """The row for a new state and its event. Content goes with the last delivery that needs it."""
+        """Return the row for a new state and its event. Content goes with the last delivery that needs it."""
         delivery = change.delivery
         return change_row(
             delivery.message.id,
@@ -241,7 +241,7 @@ class Spool:
         return await self._writer.submit((), call)
 
     async def holds(self, order: int) -> bool:
-        """False once somebody has cancelled an order."""
+        """Return whether nobody has cancelled an order."""
         return bool(await self.call(lambda c: holds(c, order)))
 
     async def change_by_order(self, order: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
@@ -334,7 +334,7 @@ class Spool:
         return verify(InFile(path, path.stat().st_size), size, digest)
 
     async def due(self, now: float, limit: int) -> list[Delivery]:
-        """Deliveries whose time has come, the longest waiting first."""
+        """Return deliveries whose time has come, the longest waiting first."""
         rows = await self._read(
             f"SELECT {COLUMNS} FROM delivery d JOIN message m ON m.id = d.message"
             " WHERE d.due <= ? ORDER BY d.due LIMIT ?",
@@ -351,13 +351,13 @@ class Spool:
         return found
 
     async def _put_aside(self, message: int, n: int, error: Exception) -> None:
-        """A row that cannot be read must not stop the others: look at it again in an hour, and say so."""
+        """Look again in an hour at a row that cannot be read, and say so: it must not stop the others."""
         logs.failed(f"reading delivery {n}", error=error, msg_id=to_text(message))
         row = (self._clock() + 3600, message, n)
         await self.call(lambda c: c.execute("UPDATE delivery SET due = ? WHERE message = ? AND n = ?", row))
 
     async def next_due(self, now: float) -> float | None:
-        """When the next delivery's time comes, after `now`."""
+        """Return when the next delivery's time comes, after `now`."""
         rows = await self._read("SELECT min(due) FROM delivery WHERE due > ?", now)
         return None if not rows else rows[0][0]
 
@@ -379,7 +379,9 @@ class Spool:
         return bool(await self._read(alive, message) or await self._read(recorded, message))
 
     async def figures(self) -> tuple[dict[str, int], float | None, int]:
-        """Deliveries with a `due` by state, when the oldest on its way came, and events the journal does not have."""
+        """Return deliveries with a `due` by state, when the oldest on its way came, and events the journal does not
+        have.
+        """
         states = await self._read("SELECT state, count(*) FROM delivery WHERE due IS NOT NULL GROUP BY state")
         oldest = await self._read(
             "SELECT min(m.received) FROM delivery d JOIN message m ON m.id = d.message"
@@ -400,23 +402,23 @@ class Spool:
     # What the journal takes over
 
     async def events(self, after: int, limit: int) -> list[Event]:
-        """Events behind number `after`, in their order."""
+        """Return events behind number `after`, in their order."""
         rows = await self._read(f"{EVENTS} WHERE id > ? ORDER BY id LIMIT ?", after, limit)
         # In a thread, because a thousand of them would stop the loop for a while.
         return await asyncio.to_thread(lambda: [event_from_row(row) for row in rows])
 
     async def journaled(self) -> int:
-        """The number of the last event that the journal has, 0 for none."""
+        """Return the number of the last event that the journal has, 0 for none."""
         rows = await self._read("SELECT value FROM meta WHERE key = 'journaled'")
         return int(rows[0][0]) if rows else 0
 
     async def waiting_since(self) -> float | None:
-        """When the oldest event that the journal does not have happened; None when it has all."""
+        """Return when the oldest event that the journal does not have happened; None when it has all."""
         rows = await self._read("SELECT at FROM outbox WHERE id > ? ORDER BY id LIMIT 1", await self.journaled())
         return float(rows[0][0]) if rows else None
 
     async def mark_journaled(self, seq: int) -> None:
-        """The journal has every event up to this one; they may go when their time has come."""
+        """Note that the journal has every event up to this one; they may go when their time has come."""
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('journaled', ?)", (str(seq),)))
 
     # Keeping house
@@ -466,7 +468,7 @@ class Spool:
         return int(purged)
 
     async def recorded(self) -> int:
-        """Bytes of content that is kept of final messages."""
+        """Return how many bytes of content are kept of final messages."""
         return int((await self._read("SELECT coalesce(sum(size), 0) FROM recorded"))[0][0])
 
     async def trim(self, most: int, limit: int = 200) -> int:
@@ -594,7 +596,7 @@ def _put_orphans_aside(connection: sqlite3.Connection, folder: Path, files: Path
 def new_message(
     spool: Spool, envelope: Envelope, content: Content, *, now: float, lifetime: float, via: str, id_: int | None = None
 ) -> Message:
-    """A message that is not in the spool yet; `lifetime` is how long its delivery is tried, in seconds."""
+    """Return a message that is not in the spool yet; `lifetime` is how long its delivery is tried, in seconds."""
     return Message(
         id=spool.next_id() if id_ is None else id_,
         received=now,

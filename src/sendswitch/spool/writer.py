@@ -82,7 +82,7 @@ class Writer:
         self._connection.close()
 
     def busy_for(self) -> float:
-        """Seconds since the thread was given the group it has; 0 when it has none."""
+        """Return seconds since the thread was given the group it has; 0 when it has none."""
         return time.monotonic() - self._handed_over if self._busy else 0.0
 
     def _gather(self, operation: _Operation) -> None:
@@ -124,7 +124,7 @@ class Writer:
         metrics.SPOOL_GROUP.observe(len(group))
 
     def _one_by_one(self, group: list[_Operation], error: Exception) -> None:
-        """Rule 3: one operation is at fault; find out which."""
+        """Find out which operation is at fault (rule 3)."""
         if len(group) == 1:
             group[0].error = error
             return
@@ -132,7 +132,7 @@ class Writer:
             self._commit([operation])
 
     def _transaction(self, group: list[_Operation]) -> None:
-        """All of the group or nothing of it, durably.
+        """Write all of the group or nothing of it, durably.
 
         A group that fits is one statement, which is its own transaction: each way back to the interpreter lock can
         cost a switch interval (5 ms) while the event loop is busy, and with BEGIN, a step a row and COMMIT they were

@@ -26,7 +26,7 @@ class Background:
 
     @property
     def trouble(self) -> str:
-        """What failed in the last ten minutes, '' when nothing did."""
+        """Return what failed in the last ten minutes, '' when nothing did."""
         now = time.monotonic()
         recent = [f"{part}: {why}" for part, (when, why) in self._failed.items() if now - when < WELL]
         return "; ".join(recent)

@@ -48,7 +48,7 @@ class Canary:
             await asyncio.sleep(flight.interval)
 
     async def _fly(self, flight: Flight) -> tuple[float, str]:
-        """How many seconds it took, and why it did not get through."""
+        """Return how many seconds it took, and why it did not get through."""
         began = time.monotonic()
         after = await self._spool.call(probe.last_event)
         sent, reply = await probe.send(

@@ -86,8 +86,9 @@ def on_timeout(route: Route) -> Answer:
 
 
 def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
-    """The answer with whose it is and everything filled in that the configuration adds, so that a restart needs only
-    the verdict."""
+    """Return the answer with whose it is and everything filled in that the configuration adds, so that a restart needs
+    only the verdict.
+    """
     if isinstance(answer, Deferral):
         return replace(answer, pipeline=route.owner, version=route.version)
     reply, hold, then = answer.reply, answer.hold, answer.then
@@ -101,7 +102,7 @@ def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
 
 
 def undecided(answer: Answer) -> str:
-    """Why the answer decides nothing yet, '' when it does.
+    """Return why the answer decides nothing yet, '' when it does.
 
     A DENY with a 4xx reply asks the sender to come back; after the queue that is us.
     """
@@ -115,7 +116,7 @@ def undecided(answer: Answer) -> str:
 def effect(
     verdict: Verdict, *, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float
 ) -> Effect:
-    """What to do about a completed verdict."""
+    """Return what to do about a completed verdict."""
     match verdict.action:
         case Action.PASS | None:
             return Deliver()
@@ -129,7 +130,7 @@ def effect(
 
 
 def in_words(effect: Effect) -> str:
-    """What an effect does, as a sentence in the conditional: for a try."""
+    """Return what an effect does, as a sentence in the conditional: for a try."""
     match effect:
         case Forward(targets, keep_copy):
             return f"It would be forwarded to {', '.join(targets)}{', and delivered' if keep_copy else ''}."
@@ -159,7 +160,7 @@ def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client,
 
 
 def is_local(client: Client) -> bool:
-    """True when the mail was submitted here, so that its sender is who they say: a bounce reaches its author.
+    """Return whether the mail was submitted here, so that its sender is who they say: a bounce reaches its author.
 
     XFORWARD SOURCE says so; without it, a client on the loopback interface or a unix socket.
     """
@@ -174,12 +175,12 @@ def is_local(client: Client) -> bool:
 
 
 def asked_again(verdict: Verdict) -> bool:
-    """True when the pipeline is asked anew after the hold: nothing but the delay was decided."""
+    """Return whether the pipeline is asked anew after the hold: nothing but the delay was decided."""
     return verdict.action is Action.PENDING and verdict.then == "ask"
 
 
 def after_hold(verdict: Verdict) -> Verdict:
-    """What counts when a hold expires."""
+    """Return what counts when a hold expires."""
     reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'quarantine'}"
     base = replace(verdict, reason=reason, hold=None, then="", trace=())
     match verdict.then:

@@ -48,7 +48,7 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Questions without an answer."""
+        """Return how many questions have no answer."""
         return len(self._waiting)
 
     async def ask(self, delivery: Delivery, route: Route) -> Answer:
@@ -66,7 +66,7 @@ class Dispatcher:
         return answer
 
     async def rehearse(self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]) -> Answer:
-        """The answer that would count; told to nobody, and counted nowhere."""
+        """Return the answer that would count; told to nobody, and counted nowhere."""
         task = replace(self._task(delivery, route), load=load, rehearsal=True)
         return await self._answer(task, route)
 

@@ -29,7 +29,7 @@ from sendswitch.spool.states import State
 
 
 def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: Sequence[str]) -> tuple[list[str], bool]:
-    """The targets without those already in the chain, each once, and whether the recipient gets a copy.
+    """Return the targets without those already in the chain, each once, and whether the recipient gets a copy.
 
     With no target left the recipient gets the mail: forwarding never loses it.
     """
@@ -43,7 +43,10 @@ def targets_of(recipient: str, targets: Sequence[str], keep_copy: bool, chain: S
 
 
 def rewrites(srs: Srs | None, delivery: Delivery, target: str) -> bool:
-    """True when a target gets a sender of ours. Within a domain, and for mail from it, an SPF check passes anyway."""
+    """Return whether a target gets a sender of ours.
+
+    Within a domain, and for mail from it, an SPF check passes anyway.
+    """
     before = delivery.verdict is not None and delivery.verdict.rewrite
     here = domain_key(split(delivery.recipient.address)[1])
     if srs is None or before or domain_key(split(target)[1]) == here:
@@ -104,7 +107,7 @@ def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
 def _children(
     connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, bool], copy: bool, mark: str, now: float
 ) -> list[Delivery]:
-    """The deliveries that take its place: one for each address, with whether its sender is rewritten, and the
+    """Return the deliveries that take its place: one for each address, with whether its sender is rewritten, and the
     recipient's copy."""
     query = "SELECT max(n) FROM delivery WHERE message = ?"
     first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1

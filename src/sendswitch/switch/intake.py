@@ -100,7 +100,7 @@ class FilterIntake:
         self._refusals.keep(envelope, reply, why, self.via)
 
     def mail(self, mail: Mail) -> Reply:
-        """Any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
+        """Take any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
         if self._options.overload():
             return OVERLOADED
         if mail.login and not self._owns(mail.login, mail.sender):
@@ -108,15 +108,16 @@ class FilterIntake:
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def _owns(self, login: str, sender: str) -> bool:
-        """True when a user may send as that: the own address, with any extension that makes nobody else's of it, or
-        the null path of a report."""
+        """Return whether a user may send as that: the own address, with any extension that makes nobody else's of it,
+        or the null path of a report.
+        """
         own, wanted = key(login), key(sender)
         if not sender or wanted == own:
             return True
         return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
 
     def recipient(self, recipient: Recipient) -> Reply:
-        """Any recipient, as Postfix has checked them; at `forward.srs_domain` only who stands for a sender."""
+        """Take any recipient, as Postfix has checked them; at `forward.srs_domain` only who stands for a sender."""
         address, srs = recipient.recipient.address, self._options.srs
         if srs is None or not srs.ours(address):
             return RECIPIENT_OK
@@ -421,7 +422,7 @@ def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
 
 
 def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
-    """The envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
+    """Return the envelope with the senders that addresses of ours stand for as recipients, and which these are, for the
     journal."""
     if not any(srs.ours(recipient.address) for recipient in envelope.recipients):
         return envelope, {}

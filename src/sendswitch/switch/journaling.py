@@ -70,7 +70,7 @@ async def finish_journal(spool: Spool, write: Write) -> None:
 
 
 async def _take_over(spool: Spool, write: Write) -> int:
-    """One batch; gives how many events (rule 1)."""
+    """Take over one batch; return how many events (rule 1)."""
     batch = await spool.events(await spool.journaled(), BATCH)
     if batch:
         await in_thread(write, batch)
@@ -79,7 +79,7 @@ async def _take_over(spool: Spool, write: Write) -> int:
 
 
 async def _let_mail_go_first(spool: Spool, spent: float) -> None:
-    """Rule 3: wait as long as the batch took, and much longer when mail came meanwhile."""
+    """Wait as long as the batch took, and much longer when mail came meanwhile (rule 3)."""
     groups = spool.groups
     await asyncio.sleep(spent)
     if spool.groups != groups:

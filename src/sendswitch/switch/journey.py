@@ -65,13 +65,13 @@ class Journeys:
         self.orders: Sequence[Order] = ()
 
     def enter(self, window: Window) -> None:
-        """New deliveries that come of a journey enter this window."""
+        """Have new deliveries that come of a journey enter this window."""
         self.outcomes.window = self._window = window
 
     async def run(
         self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
     ) -> None:
-        """The whole journey; never raises but when cancelled. `asked` are answers already on order."""
+        """Run the whole journey; never raises but when cancelled. `asked` are answers already on order."""
         if self.orders and not (deliveries := await self._obey(message, deliveries)):
             return
         first = deliveries[0]
@@ -104,7 +104,7 @@ class Journeys:
             await self.outcomes.after_error(deliveries, error)
 
     def _route(self, delivery: Delivery) -> Route | None:
-        """The way to the pipeline that must be asked, None when there is nothing to ask.
+        """Return the way to the pipeline that must be asked, None when there is nothing to ask.
 
         A report of ours has none, or two pipelines could report to each other for ever.
         """
@@ -180,7 +180,7 @@ class Journeys:
         )
 
     async def _hold_expired(self, delivery: Delivery) -> bool:
-        """What comes after a hold; True when the pipeline must be asked again."""
+        """Record what comes after a hold; return whether the pipeline must be asked again."""
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
         # Who asks for a delay again and again gets none when the message's time is over.
         if decide.asked_again(held) and now < message.expires:
@@ -213,7 +213,7 @@ class Journeys:
     # Carrying out
 
     async def _carry_out(self, message: Message, deliveries: Sequence[Delivery]) -> None:
-        """The effect of each delivery that is decided or needs no decision; equal ones share a transaction."""
+        """Carry out each delivery that is decided or needs no decision; equal ones share a transaction."""
         groups: dict[object, list[Delivery]] = {}
         for delivery in deliveries:
             await self._safely([delivery], self._act(message, delivery, groups))

@@ -104,7 +104,7 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
 
 
 def _changed(connection: sqlite3.Connection, message: int, n: int, told: int) -> bool:
-    """Whether something happened to a delivery that the journal had not been told when we began."""
+    """Return whether something happened to a delivery that the journal had not been told when we began."""
     query = "SELECT max(id) FROM outbox WHERE message = ? AND (n = ? OR event IN ('forwarded', 'requeued', 'sent on'))"
     return int(scalar(connection, query, message, n) or 0) > told
 

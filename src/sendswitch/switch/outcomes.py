@@ -122,7 +122,7 @@ class Outcomes:
             logs.failed("a report of success", error=error, msg_id=message.text_id)
 
     async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
-        """Undecided or undone for now: try again later, or give up when the message's time is over.
+        """Try again later, or give up when the message's time is over: undecided or undone for now.
 
         What is kept has a longer time of its own, and its sender must not hear of it.
         """

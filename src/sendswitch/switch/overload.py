@@ -54,7 +54,7 @@ class Overload:
         return f"the spool cannot be written: {self._spool.failure}" if self._spool.failure is not None else ""
 
     async def _try(self) -> None:
-        """Nobody else writes now, so nobody else would notice that the spool can be written again."""
+        """Write something: nobody else writes now, so nobody else would notice that the spool can be written again."""
         try:
             async with asyncio.timeout(SLOW):
                 await self._spool.probe()
@@ -63,5 +63,5 @@ class Overload:
 
 
 def memory() -> int:
-    """Bytes of this process in memory."""
+    """Return how many bytes this process has in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE

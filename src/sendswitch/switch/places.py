@@ -37,7 +37,7 @@ class Places:
             raise
 
     def give_back(self) -> None:
-        """The place is free for the next who waits."""
+        """Free the place for the next who waits."""
         while self._waiting:
             place = self._waiting.popleft()
             if not place.done():
@@ -46,7 +46,7 @@ class Places:
         self._free += 1
 
     def close(self) -> None:
-        """Nobody gets a place here any more; who has one keeps it."""
+        """Give no more places; who has one keeps it."""
         self._closed = True
         while self._waiting:
             place = self._waiting.popleft()

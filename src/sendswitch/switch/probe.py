@@ -65,12 +65,12 @@ async def send(endpoint: Endpoint, *, host: str, sender: str, to: str, limit: fl
 
 
 def last_event(connection: sqlite3.Connection) -> int:
-    """The number of the newest event in the spool: a probe that is sent now comes behind it."""
+    """Return the number of the newest event in the spool: a probe that is sent now comes behind it."""
     return int(scalar(connection, "SELECT max(id) FROM outbox") or 0)
 
 
 def trail(connection: sqlite3.Connection, probe: Probe, after: int) -> tuple[list[Stage], str]:
-    """The stations it has reached in this spool behind event `after`, and its state; '' while it has not come."""
+    """Return the stations that a probe reached in this spool behind event `after`, and its state; '' before it came."""
     began = "SELECT message, at, data FROM outbox WHERE id > ? AND event IN ('accepted', 'rejected')"
     for message, at, text in connection.execute(began, (after,)):
         told = orjson.loads(text)
@@ -109,11 +109,11 @@ def _stages(
 
 
 def arrived(state: str) -> bool:
-    """True when the chain has done with it, whatever the pipeline wanted."""
+    """Return whether the chain has done with it, whatever the pipeline wanted."""
     return state not in ("", "verdict", "deferred", "suspended")
 
 
 def drawing(stages: Sequence[Stage]) -> str:
-    """The way in lines, each station below the other, with the time it was reached."""
+    """Return the way in lines, each station below the other, with the time it was reached."""
     width = max(len(stage.name) for stage in stages)
     return "\n".join(f"  ──▶ {stage.name:{width}}  {stage.seconds * 1000:7.0f} ms  {stage.said}" for stage in stages)

@@ -55,7 +55,7 @@ class Queue:
 
     @property
     def active(self) -> int:
-        """Deliveries in the window."""
+        """Return how many deliveries are in the window."""
         return len(self._active)
 
     # Entering and leaving the window

@@ -64,6 +64,6 @@ class Refusals:
 
 
 def _ignore(future: asyncio.Future[None]) -> None:
-    """What could not be written is in the log, and the spool tells of itself."""
+    """Ignore an event that could not be written: the log has it, and the spool tells of itself."""
     if not future.cancelled():
         future.exception()

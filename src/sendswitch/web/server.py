@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the node's to handle."""
+        """Leave signals to the node."""
         yield
 
 

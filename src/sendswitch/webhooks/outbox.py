@@ -114,7 +114,7 @@ class Outbox:
             self._connection.close()
 
     def _write(self, *statements: tuple[str, Sequence[Any]]) -> list[int]:
-        """All or nothing, durable on return; gives how many rows each changed."""
+        """Write all or nothing, durable on return; return how many rows each changed."""
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -151,8 +151,9 @@ class Outbox:
         )
 
     def due(self, now: float, limit: int, *, but: Sequence[str] = (), full: Sequence[int] = ()) -> list[Event]:
-        """Events whose time has come, of each message the first that waits, in their order; without those named and
-        those of endpoints that are full."""
+        """Return events whose time has come, of each message the first that waits, in their order; without those named
+        and those of endpoints that are full.
+        """
         rows = self._read(
             "SELECT e.id, e.endpoint, p.url, p.secrets, e.message, e.form, e.body, e.attempts"
             " FROM event e JOIN endpoint p ON p.id = e.endpoint WHERE e.due <= ?"
@@ -171,7 +172,7 @@ class Outbox:
         ]
 
     def next_due(self, now: float) -> float | None:
-        """When the next event becomes due after now."""
+        """Return when the next event becomes due after now."""
         found: float | None = self._read("SELECT min(due) FROM event WHERE due > ?", now)[0][0]
         return found
 
@@ -216,7 +217,7 @@ class Outbox:
         return self._write((sql, (now, *ids)))[0] if ids else 0
 
     def endpoints(self) -> list[dict[str, Any]]:
-        """Every endpoint with how many of its events wait, were delivered and failed."""
+        """Return every endpoint with how many of its events wait, were delivered and failed."""
         rows = self._read(
             "SELECT p.id, p.url, p.recipient, p.disabled, p.why, sum(e.state = 'waiting'), sum(e.state = 'delivered'),"
             " sum(e.state = 'failed'), min(e.due) FROM endpoint p LEFT JOIN event e ON e.endpoint = p.id"
@@ -228,7 +229,7 @@ class Outbox:
     def events(
         self, *, endpoint: int | None = None, since: float = 0.0, state: str = "", limit: int
     ) -> list[dict[str, Any]]:
-        """Events, the newest first."""
+        """Return events, the newest first."""
         rows = self._read(
             "SELECT id, endpoint, message, created, state, attempts, due FROM event"
             " WHERE created >= ?1 AND (?2 IS NULL OR endpoint = ?2) AND (?3 = '' OR state = ?3)"
@@ -242,7 +243,7 @@ class Outbox:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def attempts(self, id_: str) -> list[dict[str, Any]]:
-        """Each try of an event. Raises NotFound."""
+        """Return each try of an event. Raises NotFound."""
         if not self._read("SELECT 1 FROM event WHERE id = ?", id_):
             raise NotFound(f"there is no event {id_}; sendswitch webhook events lists them")
         rows = self._read("SELECT n, at, seconds, status, said FROM attempt WHERE event = ? ORDER BY n", id_)

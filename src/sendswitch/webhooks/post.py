@@ -21,7 +21,7 @@ class Post:
         self._reach, self._client = reach, new_client()
 
     async def ask(self, event: Event) -> tuple[int, str, float]:
-        """The status (0 for none), what was said, and the seconds that the receiver asks for."""
+        """Return the status (0 for none), what was said, and the seconds that the receiver asks for."""
         try:
             async with asyncio.timeout(LIMIT):
                 url, name = await checked_url(event.url, self._reach)

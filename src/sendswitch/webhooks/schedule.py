@@ -9,7 +9,7 @@ LONGEST = 86_400.0
 
 
 def next_try(attempts: int, now: float, chance: float, after: float = 0.0) -> float | None:
-    """When the next try is due after so many that failed (seconds since the epoch), None when that was the last.
+    """Return when the next try is due after so many that failed (seconds since the epoch), None when that was the last.
 
     `chance`, from 0 to 1, spreads tries by up to a tenth, so that what failed together does not come back together.
     `after` is what the receiver asked for, in seconds.

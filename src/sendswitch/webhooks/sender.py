@@ -49,11 +49,11 @@ class Sender:
         self._wake.set()
 
     def look(self) -> None:
-        """Something may be due."""
+        """Look again: something may be due."""
         self._wake.set()
 
     async def run(self) -> None:
-        """For ever; what is under way when this is cancelled is tried again."""
+        """Send for ever; what is under way when this is cancelled is tried again."""
         pruned = -PRUNE
         try:
             while True:

@@ -71,7 +71,7 @@ class Chain:
         self.waits = any(link.waits or link.when is not None for link in links)
 
     async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> Answer:
-        """One answer, whatever the processors do; only cancellation gets through.
+        """Return one answer, whatever the processors do; only cancellation gets through.
 
         With `recorded`, an earlier trace, services are not asked again: what they said then counts now.
         """
@@ -125,7 +125,7 @@ class Chain:
     async def _ask(
         self, link: Link, mail: Mail, context: Context, said: list[Step] | None
     ) -> tuple[Verdict | _Failure | None, Mapping[str, Any] | None]:
-        """The step's opinion, and the answer of the service it asked."""
+        """Return the step's opinion, and the answer of the service it asked."""
         asking, answer = link.asking, None
         try:
             if asking is None:
@@ -176,12 +176,12 @@ async def _in_time(link: Link, working: Awaitable[T]) -> T:
 
 
 def _words(error: Exception) -> str:
-    """What an error says, of which a user's program can make anything."""
+    """Return what an error says, of which a user's program can make anything."""
     return storable(str(error), MAX_REASON)
 
 
 def build(config: PipelineConfig, limit: float, site: Site = Site()) -> Chain:  # noqa: B008 - nobody changes it
-    """The chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
+    """Return the chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
     return Chain([_link(step, limit, site) for step in config.step], site.readers)
 
 
@@ -231,7 +231,7 @@ def _step(
 
 
 def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
-    """How a step ended, and what it saw."""
+    """Return how a step ended, and what it saw."""
     if opinion is None:
         return NO_OPINION, ""
     if isinstance(opinion, _Failure):
@@ -257,7 +257,7 @@ class _FailedThen(Exception):
 
 
 def _recorded(link: Link, said: list[Step]) -> Mapping[str, Any]:
-    """What a service answered when it was asked in earnest; each answer is used once, in order."""
+    """Return what a service answered when it was asked in earnest; each answer is used once, in order."""
     step = next((step for step in said if step.processor == link.name), None)
     if step is None or step.answer is None:
         raise _FailedThen(_Failure(ERROR, "no answer of this service is on record"))

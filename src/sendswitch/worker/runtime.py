@@ -43,7 +43,7 @@ class Library:
         self._making = asyncio.Lock()
 
     def ready(self, task: Task) -> Chain | None:
-        """The chain of a task's pipeline when it is made already."""
+        """Return the chain of a task's pipeline when it is made already."""
         place = (task.pipeline, task.rehearsal)
         known = self._chains.get(place)
         if known is None or known[0] != task.version:
@@ -52,7 +52,7 @@ class Library:
         return known[1]
 
     async def get(self, task: Task) -> Chain:
-        """The chain of a task's pipeline. Raises what loading or building it raises."""
+        """Return the chain of a task's pipeline. Raises what loading or building it raises."""
         if (chain := self.ready(task)) is not None:
             return chain
         async with self._making:
@@ -121,7 +121,7 @@ class Worker:
         await self._library.retain(routes)
 
     async def run(self) -> None:
-        """Until `stop` is called; then every lease in hand is answered before this returns."""
+        """Run until `stop` is called; then every lease in hand is answered before this returns."""
         async with asyncio.TaskGroup() as group:
             loops = [group.create_task(self._loop()) for _ in range(self._concurrency)]
             await self._stopping.wait()

@@ -6,7 +6,7 @@ from sendswitch.processors.base import Context
 
 
 async def process(mail: Mail, context: Context) -> Verdict | None:
-    """Called once for each message to Bob."""
+    """Judge one message to Bob."""
     for attachment in mail.attachments:
         if attachment.name.lower().endswith((".exe", ".scr", ".js")):
             return Verdict.quarantine(f"the attachment {attachment.name} is a program")

@@ -73,7 +73,7 @@ class Entity:
 
     @property
     def type(self) -> str:
-        """The media type, in lower case."""
+        """Return the media type, in lower case."""
         return self.types[0]
 
     @property

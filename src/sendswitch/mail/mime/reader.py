@@ -113,7 +113,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The file name, '' for none."""
+        """Return the file name, '' for none."""
         return self.names[0] if self.names else ""
 
     @property
@@ -128,7 +128,7 @@ class Part:
 
     @property
     def data(self) -> bytes:
-        """The content, decoded from its transfer encoding as a reader would."""
+        """Return the content, decoded from its transfer encoding as a reader would."""
         return next(self.contents(), b"")
 
     def contents(self) -> Iterator[bytes]:
@@ -147,7 +147,7 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The content as text; bytes that its charset does not know are replaced."""
+        """Return the content as text; bytes that its charset does not know are replaced."""
         return decode(self.data, self.charsets[0] if self.charsets else "")
 
 

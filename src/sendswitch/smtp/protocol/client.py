@@ -202,8 +202,9 @@ class ClientConnection:
 
     @property
     def content_is_out(self) -> bool:
-        """True when what is waited for is the reply to content, which takes a server longer than any other: also where
-        the content went out with the commands (CHUNKING), and their replies may come with its own."""
+        """Return whether what is waited for is the reply to content, which takes a server longer than any other: also
+        where the content went out with the commands (CHUNKING), and their replies may come with its own.
+        """
         return self.state is State.CONTENT or (self._now is not None and self._now.sent)
 
     @property
@@ -267,7 +268,7 @@ class ClientConnection:
         return Failed(reply) if before in _STARTING else None
 
     def tls_started(self) -> None:
-        """TLS is up: say EHLO again and believe nothing from before (RFC 3207 4.2)."""
+        """Say EHLO again over TLS, and believe nothing from before (RFC 3207 section 4.2)."""
         self._buffer, self._tls = b"", "active"
         self._move("tls started")
         self._say_hello("LHLO" if self._lmtp else "EHLO")
@@ -480,7 +481,7 @@ class ClientConnection:
             now.replies[n] = _too_many(reply)
 
     def _after_envelope(self) -> Event | None:
-        """Only a unanimous transaction gets here: the recipients are known, content was not asked for."""
+        """Go on once the recipients are known and content was not asked for: a unanimous transaction."""
         now = self._now
         assert now is not None
         if len(now.accepted) < len(now.replies):

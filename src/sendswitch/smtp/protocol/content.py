@@ -21,7 +21,7 @@ _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 def clean(data: bytes) -> bytes:
-    """`data` with rule 2 applied. It must not begin or end between a CR and its LF."""
+    """Return `data` with rule 2 applied. It must not begin or end between a CR and its LF."""
     rest = data.replace(b"\r\n", b"")  # four times as fast as counting each, with 80 characters a line
     if b"\n" not in rest and b"\r" not in rest:
         return data
@@ -39,7 +39,7 @@ class DotDecoder:
         self.rest: bytes | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """The content that is certain now, unstuffed and clean."""
+        """Return the content that is certain now, unstuffed and clean."""
         work = self._held + data
         end = work.find(END)
         if end >= 0:
@@ -67,7 +67,7 @@ class ChunkDecoder:
         self._held = b""
 
     def feed(self, data: bytes, *, last: bool = False) -> bytes:
-        """The content that is certain now; `last` gives up what is held back."""
+        """Return the content that is certain now; `last` gives up what is held back."""
         work = self._held + data
         self._held = b""
         if not last and work.endswith(b"\r"):
@@ -87,7 +87,7 @@ class DotEncoder:
         self._before = b"\r\n"
 
     def feed(self, data: bytes) -> bytes:
-        """The next piece as it goes over the wire."""
+        """Return the next piece as it goes over the wire."""
         if not data:
             return b""
         work = self._before + data
@@ -95,12 +95,12 @@ class DotEncoder:
         return work.replace(b"\r\n.", b"\r\n..")[2:]
 
     def end(self) -> bytes:
-        """The end of data."""
+        """Return the end of data."""
         return b".\r\n" if self._before == b"\r\n" else b"\r\n.\r\n"
 
 
 def stuffed(data: bytes) -> bytes:
-    """A whole message, clean, as it goes over the wire after DATA, the end of data included."""
+    """Return a whole message, clean, as it goes over the wire after DATA, the end of data included."""
     if b"\r\n." in data:
         data = data.replace(b"\r\n.", b"\r\n..")
     if data[:1] == b".":

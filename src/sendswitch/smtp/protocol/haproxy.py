@@ -24,7 +24,10 @@ class Source:
 
 
 def read(data: bytes) -> tuple[Source, int] | None:
-    """The header at the beginning of `data` and its length; None when more bytes are needed. Raises ValueError."""
+    """Return the header at the beginning of `data` and its length; None when more bytes are needed.
+
+    Raises ValueError.
+    """
     if data.startswith(SIGNATURE[: len(data)]):
         return _version_2(data) if len(data) >= 16 else None
     if data.startswith(b"PROXY "[: len(data)]):

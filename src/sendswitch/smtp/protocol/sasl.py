@@ -49,7 +49,7 @@ class Exchange:
 
 
 def _plain(text: str) -> Credentials | None:
-    """'authorize-as NUL user NUL password' (RFC 4616 2); to be somebody else is not offered."""
+    """Read 'authorize-as NUL user NUL password' (RFC 4616 section 2); to be somebody else is not offered."""
     parts = text.split("\0")
     if len(parts) != 3 or parts[0] not in ("", parts[1]):
         return None

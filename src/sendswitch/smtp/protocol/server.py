@@ -219,22 +219,22 @@ class ServerConnection:
 
     @property
     def waiting(self) -> bool:
-        """True while an event waits for its reply."""
+        """Return whether an event waits for its reply."""
         return bool(self._waiting)
 
     @property
     def accepted(self) -> int:
-        """Recipients accepted in this transaction."""
+        """Return how many recipients were accepted in this transaction."""
         return len(self._recipients)
 
     @property
     def buffered(self) -> int:
-        """Bytes received and not worked through."""
+        """Return how many bytes are received and not worked through."""
         return len(self._buffer) - self._at
 
     @property
     def in_transaction(self) -> bool:
-        """True from MAIL to the reply after the end of data."""
+        """Return whether a message is on its way: from MAIL to the reply after the end of data."""
         return self.state not in _IDLE_STATES
 
     def refused(self) -> Envelope:
@@ -245,7 +245,7 @@ class ServerConnection:
         return replace(envelope, recipients=(self._pending,)) if self._pending is not None else envelope
 
     def _named_ahead(self) -> tuple[EnvelopeRecipient, ...]:
-        """The recipients of RCPT commands that were pipelined behind the command in hand."""
+        """Return the recipients of RCPT commands that were pipelined behind the command in hand."""
         found = []
         for line in self._rest()[: self._limits.line * MOST_AHEAD].split(b"\r\n")[:MOST_AHEAD]:
             # Bytes that are no UTF-8 become what no address has.
@@ -264,11 +264,11 @@ class ServerConnection:
 
     @property
     def closed(self) -> bool:
-        """True when the session is over: send what is left, then close the connection."""
+        """Return whether the session is over: send what is left, then close the connection."""
         return self.state is State.CLOSED
 
     def next_event(self) -> Event | None:
-        """The next event, or None when more bytes or a reply are needed first, or the session is over.
+        """Return the next event, or None when more bytes or a reply are needed first, or the session is over.
 
         Also None, with `more` true, after a turn of many commands: call again once others had theirs.
         """
@@ -318,7 +318,7 @@ class ServerConnection:
             self.state, self._buffer, self._at = State.CLOSED, b"", 0
 
     def tls_started(self) -> None:
-        """TLS is up: forget everything the client said before (RFC 3207 4.2)."""
+        """Forget everything the client said before TLS (RFC 3207 section 4.2)."""
         self._tls, self._buffer, self._at, self._helo = True, b"", 0, ""
         self._forwarded, self._login = None, ""
         self._peer = replace(self._peer, login="", protocol=self._peer.protocol.removesuffix("A") + "S")
@@ -587,7 +587,7 @@ class ServerConnection:
         return None
 
     def _xclient_command(self, rest: str) -> Event | None:
-        """The client is somebody else from here on: everything begins anew, with a greeting."""
+        """Begin anew with another client, with a greeting."""
         if not self._extensions.xclient:
             return self._error(replies.NOT_ALLOWED)
         given = parameters.parse_xclient(rest)

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.table(
         "users",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -35,6 +35,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_table("pipelines")
     op.drop_table("users")

@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.table(
         "messages",
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -58,6 +58,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     for table in ("events", "deliveries", "messages"):
         op.drop_table(table)

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.column("pipelines", sa.Column("role", sa.String(16), nullable=False, server_default="live"))
     steps.column("pipelines", sa.Column("author", sa.String(64), nullable=False, server_default=""))
     steps.table(
@@ -39,7 +39,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_table("marks")
     op.drop_table("comparisons")
     op.drop_column("pipelines", "author")

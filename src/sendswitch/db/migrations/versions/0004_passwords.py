@@ -14,10 +14,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.column("users", sa.Column("password", sa.String(255), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_column("users", "password")

@@ -16,12 +16,12 @@ LENGTHS = {"header_to": 1000, "header_cc": 1000, "reply_to": 500, "parts": 32}
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     for name, length in LENGTHS.items():
         steps.column("messages", sa.Column(name, sa.String(length), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     for name in LENGTHS:
         op.drop_column("messages", name)

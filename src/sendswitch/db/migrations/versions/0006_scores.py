@@ -14,10 +14,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.column("deliveries", sa.Column("score", sa.Double))
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_column("deliveries", "score")

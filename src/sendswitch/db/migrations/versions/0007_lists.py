@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.table(
         "list_entries",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -30,5 +30,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_table("list_entries")

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Upgrade to this version."""
     steps.table(
         "secrets",
         sa.Column("name", sa.String(32), primary_key=True),
@@ -23,5 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the version before."""
+    """Downgrade to the version before."""
     op.drop_table("secrets")
