@@ -69,6 +69,8 @@ mail_plugins {{
 quota "User quota" {{
   driver = maildir
 }}
+quota_storage_size = 100M
+quota_storage_grace = 0
 quota_exceeded_message = Mailbox is full
 passdb passwd-file {{
   passwd_file_path = {folder}/passwd
