@@ -105,7 +105,8 @@ class Body:
                 self._hashed.update(piece)
                 view = memoryview(piece)
                 while view:
-                    view = view[os.write(self._file, view) :]
+                    written = os.write(self._file, view)
+                    view = view[written:]
         except OSError as error:
             raise SpoolUnavailable(f"cannot write {self._temporary}: {error.strerror}") from error
 
