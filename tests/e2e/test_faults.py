@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -308,7 +309,7 @@ def test_the_ledger_is_a_metric_that_must_be_0(tmp_path: Path) -> None:
         until(lambda: not queue(node), node=node)
         assert figure(node, "sendswitch_unaccounted_recipients") == 0
         node.stop()
-        with sqlite3.connect(node.data / "spool" / "spool.db") as connection:
+        with closing(sqlite3.connect(node.data / "spool" / "spool.db")) as connection, connection:
             connection.execute("DELETE FROM outbox WHERE event = 'delivered'")
         node.start()
         until(lambda: figure(node, "sendswitch_unaccounted_recipients") > 0, node=node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from sendswitch.bench.peers import Node, free_port
@@ -147,9 +148,9 @@ def test_the_doctor_finds_what_is_broken(tmp_path: Path) -> None:
     assert "hidden" not in node.run("user", "list", check=False).stderr
     (folder / "db.toml").unlink()
     node.config.write_text(text)
-    with sqlite3.connect(node.data / "sendswitch.db") as connection:
+    with closing(sqlite3.connect(node.data / "sendswitch.db")) as connection, connection:
         connection.execute("UPDATE pipelines SET text = '[[step]]\nuse = \"gone\"\n'")
-    with sqlite3.connect(node.data / "spool" / "spool.db") as connection:
+    with closing(sqlite3.connect(node.data / "spool" / "spool.db")) as connection, connection:
         connection.execute("DELETE FROM outbox WHERE event = 'delivered'")
     sick = found(node)
     assert "no processor 'gone'" in sick["pipeline"][0]["found"]

@@ -159,7 +159,7 @@ def test_purging_takes_only_what_is_final_and_old(run: Run, tmp_path: Path, cloc
 def test_a_spool_of_a_newer_program_is_refused(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     async def inside() -> None:
         await open_spool(tmp_path / "spool", clock).close()
-        with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as connection, connection:
             connection.execute("PRAGMA user_version = 99")
         with pytest.raises(Temporary, match="schema version 99"):
             open_spool(tmp_path / "spool", clock)
@@ -232,7 +232,7 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
         spool = open_spool(tmp_path / "spool", clock)
         message, _ = await stored(spool, clock)
         await spool.close()
-        with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as connection, connection:
             connection.execute("DROP TABLE recorded")
             connection.execute("DROP TABLE orders")
             connection.execute("DROP TABLE ordered")
@@ -442,7 +442,7 @@ def test_content_that_is_not_what_was_stored_is_not_given_out(
         if size > LARGE:
             (tmp_path / "spool" / "content" / f"{message.text_id}.eml").write_bytes(damaged)
         else:
-            with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
+            with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as connection, connection:
                 connection.execute("UPDATE content SET bytes = ?", (damaged,))
         spool = open_spool(tmp_path / "spool", clock)
         with pytest.raises(ContentDamaged, match="is damaged"):

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import ssl
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ def test_sizes_have_three_digits_and_a_unit(size: int, shown: str) -> None:
 
 
 def sqlite_error(file: Path, flags: str = "") -> sqlite3.Error:
-    with pytest.raises(sqlite3.Error) as found:
-        sqlite3.connect(f"file:{file}{flags}", uri=True).execute("CREATE TABLE t (x)")
+    with pytest.raises(sqlite3.Error) as found, closing(sqlite3.connect(f"file:{file}{flags}", uri=True)) as opened:
+        opened.execute("CREATE TABLE t (x)")
     return found.value
 
 
