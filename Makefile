@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Packages that do no I/O: every branch is tested, but for the readings of broken mail, where nearly every one is.
 PURE := --cov=sendswitch.smtp.protocol --cov=sendswitch.mail --cov=sendswitch.reply --cov=sendswitch.routing \
-  --cov=sendswitch.switch.decide --cov=sendswitch.journal --cov=sendswitch.sieve
+  --cov=sendswitch.queue.policy --cov=sendswitch.journal --cov=sendswitch.sieve
 WORKERS ?= 2
 # The programs that `make differential` asks, and the messages of Python's own tests.
 READERS := node:nodejs npm:npm cargo:cargo unzip:unzip 7z:p7zip-full bsdtar:libarchive-tools libpython3.11-testsuite

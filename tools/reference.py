@@ -18,9 +18,10 @@ import typer
 from sendswitch import logs, metrics
 from sendswitch.bootstrap.steering import Steering
 from sendswitch.cli.main import app
+from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.config import reference
-from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.delivery.compose import Composer
+from sendswitch.intake import after_queue as intake
 from sendswitch.journal import events
 from sendswitch.mail.content import InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
@@ -33,7 +34,6 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.protocol import parameters, replies
 from sendswitch.smtp.protocol.server import TRANSITIONS, Extensions, Limits, ServerConnection
 from sendswitch.spool.states import State
-from sendswitch.switch import intake
 from sendswitch.testing import context
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -64,9 +64,9 @@ def _pipeline() -> Callable[..., Answer]:
     """Run a pipeline: `pipeline(toml, mail)`. Gives its answer with the trace. Raises InvalidConfiguration."""
 
     def pipeline(text: str, mail: Mail, context: Context | None = None, *, limit: float = 10.0) -> Answer:
+        from sendswitch.pipeline.chain import build
         from sendswitch.processors.registry import check
         from sendswitch.testing import context as any_context
-        from sendswitch.worker.chain import build
 
         async def run() -> Answer:
             chain = build(check(text, "pipeline"), limit)

@@ -155,7 +155,7 @@ def test_an_edited_package_is_used_for_the_next_mail(tmp_path: Path, monkeypatch
         until(lambda: len(hop.parcels) == 2, node=node)
         assert b"X-SendSwitch-Tags: EDITED" in hop.parcels[1].data
         # What a package is told, a key for instance, is in no command line.
-        assert "sendswitch.processors.host" in (shown := run(tmp_path, "ps", "axww", "-o", "args").stdout)
+        assert "sendswitch.processors.hosting.host" in (shown := run(tmp_path, "ps", "axww", "-o", "args").stdout)
         assert "'secret'" not in shown
         assert '"secret"' not in shown
         clean(node)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Node, free_port
-from sendswitch.switch.ask import ask
+from sendswitch.control import ask
 from tests.e2e.next_hop import NextHop, Rude
 from tests.e2e.steps import QUICK, Stream, overloaded, queue, ready, said, send, until
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from sendswitch.accounts.users import get_pipeline
 from sendswitch.bench.measure import figure
 from sendswitch.bench.peers import Node, Sink
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.config.load import load
 from sendswitch.db.connect import open_database
-from sendswitch.db.users import get_pipeline
 from sendswitch.mail.verdict import Verdict
-from sendswitch.rehearsal import record
-from sendswitch.rehearsal.trial import replay_each
+from sendswitch.pipeline import recording as record
+from sendswitch.pipeline.trial import replay_each
 from sendswitch.spool import inspect
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, queue, send, until

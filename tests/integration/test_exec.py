@@ -21,10 +21,10 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.processors import supervise
+from sendswitch.pipeline.chain import Chain, Link
 from sendswitch.processors.exec import Exec, ExecOptions, ProgramFailed
+from sendswitch.processors.hosting import supervise
 from sendswitch.testing import context, mail, message
-from sendswitch.worker.chain import Chain, Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Make = Callable[..., Exec]

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 
-from sendswitch.db import declared, journal, lists, users
+from sendswitch.accounts import users
+from sendswitch.admin import declared
+from sendswitch.db import journal, lists
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
@@ -19,11 +21,12 @@ from sendswitch.journal.events import Event
 from sendswitch.journal.search import parse
 from sendswitch.mail import ids
 from sendswitch.mail.content import InMemory
+from sendswitch.monitoring import auditor as ledger
+from sendswitch.monitoring import journal_relay as journaling
+from sendswitch.monitoring.journal_relay import keep_journal
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.spool import new_message, open_spool
 from sendswitch.spool.states import State
-from sendswitch.switch import journaling, ledger
-from sendswitch.switch.journaling import keep_journal
 from sendswitch.testing import FakeClock, envelope
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

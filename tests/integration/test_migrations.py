@@ -19,8 +19,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, event, text
 
+from sendswitch.accounts import users
 from sendswitch.bench.peers import Node
-from sendswitch.db import connect, users
+from sendswitch.db import connect
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import metadata
 from sendswitch.errors import NotFound, Refused

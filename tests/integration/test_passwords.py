@@ -14,11 +14,10 @@ from argon2.exceptions import VerificationError, VerifyMismatchError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.auth import passwords
-from sendswitch.auth.passwords import MOST_WAITING, Passwords, generate, set_password
-from sendswitch.db import users
+from sendswitch.accounts import passwords, users
+from sendswitch.accounts.passwords import MOST_WAITING, Passwords, generate, set_password
+from sendswitch.admin.declared import export
 from sendswitch.db.connect import open_database
-from sendswitch.db.declared import export
 from sendswitch.errors import NotFound, Temporary
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -12,14 +12,14 @@ import pytest
 
 from sendswitch.delivery.compose import Composer
 from sendswitch.errors import SpoolUnavailable
+from sendswitch.intake.after_queue import IntakeOptions, ProxyIntake, make_relay
+from sendswitch.intake.refusals import LEFT, MOST, QUIET, Refusals
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool import inspect
-from sendswitch.switch.intake import IntakeOptions, ProxyIntake, make_relay
-from sendswitch.switch.refusals import LEFT, MOST, QUIET, Refusals
 from sendswitch.testing import FakeClock, MemoryCourier, message
 from tests.integration.test_switch import Switch, switch
 

@@ -14,9 +14,9 @@ import pytest
 from sendswitch.mail.content import InFile
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.pipeline.chain import Chain, build
 from sendswitch.processors import registry
 from sendswitch.testing import context, mail
-from sendswitch.worker.chain import Chain, build
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 HEAD = "import asyncio, os, time\nfrom sendswitch.mail.verdict import Verdict\n"

@@ -17,12 +17,12 @@ from sendswitch.deadline import within
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.pipeline.chain import build
 from sendswitch.processors import base
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.processors.readers import InProcesses, Pool, ReaderFailed
 from sendswitch.processors.sieve import Sieve, SieveOptions
 from sendswitch.testing import context
-from sendswitch.worker.chain import build
 from tests.mime_samples import HEAD, TEXT, multipart, part, zipped
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

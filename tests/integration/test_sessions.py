@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import free_port
+from sendswitch.monitoring.health import make_app
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Listener, Options, Timeouts
 from sendswitch.smtp.turn import Turn
 from sendswitch.testing import Inbox
-from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -28,6 +28,16 @@ from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Answer, Deferral, Verdict
+from sendswitch.queue import active as queue_module
+from sendswitch.queue import dispatcher
+from sendswitch.queue.active import Queue
+from sendswitch.queue.bounce import Reporter
+from sendswitch.queue.dispatcher import Dispatcher
+from sendswitch.queue.limiter import Places
+from sendswitch.queue.outcomes import Outcomes
+from sendswitch.queue.poison import LATEST, Notes, Suspects, left_in_hand
+from sendswitch.queue.policy import Policy
+from sendswitch.queue.runner import Journeys, Terms
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
@@ -37,16 +47,6 @@ from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
 from sendswitch.spool.states import State
-from sendswitch.switch import dispatcher
-from sendswitch.switch import queue as queue_module
-from sendswitch.switch.decide import Policy
-from sendswitch.switch.dispatcher import Dispatcher
-from sendswitch.switch.journey import Journeys, Terms
-from sendswitch.switch.outcomes import Outcomes
-from sendswitch.switch.places import Places
-from sendswitch.switch.queue import Queue
-from sendswitch.switch.reports import Reporter
-from sendswitch.switch.suspects import LATEST, Notes, Suspects, left_in_hand
 from sendswitch.testing import FakeClock, MemoryCourier, message
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -367,7 +367,7 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
         again.end(1, 0)
         again.close()
         assert left_in_hand(place) == {}
-        monkeypatch.setattr("sendswitch.switch.suspects.LONGEST", 1000)
+        monkeypatch.setattr("sendswitch.queue.poison.LONGEST", 1000)
         long = Notes(place)
         long.begin(1, 0, b"")
         for n in range(200):
@@ -376,7 +376,7 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
         long.close()
         assert left_in_hand(place) == {(1, 0): b""}
         assert place.stat().st_size < 1100
-        monkeypatch.setattr("sendswitch.switch.suspects.LONGEST", 0)
+        monkeypatch.setattr("sendswitch.queue.poison.LONGEST", 0)
         closed = Notes(place)
         closed.begin(1, 0, b"")
         closed.end(1, 0)

@@ -22,11 +22,11 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Answer, Verdict
+from sendswitch.pipeline.chain import Chain, Link
 from sendswitch.processors import http, registry, webhook
 from sendswitch.processors.base import Context, Site
 from sendswitch.processors.webhook import Webhook, WebhookOptions
 from sendswitch.testing import context, mail, message, opinion
-from sendswitch.worker.chain import Chain, Link
 from tests.receiver import Receiver, receiver
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sendswitch.switch import background
-from sendswitch.switch.background import Background
+from sendswitch.bootstrap import background
+from sendswitch.bootstrap.background import Background
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -21,7 +21,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         taken.append(seconds)
 
-    monkeypatch.setattr("sendswitch.switch.background.asyncio.sleep", sleep)
+    monkeypatch.setattr("sendswitch.bootstrap.background.asyncio.sleep", sleep)
     return taken
 
 
@@ -59,7 +59,7 @@ def test_trouble_is_forgotten_and_the_pause_short_again(
 
     async def inside() -> None:
         nonlocal now
-        monkeypatch.setattr("sendswitch.switch.background.time.monotonic", lambda: now)
+        monkeypatch.setattr("sendswitch.bootstrap.background.time.monotonic", lambda: now)
         kept = Background()
         await kept.keep("part", part)
         assert pauses == [1, 2, 1, 2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendswitch.config.condition import DEEPEST, LONGEST, Condition, Facts
+from sendswitch.conditions.condition import DEEPEST, LONGEST, Condition, Facts
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail

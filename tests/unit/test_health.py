@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sendswitch.web.health import make_app
+from sendswitch.monitoring.health import make_app
 
 
 async def well() -> str:

@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sendswitch.config.condition import Condition
-from sendswitch.config.pipeline import OnError
+from sendswitch.conditions.condition import Condition
+from sendswitch.conditions.pipeline import OnError
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.journal.story import numbered, steps_of
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Verdict, step_from_json, verdict_from_json
+from sendswitch.pipeline.chain import Chain, Link, build
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Options
 from sendswitch.testing import context, mail
-from sendswitch.worker.chain import Chain, Link, build
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

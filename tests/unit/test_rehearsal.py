@@ -14,13 +14,13 @@ from sendswitch.journal.compare import Difference, Tally, action, differing, tal
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.pipeline.recording import Case
+from sendswitch.pipeline.smallest import SmallestChange, smallest_change
+from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Site
-from sendswitch.rehearsal.record import Case
-from sendswitch.rehearsal.smallest import SmallestChange, smallest_change
-from sendswitch.rehearsal.trial import Trial
+from sendswitch.queue.policy import Policy
 from sendswitch.routing import Route
-from sendswitch.switch.decide import Policy
 from sendswitch.testing import envelope, message
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from sendswitch.processors.hosting.threads import asking_names, reading
 from sendswitch.processors.sharing import Seat
-from sendswitch.processors.threads import asking_names, reading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sendswitch.intake.after_queue import each_once, returned
 from sendswitch.mail.address import MAX_ADDRESS
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.srs import VALID, Srs, looks_rewritten
-from sendswitch.switch.intake import each_once, returned
 
 NOW = 1.7e9
 DAY = 86_400

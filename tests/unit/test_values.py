@@ -42,10 +42,10 @@ from sendswitch.mail.mime.findings import Kind
 from sendswitch.mail.mime.reader import MAX_PARTS
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
+from sendswitch.queue import policy as decide
+from sendswitch.queue.forward import targets_of
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
-from sendswitch.switch import decide
-from sendswitch.switch.forward import targets_of
 from sendswitch.testing import FakeClock, message
 
 # ids

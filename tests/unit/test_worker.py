@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sendswitch.broker.embedded import EmbeddedBroker
-from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Answer, Deferral, Verdict

@@ -20,12 +20,12 @@ from sendswitch.bench.scanners import clamd, spamd
 from sendswitch.errors import Temporary
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
+from sendswitch.pipeline.chain import build
 from sendswitch.processors.clamav import Clamd
 from sendswitch.processors.entries import Entries, Entry
 from sendswitch.processors.registry import check
 from sendswitch.processors.sharing import Closable
 from sendswitch.processors.spamassassin import Spamd
-from sendswitch.worker.chain import build
 
 Client = TypeVar("Client", bound=Closable)
 

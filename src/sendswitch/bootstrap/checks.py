@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sendswitch import metrics
 from sendswitch.clock import system_clock
-from sendswitch.web.health import Check
+from sendswitch.monitoring.health import Check
 
 if TYPE_CHECKING:
     from sendswitch.bootstrap.node import Node

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sendswitch import logs
-from sendswitch.auth.passwords import Passwords
+from sendswitch.accounts import users
+from sendswitch.accounts.passwords import Passwords
+from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
+from sendswitch.bootstrap.control import Control
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
     changed_defaults,
@@ -43,30 +46,28 @@ from sendswitch.bootstrap.steering import Steering
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import journal, lists, users
+from sendswitch.db import journal, lists
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
+from sendswitch.intake.after_queue import FilterIntake, IntakeOptions, ProxyIntake, make_relay
 from sendswitch.journal.events import Event
 from sendswitch.mail.hops import Marks
+from sendswitch.monitoring.auditor import full_audit, keep_ledger
+from sendswitch.monitoring.canary import Canary
+from sendswitch.monitoring.health import make_app
+from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_recorded
+from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
+from sendswitch.monitoring.overload import Overload
 from sendswitch.processors.entries import Lists
 from sendswitch.processors.reach import Reach
+from sendswitch.queue.active import Queue
+from sendswitch.queue.autoreply import Answers
+from sendswitch.queue.candidates import AT_ONCE, Candidates
+from sendswitch.queue.poison import Notes
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import close_to_others, open_spool
-from sendswitch.switch.answers import Answers
-from sendswitch.switch.background import Background
-from sendswitch.switch.canary import Canary
-from sendswitch.switch.candidates import AT_ONCE, Candidates
-from sendswitch.switch.control import Control
-from sendswitch.switch.housekeeping import keep_house, refresh_gauges, trim_recorded
-from sendswitch.switch.intake import FilterIntake, IntakeOptions, ProxyIntake, make_relay
-from sendswitch.switch.journaling import finish_journal, keep_journal, prune_journal
-from sendswitch.switch.ledger import full_audit, keep_ledger
-from sendswitch.switch.overload import Overload
-from sendswitch.switch.queue import Queue
-from sendswitch.switch.suspects import Notes
-from sendswitch.web.health import make_app
 from sendswitch.web.server import WebServer
 from sendswitch.web.stories import make_routes
 from sendswitch.webhooks.outbox import PLACE, Outbox

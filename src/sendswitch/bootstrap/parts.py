@@ -13,14 +13,14 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from sendswitch import logs
+from sendswitch.accounts.users import all_pipelines, candidates, get_pipeline
 from sendswitch.broker.base import Broker
 from sendswitch.clock import system_clock
+from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.config.pipeline import PipelineConfig
 from sendswitch.db import lists
 from sendswitch.db.connect import in_thread, open_database
-from sendswitch.db.users import all_pipelines, candidates, get_pipeline
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
@@ -28,25 +28,25 @@ from sendswitch.delivery.maildir import MaildirCourier
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
+from sendswitch.monitoring.canary import Flight
+from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Readers, Site
 from sendswitch.processors.entries import Book, Entry, Lists
 from sendswitch.processors.readers import InProcesses
-from sendswitch.rehearsal.trial import Trial
+from sendswitch.queue.bounce import Reporter
+from sendswitch.queue.dispatcher import Dispatcher
+from sendswitch.queue.limiter import Places
+from sendswitch.queue.outcomes import Outcomes
+from sendswitch.queue.poison import Suspects, left_in_hand
+from sendswitch.queue.policy import Policy
+from sendswitch.queue.runner import Journeys, Terms
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
 from sendswitch.spool.spool import Spool
-from sendswitch.switch.canary import Flight
-from sendswitch.switch.decide import Policy
-from sendswitch.switch.dispatcher import Dispatcher
-from sendswitch.switch.journey import Journeys, Terms
-from sendswitch.switch.outcomes import Outcomes
-from sendswitch.switch.places import Places
-from sendswitch.switch.reports import Reporter
-from sendswitch.switch.suspects import Suspects, left_in_hand
 from sendswitch.tracing import Tracing, otlp
 from sendswitch.worker.runtime import Hands, Library, Worker
 

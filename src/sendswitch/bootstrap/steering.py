@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sendswitch import logs
+from sendswitch.bootstrap.control import Handler
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config
 from sendswitch.errors import NotFound, Refused
 from sendswitch.smtp.trace import Trace
-from sendswitch.switch.control import Handler
 
 if TYPE_CHECKING:
     from sendswitch.bootstrap.node import Node

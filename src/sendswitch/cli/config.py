@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
+from sendswitch.admin import declared
+from sendswitch.admin.declared import Step
 from sendswitch.cli.output import Session
 from sendswitch.config import reference
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
-from sendswitch.db import declared
+from sendswitch.control import ring
 from sendswitch.db.connect import open_database
-from sendswitch.db.declared import Step
 from sendswitch.processors import registry
 from sendswitch.processors.entries import checked
 from sendswitch.processors.masks import masked
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
 

@@ -21,11 +21,11 @@ import typer
 import uvloop
 
 from sendswitch import logs
+from sendswitch.accounts import users
 from sendswitch.bootstrap.node import Node
 from sendswitch.cli.output import Session
 from sendswitch.config.load import validate
 from sendswitch.config.model import Config
-from sendswitch.db import users
 from sendswitch.db.connect import open_database
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.errors import Temporary

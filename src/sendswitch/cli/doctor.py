@@ -18,22 +18,22 @@ import typer
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from sendswitch.accounts.users import all_pipelines
 from sendswitch.bootstrap.parts import listener_options, make_courier
 from sendswitch.cli.mappings import mapping_trouble
 from sendswitch.cli.output import Session, sized
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
+from sendswitch.control import ask
 from sendswitch.db.connect import open_database, shown
-from sendswitch.db.users import all_pipelines
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail import ids
+from sendswitch.monitoring.auditor import full_audit
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
 from sendswitch.spool import orders
 from sendswitch.spool.connection import scalar
 from sendswitch.spool.inspect import open_files
-from sendswitch.switch.ask import ask
-from sendswitch.switch.ledger import full_audit
 
 # File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")

@@ -12,18 +12,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from sendswitch.accounts.users import get_pipeline
 from sendswitch.bootstrap.parts import load_routes, read_book
 from sendswitch.cli.output import Session, moment
 from sendswitch.config.load import parse
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
+from sendswitch.control import ring
 from sendswitch.db import lists
 from sendswitch.db.connect import open_database
-from sendswitch.db.users import get_pipeline
 from sendswitch.errors import NotFound, in_words
 from sendswitch.mail.address import key
 from sendswitch.processors.entries import Entries, Entry, checked
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Allow and deny lists of users, domains and the site.", no_args_is_help=True)
 

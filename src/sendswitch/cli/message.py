@@ -32,7 +32,7 @@ from sendswitch.spool import again, inspect
 
 if TYPE_CHECKING:
     from sendswitch.db.journal import Found
-    from sendswitch.rehearsal.smallest import SmallestChange
+    from sendswitch.pipeline.smallest import SmallestChange
 
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
 LOOK, GRACE = 0.3, 5.0
@@ -234,11 +234,11 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
     import uvloop
     from sqlalchemy.exc import SQLAlchemyError
 
+    from sendswitch.accounts.users import get_pipeline
     from sendswitch.bootstrap.parts import make_trial
     from sendswitch.db.connect import open_database
-    from sendswitch.db.users import get_pipeline
-    from sendswitch.rehearsal import record
-    from sendswitch.rehearsal.smallest import smallest_change
+    from sendswitch.pipeline import recording as record
+    from sendswitch.pipeline.smallest import smallest_change
 
     try:
         case = record.case(inspect.open_files(config.node.data), config.node.data, message, n)

@@ -11,10 +11,10 @@ import typer
 
 from sendswitch.cli.output import Session, moment
 from sendswitch.config.units import duration
+from sendswitch.control import ask
 from sendswitch.errors import Temporary, in_words
 from sendswitch.logs import LEVELS
 from sendswitch.smtp.address import Endpoint, parse_endpoint
-from sendswitch.switch.ask import ask
 
 app = typer.Typer(help="The running node.", no_args_is_help=True)
 

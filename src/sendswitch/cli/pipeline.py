@@ -11,16 +11,17 @@ from typing import Annotated
 
 import typer
 
+from sendswitch.accounts import users
 from sendswitch.cli.output import Session, local, moment
 from sendswitch.cli.user import Address
-from sendswitch.config.pipeline import PipelineConfig
-from sendswitch.db import journal, users
+from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.control import ring
+from sendswitch.db import journal
 from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, NotFound, in_words
 from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
 from sendswitch.processors.masks import masked
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Pipelines: what happens to a user's mail.", no_args_is_help=True)
 

@@ -18,9 +18,9 @@ from sendswitch.cli.postconf import Postconf, Service, Wanted, port_of
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, Refused
+from sendswitch.monitoring import probe
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.spool import inspect
-from sendswitch.switch import probe
 
 app = typer.Typer(help="The lines for a Postfix before and behind the node.", no_args_is_help=True)
 

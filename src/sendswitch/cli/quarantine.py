@@ -14,11 +14,11 @@ from sendswitch.cli.codes import EX_TEMPFAIL
 from sendswitch.cli.output import Bytes, Session, exit_code, moment
 from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words, delivery_facts
 from sendswitch.cli.words import read_terms
+from sendswitch.control import ring
 from sendswitch.errors import NotFound, SendSwitchError, in_words
 from sendswitch.journal.search import OF_SPOOLED
 from sendswitch.spool import inspect
 from sendswitch.spool.states import State
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
 

@@ -18,6 +18,7 @@ import typer
 from sendswitch.cli.output import Bytes, Session, local, moment
 from sendswitch.cli.words import joined, read_terms
 from sendswitch.config.units import duration
+from sendswitch.control import ring
 from sendswitch.journal import story
 from sendswitch.journal.search import OF_MOVING, OF_SPOOLED
 from sendswitch.mail.text import storable
@@ -25,7 +26,6 @@ from sendswitch.mail.verdict import MAX_REASON
 from sendswitch.spool import inspect, orders
 from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.states import State
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="The queue: mail on its way or held.", no_args_is_help=True)
 

@@ -19,21 +19,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
+from sendswitch.accounts.users import all_pipelines
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session
 from sendswitch.cli.pipeline import read_file
 from sendswitch.cli.words import read_terms, search
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
-from sendswitch.db.users import all_pipelines
 from sendswitch.errors import Refused
 from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.journal.search import moment
 from sendswitch.mail.ids import first_at, from_text, to_text
 from sendswitch.mail.verdict import Answer
-from sendswitch.rehearsal import record
-from sendswitch.rehearsal.record import Case
-from sendswitch.rehearsal.trial import Trial, replay_each
+from sendswitch.pipeline import recording as record
+from sendswitch.pipeline.recording import Case
+from sendswitch.pipeline.trial import Trial, replay_each
 from sendswitch.routing import Route, Routes
 from sendswitch.spool import inspect
 

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 import uvloop
 
+from sendswitch.accounts.users import get_pipeline
 from sendswitch.bootstrap.parts import load_routes, make_trial
 from sendswitch.cli.output import Session, readable
 from sendswitch.cli.pipeline import read_file
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
-from sendswitch.db.users import get_pipeline
 from sendswitch.delivery.compose import Composer
 from sendswitch.errors import NotFound, in_words
 from sendswitch.journal import story
@@ -24,10 +24,10 @@ from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import Cut, fields
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import Answer, Deferral, Verdict
-from sendswitch.rehearsal.record import Case
-from sendswitch.rehearsal.trial import Trial
+from sendswitch.pipeline.recording import Case
+from sendswitch.pipeline.trial import Trial
+from sendswitch.queue import policy as decide
 from sendswitch.smtp.protocol.content import clean
-from sendswitch.switch import decide
 
 
 def try_(

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.auth.passwords import generate, set_password
+from sendswitch.accounts import users
+from sendswitch.accounts.passwords import generate, set_password
 from sendswitch.cli.output import Session, moment
-from sendswitch.db import users
+from sendswitch.control import ring
 from sendswitch.db.connect import open_database
-from sendswitch.switch.ask import ring
 
 app = typer.Typer(help="Users: whose mail has a pipeline.", no_args_is_help=True)
 

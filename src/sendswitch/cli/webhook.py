@@ -12,8 +12,8 @@ import typer
 from sendswitch.cli.output import Session, moment, readable
 from sendswitch.config.model import Config
 from sendswitch.config.units import duration
+from sendswitch.control import ring
 from sendswitch.errors import NotFound
-from sendswitch.switch.ask import ring
 from sendswitch.webhooks.outbox import PLACE, Outbox
 
 app = typer.Typer(help="Webhooks of `notify`: who is told, and what came of it.", no_args_is_help=True)

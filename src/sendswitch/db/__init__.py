@@ -1,1 +1,1 @@
-"""The database: users and their pipelines (SQLAlchemy Core, Alembic). Knows no mail on its way."""
+"""The database: tables, lists and the journal (SQLAlchemy Core, Alembic). Knows no mail on its way."""

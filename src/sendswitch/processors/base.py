@@ -12,8 +12,8 @@ from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
 from sendswitch.processors.entries import Lists
+from sendswitch.processors.hosting.threads import asking_names, reading
 from sendswitch.processors.payload import described
-from sendswitch.processors.threads import asking_names, reading
 from sendswitch.smtp.address import parse_endpoint
 
 

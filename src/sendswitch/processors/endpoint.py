@@ -18,8 +18,8 @@ from sendswitch.journal.spans import traceparent
 from sendswitch.mail.ids import from_text
 from sendswitch.mail.message import Mail
 from sendswitch.processors import base
+from sendswitch.processors.hosting.threads import reading
 from sendswitch.processors.http import Url
-from sendswitch.processors.threads import reading
 
 
 class EndpointOptions(base.Options):

@@ -30,7 +30,8 @@ from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
-from sendswitch.processors import base, supervise
+from sendswitch.processors import base
+from sendswitch.processors.hosting import supervise
 from sendswitch.processors.sharing import Nothing, Seat, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.

@@ -16,7 +16,7 @@ from sendswitch.config.units import Size
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.child import MEMORY, Code, Hosting
+from sendswitch.processors.hosting.child import MEMORY, Code, Hosting
 
 
 class PythonOptions(base.Options):

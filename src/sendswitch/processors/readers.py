@@ -30,8 +30,8 @@ from sendswitch.mail.content import InFile
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.processors import base
-from sendswitch.processors.child import environment
-from sendswitch.processors.wire import context_to_json
+from sendswitch.processors.hosting.child import environment
+from sendswitch.processors.hosting.wire import context_to_json
 
 # Bytes of memory that a reader may take for one message beside what it has.
 MEMORY = 400_000_000

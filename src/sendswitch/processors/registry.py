@@ -7,13 +7,13 @@ import difflib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
-from sendswitch.config.pipeline import PipelineConfig, StepConfig
 from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Site, Step
-from sendswitch.processors.hosted import Hosted
+from sendswitch.processors.hosting.hosted import Hosted
 
 GROUP = "sendswitch.processors"
 

@@ -22,7 +22,7 @@ from sendswitch.mail.ids import from_text, received
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.threads import reading
+from sendswitch.processors.hosting.threads import reading
 
 
 class SaveOptions(base.Options):

@@ -1,1 +1,1 @@
-"""The web port: health and metrics. Gets what it shows as functions; knows no spool and no switch."""
+"""The web port and its pages. Gets what it shows as functions; knows no spool and no queue."""

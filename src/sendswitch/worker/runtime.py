@@ -15,16 +15,16 @@ from weakref import WeakValueDictionary
 from sendswitch import logs
 from sendswitch.broker.base import Broker, Lease
 from sendswitch.clock import Clock
-from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.deadline import within
 from sendswitch.mail.content import InFile
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Answer, Deferral
+from sendswitch.pipeline.chain import Chain, build
 from sendswitch.processors.base import Context, Site
 from sendswitch.routing import Route
-from sendswitch.worker.chain import Chain, build
 
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
 """Gives a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""

@@ -10,7 +10,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.db import users
+from sendswitch.accounts import users
 from sendswitch.db.connect import in_thread
 from sendswitch.errors import Temporary
 

@@ -8,10 +8,10 @@ from sendswitch.clock import Clock
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.processors.base import Letter
+from sendswitch.queue.active import Queue
 from sendswitch.spool.connection import write_rows
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message
-from sendswitch.switch.queue import Queue
 
 # Seconds after which it is forgotten who was answered; longer than anybody may ask for.
 FORGOTTEN = 90 * 86_400.0

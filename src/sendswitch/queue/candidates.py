@@ -18,9 +18,9 @@ from sendswitch.errors import SpoolUnavailable
 from sendswitch.journal.compare import action, differing, told
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.queue.dispatcher import Dispatcher
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
-from sendswitch.switch.dispatcher import Dispatcher
 
 # Most candidates asked at once; of the hundred places a worker has by default, so many may hang with them.
 AT_ONCE = 10

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from sendswitch import metrics
-from sendswitch.config.condition import Condition, Facts
-from sendswitch.config.pipeline import OnError, PipelineConfig, StepConfig
+from sendswitch.conditions.condition import Condition, Facts
+from sendswitch.conditions.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.deadline import within
 from sendswitch.errors import Temporary
 from sendswitch.mail.headers import Cut, Edit

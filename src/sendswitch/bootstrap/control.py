@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from sendswitch import logs
+from sendswitch.control import MAX_LINE, NAME, address_of
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError
-from sendswitch.switch.ask import MAX_LINE, NAME, address_of
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Does what a command asks; gives facts. Raises SendSwitchError."""

@@ -6,16 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
-from sendswitch.config.pipeline import PipelineConfig
+from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.deadline import within
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Answer, Step
+from sendswitch.pipeline.chain import build
+from sendswitch.pipeline.recording import Case
 from sendswitch.processors.base import Context, Site
-from sendswitch.rehearsal.record import Case
+from sendswitch.queue.policy import Policy, completed, on_timeout
 from sendswitch.routing import Route
-from sendswitch.switch.decide import Policy, completed, on_timeout
-from sendswitch.worker.chain import build
 
 # Cases asked at once, so that a step that waits does not stop the others.
 AT_ONCE = 32

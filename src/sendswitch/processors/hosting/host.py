@@ -27,7 +27,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Asking, Context, Processor
-from sendswitch.processors.wire import context_from_json
+from sendswitch.processors.hosting.wire import context_from_json
 
 Process = Callable[[Mail, Context], Awaitable[object]]
 # Characters kept of what one call prints.

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sendswitch.config.pipeline import PipelineConfig, StepConfig
+from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.journal.compare import action, told
 from sendswitch.mail.verdict import Answer, Verdict
-from sendswitch.rehearsal.record import Case
-from sendswitch.rehearsal.trial import Trial
+from sendswitch.pipeline.recording import Case
+from sendswitch.pipeline.trial import Trial
 
 # Seconds for all tries; a person waits for the answer.
 LIMIT = 5.0

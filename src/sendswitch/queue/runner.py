@@ -22,16 +22,16 @@ from sendswitch.mail.hops import Marks
 from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import BROKE, MAX_TAGS, Answer, Deferral, Verdict
+from sendswitch.queue import policy as decide
+from sendswitch.queue.dispatcher import Dispatcher
+from sendswitch.queue.forward import forward
+from sendswitch.queue.limiter import Places
+from sendswitch.queue.outcomes import Outcomes, Window
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool.orders import Order, first_for
 from sendswitch.spool.records import Change, Delivery, Message
 from sendswitch.spool.states import State
-from sendswitch.switch import decide
-from sendswitch.switch.dispatcher import Dispatcher
-from sendswitch.switch.forward import forward
-from sendswitch.switch.outcomes import Outcomes, Window
-from sendswitch.switch.places import Places
 
 # Seconds in which recipients of one message that are decided one after the other may still share a transaction.
 GATHER = 0.05

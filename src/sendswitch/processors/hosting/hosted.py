@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.child import MEMORY, Code, Hosting
+from sendswitch.processors.hosting.child import MEMORY, Code, Hosting
 
 # Files of a package that are watched.
 MOST_FILES = 200

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from sendswitch.config.condition import Condition
+from sendswitch.conditions.condition import Condition
 from sendswitch.config.units import Duration
 
 

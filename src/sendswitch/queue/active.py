@@ -18,9 +18,9 @@ from sendswitch import logs
 from sendswitch.clock import Clock
 from sendswitch.mail.content import InFile
 from sendswitch.mail.verdict import Answer
+from sendswitch.queue.runner import Journeys
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool
-from sendswitch.switch.journey import Journeys
 
 # Deliveries in memory. With a worker that hangs for its deadline of 60 s this is what may wait for it before
 # other mail must wait for a place: 166 a second.

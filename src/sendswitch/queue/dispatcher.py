@@ -20,10 +20,10 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Answer, Deferral
+from sendswitch.queue.poison import Suspects
+from sendswitch.queue.policy import Policy, completed, on_timeout
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
-from sendswitch.switch.decide import Policy, completed, on_timeout
-from sendswitch.switch.suspects import Suspects
 
 # Seconds behind the deadline after which the broker is asked whether it has the task still.
 OVERDUE = 5.0

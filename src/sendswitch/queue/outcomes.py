@@ -20,13 +20,13 @@ from sendswitch.delivery.backoff import Backoff
 from sendswitch.errors import ContentDamaged, SpoolUnavailable, classify
 from sendswitch.mail import dsn
 from sendswitch.mail.verdict import Verdict
+from sendswitch.queue.bounce import Reporter
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.records import Change, Delivery, Message, Record
 from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import TERMINAL, State
-from sendswitch.switch.reports import Reporter
 
 # Seconds between tries to write to a spool that cannot be written; it is for a person to mend.
 RETRY_SPOOL = 1.0

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sendswitch import logs, metrics
+from sendswitch.monitoring import probe
 from sendswitch.smtp.address import Endpoint
 from sendswitch.spool.spool import Spool
-from sendswitch.switch import probe
 
 # Seconds between two looks for a probe that is on its way, and before the first is sent.
 LOOK, FIRST = 0.5, 5.0

@@ -17,6 +17,7 @@ from sendswitch.clock import Clock
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer, loops
 from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
+from sendswitch.intake.refusals import Refusals
 from sendswitch.mail.address import key, split, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope
@@ -26,6 +27,8 @@ from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.queue.active import Queue
+from sendswitch.queue.runner import Journeys
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
@@ -37,9 +40,6 @@ from sendswitch.spool.orders import first_for
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
-from sendswitch.switch.journey import Journeys
-from sendswitch.switch.queue import Queue
-from sendswitch.switch.refusals import Refusals
 
 OVERLOADED = Reply(421, "4.3.2", "Error: too much to do, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")

@@ -18,9 +18,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from sendswitch.accounts import users
 from sendswitch.config.load import read as read_toml
 from sendswitch.config.load import validate
-from sendswitch.db import lists, users
+from sendswitch.db import lists
 from sendswitch.errors import InvalidConfiguration, Temporary
 from sendswitch.mail.address import key
 

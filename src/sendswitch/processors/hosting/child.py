@@ -27,7 +27,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Verdict, verdict_from_json
 from sendswitch.processors import base
-from sendswitch.processors.wire import context_to_json
+from sendswitch.processors.hosting.wire import context_to_json
 
 # Seconds a cancelled call may take to give up before its process is killed.
 MERCY = 0.5
@@ -178,7 +178,7 @@ class Child:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "sendswitch.processors.host",
+            "sendswitch.processors.hosting.host",
             str(memory),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -1,1 +1,0 @@
-"""Who somebody is: passwords. Knows the database, and nothing of the protocols that ask."""
