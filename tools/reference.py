@@ -21,7 +21,7 @@ from sendswitch.cli.main import app
 from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.config import reference
 from sendswitch.delivery.compose import Composer
-from sendswitch.intake import after_queue as intake
+from sendswitch.intake import after_queue, proxy
 from sendswitch.journal import events
 from sendswitch.mail.content import InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
@@ -182,7 +182,9 @@ What a delivery's history is made of, and the state each leads to. Others are na
 
 def wire() -> str:
     """What goes over the wire: SMTP, what a message gains, verdicts, events, the control socket."""
-    own = {reply for module in (replies, intake) for reply in vars(module).values() if isinstance(reply, Reply)}
+    own = {
+        reply for module in (replies, after_queue, proxy) for reply in vars(module).values() if isinstance(reply, Reply)
+    }
     asked = Steering(None).commands()  # type: ignore[arg-type] # nothing is called
     return MADE + _WIRE.format(
         hello=_hello(),

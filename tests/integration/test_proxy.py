@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sendswitch.delivery.compose import Composer
 from sendswitch.errors import SpoolUnavailable
-from sendswitch.intake.after_queue import IntakeOptions, ProxyIntake, make_relay
+from sendswitch.intake.after_queue import IntakeOptions
+from sendswitch.intake.proxy import ProxyIntake
 from sendswitch.intake.refusals import LEFT, MOST, QUIET, Refusals
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Client, Envelope, Recipient
@@ -33,8 +33,9 @@ LARGE = 200_000
 async def send(s: Switch, *to: str, data: bytes = b"", notify: str = "") -> Reply:
     """Send a message to the proxy listener, and return what it said."""
     options = IntakeOptions("us.example", 1000, 50, 0)
-    relay = make_relay(s.courier, Composer("us.example", {}))
-    intake = ProxyIntake(s.spool, s.queue, options, s.clock, journeys=s.journeys, relay=relay, budget=5)
+    intake = ProxyIntake(
+        s.spool, s.queue, options, s.clock, runner=s.runner, outcomes=s.outcomes, current=s.current, budget=5
+    )
     sink = intake.sink()
     sink.write(data or message())
     await sink.drain()
@@ -67,7 +68,7 @@ def test_whom_lmtp_served_is_served_once(
 
             async def accept(*arguments: Any, **named: Any) -> None:
                 await real(*arguments, **named)
-                s.queue.look()  # between what is stored and what is recorded of it
+                s.queue.wake()  # between what is stored and what is recorded of it
                 await asyncio.sleep(0.1)
 
             monkeypatch.setattr(s.spool, "accept", accept)

@@ -30,14 +30,15 @@ from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Answer, Deferral, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
-from sendswitch.queue.active import Queue
+from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.dispatcher import Dispatcher
-from sendswitch.queue.limiter import Places
+from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import LATEST, Notes, Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
-from sendswitch.queue.runner import Journeys, Terms
+from sendswitch.queue.runner import QueueRunner
+from sendswitch.queue.settings import Current, Settings
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
@@ -61,8 +62,11 @@ class Switch:
     folder: Path
     clock: FakeClock
     spool: Spool
-    queue: Queue
-    journeys: Journeys
+    queue: ActiveQueue
+    runner: QueueRunner
+    outcomes: Outcomes
+    suspects: Suspects
+    current: Current
     courier: MemoryCourier
     broker: EmbeddedBroker
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
@@ -77,12 +81,7 @@ class Switch:
         content = InMemory(data or message())
         mail = new_message(self.spool, envelope, content, now=self.clock(), lifetime=1000, via="filter")
         deliveries = [Delivery(mail, n, r, due=self.clock()) for n, r in enumerate(recipients)]
-        reserved = self.queue.expect(deliveries)
-        await self.spool.accept(mail, deliveries)
-        if reserved:
-            self.queue.start(deliveries)
-        else:
-            self.queue.look()
+        await self.queue.enqueue(deliveries, lambda: self.spool.accept(mail, deliveries))
         return deliveries
 
     def states(self) -> dict[str, str]:
@@ -91,7 +90,7 @@ class Switch:
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
             while not true():
-                self.queue.look()
+                self.queue.wake()
                 await asyncio.sleep(0.01)
 
     def got(self, address: str) -> list[bytes]:
@@ -115,26 +114,37 @@ async def switch(
     spool = open_spool(folder / "spool", clock)
     broker, courier = EmbeddedBroker(), courier or MemoryCourier()
     policy = Policy(hold=100, hold_then="pass", quarantine=10_000)
-    journeys = Journeys(
-        Outcomes(spool, Reporter(spool, "us.example", 1000, clock), Backoff(10, 100), clock),
-        Dispatcher(broker, policy=policy, clock=clock),
-        Terms(courier, Composer("us.example", {}), policy, 50, Places(10), Marks(b"x" * 32), srs),
-        clock=clock,
-    )
-    queue = Queue(spool, journeys, clock=clock)
     names = {"ann": "pass", "bob": "pass"} | routes
-    journeys.routes = Routes(
-        Route(f"{name}@example.test", 1, 0.5 if policy_ != "pass" else 5, policy_, "bounce")
-        for name, policy_ in names.items()
+    settings = Settings(
+        courier=courier,
+        composer=Composer("us.example", {}),
+        policy=policy,
+        backoff=Backoff(10, 100),
+        reporter=Reporter(spool, "us.example", 1000, clock),
+        recipients=50,
+        sending=Limiter(10),
+        marks=Marks(b"x" * 32),
+        srs=srs,
+        routes=Routes(
+            Route(f"{name}@example.test", 1, 0.5 if policy_ != "pass" else 5, policy_, "bounce")
+            for name, policy_ in names.items()
+        ),
     )
-    made = Switch(folder, clock, spool, queue, journeys, courier, broker)
-    tasks = [asyncio.create_task(queue.run()), asyncio.create_task(made.work())]
+    current, suspects = Current(settings), Suspects(write=spool.suspect)
+    queue = ActiveQueue(spool, current, clock=clock)
+    outcomes = Outcomes(spool, queue, current, clock)
+    runner = QueueRunner(
+        queue, outcomes, Dispatcher(broker, current, clock=clock, suspects=suspects), current, clock=clock
+    )
+    made = Switch(folder, clock, spool, queue, runner, outcomes, suspects, current, courier, broker)
+    tasks = [asyncio.create_task(work) for work in (queue.run(), runner.run(), made.work())]
     try:
         yield made
         report = audit(inspect.open_files(folder), folder)
         assert report.findings == ()
     finally:
-        await queue.stop(1)
+        queue.stop()
+        await runner.stop(1)
         for task in tasks:
             task.cancel()
         await spool.close()
@@ -200,7 +210,7 @@ def test_one_recipients_trouble_does_not_touch_another(run: Run, tmp_path: Path,
             # A bug is tried again like any failure, and ends when the message's time is over.
             for _ in range(100):
                 clock.advance(100)
-                s.queue.look()
+                s.queue.wake()
                 await asyncio.sleep(0.01)
             await s.until(lambda: s.states()["ann@example.test"] == "bounced")
             assert len(s.got("joe@example.test")) == 1
@@ -304,7 +314,7 @@ def test_a_lost_offer_is_offered_again(
 
     async def inside() -> None:
         async with switch(tmp_path, clock, lost="defer") as s:
-            s.journeys.routes = Routes([Route("lost@example.test", 1, 0.05, "defer", "bounce")])
+            s.current.swap(routes=Routes([Route("lost@example.test", 1, 0.05, "defer", "bounce")]))
             await s.accept("lost@example.test")
             for n in range(3):
                 await s.until(lambda: len(s.held) > n)  # noqa: B023
@@ -318,10 +328,37 @@ def test_a_lost_offer_is_offered_again(
     run(inside())
 
 
+def test_what_a_forward_wrote_is_begun_once(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool is read for due deliveries after those of a forward were written, and before they are begun."""
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            real = s.spool.call
+
+            async def call(*arguments: Any) -> Any:
+                done = await real(*arguments)
+                loaded = s.queue.loads
+                s.queue.wake()
+                async with asyncio.timeout(5):
+                    while s.queue.loads < loaded + 2:
+                        await asyncio.sleep(0.001)
+                return done
+
+            monkeypatch.setattr(s.spool, "call", call)
+            s.answers["ann@example.test"] = lambda: Verdict.forwarded("carol@example.test", "dave@example.test")
+            await s.accept("ann@example.test")
+            await s.until(lambda: s.got("carol@example.test") and s.got("dave@example.test"))
+            await s.until(lambda: not s.queue.active)
+            assert (len(s.got("carol@example.test")), len(s.got("dave@example.test"))) == (1, 1)
+
+    run(inside())
+
+
 def test_what_broke_its_pipeline_three_times_is_put_aside(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock) as s:
-            s.journeys.dispatcher.suspects.write = s.spool.suspect
             s.answers["ann@example.test"] = lambda: Deferral("killed", why=BROKE)
             s.answers["bob@example.test"] = lambda: Deferral("down")
             await s.accept("ann@example.test", "bob@example.test")
@@ -463,13 +500,13 @@ def test_mail_whose_time_comes_while_it_is_put_off_is_not_delivered_unfiltered(
         async with switch(tmp_path, clock) as s:
             script: list[Answer] = [Deferral("down"), Verdict.deny("no")]
             s.answers["ann@example.test"] = lambda: script.pop(0)
-            put_off = s.journeys.outcomes.put_off
+            put_off = s.outcomes.put_off
 
             async def slowly(*arguments: Any, **named: Any) -> None:
                 await put_off(*arguments, **named)
                 clock.advance(500)  # the node stood still
 
-            monkeypatch.setattr(s.journeys.outcomes, "put_off", slowly)
+            monkeypatch.setattr(s.outcomes, "put_off", slowly)
             await s.accept("ann@example.test")
             await s.until(lambda: s.states() != {"ann@example.test": "accepted"})
             assert not s.got("ann@example.test")
@@ -564,8 +601,8 @@ def test_a_sender_stays_rewritten_whatever_comes_after(
 
     async def inside() -> None:
         async with switch(tmp_path, clock, srs=srs) as s:
-            s.journeys.routes = Routes(
-                Route(owner, 1, 5, "pass", "bounce") for owner in ("ann@example.test", "bob@example.net")
+            s.current.swap(
+                routes=Routes(Route(owner, 1, 5, "pass", "bounce") for owner in ("ann@example.test", "bob@example.net"))
             )
             s.answers["ann@example.test"] = lambda: Verdict.forwarded("bob@example.net")
             s.answers["bob@example.net"] = lambda: next(held)
@@ -726,17 +763,16 @@ def test_what_an_order_ended_is_not_sent_after_a_reload(run: Run, tmp_path: Path
     async def inside() -> None:
         gone = MemoryCourier()
         async with switch(tmp_path, clock, gone) as made:
-            journeys = made.queue._journeys
             connection = inspect.open_files(tmp_path)
             orders.give(connection, orders.Kind.DROP, "to:ann2@", reason="x", author="me", now=clock(), time=100)
             new = MemoryCourier()
 
             async def deliver(envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
-                journeys.terms = replace(journeys.terms, courier=new)
+                made.current.swap(courier=new)
                 return Delivered((Outcome(None),) * len(envelope.recipients))
 
             gone.deliver = deliver  # type: ignore[method-assign]
-            journeys.orders = await made.spool.orders()
+            made.current.swap(orders=await made.spool.orders())
             await made.accept("ann2@example.test", "bob2@example.test")
             await made.until(lambda: new.parcels)
             await made.until(lambda: made.states()["bob2@example.test"] == "delivered")

@@ -12,7 +12,7 @@ import pytest
 from sendswitch.errors import Refused
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
-from sendswitch.processors.base import Letter, Site
+from sendswitch.processors.base import AutoReply, Site
 from sendswitch.processors.reply import Reply, ReplyOptions, suppressed, written
 from sendswitch.testing import context, mail
 
@@ -22,11 +22,11 @@ ASKED = context("friend@example.org", "ann@example.test", now=1_700_000_000.0)
 
 @dataclass
 class Post:
-    letters: list[Letter] = field(default_factory=list)
+    replies: list[AutoReply] = field(default_factory=list)
     again: bool = False
 
-    async def answer(self, letter: Letter) -> bool:
-        self.letters.append(letter)
+    async def send(self, reply: AutoReply) -> bool:
+        self.replies.append(reply)
         return not self.again
 
 
@@ -108,18 +108,18 @@ def test_odd_senders_are_answered_all_the_same(sender: str) -> None:
     assert answer(b"\r\n", sender=sender)["To"] is not None
 
 
-def test_the_letter(run: Run) -> None:
+def test_the_reply(run: Run) -> None:
     reply, post = Reply(ReplyOptions(text="gone", again="2d")), Post()
-    reply.enter(Site(answers=post))
+    reply.enter(Site(auto_replies=post))
     verdict = run(reply.process(mail(), ASKED))
     assert (verdict.action, verdict.reason) == (None, "answered friend@example.org")
-    (letter,) = post.letters
-    assert (letter.owner, letter.to, letter.again) == ("ann@example.test", "friend@example.org", 172_800)
+    (sent,) = post.replies
+    assert (sent.owner, sent.to, sent.again) == ("ann@example.test", "friend@example.org", 172_800)
     post.again = True
     assert run(reply.process(mail(), ASKED)).reason == "friend@example.org was answered before"
     assert "rehearsal" in run(reply.process(mail(), replace(ASKED, rehearsal=True))).reason
     assert run(reply.process(mail(Precedence="bulk"), ASKED)).reason == "not answered: it has a low precedence"
-    assert len(post.letters) == 2
+    assert len(post.replies) == 2
 
 
 def test_without_a_node_nobody_is_answered(run: Run) -> None:

@@ -99,13 +99,13 @@ def test_what_cannot_be_done(run: Run, script: str, said: str) -> None:
 
 def test_vacation_answers(run: Run) -> None:
     sieve, post = Sieve(SieveOptions(script='require "vacation"; vacation :days 3 "I am away.";')), Post()
-    sieve.enter(Site(answers=post))
+    sieve.enter(Site(auto_replies=post))
     asked = context("friend@example.org", "ann@example.test", now=1_700_000_000.0)
     assert run(sieve.process(mail(To="ann@example.test", Subject="Hello"), asked)) == Verdict(reason="line 1: vacation")
-    (letter,) = post.letters
-    assert (letter.to, letter.again) == ("friend@example.org", 3 * 86_400.0)
-    assert b"Subject: Auto: Hello" in letter.data
-    assert b"I am away." in letter.data
+    (reply,) = post.replies
+    assert (reply.to, reply.again) == ("friend@example.org", 3 * 86_400.0)
+    assert b"Subject: Auto: Hello" in reply.data
+    assert b"I am away." in reply.data
     assert asked.notes == ["answered friend@example.org"]
 
 

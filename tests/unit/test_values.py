@@ -41,8 +41,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Kind
 from sendswitch.mail.mime.reader import MAX_PARTS
 from sendswitch.mail.mime.words import decoded
-from sendswitch.mail.verdict import Action, Deferral, Step, Verdict, checked, verdict_from_json
-from sendswitch.queue import policy as decide
+from sendswitch.mail.verdict import Action, Step, Verdict, checked, verdict_from_json
 from sendswitch.queue.forward import targets_of
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -572,107 +571,6 @@ def test_a_bad_verdict_says_what_is_wrong(data: dict[str, object]) -> None:
 
 # decisions
 
-POLICY = decide.Policy(hold=100.0, hold_then="pass", quarantine=1000.0)
-LOCAL = Client(source="LOCAL")
-REMOTE = Client(source="REMOTE", address="127.0.0.1")
-
-
-def effect(verdict: Verdict, *, sender: str = "s@x", client: Client = LOCAL, notify: str = "") -> decide.Effect:
-    return decide.effect(
-        verdict, sender=sender, recipient=Recipient("r@x", notify), client=client, policy=POLICY, now=10.0
-    )
-
-
-def denied(then: str, reply: str = "550 5.7.1 no") -> Verdict:
-    return replace(Verdict.deny("why", reply=reply), then=then)
-
-
-def test_effects() -> None:
-    assert effect(Verdict.passed()) == decide.Deliver()
-    assert effect(Verdict.forwarded("a@b", keep_copy=True)) == decide.Forward(("a@b",), True)
-    assert effect(Verdict.quarantine("q")) == decide.Keep(1010.0, "q")
-    assert effect(Verdict.pending("p", hold=5)) == decide.Hold(15.0, "p")
-    assert effect(denied("discard")) == decide.Discard("why")
-    assert effect(denied("quarantine")) == decide.Keep(1010.0, "why")
-    assert effect(denied("bounce")) == decide.Bounce(Reply(550, "5.7.1", "no"), "refused by the recipient's filter")
-    assert decide.undecided(denied("bounce", "450 4.7.1 later")) == "denied for now: 450 4.7.1 later"
-    assert decide.undecided(denied("bounce")) == ""
-    assert decide.undecided(Deferral("x")) == "x"
-
-
-def test_a_bounce_goes_only_where_it_is_safe() -> None:
-    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.Keep)
-    assert isinstance(effect(denied("bounce"), sender=""), decide.Keep)
-    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.Keep)
-    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.Keep)
-    assert isinstance(effect(denied("bounce"), notify="FAILURE"), decide.Bounce)
-
-
-@pytest.mark.parametrize(
-    ("client", "local"),
-    [
-        (Client(), True),
-        (Client(address="127.0.0.1"), True),
-        (Client(address="::1"), True),
-        (Client(address="192.0.2.1"), False),
-        (Client(address="nonsense"), False),
-        (REMOTE, False),
-    ],
-)
-def test_who_is_local(client: Client, local: bool) -> None:
-    assert decide.is_local(client) is local
-
-
-def test_a_route_completes_a_verdict() -> None:
-    route = Route("o", 1, 60, "quarantine", "discard")
-    done = decide.completed(Verdict.deny("x"), route, POLICY)
-    assert isinstance(done, Verdict)
-    assert (done.then, done.reply) == ("discard", decide.REFUSED)
-    silent = decide.completed(Verdict(Action.DENY, then="discard"), replace(route, deny="bounce"), POLICY)
-    assert isinstance(silent, Verdict)
-    assert (silent.then, silent.reply) == ("discard", None)
-    held = decide.completed(Verdict.pending("x", hold=10**9), route, POLICY)
-    assert isinstance(held, Verdict)
-    assert (held.hold, held.then) == (100.0, "pass")
-    assert decide.completed(Deferral("x"), route, POLICY) == Deferral("x", pipeline="o", version=1)
-
-
-@pytest.mark.parametrize(
-    ("policy", "action"),
-    [("pass", Action.PASS), ("deny", Action.DENY), ("hold", Action.PENDING), ("quarantine", Action.QUARANTINE)],
-)
-def test_deadlines(policy: str, action: Action) -> None:
-    verdict = decide.on_timeout(Route("o", 1, 60, policy, "bounce"))
-    assert isinstance(verdict, Verdict)
-    assert verdict.action is action
-    assert "60 s" in verdict.reason
-
-
-def test_a_deadline_defers_where_nobody_said_otherwise() -> None:
-    answer = decide.on_timeout(Route("o", 1, 60, "defer", "bounce"))
-    assert isinstance(answer, Deferral)
-    assert "60 s" in decide.undecided(answer)
-
-
-@pytest.mark.parametrize("then", ["", "pass", "deny", "quarantine"])
-def test_after_a_delay_the_pipeline_is_asked_again(then: str) -> None:
-    assert not decide.asked_again(Verdict.pending("x", then=then))
-    assert decide.asked_again(Verdict.pending("x", then="ask"))
-
-
-@pytest.mark.parametrize(
-    ("then", "action"),
-    [
-        ("", Action.QUARANTINE),
-        ("ask", Action.QUARANTINE),
-        ("pass", Action.PASS),
-        ("deny", Action.DENY),
-        ("quarantine", Action.QUARANTINE),
-    ],
-)
-def test_after_a_hold(then: str, action: Action) -> None:
-    assert decide.after_hold(Verdict.pending("x", then=then)).action is action
-
 
 @pytest.mark.parametrize(
     ("targets", "copy", "chain", "expected"),
@@ -873,44 +771,10 @@ def test_a_verdict_is_read_as_it_was_written() -> None:
         verdict_from_json({"edits": [{"explode": "X"}]})
 
 
-@pytest.mark.parametrize(("on_timeout", "action"), [("deny", "deny"), ("hold", "pending"), ("quarantine",) * 2])
-def test_what_counts_when_no_verdict_came(on_timeout: str, action: str) -> None:
-    verdict = decide.on_timeout(Route("a@b", 1, 60, on_timeout, "bounce"))
-    assert isinstance(verdict, Verdict)
-    assert verdict.action == Action(action)
-
-
 def test_an_envelope_is_read_as_it_was_written() -> None:
     client = Client("192.0.2.1", helo="h")
     for envelope in (Envelope("a@b", ()), Envelope("a@b", (), client, "8BITMIME", True, "FULL", "x")):
         assert from_json("a@b", (), envelope.to_json()) == envelope
-
-
-def test_what_a_deferral_and_a_hold_become() -> None:
-    route = Route("a@b", 1, 60, "pass", "bounce")
-    deferral = Deferral("later")
-    assert decide.completed(deferral, route, POLICY) == Deferral("later", pipeline="a@b", version=1)
-    assert decide.undecided(Verdict.passed()) == ""
-    assert decide.completed(Verdict.passed(), route, POLICY) == Verdict(Action.PASS, pipeline="a@b", version=1)
-
-
-@pytest.mark.parametrize(
-    ("effect", "words"),
-    [
-        (decide.Deliver(), "It would be delivered."),
-        (decide.Forward(("a@x", "b@x"), True), "It would be forwarded to a@x, b@x, and delivered."),
-        (decide.Forward(("a@x",), False), "It would be forwarded to a@x."),
-        (
-            decide.Bounce(decide.REFUSED, "x"),
-            f"It would not be delivered, and the sender would be sent a report: {decide.REFUSED}.",
-        ),
-        (decide.Keep(1.0, "odd"), "It would be put into quarantine: odd."),
-        (decide.Hold(1.0, "later"), "It would be held: later."),
-        (decide.Discard("no"), "It would be thrown away: no."),
-    ],
-)
-def test_an_effect_in_words(effect: decide.Effect, words: str) -> None:
-    assert decide.in_words(effect) == words
 
 
 def test_routes_can_be_gone_through() -> None:

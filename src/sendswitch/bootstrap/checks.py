@@ -26,7 +26,7 @@ def checks(node: Node) -> dict[str, Check]:
         return "" if free >= wanted else f"{free} bytes free, less than node.min_free = {wanted}; make room"
 
     async def next_hop() -> str:
-        reply = await node.journeys.terms.courier.check()
+        reply = await node.current.settings.courier.check()
         return "" if reply is None else f"{node.config.next_hop.address}: {reply}"
 
     async def load() -> str:

@@ -25,19 +25,17 @@ from sendswitch.bootstrap.control import Control
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
     changed_defaults,
+    configured,
     find_suspects,
     listener_options,
     load_routes,
-    make_backoff,
     make_courier,
     make_flight,
-    make_journeys,
-    make_policy,
+    make_limiter,
     make_readers,
-    make_reporter,
+    make_settings,
     make_site,
     make_srs,
-    make_terms,
     make_tracing,
     make_worker,
     read_book,
@@ -50,7 +48,8 @@ from sendswitch.db import journal, lists
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
 from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
-from sendswitch.intake.after_queue import FilterIntake, IntakeOptions, ProxyIntake, make_relay
+from sendswitch.intake.after_queue import FilterIntake, IntakeOptions
+from sendswitch.intake.proxy import ProxyIntake
 from sendswitch.journal.events import Event
 from sendswitch.mail.hops import Marks
 from sendswitch.monitoring.auditor import full_audit, keep_ledger
@@ -61,10 +60,14 @@ from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, pr
 from sendswitch.monitoring.overload import Overload
 from sendswitch.processors.entries import Lists
 from sendswitch.processors.reach import Reach
-from sendswitch.queue.active import Queue
-from sendswitch.queue.autoreply import Answers
+from sendswitch.queue.active import ActiveQueue
+from sendswitch.queue.autoreply import AutoReplies
 from sendswitch.queue.candidates import AT_ONCE, Candidates
+from sendswitch.queue.dispatcher import Dispatcher
+from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
+from sendswitch.queue.runner import QueueRunner
+from sendswitch.queue.settings import Current
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import close_to_others, open_spool
@@ -130,29 +133,34 @@ class Node:
             logs.upgraded(changes=changed_defaults(config))
         broker = EmbeddedBroker()
         self._srs_secret = await in_thread(secret, self._engine, "srs")
-        self._marks = Marks(await in_thread(secret, self._engine, "forward"))
+        marks = Marks(await in_thread(secret, self._engine, "forward"))
         place = self.data / "spool" / "in-hand"
         suspects = await find_suspects(self.spool, place)
         self._notes = Notes(place)
-        srs = make_srs(config, self._srs_secret)
-        self.journeys = make_journeys(config, self.spool, broker, suspects, self._marks, srs)
+        self.current = Current(make_settings(config, self.spool, marks, self._srs_secret))
+        self.queue = ActiveQueue(self.spool, self.current, clock=system_clock)
+        dispatcher = Dispatcher(broker, self.current, clock=system_clock, suspects=suspects)
+        self._outcomes = Outcomes(self.spool, self.queue, self.current, system_clock)
+        self._runner = QueueRunner(self.queue, self._outcomes, dispatcher, self.current, clock=system_clock)
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
-        self.candidates = Candidates(self.journeys.dispatcher, self.spool.note, most=most)
-        self.queue = Queue(self.spool, self.journeys, clock=system_clock)
+        self.candidates = Candidates(dispatcher, self.spool.note, most=most)
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
-        self.journeys.routes = await in_thread(load_routes, self._engine, config)
+        routes = await in_thread(load_routes, self._engine, config)
         self._users = await in_thread(users.keys, self._engine)
-        self.journeys.orders = await self.spool.orders()
+        self.current.swap(routes=routes, orders=await self.spool.orders())
         self._keep("queue", self.queue.run)
+        self._keep("runner", self._runner.run)
         self._outbox = Outbox(self.data / PLACE)
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
         lists_kept = Lists(lambda: read_book(self.config, self._engine))
-        answers = Answers(self.spool, self.queue, config.node.lifetime, system_clock)
+        auto_replies = AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock)
         site = make_site(config)
-        self._site = replace(site, lists=lists_kept, outbox=self.sender, answers=answers, readers=make_readers())
+        self._site = replace(
+            site, lists=lists_kept, outbox=self.sender, auto_replies=auto_replies, readers=make_readers()
+        )
         await self._read_lists()
         self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
         if self._worker is not None:
@@ -235,14 +243,14 @@ class Node:
         )
         if section.mode == "filter":
             return FilterIntake(self.spool, self.queue, options, system_clock)
-        terms = self.journeys.terms
         return ProxyIntake(
             self.spool,
             self.queue,
             options,
             system_clock,
-            journeys=self.journeys,
-            relay=make_relay(terms.courier, terms.composer),
+            runner=self._runner,
+            outcomes=self._outcomes,
+            current=self.current,
             budget=section.budget,
         )
 
@@ -296,15 +304,15 @@ class Node:
             await self._looking.wait()
             self._looking.clear()
             try:
-                self.journeys.orders = await self.spool.orders()
-                self.queue.look()
+                self.current.swap(orders=await self.spool.orders())
+                self.queue.wake()
                 self.sender.look()
-                self.journeys.routes = await in_thread(load_routes, self._engine, self.config)
+                self.current.swap(routes=await in_thread(load_routes, self._engine, self.config))
                 self._users = await in_thread(users.keys, self._engine)
                 await self._read_lists()
                 if self._worker is not None:
-                    await self._worker.retain(self.journeys.routes)
-                logs.reloaded(users=len(self.journeys.routes))
+                    await self._worker.retain(self.current.settings.routes)
+                logs.reloaded(users=len(self.current.settings.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
 
@@ -349,25 +357,21 @@ class Node:
         options = {
             name: listener_options(section, config.node.host, self._passwords.check) for name, section in wanted.items()
         }
-        old_courier = self.journeys.terms.courier
-        courier = old_courier if config.next_hop == self.config.next_hop else make_courier(config)
+        before = self.current.settings
+        changes = configured(config, self.spool, self._srs_secret)
+        if config.next_hop != self.config.next_hop:
+            changes |= {"courier": make_courier(config), "sending": make_limiter(config)}
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
         # From here on nothing can fail, and nothing waits.
         self.steering.log_as(config)
         self.config, self.draining = config, draining
-        before, srs = self.journeys.terms, make_srs(config, self._srs_secret)
-        self.journeys.terms = make_terms(config, courier, self._marks, srs, before)
-        if before.sending is not self.journeys.terms.sending:
-            before.sending.close()
-        self.journeys.dispatcher.policy = make_policy(config)
-        outcomes = self.journeys.outcomes
-        outcomes.reporter, outcomes.backoff = make_reporter(config, self.spool), make_backoff(config)
+        self.current.swap(**changes)
         gone = [self._listeners.pop(name) for name in set(self._listeners) - set(wanted)]
         self._listeners |= new
         for name, section in wanted.items():
             self._listeners[name].change(self._intake(section, config), options[name])
-        if courier is not old_courier:
-            old_courier.close()
+        if self.current.settings.courier is not before.courier:
+            before.courier.close()
         for listener in gone:
             self._keep("closing a listener", partial(listener.stop, GRACE))
 
@@ -384,7 +388,8 @@ class Node:
         """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""
         for listener in self.listeners:
             await listener.stop(GRACE / 3)
-        await self.queue.stop(GRACE / 3)
+        self.queue.stop()
+        await self._runner.stop(GRACE / 3)
         await self.candidates.stop()
         if self._worker is not None:
             self._worker.stop()
@@ -396,7 +401,7 @@ class Node:
         if self._first.journal.enabled:
             await self._last_words()
         await self.web.stop()
-        self.journeys.terms.courier.close()
+        self.current.settings.courier.close()
         await self.spool.close()
         self._notes.close()
         await asyncio.to_thread(self._site.readers.close)

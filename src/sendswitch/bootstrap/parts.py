@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -35,12 +36,10 @@ from sendswitch.processors.base import Readers, Site
 from sendswitch.processors.entries import Book, Entry, Lists
 from sendswitch.processors.readers import InProcesses
 from sendswitch.queue.bounce import Reporter
-from sendswitch.queue.dispatcher import Dispatcher
-from sendswitch.queue.limiter import Places
-from sendswitch.queue.outcomes import Outcomes
+from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
-from sendswitch.queue.runner import Journeys, Terms
+from sendswitch.queue.settings import Settings
 from sendswitch.routing import POOL, Route, Routes
 from sendswitch.smtp.address import parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
@@ -57,43 +56,38 @@ SAFE_DEFAULTS_SINCE = 4
 UNRECORDED = 5
 
 
-def make_journeys(
-    config: Config, spool: Spool, broker: Broker, suspects: Suspects, marks: Marks, srs: Srs | None
-) -> Journeys:
-    """Make the part that moves mail, with all it needs."""
-    outcomes = Outcomes(spool, make_reporter(config, spool), make_backoff(config), system_clock)
-    dispatcher = Dispatcher(broker, policy=make_policy(config), clock=system_clock, suspects=suspects)
-    return Journeys(outcomes, dispatcher, make_terms(config, make_courier(config), marks, srs), clock=system_clock)
-
-
 def make_srs(config: Config, secret: bytes) -> Srs | None:
     """Make the rewriter of the senders of forwarded mail; None when senders stay."""
     return Srs(config.forward.srs_domain, secret) if config.forward.srs_domain else None
 
 
-def make_terms(config: Config, courier: Courier, marks: Marks, srs: Srs | None, before: Terms | None = None) -> Terms:
-    """Return the configuration's part of the way of a message. The places stay while the courier does."""
-    hop = config.next_hop
-    composer = Composer(config.node.host, dict(config.tags.subject))
-    same = before is not None and before.courier is courier
-    sending = before.sending if before is not None and same else Places(UNRECORDED * hop.connections)
-    return Terms(courier, composer, make_policy(config), hop.recipients, sending, marks, srs)
+def make_settings(config: Config, spool: Spool, marks: Marks, srs_secret: bytes) -> Settings:
+    """Return the queue's settings, without routes and orders."""
+    courier = make_courier(config)
+    return Settings(courier=courier, sending=make_limiter(config), marks=marks, **configured(config, spool, srs_secret))
+
+
+def configured(config: Config, spool: Spool, srs_secret: bytes) -> dict[str, Any]:
+    """Return those of the queue's settings that each reload replaces."""
+    return {
+        "composer": Composer(config.node.host, dict(config.tags.subject)),
+        "policy": make_policy(config),
+        "backoff": Backoff(config.next_hop.first_retry, config.next_hop.last_retry),
+        "reporter": Reporter(spool, config.node.host, config.node.lifetime, system_clock),
+        "recipients": config.next_hop.recipients,
+        "srs": make_srs(config, srs_secret),
+    }
+
+
+def make_limiter(config: Config) -> Limiter:
+    """Make the limit of transactions that are under way or unrecorded. Each courier has its own."""
+    return Limiter(UNRECORDED * config.next_hop.connections)
 
 
 def make_flight(config: Config) -> Flight:
     """Return the canary's settings."""
     canary, host = config.canary, config.node.host
     return Flight(parse_endpoint(canary.smtp), host, canary.sender, canary.to, canary.interval, canary.limit)
-
-
-def make_reporter(config: Config, spool: Spool) -> Reporter:
-    """Make the writer of reports to senders."""
-    return Reporter(spool, config.node.host, config.node.lifetime, system_clock)
-
-
-def make_backoff(config: Config) -> Backoff:
-    """Return the retry times."""
-    return Backoff(config.next_hop.first_retry, config.next_hop.last_retry)
 
 
 def make_courier(config: Config) -> Courier:

@@ -43,7 +43,7 @@ class Steering:
     async def _look(self, asked: Facts) -> Facts:
         """Look again: spool or database changed. Who cancelled an order may rely on it when this is answered."""
         node = self._node
-        node.journeys.orders = await node.spool.orders()
+        node.current.swap(orders=await node.spool.orders())
         node.look()
         node.spool.written.set()
         return {}

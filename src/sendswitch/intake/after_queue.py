@@ -1,24 +1,22 @@
-"""Taking mail in: from the end of data to the reply, after the queue (filter) and before it (proxy).
+"""The intake after Postfix's queue (`filter`): from the end of data to the reply.
 
-250 is said when the spool has the message, or in proxy mode when the next hop has. Every doubt is a 451.
+250 is said when the spool has the message. Every doubt is a 451.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
-from sendswitch.delivery.base import Courier
-from sendswitch.delivery.compose import Composer, loops
-from sendswitch.errors import HeaderTooLarge, MailLoop, SpoolUnavailable
+from sendswitch.delivery.compose import loops
+from sendswitch.errors import HeaderTooLarge, MailLoop
 from sendswitch.intake.refusals import Refusals
-from sendswitch.mail.address import key, split, without_extension
+from sendswitch.mail.address import key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile, InMemory
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
@@ -26,31 +24,19 @@ from sendswitch.mail.headers import dispositions, glance, unfinished
 from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
-from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
-from sendswitch.queue.active import Queue
-from sendswitch.queue.runner import Journeys
+from sendswitch.queue.active import ActiveQueue
 from sendswitch.reply import Reply, printable
-from sendswitch.smtp.client import Delivered
-from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
 from sendswitch.smtp.protocol.server import Mail, Recipient
 from sendswitch.smtp.server import Sink
 from sendswitch.spool.body import Body
-from sendswitch.spool.orders import first_for
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
-from sendswitch.spool.states import State
 
 OVERLOADED = Reply(421, "4.3.2", "Error: too much to do, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Error: insufficient system storage, please try again later")
-NEEDS_DOMAIN = Reply(504, "5.5.2", "Recipient address rejected: need fully-qualified address")
-TOO_SLOW = Reply(451, "4.4.2", "Error: the next hop is too slow, please try again later")
-# Seconds to relay while the sender waits. Postfix gives up after smtpd_proxy_timeout (100 s) and its client comes
-# again: a relay that went through after that would be a second copy.
-RELAY_LIMIT = 60.0
 # Octets of a header field that the journal keeps; it shows a line, not an essay.
 MAX_GLANCE = 1000
-MIXED = Reply(451, "4.7.1", "Error: the recipients' filters could not decide, please try again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +73,7 @@ class FilterIntake:
 
     via = "filter"
 
-    def __init__(self, spool: Spool, queue: Queue, options: IntakeOptions, clock: Clock) -> None:
+    def __init__(self, spool: Spool, queue: ActiveQueue, options: IntakeOptions, clock: Clock) -> None:
         self._spool, self._queue, self._options, self._clock = spool, queue, options, clock
         self._refusals = Refusals(spool, clock)
 
@@ -171,254 +157,29 @@ class FilterIntake:
         message.about = about
         return message, [Delivery(message, n, to, due=now) for n, to in enumerate(envelope.recipients)]
 
-    def _store(
-        self,
-        message: Message,
-        deliveries: Sequence[Delivery],
-        asked: dict[int, asyncio.Task[Answer]] | None = None,
-    ) -> asyncio.Future[tuple[Reply, ...]]:
+    def _store(self, message: Message, deliveries: Sequence[Delivery]) -> asyncio.Future[tuple[Reply, ...]]:
         """Write it and begin. The future fails with SpoolUnavailable: then it is not there and the client keeps it."""
-        reserved = self._queue.expect(deliveries)
         stored: asyncio.Future[tuple[Reply, ...]] = asyncio.get_running_loop().create_future()
 
         def written(future: asyncio.Future[Any]) -> None:
-            # Whether or not the client still waits (a session may be gone): what is in the spool goes its way.
+            # Whether or not the client still waits (a session may be gone).
             error = future.exception()
             if error is None:
-                _tell_accepted(message, len(deliveries))
-                if reserved:
-                    self._queue.start(deliveries, asked)
-                else:
-                    self._queue.look()
+                tell_accepted(message, len(deliveries))
             else:
-                if reserved:
-                    self._queue.forget(deliveries)
                 self._remove(message.content)
             if not stored.done():
                 if error is None:
-                    stored.set_result((_queued(message),))
+                    stored.set_result((queued(message),))
                 else:
                     stored.set_exception(error)
 
-        self._spool.accept(message, deliveries).add_done_callback(written)
+        self._queue.enqueue(deliveries, lambda: self._spool.accept(message, deliveries)).add_done_callback(written)
         return stored
 
     def _remove(self, content: Content | None) -> None:
         if isinstance(content, InFile):
             content.path.unlink(missing_ok=True)
-
-
-class ProxyIntake(FilterIntake):
-    """Before the queue: the pipelines' answer is given in SMTP while the sender waits, within a budget.
-
-    All denied: the first refusal. All passed alike: relayed in the same session, and the next hop's answer is ours.
-    Anything else, or no time left: spooled, 250, and what is undecided goes on with the same tasks.
-    """
-
-    via = "proxy"
-
-    def __init__(
-        self,
-        spool: Spool,
-        queue: Queue,
-        options: IntakeOptions,
-        clock: Clock,
-        *,
-        journeys: Journeys,
-        relay: Relay,
-        budget: float,
-    ) -> None:
-        super().__init__(spool, queue, options, clock)
-        self._journeys, self._relay, self._budget = journeys, relay, budget
-
-    def recipient(self, recipient: Recipient) -> Reply:
-        """Take a recipient whose mailbox is known.
-
-        The domain that Postfix would add to a bare local part is known from `routing.origin` only; postmaster must be
-        taken (RFC 5321 section 4.5.1).
-        """
-        address = recipient.recipient.address
-        local, domain = split(key(address))
-        bare = not domain and not any(sign in local for sign in "@%!")
-        if bare and not self._options.origin and local != "postmaster":
-            return NEEDS_DOMAIN
-        return super().recipient(recipient)
-
-    def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
-        """Decide, then relay, refuse or store. The future fails with SpoolUnavailable, MailLoop."""
-        assert isinstance(sink, Body)
-        return asyncio.get_running_loop().create_task(self._decide(envelope, sink))
-
-    async def _decide(self, envelope: Envelope, sink: Body) -> tuple[Reply, ...]:
-        content: Content = sink.in_memory() or await sink.in_file()
-        seen = await asyncio.to_thread(self._examined, content)
-        message, deliveries = self._received(envelope, content, seen, sink.id)
-        # What may have killed the node while a sender waited comes again: safe in the spool, it can be counted.
-        suspect = message.digest in self._journeys.dispatcher.suspects.digests
-        asked = {} if suspect else self._ask(deliveries)
-        stored = False
-        try:
-            if asked:
-                await asyncio.wait(asked.values(), timeout=self._budget)
-            if not suspect and all(task.done() for task in asked.values()):
-                answers = {n: task.result() for n, task in asked.items()}
-                reply = await self._answer(message, deliveries, answers)
-                if reply is not None:
-                    return (reply,)
-            replies = await self._store(message, deliveries, asked)
-            stored = True
-            return replies
-        finally:
-            if not stored:
-                self._remove(message.content)
-                for task in asked.values():
-                    task.cancel()
-
-    def _ask(self, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]]:
-        loop = asyncio.get_running_loop()
-        asked = {}
-        for delivery in deliveries:
-            route = self._journeys.routes.find(delivery.recipient.address)
-            if route is not None:
-                asked[delivery.n] = loop.create_task(self._journeys.dispatcher.ask(delivery, route))
-        return asked
-
-    async def _answer(
-        self, message: Message, deliveries: Sequence[Delivery], answers: dict[int, Answer]
-    ) -> Reply | None:
-        """Return the reply that can be given now.
-
-        None: the message must be stored, as when an order is about it.
-        """
-        orders, now = self._journeys.orders, self._clock()
-        if orders and any(first_for(orders, message, delivery, now) for delivery in deliveries):
-            return None
-        each = [answers.get(delivery.n, _NO_PIPELINE) for delivery in deliveries]
-        refusal = _refused_by_all(each)
-        if refusal is not None:
-            await self._record(message, deliveries, each, State.REJECTED, refusal)
-            return refusal
-        if any(isinstance(answer, Deferral) for answer in each) and not any(map(_passes, each)):
-            return MIXED
-        first = each[0]
-        if isinstance(first, Deferral) or not all(_passes(a) and _alike(a, first) for a in each):
-            return None
-        began = time.perf_counter()
-        result = await self._relay(message, deliveries, first)
-        replies = [outcome.reply for outcome in result.outcomes if outcome.reply is not None]
-        if len(replies) < len(deliveries):
-            return None  # nothing was sent, because some recipients were refused
-        taken = [reply for reply in replies if reply.positive]
-        if taken and len(taken) < len(replies):
-            return await self._settle(message, deliveries, answers, result, time.perf_counter() - began)
-        reply = taken[0] if taken else next((reply for reply in replies if reply.temporary), replies[0])
-        await self._record(message, deliveries, each, State.DELIVERED if reply.positive else State.REJECTED, reply)
-        if reply.positive:
-            await self._journeys.outcomes.confirm(message, deliveries, result)
-        return reply
-
-    async def _settle(
-        self,
-        message: Message,
-        deliveries: Sequence[Delivery],
-        answers: Mapping[int, Answer],
-        result: Delivered,
-        seconds: float,
-    ) -> Reply:
-        """Store a message that an LMTP server took for some recipients only, and record what it said of each.
-
-        Raises SpoolUnavailable: then it is not stored, and who was served gets it once more (RFC 1047).
-        """
-        self._queue.claim(deliveries)
-        try:
-            await self._spool.accept(message, deliveries)
-            if isinstance(message.content, InFile):
-                message.content = None  # the file is the spool's now
-            _tell_accepted(message, len(deliveries))
-            await self._journeys.settle(message, deliveries, answers, result, seconds)
-        finally:
-            self._queue.forget(deliveries)
-        return _queued(message)
-
-    async def _record(
-        self,
-        message: Message,
-        deliveries: Sequence[Delivery],
-        answers: Sequence[Answer],
-        state: State,
-        reply: Reply,
-    ) -> None:
-        """Write what happened. The sender was or will be told; a spool that cannot be written changes nothing.
-
-        What is refused for now is kept by `refused`: it is not ours, and comes again.
-        """
-        if reply.temporary:
-            return
-        for delivery, answer in zip(deliveries, answers, strict=True):
-            delivery.state, delivery.due, delivery.reply = state, None, str(reply)
-            delivery.verdict = answer if isinstance(answer, Verdict) and answer is not _NO_PIPELINE else None
-        verdicts = {str(d.n): a.to_json() for d, a in zip(deliveries, answers, strict=True) if isinstance(a, Verdict)}
-        try:
-            await self._spool.accept(message, deliveries, data={state.value: str(reply), "verdicts": verdicts})
-            if self._spool.records(deliveries):
-                message.content = None  # a file of it is the spool's now
-        except SpoolUnavailable as error:
-            logs.failed("recording a message before the queue", error=error, msg_id=message.text_id)
-        if state is State.DELIVERED:
-            _tell_accepted(message, len(deliveries))
-        for delivery in deliveries:
-            metrics.ended(state.value)
-            logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=str(reply), dur_ms=0.0)
-
-
-Relay = Callable[[Message, Sequence[Delivery], Verdict], Awaitable[Delivered]]
-"""Hand a message to the next hop for all recipients or, where it refuses some before the content, for none: then an
-outcome of each other recipient has no reply. LMTP may refuse some after the content (RFC 2033 section 4.2)."""
-
-_NO_PIPELINE = Verdict.passed("no pipeline")
-
-
-def make_relay(courier: Courier, composer: Composer) -> Relay:
-    """Make a relay over a courier."""
-
-    async def relay(message: Message, deliveries: Sequence[Delivery], verdict: Verdict) -> Delivered:
-        content = await message.load()
-        composed = await asyncio.to_thread(
-            lambda: composer.compose(
-                content,
-                message=message.text_id,
-                client=message.envelope.client,
-                received=message.received,
-                verdict=verdict,
-                utf8=message.envelope.smtputf8,
-            )
-        )
-        try:
-            async with asyncio.timeout(RELAY_LIMIT):
-                return await courier.deliver(message.envelope_for(deliveries), composed, unanimous=True)
-        except TimeoutError:
-            return Delivered((Outcome(TOO_SLOW),) * len(deliveries))
-
-    return relay
-
-
-def _passes(answer: Answer) -> bool:
-    return isinstance(answer, Verdict) and answer.action in (Action.PASS, None)
-
-
-def _alike(answer: Answer, other: Verdict) -> bool:
-    return isinstance(answer, Verdict) and answer.tags == other.tags and answer.edits == other.edits
-
-
-def _refused_by_all(answers: Sequence[Answer]) -> Reply | None:
-    """Return the reply when every answer is a DENY; a temporary one counts for all, because the sender comes back.
-
-    A DENY without a reply throws the mail away, of which its sender must not hear.
-    """
-    known = [a.reply for a in answers if isinstance(a, Verdict) and a.action is Action.DENY and a.reply is not None]
-    if len(known) < len(answers):
-        return None
-    return next((reply for reply in known if reply.temporary), known[0])
 
 
 def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:
@@ -466,11 +227,13 @@ def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:
 _FOUND_BY = {"message-id": "message_id", "to": "header_to", "cc": "header_cc", "reply-to": "reply_to"}
 
 
-def _queued(message: Message) -> Reply:
+def queued(message: Message) -> Reply:
+    """Return the reply that takes responsibility for a message."""
     return Reply(250, "2.0.0", f"Ok: queued as {message.text_id}")
 
 
-def _tell_accepted(message: Message, recipients: int) -> None:
+def tell_accepted(message: Message, recipients: int) -> None:
+    """Count and log a message that was taken."""
     metrics.ACCEPTED.inc()
     envelope = message.envelope
     logs.accepted(

@@ -190,6 +190,15 @@ class Deferral:
 Answer = Verdict | Deferral
 
 
+def merged(before: Verdict, later: Verdict) -> Verdict:
+    """Return the later verdict with what an earlier one put on the message: its tags and edits first, the highest
+    score."""
+    tags = tuple(dict.fromkeys(before.tags + later.tags))[:MAX_TAGS]
+    score = max((score for score in (before.score, later.score) if score is not None), default=None)
+    edits, rewrite = before.edits + later.edits, before.rewrite or later.rewrite
+    return replace(later, tags=tags, edits=edits, score=score, rewrite=rewrite)
+
+
 def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
     """Return the inverse of `Verdict.to_json`.
 

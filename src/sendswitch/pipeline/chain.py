@@ -25,7 +25,6 @@ from sendswitch.mail.verdict import (
     BROKE,
     ERROR,
     MAX_REASON,
-    MAX_TAGS,
     NO_OPINION,
     NOT_ASKED,
     SHADOWED,
@@ -36,6 +35,7 @@ from sendswitch.mail.verdict import (
     Step,
     Verdict,
     checked,
+    merged,
 )
 from sendswitch.processors import registry
 from sendswitch.processors.base import Asking, Context, Processor, Readers, Site, close
@@ -76,7 +76,7 @@ class Chain:
         With `recorded`, an earlier trace, services are not asked again: what they said then counts now.
         """
         trace: list[Step] = []
-        merged = Verdict()
+        so_far = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
         for link in self._links:
             if _reads(link) and not mail.examined:
@@ -103,12 +103,12 @@ class Chain:
                 opinion = _by_policy(link, opinion)
             if opinion is None:
                 continue
-            merged = _merge(merged, opinion)
-            if merged.action is not None:
-                return merged.with_trace(tuple(trace))
-            context = replace(context, tags=merged.tags, score=merged.score)
-        reason = merged.reason or "the pipeline came to its end"
-        return replace(merged, action=Action.PASS, reason=reason, trace=tuple(trace))
+            so_far = merged(so_far, opinion)
+            if so_far.action is not None:
+                return so_far.with_trace(tuple(trace))
+            context = replace(context, tags=so_far.tags, score=so_far.score)
+        reason = so_far.reason or "the pipeline came to its end"
+        return replace(so_far, action=Action.PASS, reason=reason, trace=tuple(trace))
 
     async def _holds(self, when: Condition, mail: Mail, context: Context) -> bool:
         facts = _facts(mail, context)
@@ -204,15 +204,6 @@ def _by_policy(link: Link, failure: _Failure) -> Verdict:
     if link.on_error == "hold":
         return Verdict.pending(reason)
     return Verdict(Action.DENY, reason=reason, reply=PROCESSOR_FAILED)
-
-
-def _merge(before: Verdict, opinion: Verdict) -> Verdict:
-    if before.tags or before.edits or before.score is not None:
-        tags = tuple(dict.fromkeys(before.tags + opinion.tags))[:MAX_TAGS]
-        scores = [score for score in (before.score, opinion.score) if score is not None]
-        score = max(scores, default=None)
-        return replace(opinion, tags=tags, edits=before.edits + opinion.edits, score=score)
-    return opinion
 
 
 def _step(

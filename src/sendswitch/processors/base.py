@@ -99,9 +99,9 @@ class Outbox(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """An automatic answer of `owner`'s to a sender, who is not answered again within `again` seconds. `about` is the id
-    of the message it answers."""
+class AutoReply:
+    """An automatic reply from `owner` to a sender, who gets no other within `again` seconds. `about` is the id of the
+    message that is replied to."""
 
     owner: str
     to: str
@@ -110,11 +110,11 @@ class Letter:
     about: str
 
 
-class Answers(Protocol):
-    """Sends automatic answers, from the null sender."""
+class AutoReplySender(Protocol):
+    """Sends automatic replies, from the null sender."""
 
-    async def answer(self, letter: Letter) -> bool:
-        """Send it; False when that sender was answered already. Durable on return. Raises SpoolUnavailable."""
+    async def send(self, reply: AutoReply) -> bool:
+        """Send a reply. Return False when that sender had one already. Durable on return. Raises SpoolUnavailable."""
         ...
 
 
@@ -194,7 +194,7 @@ class Site:
     allow: tuple[str, ...] = ()
     lists: Lists = field(default_factory=Lists)
     outbox: Outbox | None = None
-    answers: Answers | None = None
+    auto_replies: AutoReplySender | None = None
     readers: Readers = field(default_factory=InThreads)
 
 

@@ -60,18 +60,18 @@ class Reply:
 
     def __init__(self, options: ReplyOptions) -> None:
         self._options = options
-        self._answers: base.Answers | None = None
+        self._auto_replies: base.AutoReplySender | None = None
 
     def enter(self, site: base.Site) -> None:
-        """Know who sends answers."""
-        self._answers = site.answers
+        """Take the sender of automatic replies."""
+        self._auto_replies = site.auto_replies
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return nothing but what was done. Raises as `answer` does."""
-        return Verdict(reason=await answer(self._answers, mail, context, self._options))
+        return Verdict(reason=await answer(self._auto_replies, mail, context, self._options))
 
 
-async def answer(answers: base.Answers | None, mail: Mail, context: base.Context, options: ReplyOptions) -> str:
+async def answer(sender: base.AutoReplySender | None, mail: Mail, context: base.Context, options: ReplyOptions) -> str:
     """Answer a message if it may be answered; gives what was done, in words.
 
     Raises SpoolUnavailable, Refused where no node runs.
@@ -81,16 +81,16 @@ async def answer(answers: base.Answers | None, mail: Mail, context: base.Context
         return f"not answered: {why}"
     if context.rehearsal:
         return "nobody is answered in a rehearsal"
-    if answers is None:
+    if sender is None:
         raise Refused("answers can only be sent where a node runs")
-    letter = base.Letter(
+    reply = base.AutoReply(
         owner=key(context.recipient.address),
         to=context.sender,
         data=written(mail, context, options),
         again=options.again,
         about=context.message,
     )
-    answered = await answers.answer(letter)
+    answered = await sender.send(reply)
     return f"answered {context.sender}" if answered else f"{context.sender} was answered before"
 
 

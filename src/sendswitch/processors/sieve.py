@@ -58,12 +58,12 @@ class Sieve:
         """Read the script. Raises SieveError with the line that is wrong."""
         self._options = options
         self._script = Script(options.script, delimiter=options.delimiter)
-        self._answers: base.Answers | None = None
+        self._auto_replies: base.AutoReplySender | None = None
         self._readers: base.Readers = base.Site().readers
 
     def enter(self, site: base.Site) -> None:
         """Know who sends answers, and who reads content."""
-        self._answers, self._readers = site.answers, site.readers
+        self._auto_replies, self._readers = site.auto_replies, site.readers
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options."""
@@ -92,7 +92,7 @@ class Sieve:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
             return Verdict(reason=f"the script failed, so the mail is kept: {error}")
         if out.vacation is not None:
-            context.notes.append(await answer(self._answers, mail, context, _letter(out.vacation)))
+            context.notes.append(await answer(self._auto_replies, mail, context, _letter(out.vacation)))
         return verdict
 
 

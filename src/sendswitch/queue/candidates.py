@@ -35,10 +35,10 @@ class Candidates:
     def __init__(self, dispatcher: Dispatcher, note: Note, *, most: int = AT_ONCE) -> None:
         self._dispatcher, self._note, self._most = dispatcher, note, most
         self._tasks: set[asyncio.Task[None]] = set()
-        dispatcher.beside = self.beside
+        dispatcher.on_verdict(self.compare)
 
-    def beside(self, delivery: Delivery, route: Route, answer: Answer) -> None:
-        """Ask the candidate of a route about a delivery that has its answer."""
+    def compare(self, delivery: Delivery, route: Route, answer: Answer) -> None:
+        """Ask the candidate of a route about a delivery that has its answer, and record how they differ."""
         if len(self._tasks) >= self._most:
             metrics.CANDIDATES.labels("left out").inc()
             return

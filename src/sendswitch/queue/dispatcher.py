@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from sendswitch import logs, metrics
@@ -21,7 +21,8 @@ from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Answer, Deferral
 from sendswitch.queue.poison import Suspects
-from sendswitch.queue.policy import Policy, completed, on_timeout
+from sendswitch.queue.policy import completed, on_timeout
+from sendswitch.queue.settings import Current
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
 
@@ -30,20 +31,23 @@ OVERDUE = 5.0
 # Random bytes in a token.
 TOKEN = 16
 
-Beside = Callable[[Delivery, Route, Answer], None]
-"""Told of each answer that counted where there is a candidate; must not block."""
+# Seconds behind the deadline after which an answer that nobody came for is forgotten.
+FORGOTTEN = 60.0
+
+Observer = Callable[[Delivery, Route, Answer], None]
+"""Gets each answer that counted where there is a candidate; must not block."""
 
 
 class Dispatcher:
     """Gets answers for deliveries. Nothing it holds needs to survive: the spool knows what is undecided."""
 
-    def __init__(self, broker: Broker, *, policy: Policy, clock: Clock, suspects: Suspects | None = None) -> None:
-        self._broker, self._clock = broker, clock
-        self.policy = policy
+    def __init__(self, broker: Broker, current: Current, *, clock: Clock, suspects: Suspects | None = None) -> None:
+        self._broker, self._current, self._clock = broker, current, clock
         self.suspects = suspects or Suspects()
-        self.beside: Beside | None = None
+        self._observers: list[Observer] = []
         self._random = b""
         self._waiting: dict[str, tuple[Task, asyncio.Future[Answer | None]]] = {}
+        self._begun: dict[tuple[int, int], asyncio.Task[Answer]] = {}
         broker.listen(self._answered)
 
     @property
@@ -51,18 +55,39 @@ class Dispatcher:
         """Return how many questions have no answer."""
         return len(self._waiting)
 
-    async def ask(self, delivery: Delivery, route: Route) -> Answer:
-        """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled.
+    def on_verdict(self, observer: Observer) -> None:
+        """Call an observer with each answer that counts, where the route has a candidate."""
+        self._observers.append(observer)
 
-        Deliveries that were in hand when the node was killed are offered one at a time.
-        """
+    def begin(self, delivery: Delivery, route: Route) -> asyncio.Task[Answer]:
+        """Ask about a delivery before it is in the spool. `ask` takes this answer, and `cancel` ends the question."""
+        loop = asyncio.get_running_loop()
+        task = self._begun[delivery.key] = loop.create_task(self._ask(delivery, route))
+        loop.call_later(route.deadline + FORGOTTEN, self.cancel, [delivery])
+        return task
+
+    def cancel(self, deliveries: Iterable[Delivery]) -> None:
+        """End questions that were begun and whose answers were not taken."""
+        if self._begun:
+            for delivery in deliveries:
+                if (task := self._begun.pop(delivery.key, None)) is not None:
+                    task.cancel()
+
+    async def ask(self, delivery: Delivery, route: Route) -> Answer:
+        """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
+        begun = self._begun.pop(delivery.key, None) if self._begun else None
+        return await (begun if begun is not None else self._ask(delivery, route))
+
+    async def _ask(self, delivery: Delivery, route: Route) -> Answer:
+        """Deliveries that were in hand when the node was killed are offered one at a time."""
         began = time.perf_counter()
         task = self._task(delivery, route)
         async with self.suspects.in_turn(delivery.key, task.digest):
             answer = await self._answer(task, route)
         _tell(delivery, answer, time.perf_counter() - began)
-        if route.candidate and self.beside is not None:
-            self.beside(delivery, route, answer)
+        if route.candidate:
+            for observer in self._observers:
+                observer(delivery, route, answer)
         return answer
 
     async def rehearse(self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]) -> Answer:
@@ -110,7 +135,7 @@ class Dispatcher:
                 metrics.DEADLINES.inc()
             late = on_timeout(route)
             answer = replace(late, trace=answer.trace) if answer.trace else late
-        return completed(answer, route, self.policy)
+        return completed(answer, route, self._current.settings.policy)
 
     async def _offered(self, task: Task, overdue: float) -> Answer:
         """Offer a task until it is answered. Every `overdue` seconds, offer it again if the broker does not have it."""

@@ -1,4 +1,4 @@
-"""Places for work that may go on at once; who waits for one can be told that they are gone."""
+"""A limit on work that goes on at once. Work that waits for it is told when a reload replaced the limit."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ import asyncio
 from collections import deque
 
 
-class Places:
-    """Like a semaphore; but when a reload replaces it, those who wait are told to look for the new one."""
+class Limiter:
+    """A semaphore that can be closed. After a reload replaced it, waiting callers return and look for the new one."""
 
     def __init__(self, number: int) -> None:
         self.number = self._free = number
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._closed = False
 
-    def at_once(self) -> bool:
-        """Take a place if there is one free; most often there is, and nothing need be awaited."""
+    def try_acquire(self) -> bool:
+        """Take a permit if one is free, and return whether that was so. Most often it is, and nothing is awaited."""
         if self._free and not self._closed:
             self._free -= 1
             return True
         return False
 
-    async def take(self) -> bool:
-        """Wait for a place; False when there are none any more."""
+    async def acquire(self) -> bool:
+        """Wait for a permit. Return False when this limiter was closed."""
         if self._closed:
             return False
-        if self.at_once():
+        if self.try_acquire():
             return True
-        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        permit: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(permit)
         try:
-            return await place
+            return await permit
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.result():
-                self.give_back()
+            if permit.done() and not permit.cancelled() and permit.result():
+                self.release()
             raise
 
-    def give_back(self) -> None:
-        """Free the place for the next who waits."""
+    def release(self) -> None:
+        """Give a permit back. The next caller that waits gets it."""
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(True)
+            permit = self._waiting.popleft()
+            if not permit.done():
+                permit.set_result(True)
                 return
         self._free += 1
 
     def close(self) -> None:
-        """Give no more places; who has one keeps it."""
+        """Give no more permits. Work that has one keeps it."""
         self._closed = True
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(False)
+            permit = self._waiting.popleft()
+            if not permit.done():
+                permit.set_result(False)

@@ -12,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Protocol
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
-from sendswitch.delivery.backoff import Backoff
 from sendswitch.errors import ContentDamaged, SpoolUnavailable, classify
 from sendswitch.mail import dsn
-from sendswitch.mail.verdict import Verdict
-from sendswitch.queue.bounce import Reporter
+from sendswitch.mail.hops import Marks
+from sendswitch.mail.srs import Srs
+from sendswitch.mail.verdict import Answer, Verdict
+from sendswitch.queue.active import ActiveQueue
+from sendswitch.queue.forward import forward
+from sendswitch.queue.settings import Current
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool.orders import Kind, Order
@@ -43,38 +45,17 @@ SERVED = {
 }
 
 
-class Window(Protocol):
-    """Where new deliveries enter (the active queue)."""
-
-    def expect(self, deliveries: Sequence[Delivery]) -> bool:
-        """Reserve places; False when there is no room, then they are loaded later."""
-        ...
-
-    def forget(self, deliveries: Sequence[Delivery]) -> None:
-        """Give reserved places back."""
-        ...
-
-    def start(self, deliveries: Sequence[Delivery]) -> None:
-        """Begin with deliveries of one message whose places were reserved."""
-        ...
-
-    def look(self) -> None:
-        """Look at the spool: there is something that had no place."""
-        ...
-
-
 class Outcomes:
     """Records what became of deliveries."""
 
-    def __init__(self, spool: Spool, reporter: Reporter, backoff: Backoff, clock: Clock) -> None:
-        self.spool, self.reporter, self.backoff, self._clock = spool, reporter, backoff, clock
-        self.window: Window
+    def __init__(self, spool: Spool, queue: ActiveQueue, current: Current, clock: Clock) -> None:
+        self._spool, self._queue, self._current, self._clock = spool, queue, current, clock
 
     async def record(self, changes: Sequence[Change], more: Sequence[Record] = ()) -> None:
         """Make changes durable, however long it takes (rule 1)."""
         while True:
             try:
-                await self.spool.change(changes, more=more)
+                await self._spool.change(changes, more=more)
                 return
             except SpoolUnavailable:
                 await asyncio.sleep(RETRY_SPOOL)
@@ -115,11 +96,38 @@ class Outcomes:
         if not (served := _confirmations(message, deliveries, result)):
             return
         try:
-            report, delivery = await self.reporter.make(SERVED[result.final][0], message, served)
-            await self.spool.accept(report, [delivery], data={"about": message.text_id})
-            self.window.look()
+            report, delivery = await self._current.settings.reporter.make(SERVED[result.final][0], message, served)
+            about = {"about": message.text_id}
+            await self._queue.enqueue([delivery], lambda: self._spool.accept(report, [delivery], data=about))
         except Exception as error:
             logs.failed("a report of success", error=error, msg_id=message.text_id)
+
+    async def record_answered(
+        self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[Answer | None], reply: Reply
+    ) -> None:
+        """Record a message whose sender was answered before the queue, by a filter or by the next hop. Never raises.
+
+        The sender was or will be told; a spool that cannot be written changes nothing. A message that was refused for
+        now is not ours, and comes again: nothing is recorded here. `answers` are those of the pipelines, None where
+        there is none.
+        """
+        if reply.temporary:
+            return
+        state = State.DELIVERED if reply.positive else State.REJECTED
+        verdicts = {}
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            delivery.state, delivery.due, delivery.reply = state, None, str(reply)
+            delivery.verdict = answer if isinstance(answer, Verdict) else None
+            if isinstance(answer, Verdict):
+                verdicts[str(delivery.n)] = answer.to_json()
+        try:
+            await self._spool.accept(message, deliveries, data={state.value: str(reply), "verdicts": verdicts})
+            if self._spool.records(deliveries):
+                message.content = None  # a file of it is the spool's now
+        except SpoolUnavailable as error:
+            logs.failed("recording a message before the queue", error=error, msg_id=message.text_id)
+        for delivery in deliveries:
+            self.tell_end(delivery, state, str(reply))
 
     async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
         """Try again later, or give up when the message's time is over: undecided or undone for now.
@@ -149,7 +157,7 @@ class Outcomes:
 
     def _again(self, delivery: Delivery, why: str, **extra: object) -> Change:
         attempt, now, message = delivery.attempts + 1, self._clock(), delivery.message
-        due = self.backoff.next(attempt, now, random.random())  # noqa: S311 - jitter, not a secret
+        due = self._current.settings.backoff.next(attempt, now, random.random())  # noqa: S311 - jitter, not a secret
         if message.expires > now:
             due = min(due, message.expires)  # the last attempt is made when the time is over
         metrics.DEFERRALS.labels("pipeline" if "trace" in extra else "delivery").inc()
@@ -179,6 +187,14 @@ class Outcomes:
         await self.record([Change(delivery, State.HELD, "held", data, until, verdict, reply=printable(why))])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=State.HELD, reason=why, until=until)
 
+    async def forward(
+        self, delivery: Delivery, targets: Sequence[str], keep_copy: bool, *, marks: Marks, srs: Srs | None
+    ) -> list[Delivery]:
+        """End a delivery as forwarded. Return the deliveries that take its place, which are in the spool then."""
+        new = await forward(self._spool, delivery, targets, keep_copy, now=self._clock(), marks=marks, srs=srs)
+        self.tell_end(delivery, State.FORWARDED, f"to {', '.join(targets)}")
+        return new
+
     async def end(self, delivery: Delivery, state: State, reason: str) -> None:
         """End without the next hop and without a report."""
         data = {"reason": reason}
@@ -200,22 +216,22 @@ class Outcomes:
                 changes = [
                     Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries
                 ]
-                return _left(deliveries, await self.spool.change_by_order(order.id, changes))
+                return _left(deliveries, await self._spool.change_by_order(order.id, changes))
             case Kind.QUARANTINE:
                 until = self._clock() + quarantine
                 reply = printable(f"quarantined by order {order.id}: {order.reason}")
                 data = told | {"until": until}
                 changes = [Change(d, State.QUARANTINED, "quarantined", data, until, reply=reply) for d in deliveries]
-                return _left(deliveries, await self.spool.change_by_order(order.id, changes, keeps=True))
+                return _left(deliveries, await self._spool.change_by_order(order.id, changes, keeps=True))
             case Kind.DROP:
                 reply = printable(f"dropped by order {order.id}: {order.reason}")
                 changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
-                done = await self.spool.change_by_order(order.id, changes)
+                done = await self._spool.change_by_order(order.id, changes)
                 for change in done:
                     self.tell_end(change.delivery, State.DISCARDED, reply)
                 return _left(deliveries, done)
             case Kind.BOUNCE:
-                if not await self.spool.holds(order.id):
+                if not await self._spool.holds(order.id):
                     return deliveries
                 refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {order.reason}"))
                 why = f"ended by order {order.id} of {order.author}"
@@ -244,18 +260,9 @@ class Outcomes:
         self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome], changes: Sequence[Change]
     ) -> None:
         """Write a report and the changes it tells of in one transaction, then send it like any mail."""
-        report, delivery = await self.reporter.make(kind, message, outcomes)
-        reserved = self.window.expect([delivery])
-        try:
-            await self.record(changes, [self.spool.row(report, [delivery], {"about": message.text_id})])
-        except BaseException:
-            if reserved:
-                self.window.forget([delivery])
-            raise
-        if reserved:
-            self.window.start([delivery])
-        else:
-            self.window.look()
+        report, delivery = await self._current.settings.reporter.make(kind, message, outcomes)
+        row = self._spool.row(report, [delivery], {"about": message.text_id})
+        await self._queue.enqueue([delivery], lambda: self.record(changes, [row]))
 
     def tell_end(self, delivery: Delivery, state: State, reply: str, seconds: float = 0.0) -> None:
         """Count and log an end."""

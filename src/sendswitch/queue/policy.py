@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sendswitch.mail.dsn import Kind, wanted
@@ -189,3 +190,29 @@ def after_hold(verdict: Verdict) -> Verdict:
         case "pass":  # a person has configured it
             return replace(base, action=Action.PASS)
     return replace(base, action=Action.QUARANTINE)
+
+
+def refused_by_all(answers: Sequence[Answer | None]) -> Reply | None:
+    """Return the reply for a sender who waits when every answer is a DENY, None when one is not.
+
+    A temporary refusal counts for all, because the sender comes back. A DENY without a reply throws the mail away, of
+    which its sender must not hear. The answer of a recipient without a pipeline is None.
+    """
+    known = [a.reply for a in answers if isinstance(a, Verdict) and a.action is Action.DENY and a.reply is not None]
+    if len(known) < len(answers):
+        return None
+    return next((reply for reply in known if reply.temporary), known[0])
+
+
+def passes(answer: Answer | None) -> bool:
+    """Return whether the mail may go to the next hop as the answer has it."""
+    return answer is None or (isinstance(answer, Verdict) and answer.action in (Action.PASS, None))
+
+
+def pass_alike(answers: Sequence[Answer | None]) -> bool:
+    """Return whether all answers let the same message pass, so that one transaction can carry it."""
+    return all(map(passes, answers)) and len({_put_on(answer) for answer in answers}) == 1
+
+
+def _put_on(answer: Answer | None) -> tuple[object, ...]:
+    return (answer.tags, answer.edits) if isinstance(answer, Verdict) else ((), ())

@@ -1,4 +1,4 @@
-"""A message's journey: each delivery is decided, and what was decided is carried out.
+"""The queue's runner: each delivery is decided, and what was decided is carried out and recorded.
 
 Rules:
 1. A decision is durable before it is carried out: a second run of a pipeline can never undo a first one's effect.
@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 
 from sendswitch.clock import Clock
-from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
-from sendswitch.mail.hops import Marks
 from sendswitch.mail.message import LARGE_HEADER
-from sendswitch.mail.srs import Srs
-from sendswitch.mail.verdict import BROKE, MAX_TAGS, Answer, Deferral, Verdict
-from sendswitch.queue import policy as decide
+from sendswitch.mail.verdict import BROKE, Answer, Deferral, Verdict, merged
+from sendswitch.queue import policy
+from sendswitch.queue.active import ActiveQueue, Entry
 from sendswitch.queue.dispatcher import Dispatcher
-from sendswitch.queue.forward import forward
-from sendswitch.queue.limiter import Places
-from sendswitch.queue.outcomes import Outcomes, Window
-from sendswitch.routing import Route, Routes
+from sendswitch.queue.outcomes import Outcomes
+from sendswitch.queue.settings import Current, Settings
+from sendswitch.routing import Route
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool.orders import Order, first_for
+from sendswitch.spool.orders import Order
 from sendswitch.spool.records import Change, Delivery, Message
 from sendswitch.spool.states import State
 
@@ -37,71 +34,74 @@ from sendswitch.spool.states import State
 GATHER = 0.05
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Terms:
-    """What the configuration says about journeys; a reload replaces it as a whole.
+class QueueRunner:
+    """Runs the deliveries of the active queue: decides, acts, records."""
 
-    `recipients` are the most of one transaction. `sending` has a place for each message that is composed, sent and
-    recorded at once: no more are in memory, and no more can be repeated by a crash. With another courier come other
-    places, so that mail which waits for a broken next hop goes to its successor. `marks` are those of forwarded mail,
-    and `srs` rewrites the senders of what is forwarded to other domains.
-    """
-
-    courier: Courier
-    composer: Composer
-    policy: decide.Policy
-    recipients: int
-    sending: Places
-    marks: Marks
-    srs: Srs | None = None
-
-
-class Journeys:
-    """Runs journeys."""
-
-    def __init__(self, outcomes: Outcomes, dispatcher: Dispatcher, terms: Terms, *, clock: Clock) -> None:
-        self.outcomes, self.dispatcher, self.terms, self._clock = outcomes, dispatcher, terms, clock
-        self.routes = Routes()
-        self.orders: Sequence[Order] = ()
-
-    def enter(self, window: Window) -> None:
-        """Have new deliveries that come of a journey enter this window."""
-        self.outcomes.window = self._window = window
-
-    async def run(
-        self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
+    def __init__(
+        self, queue: ActiveQueue, outcomes: Outcomes, dispatcher: Dispatcher, current: Current, *, clock: Clock
     ) -> None:
-        """Run the whole journey; never raises but when cancelled. `asked` are answers already on order."""
-        if self.orders and not (deliveries := await self._obey(message, deliveries)):
+        self._queue, self._outcomes, self._dispatcher = queue, outcomes, dispatcher
+        self._current, self._clock = current, clock
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Run what the queue has ready, a task for each message, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for entry in await self._queue.take():
+                task = loop.create_task(self._entry(entry))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def stop(self, grace: float) -> None:
+        """Let what is under way end for at most `grace` seconds; the rest stays in the spool."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _entry(self, entry: Entry) -> None:
+        try:
+            await self._message(entry.message, entry.deliveries)
+        finally:
+            self._dispatcher.cancel(entry.deliveries)
+            self._queue.done(entry)
+
+    async def _message(self, message: Message, deliveries: Sequence[Delivery]) -> None:
+        """Run deliveries of one message to their new states. Never raises but when cancelled."""
+        if self._current.settings.orders and not (deliveries := await self._obey(message, deliveries)):
             return
         first = deliveries[0]
         if len(deliveries) == 1 and first.state is State.ACCEPTED and self._route(first) is None:
             await self._safely(deliveries, self._deliver(message, deliveries))  # most mail
         else:
-            await self._safely(deliveries, self._journey(message, deliveries, asked))
+            await self._safely(deliveries, self._each(message, deliveries))
 
     async def _obey(self, message: Message, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Carry out people's orders; gives the deliveries that none is about."""
+        """Apply administrators' rules. Return the deliveries that none affects."""
+        settings = self._current.settings
         free: list[Delivery] = []
         ordered: dict[int, tuple[Order, list[Delivery]]] = {}
         for delivery in deliveries:
-            order = first_for(self.orders, message, delivery, self._clock())
+            order = settings.order_for(message, delivery, self._clock())
             if order is None or delivery.state not in (State.ACCEPTED, State.DECIDED):
                 free.append(delivery)
             else:
                 ordered.setdefault(order.id, (order, []))[1].append(delivery)
         for order, about in ordered.values():
             try:
-                free += await self.outcomes.obey(message, about, order, quarantine=self.terms.policy.quarantine)
+                free += await self._outcomes.obey(message, about, order, quarantine=settings.policy.quarantine)
             except Exception as error:
-                await self.outcomes.after_error(about, error)
+                await self._outcomes.after_error(about, error)
         return free
 
     async def _safely(self, deliveries: Sequence[Delivery], work: Coroutine[None, None, None]) -> None:
         try:
             await work
         except Exception as error:
-            await self.outcomes.after_error(deliveries, error)
+            await self._outcomes.after_error(deliveries, error)
 
     def _route(self, delivery: Delivery) -> Route | None:
         """Return the way to the pipeline that must be asked, None when there is nothing to ask.
@@ -110,21 +110,19 @@ class Journeys:
         """
         if delivery.state is not State.ACCEPTED or delivery.message.via == "report":
             return None
-        return self.routes.find(delivery.recipient.address)
+        return self._current.settings.routes.find(delivery.recipient.address)
 
-    async def _journey(
-        self, message: Message, deliveries: Sequence[Delivery], asked: Mapping[int, asyncio.Task[Answer]]
-    ) -> None:
+    async def _each(self, message: Message, deliveries: Sequence[Delivery]) -> None:
         if len(deliveries) == 1:
-            await self._safely(deliveries, self._decide(deliveries[0], asked))
+            await self._safely(deliveries, self._decide(deliveries[0]))
             await self._carry_out(message, deliveries)
             return
         ready: list[Delivery] = []
         waiting: dict[asyncio.Task[None], Delivery] = {}
         async with asyncio.TaskGroup() as group:  # its tasks never raise, so none cancels another
             for delivery in deliveries:
-                if delivery.n in asked or self._route(delivery) is not None:
-                    waiting[group.create_task(self._safely([delivery], self._decide(delivery, asked)))] = delivery
+                if self._route(delivery) is not None:
+                    waiting[group.create_task(self._safely([delivery], self._decide(delivery)))] = delivery
                 else:
                     ready.append(delivery)
             if ready:
@@ -137,45 +135,42 @@ class Journeys:
 
     # Deciding
 
-    async def _decide(self, delivery: Delivery, asked: Mapping[int, asyncio.Task[Answer]]) -> None:
+    async def _decide(self, delivery: Delivery) -> None:
         """Get the answer and make it durable; nothing for a delivery that needs none."""
-        if delivery.n in asked:
-            await self._decided(delivery, await asked[delivery.n])
-        elif (route := self._route(delivery)) is not None:
-            if self.dispatcher.suspects.poison(delivery.key):
-                await self.outcomes.put_poison_aside(delivery, self.terms.policy.quarantine)
+        if (route := self._route(delivery)) is not None:
+            if self._dispatcher.suspects.poison(delivery.key):
+                await self._outcomes.put_poison_aside(delivery, self._current.settings.policy.quarantine)
             else:
-                await self._decided(delivery, await self.dispatcher.ask(delivery, route))
+                await self._decided(delivery, await self._dispatcher.ask(delivery, route))
 
     async def _decided(self, delivery: Delivery, answer: Answer) -> None:
-        reason = decide.undecided(answer)
+        reason = policy.undecided(answer)
         if isinstance(answer, Deferral) or reason:
-            suspects = self.dispatcher.suspects
+            suspects = self._dispatcher.suspects
             if isinstance(answer, Deferral) and answer.why == BROKE:
                 await suspects.broke(delivery.key)
                 if suspects.poison(delivery.key):
-                    await self.outcomes.put_poison_aside(delivery, self.terms.policy.quarantine)
+                    await self._outcomes.put_poison_aside(delivery, self._current.settings.policy.quarantine)
                     return
             whose = {"pipeline": answer.pipeline, "version": answer.version}
             trace = [step.to_json() for step in answer.trace]
             if self._clock() >= delivery.message.expires:
                 why = f"no pipeline came to a verdict until its time was over: {reason}"
-                until = self._clock() + self.terms.policy.quarantine
-                await self.outcomes.keep(delivery, State.QUARANTINED, until, why, trace=trace, **whose)
+                until = self._clock() + self._current.settings.policy.quarantine
+                await self._outcomes.keep(delivery, State.QUARANTINED, until, why, trace=trace, **whose)
             else:
-                await self.outcomes.put_off(delivery, reason, trace=trace, **whose)
+                await self._outcomes.put_off(delivery, reason, trace=trace, **whose)
             return
-        await self.dispatcher.suspects.clear(delivery.key)
+        await self._dispatcher.suspects.clear(delivery.key)
         before, verdict, told = delivery.verdict, answer, answer.to_json()
         if delivery.attempts:
             told["attempt"] = delivery.attempts + 1
-        if decide.asked_again(answer):  # it says all the rest again then
+        if policy.asked_again(answer):  # it says all the rest again then
             verdict = replace(answer, tags=(), edits=())
         if before is not None:  # what an earlier forward put on the message
-            tags = tuple(dict.fromkeys(before.tags + verdict.tags))[:MAX_TAGS]
-            verdict = replace(verdict, tags=tags, edits=before.edits + verdict.edits, rewrite=before.rewrite)
+            verdict = merged(before, verdict)
             told["before"] = list(before.tags)
-        await self.outcomes.record(
+        await self._outcomes.record(
             [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
         )
 
@@ -183,32 +178,48 @@ class Journeys:
         """Record what comes after a hold; return whether the pipeline must be asked again."""
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
         # Who asks for a delay again and again gets none when the message's time is over.
-        if decide.asked_again(held) and now < message.expires:
+        if policy.asked_again(held) and now < message.expires:
             on_it = Verdict(tags=held.tags, edits=held.edits, rewrite=held.rewrite)
             attempts = delivery.attempts
             change = Change(delivery, State.ACCEPTED, "delay over", {}, now, on_it, attempts)
         else:
-            verdict = decide.after_hold(held)
+            verdict = policy.after_hold(held)
             change = Change(delivery, State.DECIDED, "hold expired", {"then": verdict.to_json()}, now, verdict)
-        await self.outcomes.record([change])
+        await self._outcomes.record([change])
         if change.state is State.ACCEPTED:
             return True
         message.expires = max(message.expires, now + message.lifetime)
         return False
 
+    # Before the queue
+
+    def begin(self, message: Message, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]] | None:
+        """Ask about deliveries whose sender waits. Return the answers that will come, by the delivery's number.
+
+        None: this message may have killed the node while a sender waited. In the spool, it can be counted.
+        """
+        if message.digest in self._dispatcher.suspects.digests:
+            return None
+        routes = ((delivery, self._route(delivery)) for delivery in deliveries)
+        return {d.n: self._dispatcher.begin(d, route) for d, route in routes if route is not None}
+
+    def cancel(self, deliveries: Sequence[Delivery]) -> None:
+        """End the questions about deliveries that will not be in the spool."""
+        self._dispatcher.cancel(deliveries)
+
     async def settle(
         self,
         message: Message,
         deliveries: Sequence[Delivery],
-        answers: Mapping[int, Answer],
+        answers: Sequence[Answer | None],
         result: Delivered,
         seconds: float,
     ) -> None:
         """Record answers, and what the next hop said of a message that it got while its sender waited. Never raises."""
-        for delivery in deliveries:
-            if delivery.n in answers:
-                await self._safely([delivery], self._decided(delivery, answers[delivery.n]))
-        await self._safely(deliveries, self.outcomes.settle(message, deliveries, result, seconds))
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            if answer is not None:
+                await self._safely([delivery], self._decided(delivery, answer))
+        await self._safely(deliveries, self._outcomes.settle(message, deliveries, result, seconds))
 
     # Carrying out
 
@@ -217,7 +228,7 @@ class Journeys:
         groups: dict[object, list[Delivery]] = {}
         for delivery in deliveries:
             await self._safely([delivery], self._act(message, delivery, groups))
-        most = self.terms.recipients
+        most = self._current.settings.recipients
         batches = [group[n : n + most] for group in groups.values() for n in range(0, len(group), most)]
         if len(batches) == 1:
             await self._safely(batches[0], self._deliver(message, batches[0]))
@@ -229,97 +240,97 @@ class Journeys:
     async def _act(self, message: Message, delivery: Delivery, groups: dict[object, list[Delivery]]) -> None:
         """Carry out what is not a delivery; put what is one into its group."""
         if delivery.state is State.HELD and await self._hold_expired(delivery):
-            self._window.look()  # to be asked about like any other
+            self._queue.wake()  # to be asked about like any other
             return
         if delivery.due is None or delivery.due > self._clock():
             return  # deferred meanwhile
         if self._route(delivery) is not None:
-            self._window.look()  # deferred, and its time has come already: no verdict is no pass
+            self._queue.wake()  # deferred, and its time has come already: no verdict is no pass
             return
         if delivery.state is State.QUARANTINED:
-            await self.outcomes.end(delivery, State.DISCARDED, "expired in quarantine")
+            await self._outcomes.end(delivery, State.DISCARDED, "expired in quarantine")
             return
         verdict = delivery.verdict
-        effect: decide.Effect = decide.Deliver()
+        effect: policy.Effect = policy.Deliver()
         if delivery.state is State.DECIDED and verdict is not None:
-            effect = decide.effect(
+            effect = policy.effect(
                 verdict,
                 sender=message.envelope.sender,
                 recipient=delivery.recipient,
                 client=message.envelope.client,
-                policy=self.terms.policy,
+                policy=self._current.settings.policy,
                 now=self._clock(),
             )
-        if isinstance(effect, decide.Deliver):
+        if isinstance(effect, policy.Deliver):
             alike = (verdict.tags, verdict.edits, verdict.rewrite) if verdict else None
             groups.setdefault(alike, []).append(delivery)
         else:
             await self._other(message, delivery, effect)
 
-    async def _other(self, message: Message, delivery: Delivery, effect: decide.Effect) -> None:
+    async def _other(self, message: Message, delivery: Delivery, effect: policy.Effect) -> None:
         match effect:
-            case decide.Keep(until, reason):
-                await self.outcomes.keep(delivery, State.QUARANTINED, until, reason)
-            case decide.Hold(until, reason):
-                await self.outcomes.keep(delivery, State.HELD, until, reason)
-            case decide.Discard(reason):
-                await self.outcomes.end(delivery, State.DISCARDED, reason)
-            case decide.Bounce(reply, explanation):
-                await self.outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
-            case decide.Forward(targets, keep_copy):
-                spool, now, srs = self.outcomes.spool, self._clock(), self.terms.srs
-                marks = self.terms.marks
-                new = await forward(spool, delivery, targets, keep_copy, now=now, marks=marks, srs=srs)
-                self.outcomes.tell_end(delivery, State.FORWARDED, f"to {', '.join(targets)}")
-                if new and self._window.expect(new):
-                    self._window.start(new)
-                else:
-                    self._window.look()
+            case policy.Keep(until, reason):
+                await self._outcomes.keep(delivery, State.QUARANTINED, until, reason)
+            case policy.Hold(until, reason):
+                await self._outcomes.keep(delivery, State.HELD, until, reason)
+            case policy.Discard(reason):
+                await self._outcomes.end(delivery, State.DISCARDED, reason)
+            case policy.Bounce(reply, explanation):
+                await self._outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
+            case policy.Forward(targets, keep_copy):
+                settings = self._current.settings
+                new = await self._outcomes.forward(delivery, targets, keep_copy, marks=settings.marks, srs=settings.srs)
+                self._queue.enter(delivery, new)
 
     async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
         began = time.perf_counter()
         while True:
-            terms = self.terms
-            if not (terms.sending.at_once() or await terms.sending.take()):
+            settings = self._current.settings
+            if not (settings.sending.try_acquire() or await settings.sending.acquire()):
                 continue
             try:
                 # What an order has ended is not sent in another round.
-                if not (deliveries := await self._send(terms, message, deliveries, began)):
+                if not (deliveries := await self._send(settings, message, deliveries, began)):
                     return
             finally:
-                terms.sending.give_back()
+                settings.sending.release()
 
     async def _send(
-        self, terms: Terms, message: Message, deliveries: Sequence[Delivery], began: float
+        self, settings: Settings, message: Message, deliveries: Sequence[Delivery], began: float
     ) -> Sequence[Delivery]:
-        """Hand it to the next hop and record what it said; gives what must go another way, because that next hop was
-        replaced before it began."""
-        if self.orders and not (deliveries := await self._obey(message, deliveries)):
+        """Hand it to the next hop and record the replies. Return the deliveries that must go another way, because that
+        next hop was replaced before their transaction began."""
+        if self._current.settings.orders and not (deliveries := await self._obey(message, deliveries)):
             return ()
         content = await message.load()
         envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict
         # Now and not when it was forwarded: it may have waited, and a bounce finds back for some weeks only.
-        if verdict is not None and verdict.rewrite and terms.srs is not None:
-            envelope = replace(envelope, sender=terms.srs.rewritten(envelope.sender, self._clock()))
-
-        def compose() -> Content:
-            return terms.composer.compose(
-                content,
-                message=message.text_id,
-                client=envelope.client,
-                received=message.received,
-                verdict=verdict,
-                utf8=envelope.smtputf8,
-            )
-
-        # A file's head is read from disk, and a large header takes its time: so not here.
-        written = verdict.written if verdict is not None else 0
-        beside = isinstance(content, InFile) or len(content.head()) + written > LARGE_HEADER
-        composed = await asyncio.to_thread(compose) if beside else compose()
-        result = await terms.courier.deliver(envelope, composed)
-        if terms.courier is not self.terms.courier and all(outcome.reply is None for outcome in result.outcomes):
+        if verdict is not None and verdict.rewrite and settings.srs is not None:
+            envelope = replace(envelope, sender=settings.srs.rewritten(envelope.sender, self._clock()))
+        composed = await compose(settings.composer, message, content, verdict)
+        result = await settings.courier.deliver(envelope, composed)
+        replaced = settings.courier is not self._current.settings.courier
+        if replaced and all(outcome.reply is None for outcome in result.outcomes):
             return deliveries
         # In the same place: what a crash can repeat is never more than the places there are, and a spool that cannot
         # be written stops deliveries, not only their record.
-        await self.outcomes.settle(message, deliveries, result, time.perf_counter() - began)
+        await self._outcomes.settle(message, deliveries, result, time.perf_counter() - began)
         return ()
+
+
+async def compose(composer: Composer, message: Message, content: Content, verdict: Verdict | None) -> Content:
+    """Return the content that leaves. A large header, and the head of a file, are read in a thread."""
+
+    def made() -> Content:
+        return composer.compose(
+            content,
+            message=message.text_id,
+            client=message.envelope.client,
+            received=message.received,
+            verdict=verdict,
+            utf8=message.envelope.smtputf8,
+        )
+
+    written = verdict.written if verdict is not None else 0
+    in_thread = isinstance(content, InFile) or len(content.head()) + written > LARGE_HEADER
+    return await asyncio.to_thread(made) if in_thread else made()

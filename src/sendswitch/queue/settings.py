@@ -1,0 +1,66 @@
+"""The settings by which mail is decided, sent and tried again: one frozen object, replaced as a whole.
+
+Each part reads `Current.settings` when it begins something. Work under way keeps the settings that it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sendswitch.delivery.backoff import Backoff
+from sendswitch.delivery.base import Courier
+from sendswitch.delivery.compose import Composer
+from sendswitch.mail.hops import Marks
+from sendswitch.mail.srs import Srs
+from sendswitch.queue.bounce import Reporter
+from sendswitch.queue.limiter import Limiter
+from sendswitch.queue.policy import Policy
+from sendswitch.routing import Routes
+from sendswitch.spool.orders import Order, first_for
+from sendswitch.spool.records import Delivery, Message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """What configuration, users and administrators say about mail.
+
+    `recipients` is the largest number in one SMTP transaction. `sending` limits the messages that are composed, sent
+    and recorded at once: no more are in memory, and no more can be repeated by a crash. A new courier comes with a new
+    limiter, so that mail that waits for a broken next hop goes to its successor. `marks` are put on forwarded mail;
+    `srs` rewrites the senders of mail that is forwarded to other domains. `routes` lead to users' pipelines, and
+    `orders` are administrators' rules.
+    """
+
+    courier: Courier
+    composer: Composer
+    policy: Policy
+    backoff: Backoff
+    reporter: Reporter
+    recipients: int
+    sending: Limiter
+    marks: Marks
+    srs: Srs | None = None
+    routes: Routes = field(default_factory=Routes)
+    orders: Sequence[Order] = ()
+
+    def order_for(self, message: Message, delivery: Delivery, now: float) -> Order | None:
+        """Return the first rule that is about a delivery."""
+        return first_for(self.orders, message, delivery, now)
+
+
+class Current:
+    """The settings that count now. Shared by the parts of one node; changed by `swap` only."""
+
+    __slots__ = ("settings",)
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def swap(self, **changes: Any) -> None:
+        """Replace fields of the settings, all at once."""
+        before = self.settings
+        self.settings = replace(before, **changes)
+        if self.settings.sending is not before.sending:
+            before.sending.close()
