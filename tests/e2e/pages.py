@@ -34,6 +34,12 @@ VARIES = [
     ),
     (re.compile(r"\d+(?:\\\.\d+)? ?ms\b"), r"\d+(?:\.\d+)? ?ms"),
     (re.compile(r"\d+(?:\\\.\d+)? MiB\b"), r"\d+(?:\.\d+)? MiB"),
+    # Each release of Rspamd has rules and weights of its own.
+    (
+        re.compile(r"no action, score \S+ of 15 by \S+ .*?\\\.$"),
+        r"(?:no action|greylist), score [\d.]+ of 15 by [A-Z_]+ .*\.",
+    ),
+    (re.compile(r"with the score 3\\\.4,"), r"with the score [\d.]+,"),
 ]
 # Commands that only show something, which may take a moment to be there.
 SHOWS = re.compile(

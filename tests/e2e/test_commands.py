@@ -386,12 +386,17 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
 
 
 # A command as another user, who need not be able to read the program.
+# What is imported late must be there before: the program may lie where only root may read.
 AS_NOBODY = """
-import os, sqlalchemy.dialects.sqlite, typer.main
+import contextlib, io, os, sqlalchemy.dialects.sqlite, sys, typer.main
 import sendswitch.bootstrap.parts, sendswitch.db.journal
 from sendswitch.cli import main
 for name, command in typer.main.get_command(main.app).commands.items():
     pass
+arguments, sys.argv = sys.argv, ["sendswitch", "user", "list", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main.main()
+sys.argv = arguments
 os.seteuid(65534)
 main.main()
 """
