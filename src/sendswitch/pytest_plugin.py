@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from sendswitch.mail.message import Mail
-    from sendswitch.mail.verdict import Answer, Verdict
+    from sendswitch.mail.verdict import PipelineResult, Verdict
     from sendswitch.processors.base import Asking, Context, Processor
     from sendswitch.testing import FakeClock
 
@@ -60,22 +60,22 @@ def _judge() -> Callable[..., Verdict | None]:
 
 
 @pytest.fixture(name="pipeline")
-def _pipeline() -> Callable[..., Answer]:
+def _pipeline() -> Callable[..., PipelineResult]:
     """Run a pipeline: `pipeline(toml, mail)`. Gives its answer with the trace. Raises InvalidConfiguration."""
 
-    def pipeline(text: str, mail: Mail, context: Context | None = None, *, limit: float = 10.0) -> Answer:
+    def pipeline(text: str, mail: Mail, context: Context | None = None, *, limit: float = 10.0) -> PipelineResult:
         from sendswitch.pipeline.chain import build
         from sendswitch.processors.registry import check
         from sendswitch.testing import context as any_context
 
-        async def run() -> Answer:
+        async def run() -> PipelineResult:
             chain = build(check(text, "pipeline"), limit)
             try:
                 return await chain.run(mail, context or any_context())
             finally:
                 await chain.close()
 
-        answer: Answer = asyncio.run(_limited(run()))
+        answer: PipelineResult = asyncio.run(_limited(run()))
         return answer
 
     return pipeline

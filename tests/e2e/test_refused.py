@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node
-from sendswitch.spool.inspect import open_files
+from sendswitch.spool.admin import open_files
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, overloaded, said, send, until
 

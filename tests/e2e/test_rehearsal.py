@@ -22,7 +22,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.mail.verdict import Verdict
 from sendswitch.pipeline import recording as record
 from sendswitch.pipeline.trial import replay_each
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, queue, send, until
 
@@ -90,7 +90,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def test_an_unchanged_pipeline_gives_the_same_verdicts(lively: Node) -> None:
     """Every part of thousands of verdicts but the times in the trace, and through the command."""
     config = load(lively.config)
-    connection = inspect.open_files(config.node.data)
+    connection = admin.open_files(config.node.data)
     stored = get_pipeline(open_database(config.database_url), "ann@example.test")
 
     async def compare() -> int:

@@ -21,7 +21,7 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.pipeline.chain import Chain, Link
+from sendswitch.pipeline.chain import BoundStep, Chain
 from sendswitch.processors.exec import Exec, ExecOptions, ProgramFailed
 from sendswitch.processors.hosting import supervise
 from sendswitch.testing import context, mail, message
@@ -117,7 +117,7 @@ def test_what_a_program_must_not_do_is_its_failure(
 
 def test_at_its_limit_everything_it_started_is_killed(run: Run, make: Make, tmp_path: Path) -> None:
     program = make(f"sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000")
-    link = Link("exec", program, "hold", 0.5)
+    link = BoundStep("exec", program, "hold", 0.5)
     verdict = run(Chain([link]).run(mail(), context()))
     assert (verdict.action, verdict.trace[0].outcome) == (Action.PENDING, "timeout")
     gone(int((tmp_path / "pid").read_text()))
@@ -189,7 +189,8 @@ def bits(*signals: int) -> int:
 
 
 def test_without_the_kernels_list_of_children_nothing_is_run() -> None:
-    blind = "import sys; from pathlib import Path; from sendswitch.processors import supervise; Path.exists = print; "
+    blind = "import sys; from pathlib import Path; from sendswitch.processors.hosting import supervise; "
+    blind += "Path.exists = print; "
     words = ["500000000", "10", "1000000", "20", "/bin/echo", "ran"]
     line = [sys.executable, "-c", f"{blind} sys.exit(supervise.main(sys.argv[1:]))", str(os.getpid()), *words]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
@@ -243,7 +244,7 @@ def test_a_program_cannot_hold_up_who_watches_it(
 ) -> None:
     monkeypatch.setattr("sendswitch.processors.exec.PATIENCE", 0.2)
     program = make(script.format(pid=tmp_path / "pid"), cpu="1s")
-    verdict = run(Chain([Link("exec", program, "hold", 0.5)]).run(mail(), context()))
+    verdict = run(Chain([BoundStep("exec", program, "hold", 0.5)]).run(mail(), context()))
     assert verdict.action is Action.PENDING
     gone(int((tmp_path / "pid").read_text()))
 

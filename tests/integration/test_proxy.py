@@ -19,7 +19,7 @@ from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 from sendswitch.testing import FakeClock, MemoryCourier, message
 from tests.integration.test_switch import Switch, switch
 
@@ -161,7 +161,7 @@ def test_refusals_are_kept_once_a_minute_and_not_without_end(
             kept = Refusals(s.spool, clock)
 
             def count() -> int:
-                connection = inspect.open_files(tmp_path)
+                connection = admin.open_files(tmp_path)
                 return int(connection.execute("SELECT count(*) FROM delivery WHERE state = 'refused'").fetchone()[0])
 
             for _ in range(3):

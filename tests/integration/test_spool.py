@@ -17,7 +17,7 @@ from sendswitch.journal.search import parse
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.spool import again, inspect
+from sendswitch.spool import admin, requeue
 from sendswitch.spool import connection as spool_connection
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
@@ -188,7 +188,7 @@ def test_what_is_recorded_outlives_its_delivery(
         assert await spool.recorded() == (message.size if kept else 0)
         await spool.close()
         spool = open_spool(tmp_path / "spool", clock, recording=recording)
-        assert audit(inspect.open_files(tmp_path), tmp_path).findings == ()
+        assert audit(admin.open_files(tmp_path), tmp_path).findings == ()
         if kept:
             assert len(read_all(await spool.content(message.id))) == message.size
             assert await spool.trim(message.size) == 0
@@ -196,7 +196,7 @@ def test_what_is_recorded_outlives_its_delivery(
         with pytest.raises(SpoolUnavailable):
             await spool.content(message.id)
         assert not list((tmp_path / "spool" / "content").iterdir())
-        assert audit(inspect.open_files(tmp_path), tmp_path).findings == ()
+        assert audit(admin.open_files(tmp_path), tmp_path).findings == ()
         await spool.close()
 
     run(inside())
@@ -242,7 +242,7 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
             connection.execute("ALTER TABLE message DROP COLUMN digest")
             connection.execute("PRAGMA user_version = 1")
         with pytest.raises(SpoolUnavailable, match="schema version 1"):
-            inspect.open_files(tmp_path)
+            admin.open_files(tmp_path)
         spool = open_spool(tmp_path / "spool", clock)
         (due,) = await spool.due(clock(), 10)
         assert due.message.id == message.id
@@ -260,25 +260,25 @@ def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> 
             verdict = Verdict(Action.QUARANTINE, tags=("SPAM",), reason="why")
             kept = Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 100, verdict)
             await spool.change([kept])
-        connection = inspect.open_files(tmp_path)
+        connection = admin.open_files(tmp_path)
         first, second = (f"{message.text_id}.{n}" for n in (0, 1))
-        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,))] == [first, second]
-        assert [row.id for row in inspect.rows(connection, (State.QUARANTINED,), terms=parse("user:B@x", 0.0))] == [
+        assert [row.id for row in admin.rows(connection, (State.QUARANTINED,))] == [first, second]
+        assert [row.id for row in admin.rows(connection, (State.QUARANTINED,), terms=parse("user:B@x", 0.0))] == [
             second
         ]
-        inspect.release(connection, first, clock(), by="me")
+        admin.release(connection, first, clock(), by="me")
         with pytest.raises(Refused, match="not quarantined"):
-            inspect.release(connection, first, clock(), by="me")
+            admin.release(connection, first, clock(), by="me")
         with pytest.raises(Refused, match="not quarantined"):
-            inspect.delete(connection, first, clock(), by="me")
+            admin.delete(connection, first, clock(), by="me")
         with pytest.raises(NotFound):
-            inspect.release(connection, "0000000000000.7", clock(), by="me")
+            admin.release(connection, "0000000000000.7", clock(), by="me")
         with pytest.raises(NotFound, match="add the recipient's number"):
-            inspect.release(connection, message.text_id, clock(), by="me")
+            admin.release(connection, message.text_id, clock(), by="me")
         (due,) = await spool.due(clock(), 10)
         assert due.verdict is not None
         assert (due.state, due.verdict.action, due.verdict.tags) == (State.DECIDED, Action.PASS, ("SPAM",))
-        inspect.delete(connection, second, clock(), by="me")
+        admin.delete(connection, second, clock(), by="me")
         await spool.change([done(due)])
         assert await spool.recorded() == message.size
         assert audit(connection, tmp_path).findings == ()
@@ -311,7 +311,7 @@ def test_the_audit_notices(run: Run, tmp_path: Path, clock: FakeClock, rule: str
         await spool.close()
 
     run(inside())
-    connection = inspect.open_files(tmp_path)
+    connection = admin.open_files(tmp_path)
     assert audit(connection, tmp_path).findings == ()
     connection.execute(DAMAGE[rule])
     assert rule in {finding.rule for finding in audit(connection, tmp_path).findings}
@@ -325,7 +325,7 @@ def test_the_audit_notices_a_missing_file(run: Run, tmp_path: Path, clock: FakeC
         await spool.close()
 
     run(inside())
-    (finding,) = audit(inspect.open_files(tmp_path), tmp_path).findings
+    (finding,) = audit(admin.open_files(tmp_path), tmp_path).findings
     assert "has 5 bytes" in finding.text
 
 
@@ -364,8 +364,8 @@ def test_answered_mail_gets_its_delivery_time_again(run: Run, tmp_path: Path, cl
         message, (held,) = await stored(spool, clock)
         await spool.change([Change(held, State.HELD, "held", {}, clock() + 1e9, Verdict.pending("wait"))])
         clock.advance(10 * (message.expires - message.received))
-        connection = inspect.open_files(tmp_path)
-        inspect.answer(connection, f"{message.text_id}.0", "pass", clock(), by="me", reason="")
+        connection = admin.open_files(tmp_path)
+        admin.answer(connection, f"{message.text_id}.0", "pass", clock(), by="me", reason="")
         (due,) = await spool.due(clock(), 10)
         assert due.message.expires > clock()
         connection.close()
@@ -396,10 +396,10 @@ def test_time_does_not_add_up_for_each_recipient(run: Run, tmp_path: Path, clock
         message, deliveries = await stored(spool, clock, *(f"u{n}@x" for n in range(20)))
         for delivery in deliveries:
             await spool.change([Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 10**6)])
-        connection = inspect.open_files(tmp_path)
+        connection = admin.open_files(tmp_path)
         clock.advance(5000)
         for n in range(20):
-            inspect.release(connection, f"{message.text_id}.{n}", clock(), by="me")
+            admin.release(connection, f"{message.text_id}.{n}", clock(), by="me")
         (due, *_) = await spool.due(clock(), 1)
         assert due.message.expires == clock() + 1000
         assert due.message.lifetime == 1000
@@ -419,7 +419,7 @@ def test_a_copy_links_large_messages_and_has_all_that_are_needed(run: Run, tmp_p
         files = {path.name: path for path in (tmp_path / "copy" / "spool" / "content").iterdir()}
         assert set(files) == {f"{waiting.text_id}.eml", f"{kept.text_id}.eml"}
         assert {path.stat().st_nlink for path in files.values()} == {2}
-        assert audit(inspect.open_files(tmp_path / "copy"), tmp_path / "copy").findings == ()
+        assert audit(admin.open_files(tmp_path / "copy"), tmp_path / "copy").findings == ()
         spool.file(waiting.id).unlink()
         with pytest.raises(Temporary, match="come and go"):
             copy_spool(tmp_path, tmp_path / "again")
@@ -447,8 +447,8 @@ def test_content_that_is_not_what_was_stored_is_not_given_out(
         spool = open_spool(tmp_path / "spool", clock)
         with pytest.raises(ContentDamaged, match="is damaged"):
             await spool.content(message.id)
-        with closing(inspect.open_files(tmp_path)) as connection, pytest.raises(ContentDamaged):
-            again.content(connection, tmp_path, message.id)
+        with closing(admin.open_files(tmp_path)) as connection, pytest.raises(ContentDamaged):
+            requeue.content(connection, tmp_path, message.id)
         await spool.close()
 
     run(inside())

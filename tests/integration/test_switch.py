@@ -27,7 +27,7 @@ from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
 from sendswitch.queue.active import ActiveQueue
@@ -43,7 +43,7 @@ from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
-from sendswitch.spool import inspect, orders
+from sendswitch.spool import admin, orders
 from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
@@ -69,7 +69,7 @@ class Switch:
     current: Current
     courier: MemoryCourier
     broker: EmbeddedBroker
-    answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
+    answers: dict[str, Callable[[], PipelineResult]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     held: list[Lease] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Switch:
         return deliveries
 
     def states(self) -> dict[str, str]:
-        return {row.recipient: row.state for row in inspect.rows(inspect.open_files(self.folder), tuple(State))}
+        return {row.recipient: row.state for row in admin.rows(admin.open_files(self.folder), tuple(State))}
 
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -140,7 +140,7 @@ async def switch(
     tasks = [asyncio.create_task(work) for work in (queue.run(), runner.run(), made.work())]
     try:
         yield made
-        report = audit(inspect.open_files(folder), folder)
+        report = audit(admin.open_files(folder), folder)
         assert report.findings == ()
     finally:
         queue.stop()
@@ -179,11 +179,9 @@ def test_a_verdict_that_cannot_be_read_stops_nobody_else(run: Run, tmp_path: Pat
             await s.accept("ann@example.test")
             await s.accept("joe@example.test")
             waiting = (State.ACCEPTED, State.DECIDED)
-            await s.until(
-                lambda: [row.attempts for row in inspect.rows(inspect.open_files(tmp_path), waiting)] == [1, 1]
-            )
+            await s.until(lambda: [row.attempts for row in admin.rows(admin.open_files(tmp_path), waiting)] == [1, 1])
             await s.until(lambda: not s.queue.active)
-            connection = inspect.open_files(tmp_path)
+            connection = admin.open_files(tmp_path)
             connection.execute("UPDATE delivery SET verdict = '{\"acton\": 1}' WHERE verdict IS NOT NULL")
             s.courier.down = None
             clock.advance(50)
@@ -228,8 +226,8 @@ def test_mail_that_was_kept_gets_its_whole_time_again(run: Run, tmp_path: Path, 
             await s.until(lambda: s.states() == {"ann@example.test": "quarantined"})
             clock.advance(5000)
             s.courier.down = BUSY
-            inspect.release(inspect.open_files(tmp_path), f"{delivery.message.text_id}.0", clock(), by="me")
-            await s.until(lambda: inspect.rows(inspect.open_files(tmp_path), (State.DECIDED,))[0].attempts)
+            admin.release(admin.open_files(tmp_path), f"{delivery.message.text_id}.0", clock(), by="me")
+            await s.until(lambda: admin.rows(admin.open_files(tmp_path), (State.DECIDED,))[0].attempts)
             s.courier.down = None
             clock.advance(50)
             await s.until(lambda: s.states() == {"ann@example.test": "delivered"})
@@ -252,7 +250,7 @@ def test_an_error_about_kept_mail_never_reaches_its_sender(
 
             monkeypatch.setattr(Outcomes, "end", broken)
             clock.advance(20_000)
-            await s.until(lambda: inspect.rows(inspect.open_files(tmp_path), (State.QUARANTINED,))[0].attempts)
+            await s.until(lambda: admin.rows(admin.open_files(tmp_path), (State.QUARANTINED,))[0].attempts)
             assert s.states() == {"ann@example.test": "quarantined"}
             assert not s.courier.parcels
 
@@ -367,7 +365,7 @@ def test_what_broke_its_pipeline_three_times_is_put_aside(run: Run, tmp_path: Pa
                 clock.advance(101)
             assert s.states() == {"ann@example.test": "quarantined", "bob@example.test": "accepted"}
             assert s.asked.count("ann@example.test") == 3
-            (row,) = inspect.rows(inspect.open_files(tmp_path), (State.QUARANTINED,))
+            (row,) = admin.rows(admin.open_files(tmp_path), (State.QUARANTINED,))
             assert row.reply.startswith("poison:")
             assert list((await s.spool.suspects()).values()) == [3]
 
@@ -480,7 +478,12 @@ def test_deferrals_and_temporary_denials_ask_again_without_piling_up(
         later = Verdict(
             Action.DENY, reply=Reply(450, "4.7.1", "greylisted"), edits=(AddHeader("X-Seen", "1"),), tags=("T",)
         )
-        script: list[Answer] = [Deferral("scanner down"), later, later, replace(later, action=Action.PASS, reply=None)]
+        script: list[PipelineResult] = [
+            Deferral("scanner down"),
+            later,
+            later,
+            replace(later, action=Action.PASS, reply=None),
+        ]
         async with switch(tmp_path, clock) as s:
             s.answers["ann@example.test"] = lambda: script.pop(0)
             await s.accept("ann@example.test")
@@ -498,7 +501,7 @@ def test_mail_whose_time_comes_while_it_is_put_off_is_not_delivered_unfiltered(
 ) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock) as s:
-            script: list[Answer] = [Deferral("down"), Verdict.deny("no")]
+            script: list[PipelineResult] = [Deferral("down"), Verdict.deny("no")]
             s.answers["ann@example.test"] = lambda: script.pop(0)
             put_off = s.outcomes.put_off
 
@@ -515,12 +518,12 @@ def test_mail_whose_time_comes_while_it_is_put_off_is_not_delivered_unfiltered(
 
 
 def _bobs(folder: Path) -> int:
-    rows = inspect.rows(inspect.open_files(folder), (State.ACCEPTED,))
+    rows = admin.rows(admin.open_files(folder), (State.ACCEPTED,))
     return next((row.attempts for row in rows if row.recipient == "bob@example.test"), 0)
 
 
 def _attempts(folder: Path) -> int:
-    rows = inspect.rows(inspect.open_files(folder), (State.ACCEPTED,))
+    rows = admin.rows(admin.open_files(folder), (State.ACCEPTED,))
     return rows[0].attempts if rows else 0
 
 
@@ -533,7 +536,7 @@ def test_a_forward_goes_through_the_targets_pipeline_and_never_round(
             s.answers["bob@example.test"] = lambda: Verdict.forwarded("ann@example.test")
             await s.accept("ann@example.test")
             await s.until(
-                lambda: "delivered" in {r.state for r in inspect.rows(inspect.open_files(tmp_path), tuple(State))}
+                lambda: "delivered" in {r.state for r in admin.rows(admin.open_files(tmp_path), tuple(State))}
             )
             assert s.asked == ["ann@example.test", "bob@example.test"]
             assert len(s.got("bob@example.test")) == 1
@@ -567,7 +570,7 @@ def test_forwarded_mail_gets_a_sender_that_may_send_it(
             assert senders["ann@example.test"] == senders["other@example.test"] == sender
             assert (senders[to] != sender) == rewritten
             assert (srs.reversed(senders[to], clock()) if rewritten else senders[to]) == sender
-            told = inspect.open_files(tmp_path).execute("SELECT data FROM outbox WHERE event = 'forwarded'").fetchone()
+            told = admin.open_files(tmp_path).execute("SELECT data FROM outbox WHERE event = 'forwarded'").fetchone()
             assert json.loads(told[0]).get("srs") == ("srs.example.test" if rewritten else None)
 
     run(inside())
@@ -610,8 +613,8 @@ def test_a_sender_stays_rewritten_whatever_comes_after(
             await s.until(lambda: "held" in s.states().values())
             if by_hand:
                 clock.advance(900)
-                (row,) = (row for row in inspect.rows(inspect.open_files(tmp_path), (State.HELD,)))
-                inspect.answer(inspect.open_files(tmp_path), row.id, "pass", clock(), by="me", reason="")
+                (row,) = (row for row in admin.rows(admin.open_files(tmp_path), (State.HELD,)))
+                admin.answer(admin.open_files(tmp_path), row.id, "pass", clock(), by="me", reason="")
             else:
                 clock.advance(6)
             await s.until(lambda: s.courier.parcels)
@@ -763,7 +766,7 @@ def test_what_an_order_ended_is_not_sent_after_a_reload(run: Run, tmp_path: Path
     async def inside() -> None:
         gone = MemoryCourier()
         async with switch(tmp_path, clock, gone) as made:
-            connection = inspect.open_files(tmp_path)
+            connection = admin.open_files(tmp_path)
             orders.give(connection, orders.Kind.DROP, "to:ann2@", reason="x", author="me", now=clock(), time=100)
             new = MemoryCourier()
 

@@ -21,8 +21,8 @@ from sendswitch.errors import InvalidConfiguration, Refused, Temporary
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Answer, Verdict
-from sendswitch.pipeline.chain import Chain, Link
+from sendswitch.mail.verdict import Action, PipelineResult, Verdict
+from sendswitch.pipeline.chain import BoundStep, Chain
 from sendswitch.processors import http, registry, webhook
 from sendswitch.processors.base import Context, Site
 from sendswitch.processors.webhook import Webhook, WebhookOptions
@@ -69,9 +69,9 @@ async def said(processor: Webhook, mail: Mail, asked: Context = ASKED) -> Verdic
         await processor.close()
 
 
-async def answered(hook: Webhook, limit: float) -> Answer:
+async def answered(hook: Webhook, limit: float) -> PipelineResult:
     """What a pipeline of this step alone says."""
-    chain = Chain([Link("webhook", hook, "hold", limit, asking=hook)])
+    chain = Chain([BoundStep("webhook", hook, "hold", limit, asking=hook)])
     try:
         return await chain.run(mail(), ASKED)
     finally:
@@ -237,7 +237,7 @@ def test_options_that_are_refused_show_no_secret(options: str, problem: str) -> 
 def test_a_replay_asks_nobody(run: Run, plain: Receiver) -> None:
     plain.answers = [(200, b'{"action": "deny", "reason": "then"}', {})]
     hook = made(f"http://127.0.0.1:{plain.port}")
-    chain = Chain([Link("webhook", hook, "hold", 5, asking=hook)])
+    chain = Chain([BoundStep("webhook", hook, "hold", 5, asking=hook)])
 
     async def inside() -> tuple[Any, Any]:
         first = await chain.run(mail(), ASKED)

@@ -12,7 +12,7 @@ from sendswitch.broker.base import Broker
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Answer, Verdict
+from sendswitch.mail.verdict import PipelineResult, Verdict
 from sendswitch.testing import envelope
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -33,7 +33,7 @@ def task(number: int, queue: str = "q") -> Task:
 
 
 def test_an_answer_reaches_whoever_listens_with_its_token(run: Run, broker: Broker) -> None:
-    heard: list[tuple[int, int, str, Answer]] = []
+    heard: list[tuple[int, int, str, PipelineResult]] = []
 
     async def inside() -> None:
         await broker.offer(task(1))

@@ -15,7 +15,7 @@ from sendswitch.errors import InvalidConfiguration
 from sendswitch.journal.story import numbered, steps_of
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Deferral, Verdict, step_from_json, verdict_from_json
-from sendswitch.pipeline.chain import Chain, Link, build
+from sendswitch.pipeline.chain import BoundStep, Chain, build
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Options
 from sendswitch.testing import context, mail
@@ -47,8 +47,8 @@ class Scripted:
         return
 
 
-def link(act: Callable[[Mail, Context], Any], on_error: OnError = "defer", limit: float = 0.2) -> Link:
-    return Link("scripted", Scripted(act), on_error, limit)
+def link(act: Callable[[Mail, Context], Any], on_error: OnError = "defer", limit: float = 0.2) -> BoundStep:
+    return BoundStep("scripted", Scripted(act), on_error, limit)
 
 
 class Service(Scripted):
@@ -62,12 +62,12 @@ class Service(Scripted):
         return verdict_from_json(answer) if answer else None
 
 
-def service(act: Callable[[Mail, Context], Any]) -> Link:
+def service(act: Callable[[Mail, Context], Any]) -> BoundStep:
     asking = Service(act)
-    return Link("service", asking, "deny", 0.2, asking=asking)
+    return BoundStep("service", asking, "deny", 0.2, asking=asking)
 
 
-def seen(link: Link) -> Scripted:
+def seen(link: BoundStep) -> Scripted:
     assert isinstance(link.processor, Scripted)
     return link.processor
 
@@ -198,5 +198,5 @@ def test_conditions_and_shadows_are_checked_when_a_pipeline_is_saved() -> None:
         registry.check(step, "joe.toml")
     assert caught.value.problems[0].startswith("joe.toml:3: step.0.when: the condition is wrong at 'colour:red'")
     checked = registry.check("[[step]]\nuse = 'pass'\nwhen = 'tag:A'\nshadow = true\n", "joe.toml")
-    (made,) = build(checked, 1.0)._links
+    (made,) = build(checked, 1.0)._steps
     assert (made.when is not None, made.shadow) == (True, True)

@@ -13,10 +13,10 @@ from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import LATE, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import LATE, Deferral, PipelineResult, Verdict
 from sendswitch.processors.base import Site
 from sendswitch.testing import envelope, message
-from sendswitch.worker.runtime import Library, Worker
+from sendswitch.worker.runtime import PipelineCache, Worker
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Load = Callable[[], Awaitable[Content]]
@@ -27,16 +27,16 @@ def task(n: int, load: Load, deadline: float) -> Task:
     return Task(7, n, f"token {n}", mail.recipients[0], mail, load, "ann@example.test", 1, "q", deadline)
 
 
-async def answered(*tasks: Task) -> dict[int, Answer]:
+async def answered(*tasks: Task) -> dict[int, PipelineResult]:
     """Return the answers to tasks that are offered at once, by the number of the recipient."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
         return PipelineConfig()
 
-    answers: dict[int, Answer] = {}
+    answers: dict[int, PipelineResult] = {}
     broker = EmbeddedBroker()
     broker.listen(lambda message, n, token, answer: answers.update({n: answer}))
-    worker = Worker(broker, Library(source, 1, Site()), queues=("q",), concurrency=5, clock=time.time)
+    worker = Worker(broker, PipelineCache(source, 1, Site()), queues=("q",), concurrency=5, clock=time.time)
     for one in tasks:
         await broker.offer(one)
     running = asyncio.create_task(worker.run())

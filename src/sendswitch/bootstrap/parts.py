@@ -47,7 +47,7 @@ from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
 from sendswitch.spool.spool import Spool
 from sendswitch.tracing import Tracing, otlp
-from sendswitch.worker.runtime import Hands, Library, Worker
+from sendswitch.worker.runtime import Hands, PipelineCache, Worker
 
 # The version of the spool with which mail without a verdict was not delivered any more by default.
 SAFE_DEFAULTS_SINCE = 4
@@ -254,7 +254,7 @@ def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hand
         stored = await in_thread(get_pipeline, engine, owner, version)
         return _pipeline(stored.text, owner)
 
-    library = Library(source, config.pipelines.limit, site)
+    library = PipelineCache(source, config.pipelines.limit, site)
     return Worker(
         broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
     )

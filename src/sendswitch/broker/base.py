@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Answer
+from sendswitch.mail.verdict import PipelineResult
 
-Listener = Callable[[int, int, str, Answer], None]
+Listener = Callable[[int, int, str, PipelineResult], None]
 """Called with message, delivery number, token and answer, on the event loop."""
 
 
@@ -17,7 +17,7 @@ class Lease(Protocol):
 
     task: Task
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, answer: PipelineResult) -> None:
         """Send the answer to whoever offered the task. It may be lost, then the task is offered again."""
         ...
 

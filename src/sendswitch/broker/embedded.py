@@ -10,7 +10,7 @@ from collections import deque
 
 from sendswitch.broker.base import Listener
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Answer
+from sendswitch.mail.verdict import PipelineResult
 
 
 class EmbeddedLease:
@@ -21,7 +21,7 @@ class EmbeddedLease:
     def __init__(self, broker: EmbeddedBroker, task: Task) -> None:
         self._broker, self.task, self._done = broker, task, False
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, answer: PipelineResult) -> None:
         """Hand the answer to the listener at once."""
         self._done = True
         self._broker.ended(self.task)
@@ -90,7 +90,7 @@ class EmbeddedBroker:
 
     # For the leases
 
-    def answered(self, task: Task, answer: Answer) -> None:
+    def answered(self, task: Task, answer: PipelineResult) -> None:
         """Pass an answer on."""
         if self._listener is not None:
             self._listener(task.message, task.n, task.token, answer)

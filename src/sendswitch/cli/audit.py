@@ -9,7 +9,7 @@ import typer
 from sendswitch.cli.output import Session
 from sendswitch.db.connect import open_database
 from sendswitch.monitoring.auditor import full_audit
-from sendswitch.spool.inspect import open_files
+from sendswitch.spool.admin import open_files
 
 
 def audit(context: typer.Context) -> None:

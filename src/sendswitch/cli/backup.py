@@ -27,9 +27,9 @@ from sendswitch.db import dump
 from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, Permanent, Refused, Temporary, in_words
 from sendswitch.spool import orders, schema
+from sendswitch.spool.admin import open_files
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
-from sendswitch.spool.inspect import open_files
 from sendswitch.spool.orders import Kind
 from sendswitch.webhooks.outbox import PLACE, copy_outbox
 

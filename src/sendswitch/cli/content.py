@@ -17,7 +17,7 @@ from sendswitch.mail.content import Content, read_all
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded
-from sendswitch.spool import again, inspect
+from sendswitch.spool import admin, requeue
 
 # The fields that a reader looks at; --headers shows all.
 FIELDS = frozenset(("from", "reply-to", "to", "cc", "date", "subject", "message-id"))
@@ -100,7 +100,7 @@ def _facts(mail: Mail) -> dict[str, Any]:
 def _content(session: Session, id_: str) -> tuple[int, Content]:
     data = session.config().node.data
     message, _ = parse_message(id_)
-    return message, again.content(inspect.open_files(data), data, message)
+    return message, requeue.content(admin.open_files(data), data, message)
 
 
 def _write(session: Session, content: Content | bytes, output: Path | None) -> None:

@@ -30,7 +30,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.delivery.maildir import folder_name
 from sendswitch.errors import Temporary
 from sendswitch.processors import registry
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 from sendswitch.spool.states import TERMINAL, State
 
 # Seconds for six messages; a slow machine needs two.
@@ -187,20 +187,20 @@ def _message(sample: Sample) -> EmailMessage:
     return message
 
 
-async def _outcome(data: Path, ids: list[str], stop: asyncio.Event) -> list[inspect.Row]:
+async def _outcome(data: Path, ids: list[str], stop: asyncio.Event) -> list[admin.Row]:
     """Return every delivery of the samples, once none is on its way any more or the time is up."""
-    connection = inspect.open_files(data)
+    connection = admin.open_files(data)
     end = time.monotonic() + LIMIT
     settled = {*TERMINAL, State.QUARANTINED, State.HELD}
     while True:
-        rows = [row for row in inspect.rows(connection, tuple(State)) if row.id.partition(".")[0] in ids]
+        rows = [row for row in admin.rows(connection, tuple(State)) if row.id.partition(".")[0] in ids]
         if all(row.state in settled for row in rows) or time.monotonic() > end or stop.is_set():
             return rows
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.05)
 
 
-def _show(session: Session, ids: list[str], found: list[inspect.Row], folder: Path) -> bool:
+def _show(session: Session, ids: list[str], found: list[admin.Row], folder: Path) -> bool:
     rows = []
     good = True
     for id_, sample in zip(ids, SAMPLES, strict=True):
@@ -224,7 +224,7 @@ def _show(session: Session, ids: list[str], found: list[inspect.Row], folder: Pa
     return good
 
 
-def _where(row: inspect.Row, folder: Path) -> str:
+def _where(row: admin.Row, folder: Path) -> str:
     match row.state:
         case State.DELIVERED:
             return f"mail/{folder_name(row.recipient)}/new"

@@ -32,8 +32,8 @@ from sendswitch.monitoring.auditor import full_audit
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
 from sendswitch.spool import orders
+from sendswitch.spool.admin import open_files
 from sendswitch.spool.connection import scalar
-from sendswitch.spool.inspect import open_files
 
 # File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")

@@ -14,14 +14,14 @@ from sendswitch.cli.quarantine import Ids, User, Where, choose, each, show_kept
 from sendswitch.cli.queue import SEARCH, DryRun, Limit, Reason, Words
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 from sendswitch.spool.states import State
 
 app = typer.Typer(help="Held mail. It waits for somebody to decide, or for its time to be over.", no_args_is_help=True)
 
 
-class Answer(StrEnum):
-    """What a person may say, as `inspect.ANSWERS` knows it."""
+class PipelineResult(StrEnum):
+    """What a person may say, as `admin.ANSWERS` knows it."""
 
     PASS = "pass"  # noqa: S105 - an answer
     DENY = "deny"
@@ -43,7 +43,7 @@ def list_(
 @app.command("answer")
 def answer(
     context: typer.Context,
-    what: Annotated[Answer, typer.Argument(help="What becomes of it.")],
+    what: Annotated[PipelineResult, typer.Argument(help="What becomes of it.")],
     ids: Ids = None,
     where: Where = None,
     dry_run: DryRun = False,
@@ -51,10 +51,10 @@ def answer(
 ) -> None:
     """Decide held mail. It is not filtered again; a second answer is refused."""
     session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
+    connection = admin.open_files(session.config().node.data)
     by, why = getpass.getuser(), storable(reason, MAX_REASON)
 
     def act(id_: str) -> None:
-        inspect.answer(connection, id_, what.value, time.time(), by=by, reason=why)
+        admin.answer(connection, id_, what.value, time.time(), by=by, reason=why)
 
     each(session, choose(session, State.HELD, ids, where, dry_run), "answered", act)

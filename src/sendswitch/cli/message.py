@@ -28,7 +28,8 @@ from sendswitch.mail.address import valid
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
-from sendswitch.spool import again, inspect
+from sendswitch.spool import admin
+from sendswitch.spool import requeue as spool
 
 if TYPE_CHECKING:
     from sendswitch.db.journal import Found
@@ -198,10 +199,10 @@ def requeue(
     """Deliver once more to the same recipient. The content must still be here; it may have been dropped or deleted."""
     session: Session = context.obj
     data = session.config().node.data
-    connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
+    connection, by, why = admin.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
 
     def act(id_: str) -> None:
-        again.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered, once_more=once_more)
+        spool.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered, once_more=once_more)
 
     each(session, ids, "requeued", act)
 
@@ -219,10 +220,10 @@ def forward(
         if not valid(address) or "@" not in address:
             raise ValueError(f"--to {address!r} is not a mail address")
     data = session.config().node.data
-    connection, by, why = inspect.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
+    connection, by, why = admin.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
 
     def act(id_: str) -> None:
-        again.send_on(connection, data, id_, to, time.time(), by=by, reason=why)
+        spool.send_on(connection, data, id_, to, time.time(), by=by, reason=why)
 
     each(session, ids, "sent on", act)
 
@@ -241,7 +242,7 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
     from sendswitch.pipeline.smallest import smallest_change
 
     try:
-        case = record.case(inspect.open_files(config.node.data), config.node.data, message, n)
+        case = record.case(admin.open_files(config.node.data), config.node.data, message, n)
         if case is None or case.verdict is None or not case.verdict.pipeline:
             return None
         engine = open_database(config.database_url, migrate=False)
@@ -283,7 +284,7 @@ def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str
 
 def _spooled(data: Path, message: int) -> Sequence[Event]:
     try:
-        return inspect.events(inspect.open_files(data), message)
+        return admin.events(admin.open_files(data), message)
     except NotFound:
         return ()
 

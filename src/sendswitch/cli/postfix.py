@@ -20,7 +20,7 @@ from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, Refused
 from sendswitch.monitoring import probe
 from sendswitch.smtp.address import Endpoint, parse_endpoint
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 
 app = typer.Typer(help="The lines for a Postfix before and behind the node.", no_args_is_help=True)
 
@@ -101,7 +101,7 @@ def check(
     session: Session = context.obj
     config = session.config()
     end = time.monotonic() + duration(limit)
-    connection = inspect.open_files(config.node.data)
+    connection = admin.open_files(config.node.data)
     endpoint, after = parse_endpoint(smtp), probe.last_event(connection)
     sending = probe.send(endpoint, host=config.node.host, sender=sender, to=to, limit=duration(limit))
     sent, reply = asyncio.run(sending)

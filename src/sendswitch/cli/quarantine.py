@@ -17,7 +17,7 @@ from sendswitch.cli.words import read_terms
 from sendswitch.control import ring
 from sendswitch.errors import NotFound, SendSwitchError, in_words
 from sendswitch.journal.search import OF_SPOOLED
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 from sendswitch.spool.states import State
 
 app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
@@ -45,27 +45,27 @@ def list_(
 def release(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
     """Deliver to the recipient; it is not filtered again. A second release is refused."""
     session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
+    connection = admin.open_files(session.config().node.data)
     by = getpass.getuser()
     chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
-    each(session, chosen, "released", lambda id_: inspect.release(connection, id_, time.time(), by=by))
+    each(session, chosen, "released", lambda id_: admin.release(connection, id_, time.time(), by=by))
 
 
 @app.command("delete")
 def delete(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
     """Delete; until its record goes, `message requeue` brings it back."""
     session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
+    connection = admin.open_files(session.config().node.data)
     by = getpass.getuser()
     chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
-    each(session, chosen, "deleted", lambda id_: inspect.delete(connection, id_, time.time(), by=by))
+    each(session, chosen, "deleted", lambda id_: admin.delete(connection, id_, time.time(), by=by))
 
 
 def show_kept(session: Session, state: State, words: list[str], user: str, limit: int, empty: str) -> None:
     """List what is kept in a state and a search finds, for one recipient or, with '', for all."""
-    connection = inspect.open_files(session.config().node.data)
+    connection = admin.open_files(session.config().node.data)
     terms = read_terms([*words, *([f"user:{user}"] if user else ())], OF_SPOOLED)
-    _list(session, inspect.rows(connection, (state,), terms=terms, limit=limit), empty)
+    _list(session, admin.rows(connection, (state,), terms=terms, limit=limit), empty)
 
 
 def choose(session: Session, state: State, ids: list[str] | None, where: list[str] | None, dry_run: bool) -> list[str]:
@@ -74,11 +74,11 @@ def choose(session: Session, state: State, ids: list[str] | None, where: list[st
         raise typer.BadParameter("give ids, or --where with a search; one of both")
     chosen = list(ids or ())
     if where or dry_run:
-        connection = inspect.open_files(session.config().node.data)
+        connection = admin.open_files(session.config().node.data)
         if where:
-            found = inspect.rows(connection, (state,), terms=read_terms(where, OF_SPOOLED), limit=ALL)
+            found = admin.rows(connection, (state,), terms=read_terms(where, OF_SPOOLED), limit=ALL)
         else:
-            found = [inspect.row(connection, id_) for id_ in chosen]
+            found = [admin.row(connection, id_) for id_ in chosen]
         if dry_run:
             _list(session, found, "no delivery matches")
             raise typer.Exit(0)
@@ -108,12 +108,12 @@ def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]
         raise typer.Exit(worst)
 
 
-def _list(session: Session, found: list[inspect.Row], empty: str) -> None:
+def _list(session: Session, found: list[admin.Row], empty: str) -> None:
     rows = [delivery_facts(row) if session.json else _listed(row) for row in found]
     session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty, spare=SPARE)
 
 
-def _listed(row: inspect.Row) -> dict[str, object]:
+def _listed(row: admin.Row) -> dict[str, object]:
     return {
         "id": row.id,
         "since": moment(row.since),

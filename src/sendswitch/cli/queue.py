@@ -23,7 +23,7 @@ from sendswitch.journal import story
 from sendswitch.journal.search import OF_MOVING, OF_SPOOLED
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON
-from sendswitch.spool import inspect, orders
+from sendswitch.spool import admin, orders
 from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.states import State
 
@@ -49,24 +49,24 @@ ALL = 1_000_000
 def list_(context: typer.Context, words: Words = None, limit: Limit = 1000) -> None:
     """List deliveries that are not final, the oldest first."""
     session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
-    found = inspect.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=limit)
+    connection = admin.open_files(session.config().node.data)
+    found = admin.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=limit)
     _show(session, found, "the queue is empty" if not words else "no delivery in the queue matches")
 
 
-def _show(session: Session, found: list[inspect.Row], empty: str) -> None:
+def _show(session: Session, found: list[admin.Row], empty: str) -> None:
     rows = [delivery_facts(row) if session.json else _listed(row) for row in found]
     columns = ("id", "since", "from", "to", "size", "state", "next_try", "attempts", "last_answer")
     session.show(rows, columns, empty, spare=("attempts", "size", "from", "since", "state"))
 
 
-def delivery_facts(row: inspect.Row) -> dict[str, object]:
+def delivery_facts(row: admin.Row) -> dict[str, object]:
     """Return a delivery as JSON has it."""
     times = {"received": moment(row.received), "since": moment(row.since), "due": moment(row.due)}
     return asdict(row) | times
 
 
-_BY: dict[str, Callable[[inspect.Row], str]] = {
+_BY: dict[str, Callable[[admin.Row], str]] = {
     "domain": lambda row: row.recipient.rpartition("@")[2],
     "recipient": lambda row: row.recipient,
     "sender": lambda row: row.sender or "<>",
@@ -87,9 +87,9 @@ def top(
     session: Session = context.obj
     if by not in _BY:
         raise typer.BadParameter(f"--by {by} is none of {', '.join(_BY)}")
-    connection = inspect.open_files(session.config().node.data)
-    groups: dict[str, list[inspect.Row]] = {}
-    for row in inspect.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=ALL):
+    connection = admin.open_files(session.config().node.data)
+    groups: dict[str, list[admin.Row]] = {}
+    for row in admin.rows(connection, WAITING, terms=read_terms(words or (), OF_SPOOLED), limit=ALL):
         groups.setdefault(_BY[by](row), []).append(row)
     rows = [
         {
@@ -107,10 +107,10 @@ def top(
 def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID", help="As listed.")]) -> None:
     """Show all that is known of one delivery. What happened so far is told too."""
     session: Session = context.obj
-    connection = inspect.open_files(session.config().node.data)
-    row = inspect.row(connection, id_)
-    message, _ = inspect.parse_id(id_)
-    lines = story.timeline(inspect.events(connection, message))
+    connection = admin.open_files(session.config().node.data)
+    row = admin.row(connection, id_)
+    message, _ = admin.parse_id(id_)
+    lines = story.timeline(admin.events(connection, message))
     if session.json:
         session.print_json(delivery_facts(row) | {"timeline": [timeline_row(line) for line in lines]})
         return
@@ -129,10 +129,10 @@ def flush(context: typer.Context, words: Words = None) -> None:
     """Try now what waits for another attempt. It is all, or what a search finds."""
     session: Session = context.obj
     data = session.config().node.data
-    connection = inspect.open_files(data)
+    connection = admin.open_files(data)
     terms = read_terms(words or (), OF_SPOOLED)
-    ids = [row.id for row in inspect.rows(connection, MOVING, terms=terms, limit=ALL)] if terms else None
-    count = inspect.flush(connection, ids, time.time())
+    ids = [row.id for row in admin.rows(connection, MOVING, terms=terms, limit=ALL)] if terms else None
+    count = admin.flush(connection, ids, time.time())
     running = ring(data)
     session.done(f"{count} deliveries are due now{_hint(running)}", flushed=count, node_told=running)
 
@@ -187,9 +187,9 @@ def drop(
 
 def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str, dry_run: bool) -> None:
     data = session.config().node.data
-    connection = inspect.open_files(data)
+    connection = admin.open_files(data)
     terms = read_terms(words, OF_MOVING)
-    found = inspect.rows(connection, MOVING, terms=terms, limit=ALL)
+    found = admin.rows(connection, MOVING, terms=terms, limit=ALL)
     if dry_run:
         _show(session, found, "no delivery in the queue matches now")
         return
@@ -206,7 +206,7 @@ def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str
     running = ring(data)
     if kind is not Kind.SUSPEND:
         # What waits for its next attempt would hear of the order only then.
-        inspect.flush(connection, [row.id for row in found], time.time())
+        admin.flush(connection, [row.id for row in found], time.time())
         ring(data)
     session.done(
         f"order {order.id}: {kind} {order.words or 'everything'} until {local(order.expires)},"
@@ -223,7 +223,7 @@ def _order(session: Session, kind: Kind, words: list[str], reason: str, ttl: str
 def orders_(context: typer.Context) -> None:
     """List the orders that hold now."""
     session: Session = context.obj
-    found = orders.active(inspect.open_files(session.config().node.data), time.time())
+    found = orders.active(admin.open_files(session.config().node.data), time.time())
     columns = ("order", "kind", "words", "reason", "by", "given", "until")
     session.show([_order_facts(order) for order in found], columns, "no order holds", spare=("given", "by"))
 
@@ -238,13 +238,13 @@ def cancel(context: typer.Context, order: Annotated[int, typer.Argument(help="An
 def resume(context: typer.Context) -> None:
     """End every suspension."""
     session: Session = context.obj
-    found = orders.active(inspect.open_files(session.config().node.data), time.time())
+    found = orders.active(admin.open_files(session.config().node.data), time.time())
     _cancel(session, [order.id for order in found if order.kind is Kind.SUSPEND])
 
 
 def _cancel(session: Session, ids: list[int]) -> None:
     data: Path = session.config().node.data
-    connection = inspect.open_files(data)
+    connection = admin.open_files(data)
     ended = [orders.cancel(connection, id_, time.time()) for id_ in ids]
     running = ring(data)
     resumed = sum(count for _, count in ended)
@@ -272,7 +272,7 @@ def _hint(running: bool) -> str:
     return "" if running else "; no node is running here, it happens at the next start"
 
 
-def _listed(row: inspect.Row) -> dict[str, object]:
+def _listed(row: admin.Row) -> dict[str, object]:
     return {
         "id": row.id,
         "since": moment(row.received),

@@ -30,12 +30,12 @@ from sendswitch.errors import Refused
 from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.journal.search import moment
 from sendswitch.mail.ids import first_at, from_text, to_text
-from sendswitch.mail.verdict import Answer
+from sendswitch.mail.verdict import PipelineResult
 from sendswitch.pipeline import recording as record
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.trial import Trial, replay_each
 from sendswitch.routing import Route, Routes
-from sendswitch.spool import inspect
+from sendswitch.spool import admin
 
 # Seconds between two states written to the file of --state: so much is done again after an interruption.
 SAVE = 1.0
@@ -93,7 +93,7 @@ class _Run:
         self.config, self._found = config, found
         self.read = self.skipped = 0
         self.data = config.node.data
-        self.connection = inspect.open_files(self.data)
+        self.connection = admin.open_files(self.data)
         self._trial = make_trial(config, str(file), 0, text) if file else None
         self._user = _only(user, config) if user else None
         self._engine: Engine | None = None if file else open_database(config.database_url, migrate=False)
@@ -193,7 +193,7 @@ async def _replay(run: _Run, state: _State, after: int, before: int) -> bool:
     return False
 
 
-def _difference(case: Case, answer: Answer) -> Difference | None:
+def _difference(case: Case, answer: PipelineResult) -> Difference | None:
     fields = differing(case.verdict, answer)
     if not fields:
         return None

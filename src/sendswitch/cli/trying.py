@@ -23,7 +23,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import Cut, fields
 from sendswitch.mail.mime.words import decoded
-from sendswitch.mail.verdict import Answer, Deferral, Verdict
+from sendswitch.mail.verdict import Deferral, PipelineResult, Verdict
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.trial import Trial
 from sendswitch.queue import policy as decide
@@ -58,7 +58,7 @@ def try_(
     case = Case(0, 0, recipient, envelope, content, "", time.time(), attempt)
     trial = _trial(config, to, pipeline)
 
-    async def ask() -> Answer:
+    async def ask() -> PipelineResult:
         try:
             return await trial.ask(case)
         finally:
@@ -89,7 +89,7 @@ def _trial(config: Config, to: str, file: Path | None) -> Trial:
     return make_trial(config, route.owner, route.version, get_pipeline(engine, route.owner, route.version).text)
 
 
-def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: Answer) -> None:
+def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: PipelineResult) -> None:
     whose = f"the pipeline of {trial.route.owner}, version {trial.route.version}" if trial.route.version else "the file"
     steps = [step.to_json() for step in answer.trace]
     numbered = story.numbered(story.steps_of({"trace": steps}))

@@ -14,7 +14,7 @@ from sendswitch.intake.after_queue import FilterIntake, IntakeOptions, queued, t
 from sendswitch.mail.address import key, split
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.verdict import Answer, Deferral, Verdict
+from sendswitch.mail.verdict import Deferral, PipelineResult, Verdict
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.policy import pass_alike, passes, refused_by_all
@@ -101,7 +101,7 @@ class ProxyIntake(FilterIntake):
                 self._runner.cancel(deliveries)
 
     async def _answer(
-        self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[Answer | None]
+        self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[PipelineResult | None]
     ) -> Reply | None:
         """Return the reply that can be given now.
 
@@ -151,7 +151,7 @@ class ProxyIntake(FilterIntake):
         self,
         message: Message,
         deliveries: Sequence[Delivery],
-        answers: Sequence[Answer | None],
+        answers: Sequence[PipelineResult | None],
         result: Delivered,
         seconds: float,
     ) -> Reply:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import Action, Deferral, PipelineResult, Verdict
 
 # What of a verdict the recipient or the sender would notice. Its reason is words, and the trace is how it came about.
 NOTICED = ("action", "tags", "edits", "forward", "keep_copy", "reply", "hold", "then")
@@ -68,14 +68,14 @@ def tally_from_json(data: Mapping[str, Any], most: int) -> Tally:
     return tally
 
 
-def action(answer: Answer | None) -> str:
+def action(answer: PipelineResult | None) -> str:
     """Return the action in one word; `defer` for none."""
     if isinstance(answer, Deferral):
         return "defer"
     return ((answer or NO_PIPELINE).action or Action.PASS).value
 
 
-def differing(was: Verdict | None, now: Answer) -> tuple[str, ...]:
+def differing(was: Verdict | None, now: PipelineResult) -> tuple[str, ...]:
     """Return which parts of both would be noticed to differ; () when the mail would have been treated the same."""
     if isinstance(now, Deferral):
         return ("action",)
@@ -87,7 +87,7 @@ def _part(verdict: Verdict, name: str) -> Any:
     return action(verdict) if name == "action" else getattr(verdict, name)
 
 
-def told(answer: Answer | None) -> str:
+def told(answer: PipelineResult | None) -> str:
     """Return an answer in a few words: its action, its tags, where it forwards to."""
     if answer is None or isinstance(answer, Deferral):
         return action(answer)

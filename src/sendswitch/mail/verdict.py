@@ -187,7 +187,7 @@ class Deferral:
     why: str = ""
 
 
-Answer = Verdict | Deferral
+PipelineResult = Verdict | Deferral
 
 
 def merged(before: Verdict, later: Verdict) -> Verdict:

@@ -20,9 +20,9 @@ from sendswitch.db.connect import in_thread
 from sendswitch.db.journal import pruned_to
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
+from sendswitch.spool.admin import open_files
 from sendswitch.spool.audit import Finding, Report, audit
 from sendswitch.spool.connection import scalar
-from sendswitch.spool.inspect import open_files
 
 # Messages in one piece.
 PIECE = 500

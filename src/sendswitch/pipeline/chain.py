@@ -30,8 +30,8 @@ from sendswitch.mail.verdict import (
     SHADOWED,
     TIMEOUT,
     Action,
-    Answer,
     Deferral,
+    PipelineResult,
     Step,
     Verdict,
     checked,
@@ -47,7 +47,7 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class BoundStep:
     """One step, ready to run. `asking` is the processor where it asks a service. `waits` is False for one that never
     waits, which needs no timer. Without `when` it is asked about all mail; of a `shadow` nothing comes but its line in
     the trace."""
@@ -65,12 +65,12 @@ class Link:
 class Chain:
     """One version of one pipeline."""
 
-    def __init__(self, links: Sequence[Link], readers: Readers | None = None) -> None:
-        self._links, self._readers = tuple(links), readers or Site().readers
+    def __init__(self, steps: Sequence[BoundStep], readers: Readers | None = None) -> None:
+        self._steps, self._readers = tuple(steps), readers or Site().readers
         # False when no step ever waits, so that nobody need keep a time for the whole.
-        self.waits = any(link.waits or link.when is not None for link in links)
+        self.waits = any(bound.waits or bound.when is not None for bound in steps)
 
-    async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> Answer:
+    async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> PipelineResult:
         """Return one answer, whatever the processors do; only cancellation gets through.
 
         With `recorded`, an earlier trace, services are not asked again: what they said then counts now.
@@ -78,29 +78,29 @@ class Chain:
         trace: list[Step] = []
         so_far = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
-        for link in self._links:
-            if _reads(link) and not mail.examined:
+        for bound in self._steps:
+            if _reads(bound) and not mail.examined:
                 await self._examine(mail, context)
-            if link.when is not None and not await self._holds(link.when, mail, context):
-                trace.append(Step(link.name, link.processor.version, 0.0, NOT_ASKED, f"only when {link.when.text}"))
+            if bound.when is not None and not await self._holds(bound.when, mail, context):
+                trace.append(Step(bound.name, bound.processor.version, 0.0, NOT_ASKED, f"only when {bound.when.text}"))
                 continue
             began = time.perf_counter()
             # A step in the shadow leaves its own effects out, too.
-            asked = replace(context, rehearsal=True) if link.shadow else context
-            opinion, answer = await self._ask(link, mail, asked, said)
+            asked = replace(context, rehearsal=True) if bound.shadow else context
+            opinion, answer = await self._ask(bound, mail, asked, said)
             seconds = time.perf_counter() - began
-            metrics.processor_seconds(link.name).observe(seconds)
-            trace.append(_step(link, opinion, answer, seconds, context.notes))
+            metrics.processor_seconds(bound.name).observe(seconds)
+            trace.append(_step(bound, opinion, answer, seconds, context.notes))
             if context.notes:
                 context = replace(context, notes=[])
-            if link.shadow:
+            if bound.shadow:
                 continue
             if isinstance(opinion, _Failure):
-                if link.on_error == "skip":
+                if bound.on_error == "skip":
                     continue
-                if link.on_error == "defer":
-                    return Deferral(f"{link.name}: {opinion.text}", tuple(trace), why=BROKE if asked.broke else "")
-                opinion = _by_policy(link, opinion)
+                if bound.on_error == "defer":
+                    return Deferral(f"{bound.name}: {opinion.text}", tuple(trace), why=BROKE if asked.broke else "")
+                opinion = _by_policy(bound, opinion)
             if opinion is None:
                 continue
             so_far = merged(so_far, opinion)
@@ -123,16 +123,16 @@ class Chain:
             mail.know((Finding(Kind.TOO_LARGE, f"it could not be read: {_words(error) or 'it takes too long'}"),))
 
     async def _ask(
-        self, link: Link, mail: Mail, context: Context, said: list[Step] | None
+        self, bound: BoundStep, mail: Mail, context: Context, said: list[Step] | None
     ) -> tuple[Verdict | _Failure | None, Mapping[str, Any] | None]:
         """Return the step's opinion, and the answer of the service it asked."""
-        asking, answer = link.asking, None
+        asking, answer = bound.asking, None
         try:
             if asking is None:
-                working = cast(Processor, link.processor).process(mail, context)
-                opinion = await _in_time(link, working) if link.waits else await working
+                working = cast(Processor, bound.processor).process(mail, context)
+                opinion = await _in_time(bound, working) if bound.waits else await working
             else:
-                answer = await _in_time(link, asking.ask(mail, context)) if said is None else _recorded(link, said)
+                answer = await _in_time(bound, asking.ask(mail, context)) if said is None else _recorded(bound, said)
                 opinion = asking.judge(answer, mail, context)
             return None if opinion is None else checked(opinion), answer
         except asyncio.CancelledError:
@@ -141,24 +141,24 @@ class Chain:
                 raise
             failure = _Failure(ERROR, "the processor cancelled itself")
         except TimeoutError as error:
-            failure = _Failure(TIMEOUT, _words(error) or f"no answer within {link.limit:g} s")
+            failure = _Failure(TIMEOUT, _words(error) or f"no answer within {bound.limit:g} s")
         except _FailedThen as error:
             failure = error.failure
         except Exception as error:
             failure = _Failure(ERROR, _words(error) or type(error).__name__)
-        metrics.PROCESSOR_ERRORS.labels(link.name).inc()
+        metrics.PROCESSOR_ERRORS.labels(bound.name).inc()
         if answer is None and asking is not None:
             answer = {"failed": failure.kind, "text": failure.text}
         return failure, answer
 
     async def close(self) -> None:
         """Close every processor."""
-        for link in self._links:
-            await close(link.processor)
+        for bound in self._steps:
+            await close(bound.processor)
 
 
-def _reads(link: Link) -> bool:
-    return link.when is not None and link.when.reads_content
+def _reads(bound: BoundStep) -> bool:
+    return bound.when is not None and bound.when.reads_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,8 @@ class _Failure:
 T = TypeVar("T")
 
 
-async def _in_time(link: Link, working: Awaitable[T]) -> T:
-    async with within(link.limit):
+async def _in_time(bound: BoundStep, working: Awaitable[T]) -> T:
+    async with within(bound.limit):
         return await working
 
 
@@ -182,32 +182,32 @@ def _words(error: Exception) -> str:
 
 def build(config: PipelineConfig, limit: float, site: Site = Site()) -> Chain:  # noqa: B008 - nobody changes it
     """Return the chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([_link(step, limit, site) for step in config.step], site.readers)
+    return Chain([_bind(step, limit, site) for step in config.step], site.readers)
 
 
-def _link(step: StepConfig, limit: float, site: Site) -> Link:
+def _bind(step: StepConfig, limit: float, site: Site) -> BoundStep:
     processor = registry.make(step, site)
     if not isinstance(processor, Processor | Asking):
         raise ValueError(f"{step.use} is no processor: it has neither `process` nor `ask` and `judge`")
     asking = processor if isinstance(processor, Asking) else None
     when = Condition(step.when) if step.when else None
     waits = getattr(processor, "waits", True)
-    return Link(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, asking)
+    return BoundStep(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, asking)
 
 
 def _facts(mail: Mail, context: Context) -> Facts:
     return Facts(mail, context.sender, context.recipient.address, context.client, context.tags, context.score)
 
 
-def _by_policy(link: Link, failure: _Failure) -> Verdict:
-    reason = f"{link.name} failed ({failure.text}) and on_error is {link.on_error}"
-    if link.on_error == "hold":
+def _by_policy(bound: BoundStep, failure: _Failure) -> Verdict:
+    reason = f"{bound.name} failed ({failure.text}) and on_error is {bound.on_error}"
+    if bound.on_error == "hold":
         return Verdict.pending(reason)
     return Verdict(Action.DENY, reason=reason, reply=PROCESSOR_FAILED)
 
 
 def _step(
-    link: Link,
+    bound: BoundStep,
     opinion: Verdict | _Failure | None,
     answer: Mapping[str, Any] | None,
     seconds: float,
@@ -216,9 +216,9 @@ def _step(
     outcome, saw = _said(opinion)
     if notes:
         saw = storable("; ".join([saw, *notes] if saw else notes), MAX_REASON)
-    if link.shadow:
+    if bound.shadow:
         outcome += SHADOWED
-    return Step(link.name, link.processor.version, seconds, outcome, saw, answer)
+    return Step(bound.name, bound.processor.version, seconds, outcome, saw, answer)
 
 
 def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
@@ -247,9 +247,9 @@ class _FailedThen(Exception):
         self.failure = failure
 
 
-def _recorded(link: Link, said: list[Step]) -> Mapping[str, Any]:
+def _recorded(bound: BoundStep, said: list[Step]) -> Mapping[str, Any]:
     """Return what a service answered when it was asked in earnest; each answer is used once, in order."""
-    step = next((step for step in said if step.processor == link.name), None)
+    step = next((step for step in said if step.processor == bound.name), None)
     if step is None or step.answer is None:
         raise _FailedThen(_Failure(ERROR, "no answer of this service is on record"))
     said.remove(step)

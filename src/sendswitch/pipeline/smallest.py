@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.journal.compare import action, told
-from sendswitch.mail.verdict import Answer, Verdict
+from sendswitch.mail.verdict import PipelineResult, Verdict
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.trial import Trial
 
@@ -68,11 +68,11 @@ async def _smallest_change(case: Case, trial: Trial) -> SmallestChange:
     return SmallestChange("", "")
 
 
-def _forward(answer: Answer) -> tuple[str, ...]:
+def _forward(answer: PipelineResult) -> tuple[str, ...]:
     return answer.forward if isinstance(answer, Verdict) else ()
 
 
-def _outcome(answer: Answer) -> str:
+def _outcome(answer: PipelineResult) -> str:
     return f"{action(answer).upper()}{told(answer).removeprefix(action(answer))}, because {answer.reason}"
 
 

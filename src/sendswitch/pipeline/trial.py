@@ -10,7 +10,7 @@ from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.deadline import within
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Answer, Step
+from sendswitch.mail.verdict import PipelineResult, Step
 from sendswitch.pipeline.chain import build
 from sendswitch.pipeline.recording import Case
 from sendswitch.processors.base import Context, Site
@@ -36,7 +36,7 @@ class Trial:
         """Return another pipeline, tried in the same way."""
         return Trial(pipeline, self.route, self.policy, limit=self._limit, site=self._site)
 
-    async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> Answer:
+    async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> PipelineResult:
         """Return the answer that would have counted; with `recorded` services are not asked, their answers are taken
         there.
         """
@@ -49,7 +49,7 @@ class Trial:
             attempt=case.attempt,
             rehearsal=True,
         )
-        answer: Answer
+        answer: PipelineResult
         try:
             if self._chain.waits:
                 async with within(self.route.deadline):
@@ -60,7 +60,7 @@ class Trial:
             answer = on_timeout(self.route)
         return completed(answer, self.route, self.policy)
 
-    async def replay(self, case: Case) -> Answer:
+    async def replay(self, case: Case) -> PipelineResult:
         """Return the answer with services as they answered then; one that was never asked then counts as failed."""
         return await self.ask(case, case.verdict.trace if case.verdict else ())
 
@@ -69,9 +69,9 @@ class Trial:
         await self._chain.close()
 
 
-async def replay_each(pairs: Iterable[tuple[Case, Trial]]) -> AsyncIterator[tuple[Case, Answer]]:
+async def replay_each(pairs: Iterable[tuple[Case, Trial]]) -> AsyncIterator[tuple[Case, PipelineResult]]:
     """Yield each case with the answer of its trial, in their order, some at once."""
-    waiting: deque[tuple[Case, asyncio.Task[Answer]]] = deque()
+    waiting: deque[tuple[Case, asyncio.Task[PipelineResult]]] = deque()
     try:
         for case, trial in pairs:
             waiting.append((case, asyncio.create_task(trial.replay(case))))

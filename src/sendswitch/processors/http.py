@@ -33,7 +33,7 @@ Url = Annotated[str, AfterValidator(_url)]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PipelineResult:
     """A whole answer."""
 
     status: int
@@ -77,7 +77,7 @@ async def asked(
     content: AsyncIterator[bytes] | bytes,
     limit: int,
     name: str = "",
-) -> Answer:
+) -> PipelineResult:
     """Return the answer as it is sent. `name` is whose certificate is expected where the URL has an address.
 
     Raises OSError that names the URL, ValueError for an answer of more than `limit` bytes.
@@ -92,7 +92,7 @@ async def asked(
                 body += piece
                 if len(body) > limit:
                     raise ValueError(f"{place} answered with more than {limit} bytes")
-            return Answer(response.status_code, response.headers, bytes(body))
+            return PipelineResult(response.status_code, response.headers, bytes(body))
     except httpx.HTTPError as error:
         raise OSError(f"{place} could not be asked: {error or type(error).__name__}") from error
 
@@ -110,7 +110,7 @@ async def checked_url(url: str, reach: Reach) -> tuple[str, str]:
     return str(parsed.copy_with(host=address)), parsed.netloc.decode("ascii")
 
 
-def retry_after(answer: Answer) -> float:
+def retry_after(answer: PipelineResult) -> float:
     """Return seconds until it may be asked again, as it says (RFC 9110 10.2.3); 0 when it says nothing that counts."""
     said = answer.headers.get("retry-after", "").strip()
     if said.isdecimal():

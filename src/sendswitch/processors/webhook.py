@@ -25,7 +25,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of, signed
-from sendswitch.processors.http import Answer, asked, checked_url, new_client, retry_after, shown
+from sendswitch.processors.http import PipelineResult, asked, checked_url, new_client, retry_after, shown
 from sendswitch.processors.reach import Reach
 from sendswitch.processors.sharing import Seat
 
@@ -94,7 +94,7 @@ class Webhook:
         """Return the verdict; none for an empty answer."""
         return verdict_from_json(answer["verdict"]) if answer.get("verdict") else None
 
-    def _read(self, answer: Answer) -> dict[str, Any]:
+    def _read(self, answer: PipelineResult) -> dict[str, Any]:
         where = f"{shown(self._options.url)} answered {answer.status}"
         if not 200 <= answer.status < 300:
             raise Temporary(f"{where}: {answer.text[:200]}")

@@ -17,7 +17,7 @@ from sendswitch import logs, metrics
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.journal.compare import action, differing, told
 from sendswitch.mail.content import Content, InFile
-from sendswitch.mail.verdict import Answer, Deferral
+from sendswitch.mail.verdict import Deferral, PipelineResult
 from sendswitch.queue.dispatcher import Dispatcher
 from sendswitch.routing import Route
 from sendswitch.spool.records import Delivery
@@ -37,7 +37,7 @@ class Candidates:
         self._tasks: set[asyncio.Task[None]] = set()
         dispatcher.on_verdict(self.compare)
 
-    def compare(self, delivery: Delivery, route: Route, answer: Answer) -> None:
+    def compare(self, delivery: Delivery, route: Route, answer: PipelineResult) -> None:
         """Ask the candidate of a route about a delivery that has its answer, and record how they differ."""
         if len(self._tasks) >= self._most:
             metrics.CANDIDATES.labels("left out").inc()
@@ -53,7 +53,7 @@ class Candidates:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _compare(self, delivery: Delivery, route: Route, was: Answer, content: Content | None) -> None:
+    async def _compare(self, delivery: Delivery, route: Route, was: PipelineResult, content: Content | None) -> None:
         message = delivery.message
         try:
             # Now, because the mail may be delivered and its content forgotten before a worker begins.
@@ -86,7 +86,7 @@ class Candidates:
             metrics.CANDIDATES.labels("differs" if fields else "agrees").inc()
 
 
-def _differing(was: Answer, now: Answer) -> tuple[str, ...]:
+def _differing(was: PipelineResult, now: PipelineResult) -> tuple[str, ...]:
     if isinstance(was, Deferral):
         return () if isinstance(now, Deferral) else ("action",)
     return differing(was, now)

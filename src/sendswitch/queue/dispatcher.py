@@ -19,7 +19,7 @@ from sendswitch.errors import classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import LATE, Answer, Deferral
+from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
 from sendswitch.queue.poison import Suspects
 from sendswitch.queue.policy import completed, on_timeout
 from sendswitch.queue.settings import Current
@@ -34,7 +34,7 @@ TOKEN = 16
 # Seconds behind the deadline after which an answer that nobody came for is forgotten.
 FORGOTTEN = 60.0
 
-Observer = Callable[[Delivery, Route, Answer], None]
+Observer = Callable[[Delivery, Route, PipelineResult], None]
 """Gets each answer that counted where there is a candidate; must not block."""
 
 
@@ -46,8 +46,8 @@ class Dispatcher:
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
         self._random = b""
-        self._waiting: dict[str, tuple[Task, asyncio.Future[Answer | None]]] = {}
-        self._begun: dict[tuple[int, int], asyncio.Task[Answer]] = {}
+        self._waiting: dict[str, tuple[Task, asyncio.Future[PipelineResult | None]]] = {}
+        self._begun: dict[tuple[int, int], asyncio.Task[PipelineResult]] = {}
         broker.listen(self._answered)
 
     @property
@@ -59,7 +59,7 @@ class Dispatcher:
         """Call an observer with each answer that counts, where the route has a candidate."""
         self._observers.append(observer)
 
-    def begin(self, delivery: Delivery, route: Route) -> asyncio.Task[Answer]:
+    def begin(self, delivery: Delivery, route: Route) -> asyncio.Task[PipelineResult]:
         """Ask about a delivery before it is in the spool. `ask` takes this answer, and `cancel` ends the question."""
         loop = asyncio.get_running_loop()
         task = self._begun[delivery.key] = loop.create_task(self._ask(delivery, route))
@@ -73,12 +73,12 @@ class Dispatcher:
                 if (task := self._begun.pop(delivery.key, None)) is not None:
                     task.cancel()
 
-    async def ask(self, delivery: Delivery, route: Route) -> Answer:
+    async def ask(self, delivery: Delivery, route: Route) -> PipelineResult:
         """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
         begun = self._begun.pop(delivery.key, None) if self._begun else None
         return await (begun if begun is not None else self._ask(delivery, route))
 
-    async def _ask(self, delivery: Delivery, route: Route) -> Answer:
+    async def _ask(self, delivery: Delivery, route: Route) -> PipelineResult:
         """Deliveries that were in hand when the node was killed are offered one at a time."""
         began = time.perf_counter()
         task = self._task(delivery, route)
@@ -90,7 +90,9 @@ class Dispatcher:
                 observer(delivery, route, answer)
         return answer
 
-    async def rehearse(self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]) -> Answer:
+    async def rehearse(
+        self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]
+    ) -> PipelineResult:
         """Return the answer that would count; told to nobody, and counted nowhere."""
         task = replace(self._task(delivery, route), load=load, rehearsal=True)
         return await self._answer(task, route)
@@ -119,7 +121,7 @@ class Dispatcher:
         token, self._random = self._random[:TOKEN], self._random[TOKEN:]
         return token.hex()
 
-    async def _answer(self, task: Task, route: Route) -> Answer:
+    async def _answer(self, task: Task, route: Route) -> PipelineResult:
         try:
             answer = await self._offered(task, route.deadline + OVERDUE)
         except Exception as error:
@@ -137,11 +139,11 @@ class Dispatcher:
             answer = replace(late, trace=answer.trace) if answer.trace else late
         return completed(answer, route, self._current.settings.policy)
 
-    async def _offered(self, task: Task, overdue: float) -> Answer:
+    async def _offered(self, task: Task, overdue: float) -> PipelineResult:
         """Offer a task until it is answered. Every `overdue` seconds, offer it again if the broker does not have it."""
         loop = asyncio.get_running_loop()
         while True:
-            future: asyncio.Future[Answer | None] = loop.create_future()
+            future: asyncio.Future[PipelineResult | None] = loop.create_future()
             self._waiting[task.token] = (task, future)
             await self._broker.offer(task)
             timer = loop.call_later(overdue, self._check, task.token, overdue)
@@ -163,7 +165,7 @@ class Dispatcher:
         else:
             future.set_result(None)
 
-    def _answered(self, message: int, n: int, token: str, answer: Answer) -> None:
+    def _answered(self, message: int, n: int, token: str, answer: PipelineResult) -> None:
         # An unknown token is an answer that came twice, too late, or from somebody who was never asked.
         known = self._waiting.get(token)
         if known is None:
@@ -173,7 +175,7 @@ class Dispatcher:
             future.set_result(answer)
 
 
-def _tell(delivery: Delivery, answer: Answer, seconds: float) -> None:
+def _tell(delivery: Delivery, answer: PipelineResult, seconds: float) -> None:
     deferral = isinstance(answer, Deferral)
     action = "defer" if isinstance(answer, Deferral) or answer.action is None else answer.action.value
     if not deferral:

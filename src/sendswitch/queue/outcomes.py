@@ -19,7 +19,7 @@ from sendswitch.errors import ContentDamaged, SpoolUnavailable, classify
 from sendswitch.mail import dsn
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
-from sendswitch.mail.verdict import Answer, Verdict
+from sendswitch.mail.verdict import PipelineResult, Verdict
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.forward import forward
 from sendswitch.queue.settings import Current
@@ -103,7 +103,7 @@ class Outcomes:
             logs.failed("a report of success", error=error, msg_id=message.text_id)
 
     async def record_answered(
-        self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[Answer | None], reply: Reply
+        self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[PipelineResult | None], reply: Reply
     ) -> None:
         """Record a message whose sender was answered before the queue, by a filter or by the next hop. Never raises.
 

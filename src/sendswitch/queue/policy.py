@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sendswitch.mail.dsn import Kind, wanted
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.verdict import LATE, Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
 
@@ -37,7 +37,7 @@ class Bounce:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class Quarantine:
     """Put it into the quarantine until `until`."""
 
     until: float
@@ -59,7 +59,7 @@ class Discard:
     reason: str
 
 
-Effect = Deliver | Forward | Bounce | Keep | Hold | Discard
+Effect = Deliver | Forward | Bounce | Quarantine | Hold | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Policy:
     quarantine: float
 
 
-def on_timeout(route: Route) -> Answer:
+def on_timeout(route: Route) -> PipelineResult:
     """Return what counts when a worker had the task for the whole deadline and gave no verdict."""
     reason = f"no verdict within {route.deadline:g} s, and on_timeout is {route.on_timeout}"
     match route.on_timeout:
@@ -86,7 +86,7 @@ def on_timeout(route: Route) -> Answer:
     return Deferral(reason, why=LATE)
 
 
-def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
+def completed(answer: PipelineResult, route: Route, policy: Policy) -> PipelineResult:
     """Return the answer with whose it is and everything filled in that the configuration adds, so that a restart needs
     only the verdict.
     """
@@ -102,7 +102,7 @@ def completed(answer: Answer, route: Route, policy: Policy) -> Answer:
     return replace(answer, reply=reply, hold=hold, then=then, pipeline=route.owner, version=route.version)
 
 
-def undecided(answer: Answer) -> str:
+def undecided(answer: PipelineResult) -> str:
     """Return why the answer decides nothing yet, '' when it does.
 
     A DENY with a 4xx reply asks the sender to come back; after the queue that is us.
@@ -124,7 +124,7 @@ def effect(
         case Action.FORWARD:
             return Forward(verdict.forward, verdict.keep_copy)
         case Action.QUARANTINE:
-            return Keep(now + policy.quarantine, verdict.reason)
+            return Quarantine(now + policy.quarantine, verdict.reason)
         case Action.PENDING:
             return Hold(now + (policy.hold if verdict.hold is None else verdict.hold), verdict.reason)
     return _denied(verdict, sender, recipient, client, policy, now)
@@ -137,7 +137,7 @@ def in_words(effect: Effect) -> str:
             return f"It would be forwarded to {', '.join(targets)}{', and delivered' if keep_copy else ''}."
         case Bounce(reply, _):
             return f"It would not be delivered, and the sender would be sent a report: {reply}."
-        case Keep(_, reason):
+        case Quarantine(_, reason):
             return f"It would be put into quarantine: {reason}."
         case Hold(_, reason):
             return f"It would be held: {reason}."
@@ -151,11 +151,13 @@ def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client,
     if verdict.then == "discard":
         return Discard(verdict.reason)
     if verdict.then == "quarantine":
-        return Keep(now + policy.quarantine, verdict.reason)
+        return Quarantine(now + policy.quarantine, verdict.reason)
     if not wanted(Kind.FAILED, sender, recipient):
-        return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
+        return Quarantine(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
     if not is_local(client):
-        return Keep(now + policy.quarantine, f"{verdict.reason}; denied, and a bounce could go to a forged sender")
+        return Quarantine(
+            now + policy.quarantine, f"{verdict.reason}; denied, and a bounce could go to a forged sender"
+        )
     # The sender reads the reply only: the reason is the recipient's, and may quote their lists.
     return Bounce(reply, "refused by the recipient's filter")
 
@@ -192,7 +194,7 @@ def after_hold(verdict: Verdict) -> Verdict:
     return replace(base, action=Action.QUARANTINE)
 
 
-def refused_by_all(answers: Sequence[Answer | None]) -> Reply | None:
+def refused_by_all(answers: Sequence[PipelineResult | None]) -> Reply | None:
     """Return the reply for a sender who waits when every answer is a DENY, None when one is not.
 
     A temporary refusal counts for all, because the sender comes back. A DENY without a reply throws the mail away, of
@@ -204,15 +206,15 @@ def refused_by_all(answers: Sequence[Answer | None]) -> Reply | None:
     return next((reply for reply in known if reply.temporary), known[0])
 
 
-def passes(answer: Answer | None) -> bool:
+def passes(answer: PipelineResult | None) -> bool:
     """Return whether the mail may go to the next hop as the answer has it."""
     return answer is None or (isinstance(answer, Verdict) and answer.action in (Action.PASS, None))
 
 
-def pass_alike(answers: Sequence[Answer | None]) -> bool:
+def pass_alike(answers: Sequence[PipelineResult | None]) -> bool:
     """Return whether all answers let the same message pass, so that one transaction can carry it."""
     return all(map(passes, answers)) and len({_put_on(answer) for answer in answers}) == 1
 
 
-def _put_on(answer: Answer | None) -> tuple[object, ...]:
+def _put_on(answer: PipelineResult | None) -> tuple[object, ...]:
     return (answer.tags, answer.edits) if isinstance(answer, Verdict) else ((), ())

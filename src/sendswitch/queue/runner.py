@@ -18,7 +18,7 @@ from sendswitch.delivery.compose import Composer
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.message import LARGE_HEADER
-from sendswitch.mail.verdict import BROKE, Answer, Deferral, Verdict, merged
+from sendswitch.mail.verdict import BROKE, Deferral, PipelineResult, Verdict, merged
 from sendswitch.queue import policy
 from sendswitch.queue.active import ActiveQueue, Entry
 from sendswitch.queue.dispatcher import Dispatcher
@@ -143,7 +143,7 @@ class QueueRunner:
             else:
                 await self._decided(delivery, await self._dispatcher.ask(delivery, route))
 
-    async def _decided(self, delivery: Delivery, answer: Answer) -> None:
+    async def _decided(self, delivery: Delivery, answer: PipelineResult) -> None:
         reason = policy.undecided(answer)
         if isinstance(answer, Deferral) or reason:
             suspects = self._dispatcher.suspects
@@ -193,7 +193,7 @@ class QueueRunner:
 
     # Before the queue
 
-    def begin(self, message: Message, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[Answer]] | None:
+    def begin(self, message: Message, deliveries: Sequence[Delivery]) -> dict[int, asyncio.Task[PipelineResult]] | None:
         """Ask about deliveries whose sender waits. Return the answers that will come, by the delivery's number.
 
         None: this message may have killed the node while a sender waited. In the spool, it can be counted.
@@ -211,7 +211,7 @@ class QueueRunner:
         self,
         message: Message,
         deliveries: Sequence[Delivery],
-        answers: Sequence[Answer | None],
+        answers: Sequence[PipelineResult | None],
         result: Delivered,
         seconds: float,
     ) -> None:
@@ -269,7 +269,7 @@ class QueueRunner:
 
     async def _other(self, message: Message, delivery: Delivery, effect: policy.Effect) -> None:
         match effect:
-            case policy.Keep(until, reason):
+            case policy.Quarantine(until, reason):
                 await self._outcomes.keep(delivery, State.QUARANTINED, until, reason)
             case policy.Hold(until, reason):
                 await self._outcomes.keep(delivery, State.HELD, until, reason)

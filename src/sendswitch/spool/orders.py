@@ -14,8 +14,8 @@ from enum import StrEnum
 
 from sendswitch.errors import NotFound, Refused
 from sendswitch.journal.search import OF_MOVING, Term, matches, parse
+from sendswitch.spool.admin import parse_id
 from sendswitch.spool.connection import scalar, transaction
-from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import Delivery, Message, facts_of
 
 # What every suspended delivery's last answer begins with.

@@ -21,7 +21,7 @@ from sendswitch.mail.content import InFile
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import LATE, Answer, Deferral
+from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
 from sendswitch.pipeline.chain import Chain, build
 from sendswitch.processors.base import Context, Site
 from sendswitch.routing import Route
@@ -33,7 +33,7 @@ Source = Callable[[str, int], Awaitable[PipelineConfig]]
 CACHE = 1000
 
 
-class Library:
+class PipelineCache:
     """Chains by owner and version, made once. Of each owner there is one live and one candidate, of which a new version
     replaces the old."""
 
@@ -102,7 +102,7 @@ class Worker:
     def __init__(
         self,
         broker: Broker,
-        library: Library,
+        library: PipelineCache,
         *,
         queues: tuple[str, ...],
         concurrency: int,
@@ -192,7 +192,7 @@ class Worker:
             del self._reading[task.message]
             reading.set_result(mail)
 
-    async def _answer(self, lease: Lease) -> Answer:
+    async def _answer(self, lease: Lease) -> PipelineResult:
         task = lease.task
         try:
             chain = await self._library.get(task)

@@ -8,7 +8,7 @@ import pytest
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.headers import AddHeader
-from sendswitch.mail.verdict import Action, Answer, Deferral, Verdict
+from sendswitch.mail.verdict import Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import policy as decide
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
@@ -35,10 +35,10 @@ def effect(verdict: Verdict, *, sender: str = "s@x", client: Client = LOCAL, not
 def test_effects() -> None:
     assert effect(Verdict.passed()) == decide.Deliver()
     assert effect(Verdict.forwarded("a@b", keep_copy=True)) == decide.Forward(("a@b",), True)
-    assert effect(Verdict.quarantine("q")) == decide.Keep(1010.0, "q")
+    assert effect(Verdict.quarantine("q")) == decide.Quarantine(1010.0, "q")
     assert effect(Verdict.pending("p", hold=5)) == decide.Hold(15.0, "p")
     assert effect(denied("discard")) == decide.Discard("why")
-    assert effect(denied("quarantine")) == decide.Keep(1010.0, "why")
+    assert effect(denied("quarantine")) == decide.Quarantine(1010.0, "why")
     assert effect(denied("bounce")) == decide.Bounce(Reply(550, "5.7.1", "no"), "refused by the recipient's filter")
     assert decide.undecided(denied("bounce", "450 4.7.1 later")) == "denied for now: 450 4.7.1 later"
     assert decide.undecided(denied("bounce")) == ""
@@ -46,10 +46,10 @@ def test_effects() -> None:
 
 
 def test_a_bounce_goes_only_where_it_is_safe() -> None:
-    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.Keep)
-    assert isinstance(effect(denied("bounce"), sender=""), decide.Keep)
-    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.Keep)
-    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.Keep)
+    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.Quarantine)
+    assert isinstance(effect(denied("bounce"), sender=""), decide.Quarantine)
+    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.Quarantine)
+    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.Quarantine)
     assert isinstance(effect(denied("bounce"), notify="FAILURE"), decide.Bounce)
 
 
@@ -144,7 +144,7 @@ def test_what_a_deferral_and_a_hold_become() -> None:
             decide.Bounce(decide.REFUSED, "x"),
             f"It would not be delivered, and the sender would be sent a report: {decide.REFUSED}.",
         ),
-        (decide.Keep(1.0, "odd"), "It would be put into quarantine: odd."),
+        (decide.Quarantine(1.0, "odd"), "It would be put into quarantine: odd."),
         (decide.Hold(1.0, "later"), "It would be held: later."),
         (decide.Discard("no"), "It would be thrown away: no."),
     ],
@@ -168,7 +168,7 @@ TAGGED = Verdict(Action.PASS, tags=("X",))
         ([Verdict.passed()], None),
     ],
 )
-def test_a_waiting_sender_is_refused_when_all_refuse(answers: list[Answer | None], reply: Reply | None) -> None:
+def test_a_waiting_sender_is_refused_when_all_refuse(answers: list[PipelineResult | None], reply: Reply | None) -> None:
     assert decide.refused_by_all(answers) == reply
 
 
@@ -184,5 +184,5 @@ def test_a_waiting_sender_is_refused_when_all_refuse(answers: list[Answer | None
         ([None, Verdict.deny()], False),
     ],
 )
-def test_one_transaction_carries_what_passes_alike(answers: list[Answer | None], alike: bool) -> None:
+def test_one_transaction_carries_what_passes_alike(answers: list[PipelineResult | None], alike: bool) -> None:
     assert decide.pass_alike(answers) == alike

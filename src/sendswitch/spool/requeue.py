@@ -10,9 +10,9 @@ from typing import Any
 from sendswitch.errors import ContentDamaged, NotFound, Refused
 from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.ids import to_text
+from sendswitch.spool.admin import parse_id
 from sendswitch.spool.body import content_file
 from sendswitch.spool.connection import scalar, transaction
-from sendswitch.spool.inspect import parse_id
 from sendswitch.spool.records import dumps
 from sendswitch.spool.states import TERMINAL, State
 
