@@ -254,7 +254,7 @@ def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hand
         stored = await in_thread(get_pipeline, engine, owner, version)
         return _pipeline(stored.text, owner)
 
-    library = PipelineCache(source, config.pipelines.limit, site)
+    pipelines = PipelineCache(source, config.pipelines.limit, site)
     return Worker(
-        broker, library, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
+        broker, pipelines, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
     )

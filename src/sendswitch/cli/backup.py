@@ -29,7 +29,7 @@ from sendswitch.errors import NotFound, Permanent, Refused, Temporary, in_words
 from sendswitch.spool import orders, schema
 from sendswitch.spool.admin import open_files
 from sendswitch.spool.audit import audit
-from sendswitch.spool.backup import copy_spool
+from sendswitch.spool.backup import copy_spool, tell_all_again
 from sendswitch.spool.orders import Kind
 from sendswitch.webhooks.outbox import PLACE, copy_outbox
 
@@ -119,7 +119,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
             raise Permanent(f"{file}: the audit finds {findings[0]} and {len(findings) - 1} more; nothing was restored")
         reason = f"restored from the backup of {local(manifest['created'])}"
         with closing(open_files(work)) as connection:
-            connection.execute("DELETE FROM meta WHERE key = 'journaled'")  # the node tells the journal all again
+            tell_all_again(connection)
             # What comes from now on is not held: `before` counts from the moment of the order.
             orders.give(
                 connection,

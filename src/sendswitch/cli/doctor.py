@@ -32,8 +32,7 @@ from sendswitch.monitoring.auditor import full_audit
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
 from sendswitch.spool import orders
-from sendswitch.spool.admin import open_files
-from sendswitch.spool.connection import scalar
+from sendswitch.spool.admin import count_poison, damage, newest_message, open_files
 
 # File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
@@ -146,15 +145,12 @@ def _spool(config: Config) -> Iterator[Finding]:
         yield warning("spool", "there is none yet", "start the node once: sendswitch run")
         return
     with closing(open_files(config.node.data)) as connection:
-        said = scalar(connection, "PRAGMA quick_check(1)")
-        if said != "ok":
+        said = damage(connection)
+        if said:
             yield problem("spool", f"SQLite says: {said}", "stop the node, copy the spool, restore the last backup")
             return
-        newest = scalar(connection, "SELECT max(id) FROM message")
-        poison = scalar(
-            connection, "SELECT count(*) FROM delivery WHERE state = 'quarantined' AND reply LIKE 'poison:%'"
-        )
-    if newest is not None and ids.received(newest) > time.time() + AHEAD:
+        newest, poison = newest_message(connection), count_poison(connection)
+    if newest and ids.received(newest) > time.time() + AHEAD:
         ahead = ids.received(newest) - time.time()
         yield warning(
             "clock", f"the newest message is {ahead:.0f} s in the future", "the clock was set back; check NTP"

@@ -21,6 +21,7 @@ from sendswitch.errors import NotFound, Refused
 from sendswitch.monitoring import probe
 from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.spool import admin
+from sendswitch.spool.history import last_event
 
 app = typer.Typer(help="The lines for a Postfix before and behind the node.", no_args_is_help=True)
 
@@ -102,7 +103,7 @@ def check(
     config = session.config()
     end = time.monotonic() + duration(limit)
     connection = admin.open_files(config.node.data)
-    endpoint, after = parse_endpoint(smtp), probe.last_event(connection)
+    endpoint, after = parse_endpoint(smtp), last_event(connection)
     sending = probe.send(endpoint, host=config.node.host, sender=sender, to=to, limit=duration(limit))
     sent, reply = asyncio.run(sending)
     stages = [probe.Stage(f"Postfix {endpoint}", str(reply), time.time() - sent.began)]

@@ -35,7 +35,7 @@ from sendswitch.pipeline import recording as record
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.trial import Trial, replay_each
 from sendswitch.routing import Route, Routes
-from sendswitch.spool import admin
+from sendswitch.spool import admin, recorded
 
 # Seconds between two states written to the file of --state: so much is done again after an interruption.
 SAVE = 1.0
@@ -175,7 +175,7 @@ async def _replay(run: _Run, state: _State, after: int, before: int) -> bool:
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("", total=record.messages(run.connection, after, before))
+            bar = progress.add_task("", total=recorded.count(run.connection, after, before))
             async for case, answer in replay_each(run.pairs(after, before)):
                 if case.message != last:
                     state.step(last)

@@ -22,7 +22,14 @@ from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.admin import open_files
 from sendswitch.spool.audit import Finding, Report, audit
-from sendswitch.spool.connection import scalar
+from sendswitch.spool.history import (
+    changed_after,
+    events_told,
+    journaled,
+    messages_after,
+    newest_events,
+    states_between,
+)
 
 # Messages in one piece.
 PIECE = 500
@@ -49,28 +56,19 @@ def full_audit(data: Path, engine: Engine | None) -> Report:
 
 
 def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[Finding]:
-    told = int(scalar(connection, "SELECT value FROM meta WHERE key = 'journaled'") or 0)
+    told = journaled(connection)
     after = 0
-    while told and (ids := [row[0] for row in connection.execute(_IDS, (after, PIECE))]):
+    while told and (ids := messages_after(connection, after, PIECE)):
         after = ids[-1]
         yield from _compare_piece(connection, engine, ids, told)
 
 
-_IDS = "SELECT id FROM message WHERE id > ? ORDER BY id LIMIT ?"
-
-
 def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence[int], told: int) -> Iterator[Finding]:
-    within = f"BETWEEN {ids[0]} AND {ids[-1]}"
-    counts = dict(
-        connection.execute(
-            f"SELECT message, count(*) FROM outbox WHERE message {within} AND id <= ? GROUP BY message", (told,)
-        ).fetchall()
-    )
-    newest = f"SELECT message, n, max(id) FROM outbox WHERE message {within} AND event <> 'candidate'"
-    last = {(message, n): seq for message, n, seq in connection.execute(f"{newest} GROUP BY message, n")}
-    spooled = connection.execute(f"SELECT message, n, state FROM delivery WHERE message {within}").fetchall()
+    first, end = ids[0], ids[-1]
+    counts = events_told(connection, first, end, told)
+    last = newest_events(connection, first, end)
+    spooled = states_between(connection, first, end)
     with engine.connect() as journal:
-        first, end = ids[0], ids[-1]
         known = {row[0] for row in journal.execute(select(messages.c.id).where(messages.c.id.between(first, end)))}
         columns = (deliveries.c.message, deliveries.c.n, deliveries.c.state)
         query = select(*columns).where(deliveries.c.message.between(first, end))
@@ -95,18 +93,12 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
         if message not in known or not counts.get(message) or last.get((message, n), 0) > told:
             continue
         there = states.get((message, n))
-        if there != state and not _changed(connection, message, n, told):
+        if there != state and not changed_after(connection, message, n, told):
             about = f"{to_text(message)}.{n}"
             if there is None:
                 yield Finding(HAS_DELIVERY, about, f"it is {state} and missing there")
             else:
                 yield Finding(SAME_STATE, about, f"it is {state}, and {there} there")
-
-
-def _changed(connection: sqlite3.Connection, message: int, n: int, told: int) -> bool:
-    """Return whether something happened to a delivery that the journal had not been told when we began."""
-    query = "SELECT max(id) FROM outbox WHERE message = ? AND (n = ? OR event IN ('forwarded', 'requeued', 'sent on'))"
-    return int(scalar(connection, query, message, n) or 0) > told
 
 
 async def keep_ledger(look: Callable[[], Report]) -> None:

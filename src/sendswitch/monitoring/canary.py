@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sendswitch import logs, metrics
 from sendswitch.monitoring import probe
 from sendswitch.smtp.address import Endpoint
+from sendswitch.spool.history import last_event
 from sendswitch.spool.spool import Spool
 
 # Seconds between two looks for a probe that is on its way, and before the first is sent.
@@ -50,7 +51,7 @@ class Canary:
     async def _fly(self, flight: Flight) -> tuple[float, str]:
         """Return how many seconds it took, and why it did not get through."""
         began = time.monotonic()
-        after = await self._spool.call(probe.last_event)
+        after = await self._spool.call(last_event)
         sent, reply = await probe.send(
             flight.endpoint, host=flight.host, sender=flight.sender, to=flight.to, limit=flight.limit
         )

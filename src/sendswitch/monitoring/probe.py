@@ -9,11 +9,9 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-
-import orjson
 
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
@@ -21,7 +19,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
-from sendswitch.spool.connection import scalar
+from sendswitch.spool.history import arrivals, deliveries_events
 
 SUBJECT = "SendSwitch probe"
 
@@ -64,23 +62,16 @@ async def send(endpoint: Endpoint, *, host: str, sender: str, to: str, limit: fl
     return probe, reply or Reply(451, "4.4.2", f"no answer within {limit:g} s")
 
 
-def last_event(connection: sqlite3.Connection) -> int:
-    """Return the number of the newest event in the spool: a probe that is sent now comes behind it."""
-    return int(scalar(connection, "SELECT max(id) FROM outbox") or 0)
-
-
 def trail(connection: sqlite3.Connection, probe: Probe, after: int) -> tuple[list[Stage], str]:
     """Return the stations that a probe reached in this spool behind event `after`, and its state; '' before it came."""
-    began = "SELECT message, at, data FROM outbox WHERE id > ? AND event IN ('accepted', 'rejected')"
-    for message, at, text in connection.execute(began, (after,)):
-        told = orjson.loads(text)
+    for message, at, told in arrivals(connection, after):
         if told.get("message_id") == probe.message_id:
             return _stages(connection, message, at, told, probe.began)
     return [], ""
 
 
 def _stages(
-    connection: sqlite3.Connection, message: int, at: float, told: dict[str, object], began: float
+    connection: sqlite3.Connection, message: int, at: float, told: Mapping[str, object], began: float
 ) -> tuple[list[Stage], str]:
     client = told.get("client")
     ident = client.get("ident", "") if isinstance(client, dict) else ""
@@ -91,11 +82,7 @@ def _stages(
         if name in told:
             stages.append(Stage("next hop", str(told[name]), at - began))
             state = name
-    events = connection.execute(
-        "SELECT at, event, data FROM outbox WHERE message = ? AND n IS NOT NULL ORDER BY id", (message,)
-    )
-    for happened, event, text in events:
-        data = orjson.loads(text)
+    for happened, event, data in deliveries_events(connection, message):
         state = event
         if event == "verdict":
             whose = f"pipeline of {data.get('pipeline')}, version {data.get('version')}"

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Awaitable
-
 from sendswitch.clock import Clock
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.processors.base import AutoReply
 from sendswitch.queue.active import ActiveQueue
-from sendswitch.spool.connection import write_rows
 from sendswitch.spool.records import Delivery
+from sendswitch.spool.replied import write_reply
 from sendswitch.spool.spool import Spool, new_message
-
-# Seconds after which a reply to a sender is forgotten; longer than any step may ask for.
-FORGOTTEN = 90 * 86_400.0
 
 
 class AutoReplies:
@@ -36,18 +30,8 @@ class AutoReplies:
         delivery = Delivery(message, 0, to, due=now)
         row = self._spool.row(message, [delivery], {"about": reply.about})
 
-        def run(connection: sqlite3.Connection) -> bool:
-            whose = (reply.owner, reply.to.lower())
-            found = connection.execute("SELECT at FROM answered WHERE owner = ? AND sender = ?", whose).fetchone()
-            if found is not None and now - reply.again < found[0] <= now:
-                return False
-            connection.execute("DELETE FROM answered WHERE at < ?", (now - FORGOTTEN,))
-            connection.execute("INSERT OR REPLACE INTO answered VALUES (?, ?, ?)", (*whose, now))
-            write_rows(connection, [row])
-            return True
-
-        def write() -> Awaitable[bool]:
-            return self._spool.call(run)
-
-        sent: bool = await self._queue.enqueue([delivery], write)
+        sent: bool = await self._queue.enqueue(
+            [delivery],
+            lambda: write_reply(self._spool, row, reply.owner, reply.to, again=reply.again, now=now),
+        )
         return sent

@@ -11,7 +11,6 @@ What leaves for another domain gets a sender of ours, where the site wants that 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -22,9 +21,9 @@ from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import FOLDER, Action, Verdict
-from sendswitch.spool.connection import write_rows
 from sendswitch.spool.records import Change, Delivery
-from sendswitch.spool.spool import Spool, insert_delivery
+from sendswitch.spool.replacing import replace_delivery
+from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import State
 
 
@@ -64,53 +63,30 @@ async def forward(
     marks: Marks,
     srs: Srs | None = None,
 ) -> list[Delivery]:
-    """End the delivery as forwarded and create its targets, in one transaction; gives the new deliveries."""
+    """End the delivery as forwarded and create its targets, in one transaction. Return the new deliveries."""
     content = await delivery.message.load()
     head = await asyncio.to_thread(content.head)
     mark = await asyncio.to_thread(marks.make, head, delivery.recipient.address)
     if await asyncio.to_thread(marks.forwarded_by, head, delivery.recipient.address):
         targets = ()
 
-    def run(connection: sqlite3.Connection) -> list[Delivery]:
-        chain = _chain(connection, delivery)
-        fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, chain)
-        new = _children(connection, delivery, {to: rewrites(srs, delivery, to) for to in fresh}, copy, mark, now)
+    def make(chain: Sequence[str], first: int) -> tuple[list[Delivery], Change]:
+        fresh, copy = targets_of(delivery.recipient.address, targets, keep_copy, [key(one) for one in chain])
+        new = _children(delivery, {to: rewrites(srs, delivery, to) for to in fresh}, copy, mark, now, first)
         children = [(child.n, child.recipient.address, child.state) for child in new]
         data = {"to": fresh, "copy": copy, "children": children}
         if srs is not None and any(child.verdict is not None and child.verdict.rewrite for child in new):
             data["srs"] = srs.domain
-        change = Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
-        for child in new:
-            insert_delivery(connection, child, now)
-        connection.execute(
-            "UPDATE message SET recipients = recipients + ? WHERE id = ?", (len(new), delivery.message.id)
-        )
-        write_rows(connection, [spool.change_row(change)])
-        return new
+        return new, Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
 
-    new: list[Delivery] = await spool.call(run)
-    delivery.state, delivery.due = State.FORWARDED, None
-    return new
-
-
-def _chain(connection: sqlite3.Connection, delivery: Delivery) -> list[str]:
-    rows = connection.execute(
-        "WITH RECURSIVE up(n, recipient, origin) AS ("
-        " SELECT n, recipient, origin FROM delivery WHERE message = ?1 AND n = ?2"
-        " UNION SELECT d.n, d.recipient, d.origin FROM delivery d JOIN up ON d.message = ?1 AND d.n = up.origin)"
-        " SELECT recipient FROM up",
-        (delivery.message.id, delivery.n),
-    )
-    return [key(row[0]) for row in rows]
+    return await replace_delivery(spool, delivery, make, now=now)
 
 
 def _children(
-    connection: sqlite3.Connection, delivery: Delivery, fresh: Mapping[str, bool], copy: bool, mark: str, now: float
+    delivery: Delivery, fresh: Mapping[str, bool], copy: bool, mark: str, now: float, first: int
 ) -> list[Delivery]:
-    """Return the deliveries that take its place: one for each address, with whether its sender is rewritten, and the
-    recipient's copy."""
-    query = "SELECT max(n) FROM delivery WHERE message = ?"
-    first = connection.execute(query, (delivery.message.id,)).fetchone()[0] + 1
+    """Return the deliveries that take its place, with numbers from `first`: one for each address, with whether its
+    sender is rewritten, and the recipient's copy."""
     recipient, verdict = delivery.recipient, delivery.verdict or Verdict()
     # RFC 3461 5.2.7.1: reports about a forwarded message name the address the sender knew.
     orcpt = recipient.orcpt or (f"rfc822;{xtext.encode(recipient.address)}" if recipient.address.isascii() else "")

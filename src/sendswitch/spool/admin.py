@@ -255,3 +255,20 @@ def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, r
         if found != state:
             raise Refused(f"{to_text(message)}.{n} is {found}, not {state}")
         write_rows(connection, [row])
+
+
+def damage(connection: sqlite3.Connection) -> str:
+    """Return the first damage that SQLite finds in the spool's file, '' when there is none."""
+    said = str(scalar(connection, "PRAGMA quick_check(1)"))
+    return "" if said == "ok" else said
+
+
+def newest_message(connection: sqlite3.Connection) -> int:
+    """Return the highest id of a message, 0 when there is none."""
+    return int(scalar(connection, "SELECT max(id) FROM message") or 0)
+
+
+def count_poison(connection: sqlite3.Connection) -> int:
+    """Return how many deliveries are in quarantine because their pipelines crashed again and again."""
+    query = "SELECT count(*) FROM delivery WHERE state = 'quarantined' AND reply LIKE 'poison:%'"
+    return int(scalar(connection, query))

@@ -43,6 +43,11 @@ def copy_spool(data: Path, target: Path) -> int:
     raise Temporary("messages come and go faster than they can be copied; try again when there is less mail")
 
 
+def tell_all_again(connection: sqlite3.Connection) -> None:
+    """Have the node tell the journal every event of a restored spool."""
+    connection.execute("DELETE FROM meta WHERE key = 'journaled'")
+
+
 def _link(content: Path, files: Path) -> None:
     for path in content.glob("*.eml"):
         target = files / path.name

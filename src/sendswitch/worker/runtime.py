@@ -102,14 +102,14 @@ class Worker:
     def __init__(
         self,
         broker: Broker,
-        library: PipelineCache,
+        pipelines: PipelineCache,
         *,
         queues: tuple[str, ...],
         concurrency: int,
         clock: Clock,
         hands: Hands | None = None,
     ) -> None:
-        self._broker, self._library, self._queues, self._hands = broker, library, queues, hands
+        self._broker, self._pipelines, self._queues, self._hands = broker, pipelines, queues, hands
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
@@ -118,7 +118,7 @@ class Worker:
 
     async def retain(self, routes: Iterable[Route]) -> None:
         """Give up what is held for pipelines that are gone."""
-        await self._library.retain(routes)
+        await self._pipelines.retain(routes)
 
     async def run(self) -> None:
         """Run until `stop` is called; then every lease in hand is answered before this returns."""
@@ -128,7 +128,7 @@ class Worker:
             for loop in loops:
                 if loop in self._idle:
                     loop.cancel()
-        await self._library.close()
+        await self._pipelines.close()
 
     def stop(self) -> None:
         """Take no more tasks."""
@@ -152,7 +152,7 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         task = lease.task
-        chain = self._library.ready(task)
+        chain = self._pipelines.ready(task)
         hands = None if task.rehearsal else self._hands
         if hands is not None:
             hands.begin(task.message, task.n, task.digest)
@@ -195,7 +195,7 @@ class Worker:
     async def _answer(self, lease: Lease) -> PipelineResult:
         task = lease.task
         try:
-            chain = await self._library.get(task)
+            chain = await self._pipelines.get(task)
             mail = await self._read(task)
             context = Context(
                 message=to_text(task.message),
