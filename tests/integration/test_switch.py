@@ -43,7 +43,7 @@ from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
-from sendswitch.spool import admin, orders
+from sendswitch.spool import admin, orders, requeue
 from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
@@ -350,6 +350,30 @@ def test_what_a_forward_wrote_is_begun_once(
             await s.until(lambda: s.got("carol@example.test") and s.got("dave@example.test"))
             await s.until(lambda: not s.queue.active)
             assert (len(s.got("carol@example.test")), len(s.got("dave@example.test"))) == (1, 1)
+
+    run(inside())
+
+
+def test_mail_that_is_being_sent_is_forwarded_by_hand_at_once(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        courier, go = MemoryCourier(), asyncio.Event()
+        real = courier.deliver
+
+        async def deliver(envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
+            if envelope.recipients[0].address == "joe@example.test":
+                await go.wait()
+            return await real(envelope, content, unanimous=unanimous)
+
+        courier.deliver = deliver  # type: ignore[method-assign]
+        async with switch(tmp_path, clock, courier) as s:
+            (delivery,) = await s.accept("joe@example.test")
+            id_, to = f"{delivery.message.text_id}.0", ["eve@example.test"]
+            requeue.send_on(admin.open_files(tmp_path), tmp_path, id_, to, clock(), by="me", reason="x")
+            s.queue.wake()
+            await s.until(lambda: s.got("eve@example.test"))
+            assert s.states()["joe@example.test"] == "accepted"
+            go.set()
+            await s.until(lambda: s.got("joe@example.test"))
 
     run(inside())
 

@@ -128,9 +128,10 @@ class ProxyIntake(FilterIntake):
         if taken and len(taken) < len(replies):
             return await self._settle(message, deliveries, answers, result, time.perf_counter() - began)
         reply = taken[0] if taken else next((reply for reply in replies if reply.temporary), replies[0])
-        await self._outcomes.record_answered(message, deliveries, answers, reply)
         if reply.positive:
             tell_accepted(message, len(deliveries))
+        await self._outcomes.record_answered(message, deliveries, answers, reply)
+        if reply.positive:
             await self._outcomes.confirm(message, deliveries, result)
         return reply
 

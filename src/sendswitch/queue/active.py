@@ -6,8 +6,8 @@ loaded when there is room. A message that was just accepted enters the window di
 the disk.
 
 Rule: a delivery is in the window at most once. Its key enters the window before it can be seen on disk, and leaves
-after its new state is durable. The deliveries of a forward get their numbers on disk: they are not loaded while the
-delivery they come from is in the window. What ends while a load reads the disk is remembered until that load is done.
+after its new state is durable. The deliveries of a forward get their numbers on disk: nothing loads them while they
+are being written. What ends while a load reads the disk is remembered until that load is done.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ActiveQueue:
         self._loop = asyncio.get_running_loop()
         self._active: set[tuple[int, int]] = set()
         self._ended: set[tuple[int, int]] | None = None
+        self._splitting: set[tuple[int, int | None]] = set()
         self._ready: list[Entry] = []
         self._taker: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
@@ -94,12 +95,19 @@ class ActiveQueue:
         written.add_done_callback(done)
         return written
 
-    def enter(self, parent: Delivery, deliveries: Sequence[Delivery]) -> None:
-        """Begin with deliveries that are in the spool, and come from one that is in the window and has ended."""
-        if deliveries and self._reserve(deliveries):
-            self._start(deliveries)
+    async def split(self, parent: Delivery, write: Callable[[], Awaitable[Sequence[Delivery]]]) -> None:
+        """Write the deliveries that take the place of one in the window, and begin with them.
+
+        `write` makes them durable and returns them: they get their numbers there. Until then nothing loads them.
+        """
+        self._splitting.add(parent.key)
+        try:
+            new = await write()
+        finally:
+            self._splitting.discard(parent.key)
+        if new and self._reserve(new):
+            self._start(new)
         else:
-            self.release([parent])
             self.wake()
 
     def claim(self, deliveries: Sequence[Delivery]) -> None:
@@ -217,14 +225,11 @@ class ActiveQueue:
         finally:
             self._ended = None
         self.loads += 1
-        known = self._active | ended
-        new = [d for d in found if d.key not in known]
-        free = [d for d in new if d.origin is None or (d.message.id, d.origin) not in known]
+        known, splitting = self._active | ended, self._splitting
+        new = [d for d in found if d.key not in known and (d.message.id, d.origin) not in splitting]
         self._more = len(found) == limit
-        if len(free) < len(new):
-            self._wake.set()  # what was written a moment ago enters the window by itself, or is loaded next time
         by_message: dict[int, list[Delivery]] = {}
-        for delivery in free[:room]:
+        for delivery in new[:room]:
             self._active.add(delivery.key)
             by_message.setdefault(delivery.message.id, []).append(delivery)
         for deliveries in by_message.values():

@@ -20,7 +20,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
-from sendswitch.queue.poison import Suspects
+from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout
 from sendswitch.queue.settings import Current
 from sendswitch.routing import Route
@@ -47,7 +47,7 @@ class Dispatcher:
         self._observers: list[Observer] = []
         self._random = b""
         self._waiting: dict[str, tuple[Task, asyncio.Future[PipelineResult | None]]] = {}
-        self._begun: dict[tuple[int, int], asyncio.Task[PipelineResult]] = {}
+        self._begun: dict[Key, tuple[asyncio.Task[PipelineResult], asyncio.TimerHandle]] = {}
         broker.listen(self._answered)
 
     @property
@@ -61,21 +61,29 @@ class Dispatcher:
 
     def begin(self, delivery: Delivery, route: Route) -> asyncio.Task[PipelineResult]:
         """Ask about a delivery before it is in the spool. `ask` takes this answer, and `cancel` ends the question."""
-        loop = asyncio.get_running_loop()
-        task = self._begun[delivery.key] = loop.create_task(self._ask(delivery, route))
-        loop.call_later(route.deadline + FORGOTTEN, self.cancel, [delivery])
+        loop, key = asyncio.get_running_loop(), delivery.key
+        task = loop.create_task(self._ask(delivery, route))
+        self._begun[key] = task, loop.call_later(route.deadline + FORGOTTEN, self._take, key)
         return task
 
     def cancel(self, deliveries: Iterable[Delivery]) -> None:
         """End questions that were begun and whose answers were not taken."""
         if self._begun:
             for delivery in deliveries:
-                if (task := self._begun.pop(delivery.key, None)) is not None:
+                if (task := self._take(delivery.key)) is not None:
                     task.cancel()
+
+    def _take(self, key: Key) -> asyncio.Task[PipelineResult] | None:
+        """Return the task of a question that was begun, which is forgotten here."""
+        if (begun := self._begun.pop(key, None)) is None:
+            return None
+        task, timer = begun
+        timer.cancel()
+        return task
 
     async def ask(self, delivery: Delivery, route: Route) -> PipelineResult:
         """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
-        begun = self._begun.pop(delivery.key, None) if self._begun else None
+        begun = self._take(delivery.key) if self._begun else None
         return await (begun if begun is not None else self._ask(delivery, route))
 
     async def _ask(self, delivery: Delivery, route: Route) -> PipelineResult:

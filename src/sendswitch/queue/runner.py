@@ -278,9 +278,10 @@ class QueueRunner:
             case policy.Bounce(reply, explanation):
                 await self._outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
             case policy.Forward(targets, keep_copy):
-                settings = self._current.settings
-                new = await self._outcomes.forward(delivery, targets, keep_copy, marks=settings.marks, srs=settings.srs)
-                self._queue.enter(delivery, new)
+                marks, srs = self._current.settings.marks, self._current.settings.srs
+                await self._queue.split(
+                    delivery, lambda: self._outcomes.forward(delivery, targets, keep_copy, marks=marks, srs=srs)
+                )
 
     async def _deliver(self, message: Message, deliveries: Sequence[Delivery]) -> None:
         began = time.perf_counter()
