@@ -17,6 +17,7 @@ from sendswitch.intake.refusals import LEFT, MOST, QUIET, Refusals
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.queue import active
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool import admin
@@ -30,11 +31,11 @@ UNKNOWN = Reply(550, "5.1.1", "no such user")
 LARGE = 200_000
 
 
-async def send(s: Switch, *to: str, data: bytes = b"", notify: str = "") -> Reply:
+async def send(s: Switch, *to: str, data: bytes = b"", notify: str = "", budget: float = 5) -> Reply:
     """Send a message to the proxy listener, and return what it said."""
     options = IntakeOptions("us.example", 1000, 50, 0)
     intake = ProxyIntake(
-        s.spool, s.queue, options, s.clock, runner=s.runner, outcomes=s.outcomes, current=s.current, budget=5
+        s.spool, s.queue, options, s.clock, runner=s.runner, outcomes=s.outcomes, current=s.current, budget=budget
     )
     sink = intake.sink()
     sink.write(data or message())
@@ -54,6 +55,25 @@ def test_a_refusal_for_now_counts_for_all(run: Run, tmp_path: Path, clock: FakeC
             s.courier.answers["joe@example.test"] = UNKNOWN
             assert await send(s, *to) == UNKNOWN
             assert s.states() == dict.fromkeys(to, "rejected")
+
+    run(inside())
+
+
+def test_an_answer_given_before_the_queue_counts_when_the_queue_is_full(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict(Action.PASS, tags=("ONCE",))
+            monkeypatch.setattr(active, "WINDOW", 0)
+            assert (await send(s, "ann@example.test", "bob@example.test", budget=0.2)).positive
+            assert s.queue.active == 0
+            monkeypatch.setattr(active, "WINDOW", 10)
+            await s.until(lambda: s.got("ann@example.test"))
+            assert b"ONCE" in s.got("ann@example.test")[0]
+            await s.held[0].answer(Verdict.passed("late"))
+            await s.until(lambda: s.got("bob@example.test"))
+            assert sorted(s.asked) == ["ann@example.test", "bob@example.test"]
 
     run(inside())
 

@@ -333,23 +333,75 @@ def test_what_a_forward_wrote_is_begun_once(
 
     async def inside() -> None:
         async with switch(tmp_path, clock) as s:
-            real = s.spool.call
+            real, read = s.spool.call, s.spool.due
+            loads = []
+
+            async def due(*arguments: Any) -> Any:
+                found = await read(*arguments)
+                loads.append(found)
+                return found
 
             async def call(*arguments: Any) -> Any:
                 done = await real(*arguments)
-                loaded = s.queue.loads
-                s.queue.wake()
+                wanted = len(loads) + 2
                 async with asyncio.timeout(5):
-                    while s.queue.loads < loaded + 2:
+                    while len(loads) < wanted:
+                        s.queue.wake()
                         await asyncio.sleep(0.001)
                 return done
 
+            monkeypatch.setattr(s.spool, "due", due)
             monkeypatch.setattr(s.spool, "call", call)
             s.answers["ann@example.test"] = lambda: Verdict.forwarded("carol@example.test", "dave@example.test")
             await s.accept("ann@example.test")
             await s.until(lambda: s.got("carol@example.test") and s.got("dave@example.test"))
             await s.until(lambda: not s.queue.active)
             assert (len(s.got("carol@example.test")), len(s.got("dave@example.test"))) == (1, 1)
+
+    run(inside())
+
+
+def test_room_is_given_back_when_nothing_is_written(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    """A write may fail at once, later, or say that it wrote nothing."""
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            mail = new_message(
+                s.spool, Envelope("", (Recipient("joe@example.test"),)), InMemory(b""), now=0, lifetime=1, via="filter"
+            )
+            delivery = Delivery(mail, 0, Recipient("joe@example.test"), due=0.0)
+
+            async def nothing() -> bool:
+                return False
+
+            async def fails() -> None:
+                raise SpoolUnavailable("full")
+
+            def raises() -> Any:
+                raise ValueError("odd")
+
+            assert await s.queue.enqueue([delivery], nothing) is False
+            assert s.queue.active == 0
+            with pytest.raises(SpoolUnavailable):
+                await s.queue.enqueue([delivery], fails)
+            with pytest.raises(ValueError, match="odd"):
+                s.queue.enqueue([delivery], raises)
+            assert s.queue.active == 0
+
+    run(inside())
+
+
+def test_what_is_written_while_the_node_stops_is_not_begun(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            accepted = asyncio.create_task(s.accept("joe@example.test"))
+            while not s.queue.active:
+                await asyncio.sleep(0)
+            s.queue.stop()
+            await accepted
+            await asyncio.sleep(0.05)
+            assert (s.queue.active, s.got("joe@example.test")) == (0, [])
+            assert s.states() == {"joe@example.test": "accepted"}
 
     run(inside())
 

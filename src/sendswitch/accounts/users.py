@@ -169,7 +169,7 @@ def password(engine: Engine, address: str) -> tuple[str, str]:
 
 
 def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", role: str = "live") -> int:
-    """Store a new version of a user's pipeline; gives its number. The text must have been checked. Raises NotFound.
+    """Store a new version of a user's pipeline. Return its number. The text must have been checked. Raises NotFound.
 
     As a `candidate` it takes the place of an earlier one.
     """
@@ -186,7 +186,7 @@ def store(connection: Connection, address: str, text: str, *, author: str = "", 
 
 
 def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int]:
-    """Make the candidate live, as a new version; gives the candidate's number and the new one. Raises NotFound."""
+    """Make the candidate live, as a new version. Return the candidate's number and the new one. Raises NotFound."""
     with engine.begin() as connection:
         user = _user_id(connection, address)
         candidate = pipelines.c.user_id == user, pipelines.c.role == "candidate"
@@ -205,7 +205,7 @@ def withdraw(engine: Engine, address: str) -> None:
 
 
 def roll_back(engine: Engine, address: str, version: int | None, *, author: str = "") -> tuple[int, int]:
-    """Make an earlier version live again, as a new one; gives both numbers. Raises NotFound.
+    """Make an earlier version live again, as a new one. Return both numbers. Raises NotFound.
 
     Without `version` it is the last live version whose text is another than the current one's.
     """

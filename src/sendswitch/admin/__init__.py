@@ -1,1 +1,1 @@
-"""What administrators do, one function for each task. Knows the database; knows no terminal."""
+"""The tasks of administrators, one function for each. Knows the database; knows no terminal."""

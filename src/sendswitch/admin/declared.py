@@ -70,7 +70,7 @@ ListName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a file says: pipelines by address, and entries of lists with their reasons and ends."""
+    """The content of a file: pipelines by address, and entries of lists with their reasons and ends."""
 
     users: Mapping[str, str]
     lists: Mapping[ListName, Mapping[str, tuple[str, float | None]]]

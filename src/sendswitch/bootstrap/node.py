@@ -329,7 +329,7 @@ class Node:
             logs.failed("reading the lists", error=error)
 
     async def reload(self) -> list[str]:
-        """Read the configuration again and change to it; gives the changed keys that wait for a restart.
+        """Read the configuration again and change to it. Return the changed keys that wait for a restart.
 
         Raises InvalidConfiguration or Temporary, and then all stays as it was.
         """

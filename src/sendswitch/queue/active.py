@@ -65,7 +65,6 @@ class ActiveQueue:
         self._held = 0
         self._stopping = False
         self._offset: float | None = None
-        self.loads = 0  # from the spool
 
     @property
     def active(self) -> int:
@@ -81,7 +80,12 @@ class ActiveQueue:
         loaded from the spool later. Whether or not the caller still waits: what was written goes its way.
         """
         reserved = self._reserve(deliveries)
-        written = asyncio.ensure_future(write())
+        try:
+            written = asyncio.ensure_future(write())
+        except BaseException:
+            if reserved:
+                self.release(deliveries)
+            raise
 
         def done(future: asyncio.Future[Any]) -> None:
             if future.cancelled() or future.exception() is not None or future.result() is False:
@@ -111,7 +115,7 @@ class ActiveQueue:
             self.wake()
 
     def claim(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep deliveries that are about to be written away from the runner, until `release`."""
+        """Reserve deliveries for the caller until `release`. The runner does not get them."""
         self._active.update(delivery.key for delivery in deliveries)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -135,7 +139,10 @@ class ActiveQueue:
         return True
 
     def _start(self, deliveries: Sequence[Delivery]) -> None:
-        """Give deliveries of one message, which are in the window, to the runner."""
+        """Give deliveries of one message, which are in the window, to the runner. After `stop` they stay on disk."""
+        if self._stopping:
+            self.release(deliveries)
+            return
         message, size = deliveries[0].message, 0
         if message.content is not None and not isinstance(message.content, InFile):
             if self._held + message.size > CONTENT:
@@ -224,7 +231,6 @@ class ActiveQueue:
             found = await self._spool.due(now, limit)
         finally:
             self._ended = None
-        self.loads += 1
         known, splitting = self._active | ended, self._splitting
         new = [d for d in found if d.key not in known and (d.message.id, d.origin) not in splitting]
         self._more = len(found) == limit

@@ -87,7 +87,7 @@ class Dispatcher:
         return await (begun if begun is not None else self._ask(delivery, route))
 
     async def _ask(self, delivery: Delivery, route: Route) -> PipelineResult:
-        """Deliveries that were in hand when the node was killed are offered one at a time."""
+        """Offer a task and wait for its answer. Suspects (`poison`) are offered one at a time."""
         began = time.perf_counter()
         task = self._task(delivery, route)
         async with self.suspects.in_turn(delivery.key, task.digest):
