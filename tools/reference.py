@@ -16,7 +16,9 @@ from typing import Any
 import typer
 
 from sendswitch import logs, metrics
-from sendswitch.bootstrap.steering import Steering
+from sendswitch.admin.app import USE_CASES
+from sendswitch.admin.base import place_of
+from sendswitch.admin.wire import BASE, NAME
 from sendswitch.cli.main import app
 from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.config import reference
@@ -170,22 +172,14 @@ What a delivery's history is made of, and the state each leads to. Others are na
 | event | leads to |
 | --- | --- |
 {events}
-## The control socket
-
-`control` in `node.data`: one JSON object a line each way, `do` and what it needs. An error comes back as
-`{{"error": KIND, "problems": [TEXT, …]}}`.
-
-| do | what it does |
-| --- | --- |
-{control}"""
+"""
 
 
 def wire() -> str:
-    """What goes over the wire: SMTP, what a message gains, verdicts, events, the control socket."""
+    """What goes over the wire: SMTP, what a message gains, verdicts, events."""
     own = {
         reply for module in (replies, after_queue, proxy) for reply in vars(module).values() if isinstance(reply, Reply)
     }
-    asked = Steering(None).commands()  # type: ignore[arg-type] # nothing is called
     return MADE + _WIRE.format(
         hello=_hello(),
         transitions=_rows(sorted((state.name, verb, then.name) for (state, verb), then in TRANSITIONS.items())),
@@ -199,7 +193,6 @@ def wire() -> str:
         envelope=json.dumps(_ENVELOPE.to_json(), indent=2),
         states=_words(state.value for state in State if state.value not in events.STATES),
         events=_rows((f"`{name}`", state or "the state it was in") for name, state in events.STATES.items()),
-        control=_rows((f"`{name}`", _summary(do)) for name, do in asked.items()),
     )
 
 
@@ -245,6 +238,34 @@ def _words(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+_MANAGEMENT = f"""# The management API
+
+A running node serves it as HTTP on the unix socket `{NAME}` in `node.data`, which only its own user and root can
+open. The commands are its clients. While no node runs, a command does the same work on the files itself.
+
+Arguments of GET are the query's, those of POST a JSON object. Times are RFC 3339. A list with a cursor returns `items`
+and `next`; ask for the next page with `after`. An error is `application/problem+json` (RFC 9457) with `kind` and
+`errors`.
+
+```console
+$ curl --unix-socket /var/lib/sendswitch/{NAME} http://localhost{BASE}/node
+```
+
+| method | path below `{BASE}` | arguments | what it does |
+| --- | --- | --- | --- |
+"""
+
+
+def management() -> str:
+    """The management API: each use case with its place and arguments."""
+    rows = []
+    for function in USE_CASES:
+        place = place_of(function)
+        names = [name for name in list(inspect.signature(function).parameters)[2:] if f"{{{name}}}" not in place.path]
+        rows.append((place.method, f"`{place.path}`", _words(names), _summary(function)))
+    return MADE + _MANAGEMENT + _rows(rows)
+
+
 def evasions() -> str:
     """What the step `attachment` finds in each message of tests/evasions.py."""
     text = MADE + _EVASIONS
@@ -274,6 +295,7 @@ PAGES = {
     "observability.md": observability,
     "commands.md": commands,
     "wire.md": wire,
+    "management.md": management,
 }
 
 

@@ -1,9 +1,9 @@
-"""Deadlines that count the time in which work was really done.
+"""Deadlines that count only the time in which work was really done.
 
-A process that stands still (SIGSTOP, a paused machine, a loop that something else keeps busy) must not use up the time
-of the work that waits in it: whoever makes a node slow would otherwise have mail decided by its time limit. So time is
-counted in ticks, and a tick counts for no more than `MOST`, however long it took. Work that waits for a place says so
-with `waiting`, and that time does not count either.
+A process that stands still (SIGSTOP, a paused machine, a busy event loop) must not use up the time of the work that
+waits in it. Otherwise a sender who slows a node down could have mail decided by its time limit. So time is counted in
+ticks, and a tick counts for no more than `MOST`, however long it took. Work that waits for a place marks this with
+`waiting`, and that time does not count either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TICK, MOST = 0.05, 0.25
 
 
 class Deadline:
-    """A limit (seconds of work) on what is done inside it. Passing it raises TimeoutError there."""
+    """A limit (seconds of work) for the code inside it. TimeoutError is raised there when it has passed."""
 
     __slots__ = ("_ticker", "_timeout", "passed", "until")
 
@@ -41,13 +41,13 @@ class Deadline:
         await self._timeout.__aexit__(kind, error, trace)  # type: ignore[arg-type]
 
     def expire(self) -> None:
-        """End what is done inside, now."""
+        """End the work inside now."""
         self.passed = True
         self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class _Ticker:
-    """Counts the time of one event loop while anybody has a deadline."""
+    """The counter of an event loop's time while it has deadlines."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

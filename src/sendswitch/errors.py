@@ -41,7 +41,9 @@ class SpoolUnavailable(Temporary):
 
 
 class ContentDamaged(Temporary):
-    """Content in the spool is not what was stored; its mail is held. Look at the disk, and restore a backup."""
+    """The content in the spool differs from what was stored, and its mail is held. Check the disk, and restore a
+    backup.
+    """
 
 
 class HeaderTooLarge(Permanent):
@@ -57,15 +59,15 @@ class MailLoop(Permanent):
 
 
 class NotFound(SendSwitchError):
-    """There is nothing under that name or id; list what there is first."""
+    """No object has that name or id; list the objects first."""
 
 
 class Refused(SendSwitchError):
-    """The thing is not in a state that allows this; list it to see what state it is in."""
+    """The state of the object does not allow this; list it to see its state."""
 
 
 class InvalidSearch(SendSwitchError):
-    """The search has a word that means nothing here; the message says which, and what is known."""
+    """The search has an unknown word; the message says which, and the known ones."""
 
 
 class InvalidConfiguration(SendSwitchError):
@@ -77,7 +79,7 @@ class InvalidConfiguration(SendSwitchError):
 
 
 def classify(error: BaseException) -> SendSwitchError:
-    """Return `error` itself when it is ours, else a Temporary that names its type and text for the log."""
+    """Return an error of ours as it is, and any other as Temporary with its type and text for the log."""
     if isinstance(error, SendSwitchError):
         return error
     return Temporary(f"{type(error).__name__}: {error}")

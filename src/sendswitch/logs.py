@@ -62,7 +62,7 @@ def _emit(level: str, event: str, **facts: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """Return a value in a line for people; what strangers wrote in it can end neither the value nor the line."""
+    """Return a value for a line that people read. A stranger's text in it can end neither the value nor the line."""
     text = str(value)
     if text.isprintable() and not _DIVIDES.search(text):
         return text
@@ -70,7 +70,7 @@ def _shown(value: object) -> str:
 
 
 def flush() -> None:
-    """Write what has gathered."""
+    """Write the buffered lines."""
     if _lines:
         _lines.append(b"")
         _write(b"\n".join(_lines))
@@ -96,7 +96,7 @@ def _now() -> str:
 
 
 def accepted(msg_id: str, *, sender: str, recipients: int, size: int, client: str, helo: str, via: str) -> None:
-    """Log that a message is safe and the client was told so."""
+    """Log that a message is safe and the client got its 250."""
     _emit(
         "info",
         "accepted",
@@ -174,7 +174,7 @@ def journal_recovered(*, events: int) -> None:
 
 
 def unaccounted(msg_id: str, *, rule: str, what: str) -> None:
-    """Log that the audit found what must not be; `sendswitch audit` shows all of it."""
+    """Log that the audit found an inconsistency; `sendswitch audit` shows all."""
     _emit("error", "unaccounted", msg_id=msg_id, rule=rule, what=what)
 
 
@@ -189,12 +189,14 @@ def traces(*, taken: bool) -> None:
 
 
 def clock_set(*, seconds: float | None, hurried: int) -> None:
-    """Log that the clock was set, by so many seconds or before the start; what the wrong one put off is tried now."""
+    """Log that the clock was set, by so many seconds or before the start. Mail that the wrong clock delayed is tried
+    now.
+    """
     _emit("warning", "clock_set", seconds=None if seconds is None else round(seconds, 3), hurried=hurried)
 
 
 def login_refused(*, client: str, user: str) -> None:
-    """Log that a client gave a wrong password, or a name without one; what watches logs may block who does so often."""
+    """Log that a client gave a wrong or an unknown password. A program that reads the log may block such clients."""
     _emit("warning", "login_refused", client=client, user=user)
 
 
@@ -214,7 +216,7 @@ def failed(what: str, *, error: Exception, msg_id: str = "") -> None:
 
 
 def background_failed(part: str, *, error: Exception, retry_in: float) -> None:
-    """Log that a part that works beside the mail ended with an error; it is begun again."""
+    """Log that a background part ended with an error. It is started again."""
     _emit("error", "background_failed", part=part, error=repr(error), retry_in=round(retry_in, 1))
 
 
@@ -244,7 +246,9 @@ def database_upgraded(*, before: str, after: str, copy: str) -> None:
 
 
 def recovered(*, deliveries: int, orphans: int) -> None:
-    """Log that the spool was opened: what is still on its way, and files of messages that were never acknowledged."""
+    """Log that the spool was opened, with the deliveries in it and the files of messages that were never
+    acknowledged.
+    """
     _emit("info", "recovered", deliveries=deliveries, orphans=orphans)
 
 
@@ -289,7 +293,7 @@ def canary_lost(*, why: str) -> None:
 
 
 def draining() -> None:
-    """Log that no mail is taken because a person asked for it; what is here goes on."""
+    """Log that the node stopped taking mail on request. Mail in the queue goes on."""
     _emit("warning", "draining")
 
 

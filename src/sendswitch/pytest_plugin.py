@@ -31,7 +31,7 @@ async def _limited(work: Any) -> Any:
 
 @pytest.fixture(name="clock")
 def _clock() -> FakeClock:
-    """Give a clock that stands still until it is told to advance."""
+    """Return a clock that stands still until it is told to advance."""
     from sendswitch.testing import FakeClock
 
     return FakeClock()
@@ -39,7 +39,9 @@ def _clock() -> FakeClock:
 
 @pytest.fixture(name="judge")
 def _judge() -> Callable[..., Verdict | None]:
-    """Ask a processor: `judge(processor, mail)`, with a context if it matters. Gives its verdict, checked, or None."""
+    """Return `judge(processor, mail)`, which asks a processor, with a context if needed, for its checked verdict or
+    None.
+    """
 
     def judge(processor: Processor | Asking, mail: Mail, context: Context | None = None) -> Verdict | None:
         from sendswitch.mail.verdict import checked
@@ -61,7 +63,9 @@ def _judge() -> Callable[..., Verdict | None]:
 
 @pytest.fixture(name="pipeline")
 def _pipeline() -> Callable[..., PipelineResult]:
-    """Run a pipeline: `pipeline(toml, mail)`. Gives its answer with the trace. Raises InvalidConfiguration."""
+    """Return `pipeline(toml, mail)`, which runs a pipeline and returns its answer with the trace. Raises
+    InvalidConfiguration.
+    """
 
     def pipeline(text: str, mail: Mail, context: Context | None = None, *, limit: float = 10.0) -> PipelineResult:
         from sendswitch.pipeline.chain import build

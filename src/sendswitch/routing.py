@@ -1,4 +1,4 @@
-"""Who gets which recipient: pure look-ups in a table that is replaced as a whole when users change."""
+"""Routes from recipients to pipelines: pure look-ups in a table that is replaced as a whole when users change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POOL = "tasks.pool"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A recipient's pipeline: whose, which version, and what holds when it says nothing.
+    """A recipient's pipeline: owner, version, and the answers for cases that it leaves open.
 
     `deadline` in seconds; `on_timeout` is defer, pass, deny, hold or quarantine; `deny` is bounce, discard or
     quarantine. `candidate` is the version that runs beside the live one without effect, 0 for none.
@@ -67,7 +67,7 @@ class Routes:
         return found
 
     def _without_domain(self, local: str) -> Route | None:
-        """Return the route of a local user; without a known origin that of anybody with this local part."""
+        """Return the route of a local user. Without a known origin, the route of any user with this local part."""
         if self._origin:
             return self._of(f"{local}@{key(self._origin)}")
         bare = without_extension(local, self._delimiters)

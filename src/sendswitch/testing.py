@@ -31,7 +31,7 @@ OK = Reply(250, "2.0.0", "Ok")
 
 
 class FakeClock:
-    """A clock that moves when told to."""
+    """A clock that moves only when told to."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -118,7 +118,7 @@ class Parcel:
 
 @dataclass
 class MemoryCourier:
-    """A next hop in memory. `answers` gives replies by address; what is not there is accepted.
+    """A next hop in memory. `answers` has replies by address; other addresses are accepted.
 
     With `late`, the replies come after the content, as with LMTP.
     """
@@ -172,7 +172,7 @@ class MemorySink:
 
 
 class Inbox:
-    """A listener's handler that keeps what it gets. `refuse` maps an address to the reply RCPT gets."""
+    """A listener's handler that keeps its mail. `refuse` maps an address to the reply for RCPT."""
 
     def __init__(
         self, refuse: dict[str, Reply] | None = None, answer: Callable[[], Sequence[Reply]] | None = None
@@ -194,7 +194,7 @@ class Inbox:
         return self._refuse.get(recipient.recipient.address, OK)
 
     def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
-        """Remember what was not taken."""
+        """Record a refused message."""
         self.refusals.append((envelope, reply))
 
     def sink(self) -> MemorySink:
@@ -202,7 +202,7 @@ class Inbox:
         return MemorySink()
 
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
-        """Keep it and say 250, or what `answer` says."""
+        """Keep the message and reply 250, or `answer`."""
         assert isinstance(sink, MemorySink)
         future: asyncio.Future[tuple[Reply, ...]] = asyncio.get_running_loop().create_future()
         replies = tuple(self._answer()) if self._answer else (OK,)
@@ -215,9 +215,9 @@ class Inbox:
 def dialog(
     machine: ServerConnection, *pieces: bytes, passwords: Mapping[str, str] | None = None
 ) -> tuple[list[object], bytes]:
-    """Feed pieces to a server half, accepting whatever it asks; gives its events and all it said.
+    """Feed pieces to a server half and accept everything. Return its events and its output.
 
-    `passwords` are those of users, by name: nobody else logs in.
+    `passwords` are those of users, by name; nobody else logs in.
     """
     events: list[object] = []
     said = b""

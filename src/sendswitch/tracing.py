@@ -1,7 +1,7 @@
-"""Traces on their way to an OpenTelemetry collector (OTLP over HTTP).
+"""Traces for an OpenTelemetry collector (OTLP over HTTP).
 
-Best effort: what the collector does not take in time is counted and forgotten, for the journal has everything. Nothing
-waits for it: the journal hands events over, and a thread makes spans of them and sends them.
+Best effort: spans that the collector does not take in time are counted and dropped, for the journal has everything.
+Nothing waits for it: the journal's relay hands events over, and a thread makes and sends the spans.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PIECE = 500
 LIMIT = 10.0
 
 Export = Callable[[Sequence[Span]], bool]
-"""Sends spans; blocks, and gives whether they were taken."""
+"""A function that sends spans. It blocks, and returns whether the collector took them."""
 
 
 class Tracing:
-    """Sends the spans of a share of all messages."""
+    """The sender of the spans of a share of all messages."""
 
     def __init__(self, export: Export, *, share: float) -> None:
         self._export, self._share = export, share
@@ -52,7 +52,7 @@ class Tracing:
         self._some.set()
 
     async def run(self) -> None:
-        """Send what comes, for ever."""
+        """Send spans for ever."""
         failing = False
         while True:
             await self._some.wait()
@@ -72,7 +72,9 @@ class Tracing:
 
 
 def otlp(endpoint: str, headers: Mapping[str, str], node: str) -> Export:
-    """Return what sends to a collector's URL, such as http://127.0.0.1:4318/v1/traces. Raises InvalidConfiguration."""
+    """Return the exporter to a collector's URL, such as http://127.0.0.1:4318/v1/traces. Raises
+    InvalidConfiguration.
+    """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

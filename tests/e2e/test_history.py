@@ -176,6 +176,7 @@ def test_without_the_database_the_spool_still_knows(tmp_path: Path) -> None:
         send(node.port)
         until(lambda: not queue(node), node=node)
         (row,) = listed_when_there(node)
+        node.kill()
         config = node.config.read_text()
         away = f'\n[database]\nurl = "postgresql+psycopg://x:y@127.0.0.1:{free_port()}/x"\n'
         node.config.write_text(config + away)

@@ -53,7 +53,7 @@ def test_a_backup_is_made_while_mail_flows_and_restored_elsewhere(tmp_path: Path
             send(new.port, "now@example.test", subject="came after the restore")
             until(lambda: any(b"came after the restore" in parcel.data for parcel in hop.parcels), node=new)
             hop.parcels.clear()
-            assert "before:0s" in str(found(new, 0)["orders"])
+            assert "before:0s" in str(found(new, 0)["rules"])
             said(new, "user", "add", "dave@example.test")
             new.add_pipeline("dave@example.test", '[[step]]\nuse = "pass"\n')
             new.add_pipeline("ann@example.test", '[[step]]\nuse = "quarantine"\nreason = "again"\n')

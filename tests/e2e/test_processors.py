@@ -136,7 +136,7 @@ def test_lists_that_are_kept_count_at_once(tmp_path: Path) -> None:
         assert node.run("list", "test", "nobody@else.example", "--to", "joe@example.test", check=False).returncode == 3
         node.run("list", "add", "deny", "198.51.100.0/24", "--expires", "2099-01-31")
         asked = node.run("list", "test", "198.51.100.7", "--to", "nobody@example.test").stdout
-        assert "nobody@example.test has no pipeline, so nobody looks at lists" in asked
+        assert "nobody@example.test has no pipeline, so that no list is asked" in asked
         node.add_pipeline("ann@example.test", "[[step]]\nuse = 'pass'\n")
         asked = node.run("list", "test", "198.51.100.7", "--to", "ann@example.test").stdout
         assert "the pipeline of ann@example.test has no step that uses lists" in asked

@@ -116,36 +116,36 @@ def test_what_a_file_declares_is_planned_and_made(engine: Engine, tmp_path: Path
     users.add_user(engine, "Bob@example.test")
     file = tmp_path / "users.toml"
     file.write_text(declared.export(engine))
-    assert declared.plan(engine, declared.read(file, ok, str.strip), prune=True) == []
+    assert declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=True) == []
     file.write_text(
         '[[user]]\naddress = "ANN@example.test"\npipeline = "two = 2"\n'
         '[[user]]\naddress = "@all.example"\npipeline = "three = 3"\n[[user]]\naddress = "dave@example.test"\n'
     )
-    steps = declared.plan(engine, declared.read(file, ok, str.strip), prune=True)
+    steps = declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=True)
     assert [(step.what, step.of) for step in steps] == [
         ("change", "ann@example.test"),
         ("add", "@all.example"),
         ("add", "dave@example.test"),
         ("remove", "Bob@example.test"),
     ]
-    assert len(declared.plan(engine, declared.read(file, ok, str.strip), prune=False)) == 3
+    assert len(declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=False)) == 3
     # All or nothing: somebody was quicker with one of them.
     with pytest.raises(NotFound):
         declared.apply(engine, [*steps, declared.UserStep("gone@example.test", "remove")], author="me")
     assert users.get_pipeline(engine, "ann@example.test").version == 1
     declared.apply(engine, steps, author="me")
-    assert declared.plan(engine, declared.read(file, ok, str.strip), prune=True) == []
+    assert declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=True) == []
     addresses = {user.address for user in users.list_users(engine)}
     assert addresses == {"@all.example", "ann@example.test", "dave@example.test"}
     assert users.get_pipeline(engine, "ann@example.test").author == "me"
     twice = '[[user]]\naddress = "a@b"\n[[user]]\naddress = "A@B"\n'
     file.write_text(f'[[user]]\naddress = "x"\npipeline = "wrong"\n{twice}')
     with pytest.raises(InvalidConfiguration) as caught:
-        declared.read(file, ok, str.strip)
+        declared.read(file.read_text(), str(file), ok, str.strip)
     assert len(caught.value.problems) == 3
     file.write_text('[[user]]\nadress = "x"\n')
     with pytest.raises(InvalidConfiguration, match="did you mean 'address'"):
-        declared.read(file, ok, str.strip)
+        declared.read(file.read_text(), str(file), ok, str.strip)
 
 
 def test_lists_are_declared_too(engine: Engine, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_lists_are_declared_too(engine: Engine, tmp_path: Path) -> None:
         return entry
 
     def read() -> declared.Wanted:
-        return declared.read(file, lambda text, name: None, check)
+        return declared.read(file.read_text(), str(file), lambda text, name: None, check)
 
     lists.add(engine, "", "deny", ["spam.example", '/^"x\\\\/'], reason='loud "and" long', author="root", expires=1.8e9)
     lists.add(engine, "ann@x.example", "allow", ["friend@x.example"], reason="", author="root")

@@ -234,8 +234,8 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(run: Run, tmp_path: 
         await spool.close()
         with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as connection, connection:
             connection.execute("DROP TABLE recorded")
-            connection.execute("DROP TABLE orders")
-            connection.execute("DROP TABLE ordered")
+            connection.execute("DROP TABLE rule")
+            connection.execute("DROP TABLE rule_delivery")
             connection.execute("DROP TABLE answered")
             connection.execute("DROP TABLE suspect")
             connection.execute("ALTER TABLE message DROP COLUMN lifetime")

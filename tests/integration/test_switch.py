@@ -43,7 +43,7 @@ from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
-from sendswitch.spool import admin, orders, requeue
+from sendswitch.spool import admin, requeue, rules
 from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
 from sendswitch.spool.spool import Spool, new_message, open_spool
@@ -837,13 +837,13 @@ def test_a_spool_that_fails_after_the_next_hop_took_it_repeats_nothing(
 
 
 def test_what_an_order_ended_is_not_sent_after_a_reload(run: Run, tmp_path: Path, clock: FakeClock) -> None:
-    """The next hop is replaced before a transaction began, after an order took one of its recipients out."""
+    """The next hop is replaced before a transaction began, after a rule took one of its recipients out."""
 
     async def inside() -> None:
         gone = MemoryCourier()
         async with switch(tmp_path, clock, gone) as made:
             connection = admin.open_files(tmp_path)
-            orders.give(connection, orders.Kind.DROP, "to:ann2@", reason="x", author="me", now=clock(), time=100)
+            rules.add(connection, rules.Kind.DROP, "to:ann2@", reason="x", author="me", now=clock(), time=100)
             new = MemoryCourier()
 
             async def deliver(envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
@@ -851,7 +851,7 @@ def test_what_an_order_ended_is_not_sent_after_a_reload(run: Run, tmp_path: Path
                 return Delivered((Outcome(None),) * len(envelope.recipients))
 
             gone.deliver = deliver  # type: ignore[method-assign]
-            made.current.swap(orders=await made.spool.orders())
+            made.current.swap(rules=await made.spool.rules())
             await made.accept("ann2@example.test", "bob2@example.test")
             await made.until(lambda: new.parcels)
             await made.until(lambda: made.states()["bob2@example.test"] == "delivered")

@@ -277,8 +277,8 @@ def test_words_that_nobody_can_know_yet() -> None:
 @pytest.mark.parametrize(
     ("event", "data", "words"),
     [
-        ("suspended", {"order": 3, "reason": "quota"}, "Suspended by root with order 3, because quota."),
-        ("dropped", {"order": 3, "reason": ""}, "Dropped by root with order 3."),
+        ("suspended", {"rule": 3, "reason": "quota"}, "Suspended by root with rule 3, because quota."),
+        ("dropped", {"order": 3, "reason": ""}, "Dropped by root with rule 3."),
         ("requeued", {"children": [[1, "a@x", "accepted"]]}, "Put into the queue again by root."),
         ("requeued", {"unfiltered": True}, "Put into the queue again without its pipeline by root."),
         ("sent on", {"children": [[1, "a@x", "accepted"], [2, "b@x", "accepted"]]}, "Sent on to a@x, b@x by root."),

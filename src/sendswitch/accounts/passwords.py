@@ -1,4 +1,4 @@
-"""Passwords of users, in the database as Argon2id hashes (RFC 9106) and nowhere else."""
+"""Passwords of users. The database keeps their Argon2id hashes (RFC 9106), and nothing else keeps a password."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sendswitch.errors import Temporary
 
 # One check takes a core for some ten milliseconds, on purpose: few at once, and not many who wait.
 AT_ONCE, MOST_WAITING = 2, 50
-# Seconds in which the database must say who somebody is.
+# Seconds for the database to answer.
 LIMIT = 10.0
 # Bytes of a password; hashing has no use for more.
 LONGEST = 1024
@@ -33,16 +33,20 @@ def generate() -> str:
 
 
 def set_password(engine: Engine, address: str, password: str) -> None:
-    """Give a user a password, or take it away with ''. Raises NotFound, ValueError for one that cannot be."""
+    """Set a user's password, or with '' remove it. Raises NotFound, and ValueError for a password that is not
+    allowed.
+    """
     if not address.rpartition("@")[0]:
-        raise ValueError(f"{address} is a domain; only somebody with a mailbox can log in")
+        raise ValueError(f"{address} is a domain; only a user with a mailbox can log in")
     if len(password.encode()) > LONGEST or "\0" in password:
         raise ValueError(f"a password has at most {LONGEST} bytes and no NUL")
     users.set_password(engine, address, _hasher.hash(password) if password else "")
 
 
 class Passwords:
-    """Checks them. A wrong one, no user and a user without one take the same time and look the same."""
+    """The check of passwords. A wrong password, an unknown user and a user without one take the same time and look the
+    same.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -51,7 +55,7 @@ class Passwords:
         self._nobodys = _hasher.hash(generate())  # the hash of a password that nobody has
 
     async def check(self, user: str, password: str) -> str:
-        """Return the address of the user whose password this is, '' for nobody. Raises Temporary: ask again later."""
+        """Return the address of the user with this password, '' when there is none. Raises Temporary."""
         if self._waiting >= MOST_WAITING:
             raise Temporary("too many log in at once")
         self._waiting += 1

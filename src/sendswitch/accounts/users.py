@@ -62,14 +62,14 @@ def add_user(engine: Engine, address: str) -> None:
 
 
 def add(connection: Connection, address: str) -> None:
-    """Add a user inside somebody's transaction. Raises Refused, ValueError."""
+    """Add a user inside the caller's transaction. Raises Refused, ValueError."""
     if not is_owner(address):
         raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
     if connection.execute(select(users.c.id).where(users.c.key == key(address))).scalar() is not None:
         raise Refused(f"user {address} exists already")
     try:
         connection.execute(insert(users).values(address=address, key=key(address), created=time.time()))
-    except IntegrityError as error:  # somebody was quicker
+    except IntegrityError as error:  # another request was quicker
         raise Temporary(f"user {address} could not be added, try again: {error.orig}") from error
 
 
@@ -91,7 +91,7 @@ def remove(connection: Connection, address: str, *, author: str = "") -> None:
 
 
 def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    """Return rows with plain texts as names, as JSON can have them."""
+    """Return rows with plain strings as names, so that they can become JSON."""
     return [{str(name): value for name, value in row._mapping.items()} for row in connection.execute(query)]
 
 
@@ -121,7 +121,7 @@ def restore_user(engine: Engine, address: str) -> int:
 
 
 def forget_removed(engine: Engine, now: float) -> int:
-    """Delete the removals that can no longer be undone; return how many."""
+    """Delete the removals that can no longer be undone. Return their number."""
     with engine.begin() as connection:
         old = removed_users.c.removed < now - REMOVED_KEPT
         return connection.execute(delete(removed_users).where(old)).rowcount
@@ -264,7 +264,7 @@ def history(engine: Engine, address: str) -> list[StoredPipeline]:
 
 
 def all_pipelines(engine: Engine) -> list[StoredPipeline]:
-    """Return the live pipeline of every user who has one."""
+    """Return the live pipelines of all users."""
     last = _live_versions().subquery()
     query = _STORED.join(last, (last.c.user_id == pipelines.c.user_id) & (last.c.v == pipelines.c.version))
     with engine.connect() as connection:
@@ -272,7 +272,7 @@ def all_pipelines(engine: Engine) -> list[StoredPipeline]:
 
 
 def candidates(engine: Engine) -> dict[str, int]:
-    """Return the version that runs beside the live one, by user's address."""
+    """Return the version of each candidate by the user's address."""
     query = _STORED.where(pipelines.c.role == "candidate")
     with engine.connect() as connection:
         return {row.address: row.version for row in connection.execute(query)}

@@ -1,6 +1,6 @@
-"""Users, pipelines and lists as a file: written out, compared with the database, and made so in one transaction.
+"""Users, pipelines and lists as a file: exported, compared with the database, and applied in one transaction.
 
-What the file does not name stays as it is, unless somebody asks for that to go, too (`prune`).
+Users and entries that the file leaves out stay, unless `prune` is set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal, Protocol
 
 import tomli_w
@@ -19,8 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from sendswitch.accounts import users
-from sendswitch.config.load import read as read_toml
-from sendswitch.config.load import validate
+from sendswitch.config.load import parse, validate
 from sendswitch.db import lists
 from sendswitch.errors import InvalidConfiguration, Temporary
 from sendswitch.mail.address import key
@@ -36,7 +34,7 @@ class _User(BaseModel):
 
 
 class _Entry(BaseModel):
-    """An entry of a list that has more to it than its text."""
+    """An entry with a reason or an end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,21 +75,21 @@ class Wanted:
 
 
 class Step(Protocol):
-    """One change: `what` is `add`, `change` or `remove`, and `of` says whose."""
+    """One change. `what` is `add`, `change` or `remove`; `of` names the user or the list."""
 
     @property
     def of(self) -> str:
-        """Return a user, or a list."""
+        """Return the user or the list."""
         ...
 
     what: str
 
     def diff(self, show: Callable[[str], str] = str) -> list[str]:
-        """Return what is and what shall be, as lines; `show` gives a pipeline as it is shown."""
+        """Return the lines before and after. `show` returns the text of a pipeline as it may be shown."""
         ...
 
     def make(self, connection: Connection, *, author: str) -> None:
-        """Carry it out. Raises NotFound or Refused when somebody changed the same meanwhile."""
+        """Make the change. Raises NotFound or Refused when another request changed the same thing meanwhile."""
         ...
 
 
@@ -105,7 +103,7 @@ class UserStep:
     new: str = ""
 
     def diff(self, show: Callable[[str], str] = str) -> list[str]:
-        """Return how the pipeline changes; `show` gives a pipeline as it is shown."""
+        """Return the change of the pipeline. `show` returns the text of a pipeline as it may be shown."""
         old, new = show(self.old).splitlines(), show(self.new).splitlines()
         return list(difflib.unified_diff(old, new, "is", "shall be", lineterm=""))
 
@@ -122,7 +120,7 @@ class UserStep:
 
 @dataclass(slots=True)
 class ListStep:
-    """A list: entries that come or get another reason or end, and those that go, with their numbers."""
+    """One list: entries to add or change, and entries to remove with their numbers."""
 
     name: ListName
     put: Mapping[str, tuple[str, float | None]]
@@ -131,12 +129,12 @@ class ListStep:
 
     @property
     def of(self) -> str:
-        """Return which list of whose."""
+        """Return the name of the list and its scope."""
         scope, list_ = self.name
         return f"{list_} list of {scope or 'the site'}"
 
     def diff(self, show: Callable[[str], str] = str) -> list[str]:
-        """Return the entries that go and those that come."""
+        """Return the removed and the added entries."""
         return [f"-{entry}" for entry in self.gone] + [f"+{_shown(entry, *told)}" for entry, told in self.put.items()]
 
     def make(self, connection: Connection, *, author: str) -> None:
@@ -146,7 +144,9 @@ class ListStep:
 
 
 def export(engine: Engine, *, show: Callable[[str], str] = str) -> str:
-    """Return all users with their live pipelines, and all lists, as TOML. `show` gives a pipeline as it is shown."""
+    """Return all users with their live pipelines, and all lists, as TOML. `show` returns a pipeline as it may
+    be shown.
+    """
     live = {stored.owner: show(stored.text) for stored in users.all_pipelines(engine)}
     tables = [_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine)]
     kept: dict[ListName, list[str]] = {}
@@ -159,7 +159,7 @@ def export(engine: Engine, *, show: Callable[[str], str] = str) -> str:
 
 
 def _shown(entry: str, reason: str, expires: float | None) -> str:
-    """Return an entry as it stands in the file."""
+    """Return an entry as the file has it."""
     more = [f"reason = {_string(reason)}"] if reason else []
     if expires is not None:
         more.append(f"until = {datetime.fromtimestamp(round(expires), UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -171,7 +171,7 @@ def _string(text: str) -> str:
 
 
 def _declared(address: str, pipeline: str) -> str:
-    """Return one user, the pipeline as it was written where TOML can show it so."""
+    """Return one user as TOML, with the pipeline as it was written where TOML allows it."""
     if not pipeline:
         return f"[[user]]\n{tomli_w.dumps({'address': address})}"
     literal = f"pipeline = '''\n{pipeline}'''\n"
@@ -183,17 +183,17 @@ def _declared(address: str, pipeline: str) -> str:
     return f"[[user]]\n{tomli_w.dumps({'address': address})}{text}"
 
 
-def read(file: Path, check: Callable[[str, str], object], check_entry: Callable[[str], str]) -> Wanted:
-    """Return what a file says.
+def read(text: str, file: str, check: Callable[[str, str], object], check_entry: Callable[[str], str]) -> Wanted:
+    """Return the content of a file. `file` is its name.
 
-    `check` raises InvalidConfiguration for a wrong pipeline, `check_entry` gives an entry as it is kept or raises
-    ValueError; of all that is wrong this raises InvalidConfiguration.
+    `check` raises InvalidConfiguration for a wrong pipeline; `check_entry` returns an entry as it is kept, or raises
+    ValueError. Raises InvalidConfiguration with every error.
     """
-    data, lines = read_toml(file)
+    data, lines = parse(text, file)
     wanted: dict[str, str] = {}
     kept: dict[ListName, dict[str, tuple[str, float | None]]] = {}
     problems: list[str] = []
-    told = validate(_File, data, str(file), lines)
+    told = validate(_File, data, file, lines)
     for n, one in enumerate(told.list):
         place = f"{file}:{lines.get(('list', n), 1)}"
         try:
@@ -221,7 +221,7 @@ def read(file: Path, check: Callable[[str, str], object], check_entry: Callable[
 
 
 def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Step]:
-    """Return the steps that make the database as wanted."""
+    """Return the steps that bring the database to the wanted content."""
     return [*_plan_users(engine, wanted.users, prune=prune), *_plan_lists(engine, wanted.lists, prune=prune)]
 
 
@@ -262,13 +262,13 @@ def _plan_lists(
 
 
 def apply(engine: Engine, steps: Sequence[Step], *, author: str) -> None:
-    """Carry the steps out, all or none.
+    """Make the steps, all or none.
 
-    Raises NotFound, Refused or Temporary when somebody changed the same meanwhile.
+    Raises NotFound, Refused or Temporary when another request changed the same thing meanwhile.
     """
     try:
         with engine.begin() as connection:
             for step in steps:
                 step.make(connection, author=author)
     except IntegrityError as error:
-        raise Temporary(f"somebody changed the same meanwhile, try again: {error.orig}") from error
+        raise Temporary(f"another request changed the same meanwhile, try again: {error.orig}") from error

@@ -1,4 +1,4 @@
-"""The measurements: each gives figures, ratios are made of figures of one run only.
+"""The measurements. A ratio is made of figures of one run only.
 
 Absolute numbers are printed to be looked at and mean nothing elsewhere. Where two peers are compared they take turns,
 several rounds each, and the medians are compared, so that a machine that slows down slows both.
@@ -53,7 +53,7 @@ LISTS = textwrap.dedent(
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: what was measured, what it must reach, and whether it did."""
+    """One line of the table: the measurement, its limit, and whether it kept the limit."""
 
     name: str
     value: float
@@ -228,7 +228,7 @@ def line(folder: Path, rounds: int) -> list[Result]:
 
 
 def history(folder: Path, rounds: int) -> list[Result]:
-    """Measure what the history costs the mail, and how soon after a burst the journal is complete."""
+    """Measure the cost of the history for the mail, and the delay of the journal after a burst."""
     forgetful: Settings = {"journal": {"enabled": False}, "recording": {"mail": "none"}}
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink())
@@ -332,7 +332,9 @@ def _story(message: int, n: int, now: float) -> list[Event]:
 
 
 def latency(folder: Path) -> list[Result]:
-    """Measure what an idle node adds, from the end of data to the message at the next hop, one message at a time."""
+    """Measure the delay that an idle node adds, from the end of data to the message at the next hop, one message at a
+    time.
+    """
     arrivals: list[float] = []
     with _stamping_hop(arrivals) as hop, Node(folder / "latency", f"127.0.0.1:{hop}", settings=QUIET) as node:
         added = _latencies(node.port, arrivals)

@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, *, host: str = "127.0.0.1") -> None:
-    """Return once somebody listens. Raises Temporary when nobody does within 30 s, or the process ends first."""
+    """Wait until a program listens. Raises Temporary after 30 s, or when the process ends first."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         if process is not None and process.poll() is not None:
@@ -94,7 +94,7 @@ def source(
     to: str = "b@example.test",
     file: Path | None = None,
 ) -> float:
-    """Send with Postfix's smtp-source; gives the seconds it took. Raises Temporary when it fails."""
+    """Send with Postfix's smtp-source. Return the seconds it took. Raises Temporary when it fails."""
     command = ["smtp-source", "-s", str(sessions), "-m", str(messages)]
     command += ["-F", str(file)] if file else ["-l", str(size)]
     command += ["-f", "a@example.org", "-t", to, *(["-d"] if reuse else []), f"127.0.0.1:{port}"]
@@ -159,7 +159,7 @@ class Node:
         return [sys.executable, "-m", "sendswitch.cli.main", *arguments, "--config", str(self.config)]
 
     def add_pipeline(self, address: str, text: str) -> None:
-        """Give a user a pipeline, as an administrator would."""
+        """Set a user's pipeline, as an administrator would."""
         file = self.folder / f"{address.replace('@', '_at_')}.toml"
         file.write_text(text)
         self.run("user", "add", address, check=False)
@@ -239,7 +239,7 @@ class Postfix:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def messages(self, user: str) -> list[bytes]:
-        """Return what is in a user's Maildir."""
+        """Return the messages in a user's Maildir."""
         new = self.folder / "mail" / user / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(new.iterdir())] if new.exists() else []
 
@@ -268,7 +268,7 @@ class Postfix:
         raise Temporary(f"{len(self.messages(user))} of {count} messages for {user}\n{self.maillog[-3000:]}")
 
     def queue(self) -> str:
-        """Return `postqueue -j`: what is still queued."""
+        """Return the queued messages, as `postqueue -j` shows them."""
         line = ["postqueue", "-c", str(self.folder / "etc"), "-j"]
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=30).stdout
 

@@ -1,4 +1,4 @@
-"""The measurements of processors: what scanners cost, what many pipelines take, how long lists are searched."""
+"""The measurements of processors: cost of scanners, memory of many pipelines, time of look-ups in lists."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _scanner(
     messages: int,
     size: int = 4000,
 ) -> Result:
-    """Return what a scanner adds in a pipeline, and what it takes alone."""
+    """Return the time that a scanner adds in a pipeline, and the time it takes alone."""
     pipeline = f'[[step]]\nuse = "{name}"\naddress = "{address}"\nconnections = {AT_ONCE}\nlimit = "60s"\n'
     place = folder / name
     place.mkdir()
@@ -133,7 +133,7 @@ set = {{ X-Envelope-From = "{{sender}}" }}
 
 
 def pipelines(number: int) -> list[Result]:
-    """Return what so many pipelines of five processors take in memory, ready to run."""
+    """Return the memory of so many pipelines of five processors, ready to run."""
     build(check(FIVE.format(n=0), "p"), 10.0)  # what is loaded once is not theirs
     gc.collect()
     before = memory_of(os.getpid(), "VmRSS")

@@ -16,7 +16,7 @@ from sendswitch.bench.peers import free_port, stop, wait_for_port
 
 
 def own(folder: Path, user: str) -> dict[str, object]:
-    """Give the folder to the scanner's own user, and return whose process to be: both refuse to run as root."""
+    """Change the owner of a folder to the scanner's user, and return that user: both scanners refuse to run as root."""
     if os.getuid() != 0:
         return {}
     entry = pwd.getpwnam(user)
@@ -104,7 +104,7 @@ _NEEDS_NETWORK = (
 
 
 def _rspamd_files(folder: Path, port: int) -> dict[str, str]:
-    """Return what rspamd is told besides what Debian tells it, by file."""
+    """Return the configuration of Rspamd beyond Debian's, by file."""
     files = {
         "options.inc": 'filters = "chartable,regexp";\ngtube_patterns = "all";\nenable_test_patterns = true;\n'
         'dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 0; }\n'

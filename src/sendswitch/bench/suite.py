@@ -54,5 +54,5 @@ def run(names: Sequence[str], *, quick: bool, tell: Callable[[str], None]) -> li
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures were taken on, without names."""
+    """Return a description of the machine, without names."""
     return {"cores": os.cpu_count(), "python": sys.version.split()[0], "sessions": SESSIONS, "size": SIZE}

@@ -1,7 +1,7 @@
-"""The work that goes on beside the mail for all of a node's life: what fails is told and begun again.
+"""The background work of a node. A part that fails is reported and started again.
 
-A part that ended for good would be missed only when somebody needs it. The watcher of the node's load, for one, may end
-while it says that no mail is to be taken, and then none is taken until a restart.
+A part that ended for good would be missed only when it is needed. The watcher of the node's load, for one, may end
+while it refuses mail, and mail is then refused until a restart.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ WELL = 600.0
 
 
 class Background:
-    """Runs parts by name until they return or are cancelled."""
+    """The runner of background parts, until they return or are cancelled."""
 
     def __init__(self) -> None:
         self._failed: dict[str, tuple[float, str]] = {}
 
     @property
     def trouble(self) -> str:
-        """Return what failed in the last ten minutes, '' when nothing did."""
+        """Return the failures of the last ten minutes, '' when there are none."""
         now = time.monotonic()
         recent = [f"{part}: {why}" for part, (when, why) in self._failed.items() if now - when < WELL]
         return "; ".join(recent)

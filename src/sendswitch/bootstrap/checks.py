@@ -1,4 +1,4 @@
-"""What /readyz and /healthz ask of a node; each answer is '' or a sentence that says what is wrong and what to do."""
+"""The checks of /readyz and /healthz. Each returns '' or a sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checks(node: Node) -> dict[str, Check]:
 
 
 def warnings(node: Node) -> dict[str, Check]:
-    """Return the checks of what somebody should look at."""
+    """Return the checks that do not stop mail."""
 
     async def journal_keeps_up() -> str:
         since = await node.spool.waiting_since()

@@ -19,16 +19,16 @@ from typing import Any
 from sendswitch import logs
 from sendswitch.accounts import users
 from sendswitch.accounts.passwords import Passwords
+from sendswitch.accounts.routes import load_routes
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
-from sendswitch.bootstrap.control import Control
+from sendswitch.bootstrap.management import Management
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
     changed_defaults,
     configured,
     find_suspects,
     listener_options,
-    load_routes,
     make_courier,
     make_flight,
     make_limiter,
@@ -38,9 +38,7 @@ from sendswitch.bootstrap.parts import (
     make_srs,
     make_tracing,
     make_worker,
-    read_book,
 )
-from sendswitch.bootstrap.steering import Steering
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
@@ -58,6 +56,7 @@ from sendswitch.monitoring.health import make_app
 from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
 from sendswitch.monitoring.overload import Overload
+from sendswitch.processors.book import read_book
 from sendswitch.processors.entries import Lists
 from sendswitch.processors.reach import Reach
 from sendswitch.queue.active import ActiveQueue
@@ -116,7 +115,6 @@ class Node:
         self._changing = asyncio.Lock()
         self.draining = False
         self.background = Background()
-        self.steering = Steering(self)
         self.refused = ""  # why the last reload failed
 
     # Starting
@@ -149,13 +147,13 @@ class Node:
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         routes = await in_thread(load_routes, self._engine, config)
         self._users = await in_thread(users.keys, self._engine)
-        self.current.swap(routes=routes, orders=await self.spool.orders())
+        self.current.swap(routes=routes, rules=await self.spool.rules())
         self._keep("queue", self.queue.run)
         self._keep("runner", self._runner.run)
         self._outbox = Outbox(self.data / PLACE)
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
-        lists_kept = Lists(lambda: read_book(self.config, self._engine))
+        lists_kept = Lists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter))
         auto_replies = AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock)
         site = make_site(config)
         self._site = replace(
@@ -165,8 +163,8 @@ class Node:
         self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
         if self._worker is not None:
             self._worker_task = self._keep("worker", self._worker.run)
-        self._control = Control(self.steering.commands())
-        await self._control.listen(self.data)
+        self._management = Management(self)
+        await self._management.start(self.data, self._engine)
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
@@ -181,7 +179,7 @@ class Node:
         logs.started(**self.addresses())
 
     def _beside_the_mail(self) -> dict[str, Work]:
-        """Return the work that goes on beside the mail for all of the node's life, by name."""
+        """Return the background work of the node's whole life, by name."""
         kept = self._first.journal.enabled
         parts: dict[str, Work] = {
             "users and pipelines": self._look,
@@ -295,16 +293,16 @@ class Node:
     # Changing while it runs
 
     def look(self) -> None:
-        """Read users and pipelines again soon: they may have changed."""
+        """Read users and pipelines again soon, because they may have changed."""
         self._looking.set()
 
     async def _look(self) -> None:
-        """Read orders, users and pipelines again when somebody says so; a database that fails leaves the old ones."""
+        """Read rules, users and pipelines again on request. When the database fails, the old ones stay."""
         while True:
             await self._looking.wait()
             self._looking.clear()
             try:
-                self.current.swap(orders=await self.spool.orders())
+                self.current.swap(rules=await self.spool.rules())
                 self.queue.wake()
                 self.sender.look()
                 self.current.swap(routes=await in_thread(load_routes, self._engine, self.config))
@@ -363,7 +361,7 @@ class Node:
             changes |= {"courier": make_courier(config), "sending": make_limiter(config)}
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
         # From here on nothing can fail, and nothing waits.
-        self.steering.log_as(config)
+        self._management.log_as(config)
         self.config, self.draining = config, draining
         self.current.swap(**changes)
         gone = [self._listeners.pop(name) for name in set(self._listeners) - set(wanted)]
@@ -385,7 +383,7 @@ class Node:
     # Stopping
 
     async def stop(self) -> None:
-        """Take no more mail, end what is in hand, stop workers, close. Everything else is in the spool."""
+        """Stop taking mail, finish mail in hand, stop workers, close. Everything else is in the spool."""
         for listener in self.listeners:
             await listener.stop(GRACE / 3)
         self.queue.stop()
@@ -394,7 +392,7 @@ class Node:
         if self._worker is not None:
             self._worker.stop()
             await asyncio.wait([self._worker_task], timeout=GRACE / 3)
-        self._control.close(self.data)
+        await self._management.stop(self.data)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

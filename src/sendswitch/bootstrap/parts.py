@@ -7,40 +7,39 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
 
 from sendswitch import logs
-from sendswitch.accounts.users import all_pipelines, candidates, get_pipeline
+from sendswitch.accounts.routes import make_route, read_pipeline
+from sendswitch.accounts.users import get_pipeline
 from sendswitch.broker.base import Broker
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
-from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import lists
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
-from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
+from sendswitch.errors import InvalidConfiguration, in_words
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.monitoring.canary import Flight
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Readers, Site
-from sendswitch.processors.entries import Book, Entry, Lists
+from sendswitch.processors.book import read_book
+from sendswitch.processors.entries import Book, Lists
 from sendswitch.processors.readers import InProcesses
 from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
 from sendswitch.queue.settings import Settings
-from sendswitch.routing import POOL, Route, Routes
+from sendswitch.routing import POOL
 from sendswitch.smtp.address import parse_endpoint
 from sendswitch.smtp.client import ClientOptions, Pool
 from sendswitch.smtp.protocol.server import Limits
@@ -62,7 +61,7 @@ def make_srs(config: Config, secret: bytes) -> Srs | None:
 
 
 def make_settings(config: Config, spool: Spool, marks: Marks, srs_secret: bytes) -> Settings:
-    """Return the queue's settings, without routes and orders."""
+    """Return the queue's settings, without routes and rules."""
     courier = make_courier(config)
     return Settings(courier=courier, sending=make_limiter(config), marks=marks, **configured(config, spool, srs_secret))
 
@@ -149,60 +148,28 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
     return context
 
 
-def load_routes(engine: Engine, config: Config) -> Routes:
-    """Return every user's route. A pipeline that cannot be read keeps its route: its mail waits, and none passes."""
-    routes = []
-    beside = candidates(engine)
-    for stored in all_pipelines(engine):
-        try:
-            own = _pipeline(stored.text, stored.owner)
-        except SendSwitchError as error:
-            logs.failed(f"the pipeline of {stored.owner}", error=error)
-            own = PipelineConfig()
-        route = _route(stored.owner, stored.version, own, config)
-        routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
-    return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
-
-
-def _route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:
-    defaults = config.pipelines
-    return Route(
-        owner=owner,
-        version=version,
-        deadline=own.deadline or defaults.deadline,
-        on_timeout=own.on_timeout or defaults.on_timeout,
-        deny=own.deny or defaults.deny,
-    )
-
-
 def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
-    """Return a pipeline to be tried as it would run here. Raises InvalidConfiguration or ValueError when it cannot."""
+    """Return a pipeline for a trial, as it would run here. Raises InvalidConfiguration, ValueError."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
-    route = _route(owner, version, own, config)
+    route = make_route(owner, version, own, config)
     return Trial(own, route, make_policy(config), limit=config.pipelines.limit, site=make_site(config))
 
 
 def make_readers() -> Readers:
-    """Return what reads content for a node: processes beside it."""
+    """Return the readers of content for a node: processes beside it."""
     return InProcesses(os.cpu_count() or 1)
 
 
 def make_site(config: Config) -> Site:
     """Return the facts about this node that steps may use."""
-    return Site(config.node.host, config.webhooks.allow, Lists(lambda: read_book(config)))
+    return Site(config.node.host, config.webhooks.allow, Lists(lambda: _book(config)))
 
 
-def read_book(config: Config, engine: Engine | None = None) -> Book:
-    """Return the allow and deny lists that are kept.
-
-    A database that is not there yet has none, and is not made for this.
-    """
-    if engine is None:
-        if not config.database.url.get_secret_value() and not (config.node.data / "sendswitch.db").exists():
-            return Book()
-        engine = open_database(config.database_url)
-    rows = [(e.scope, e.list, Entry(e.entry, e.expires, e.reason)) for e in lists.entries(engine)]
-    return Book(rows, config.routing.recipient_delimiter)
+def _book(config: Config) -> Book:
+    """Return the allow and deny lists in the database. A missing database has none, and is not made for this."""
+    if not config.database.url.get_secret_value() and not (config.node.data / "sendswitch.db").exists():
+        return Book()
+    return read_book(open_database(config.database_url), config.routing.recipient_delimiter)
 
 
 def make_tracing(config: Config) -> Tracing | None:
@@ -215,17 +182,12 @@ def make_tracing(config: Config) -> Tracing | None:
 
 
 def make_policy(config: Config) -> Policy:
-    """Return the configuration's answers where a verdict gives none."""
+    """Return the configured answers for verdicts that leave them open."""
     return Policy(config.hold.expires, config.hold.then, config.quarantine.expires)
 
 
-def _pipeline(text: str, owner: str) -> PipelineConfig:
-    data, lines = parse(text, owner)
-    return validate(PipelineConfig, data, owner, lines)
-
-
 def changed_defaults(config: Config) -> list[str]:
-    """Return what an upgrade has changed at this site: nothing that its configuration says."""
+    """Return the defaults that an upgrade changed at this site. Configured values are left out."""
     changes = []
     if "on_timeout" not in config.pipelines.model_fields_set:
         changes.append('pipelines.on_timeout is "defer" now; it was "pass": mail without a verdict waits')
@@ -252,7 +214,7 @@ def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hand
 
     async def source(owner: str, version: int) -> PipelineConfig:
         stored = await in_thread(get_pipeline, engine, owner, version)
-        return _pipeline(stored.text, owner)
+        return read_pipeline(stored.text, owner)
 
     pipelines = PipelineCache(source, config.pipelines.limit, site)
     return Worker(

@@ -1,4 +1,4 @@
-"""What systemd is told about the node: that it is ready, alive, or stopping (sd_notify(3), Type=notify)."""
+"""Notifications to systemd: the node is ready, alive, or stopping (sd_notify(3), Type=notify)."""
 
 from __future__ import annotations
 

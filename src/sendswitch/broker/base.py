@@ -18,24 +18,24 @@ class Lease(Protocol):
     task: Task
 
     async def answer(self, answer: PipelineResult) -> None:
-        """Send the answer to whoever offered the task. It may be lost, then the task is offered again."""
+        """Send the answer to the node that offered the task. A lost answer makes the node offer the task again."""
         ...
 
     async def give_back(self) -> None:
-        """Give back a task that was not done: another worker may have it."""
+        """Return a task that was not done, so that another worker may have it."""
         ...
 
     def drop(self) -> None:
-        """Drop a task whose worker failed and answers nothing; whoever offered it offers it again."""
+        """Drop a task whose worker failed without an answer. The node offers it again."""
         ...
 
 
 class Broker(Protocol):
-    """Brings tasks to workers and answers back.
+    """The transport of tasks to workers and of answers back.
 
-    Contract: an offer or an answer may be lost or come twice, so whoever offers keeps what is undecided and offers
-    again, and counts one answer per token. Nothing here is durable. A lease whose worker dies comes back to
-    another. Offering never waits for a worker.
+    Contract: an offer or an answer may be lost or come twice. The node keeps every undecided task, offers it again, and
+    counts one answer for each token. Nothing here is durable. A lease whose worker dies comes back to another worker.
+    Offering never waits for a worker.
     """
 
     async def offer(self, task: Task) -> None:

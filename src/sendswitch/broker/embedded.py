@@ -34,7 +34,7 @@ class EmbeddedLease:
             self._broker.put_back(self.task)
 
     def drop(self) -> None:
-        """Drop a task whose worker failed: nobody has it any more."""
+        """Drop a task whose worker failed. No worker has it any more."""
         self._done = True
         self._broker.ended(self.task)
 

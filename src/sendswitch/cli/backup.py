@@ -21,28 +21,32 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from sendswitch.cli.output import Session, local, moment
+from sendswitch.admin.base import at
+from sendswitch.cli.output import Session, local
 from sendswitch.config.model import Config
 from sendswitch.db import dump
 from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, Permanent, Refused, Temporary, in_words
-from sendswitch.spool import orders, schema
+from sendswitch.spool import rules, schema
 from sendswitch.spool.admin import open_files
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool, tell_all_again
-from sendswitch.spool.orders import Kind
+from sendswitch.spool.rules import Kind
 from sendswitch.webhooks.outbox import PLACE, copy_outbox
 
 app = typer.Typer(help="Backups of spool and database.", no_args_is_help=True)
 
 FORMAT = 1
-# Restored mail waits this long for somebody to let it go; until then it may have been delivered by the old machine.
+# Seconds that restored mail is suspended, because the old machine may have delivered it.
 WAITS = 30 * 86400.0
 
 
 @app.command("create")
 def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A new file; a tar archive.")]) -> None:
-    """Copy all data into one file while the node runs. It has spool, database and what webhooks have not heard yet."""
+    """Copy all data into one file while the node runs.
+
+    The data are the spool, the database and the outbox of webhooks.
+    """
     session: Session = context.obj
     config = session.config()
     data = config.node.data
@@ -120,8 +124,8 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
         reason = f"restored from the backup of {local(manifest['created'])}"
         with closing(open_files(work)) as connection:
             tell_all_again(connection)
-            # What comes from now on is not held: `before` counts from the moment of the order.
-            orders.give(
+            # What comes from now on is not held: `before` counts from the moment the rule is added.
+            rules.add(
                 connection,
                 Kind.SUSPEND,
                 "before:0s",
@@ -141,7 +145,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="W
         " `sendswitch queue resume`",
         messages=manifest["messages"],
         rows=rows,
-        created=moment(manifest["created"]),
+        created=at(manifest["created"]),
     )
 
 

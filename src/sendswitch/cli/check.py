@@ -1,4 +1,4 @@
-"""`check`: is the configuration right, and what is in it? Opens no socket and changes nothing."""
+"""`check`: check the configuration and show what is in it. Opens no socket and changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sendswitch.errors import InvalidConfiguration, SendSwitchError
 
 
 def check(context: typer.Context) -> None:
-    """Check the configuration. Every error is told at once, with file, line and what was probably meant."""
+    """Check the configuration. Every error is shown with file, line and the probable meaning."""
     session: Session = context.obj
     config = session.config()
     problems = []

@@ -1,24 +1,20 @@
-"""`config …`: the settings, where they came from, and what the database holds as a file."""
+"""`config …`: the settings with their origins, and users, pipelines and lists as a file."""
 
 from __future__ import annotations
 
-import getpass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sendswitch.admin import declared
-from sendswitch.admin.declared import Step
+from sendswitch.admin import configuration
+from sendswitch.admin.configuration import PlannedChange
 from sendswitch.cli.output import Session
 from sendswitch.config import reference
-from sendswitch.config.load import load_with_origins
+from sendswitch.config.load import load_with_origins, read_text
 from sendswitch.config.model import Config
-from sendswitch.control import ring
-from sendswitch.db.connect import open_database
-from sendswitch.processors import registry
-from sendswitch.processors.entries import checked
-from sendswitch.processors.masks import masked
 
 app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
 
@@ -46,7 +42,7 @@ def show(
 
 @app.command("sample")
 def sample(context: typer.Context) -> None:
-    """Print a file with every key in a comment. Each has its default and what it means."""
+    """Print a file with every key, its default and its meaning."""
     session: Session = context.obj
     text = reference.sample()
     session.done(text.rstrip(), text=text)
@@ -74,46 +70,36 @@ def export(
 ) -> None:
     """Print users, live pipelines and lists as a file. `plan` and `apply` read it."""
     session: Session = context.obj
-    text = declared.export(open_database(session.config().database_url, migrate=False), show=str if secrets else masked)
+    text = session.client.call(configuration.export, secrets=secrets)
     session.done(text.rstrip(), text=text)
 
 
 @app.command("plan")
 def plan(context: typer.Context, file: File, prune: Prune = False) -> None:
-    """Show what `apply` would change. Changes nothing."""
+    """Show the changes that `apply` would make. Changes nothing."""
     session: Session = context.obj
-    _tell(session, _plan(session, file, prune), done=False)
+    planned = session.client.call(configuration.plan, text=read_text(file), name=str(file), prune=prune)
+    _tell(session, planned, done=False)
 
 
 @app.command("apply")
 def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
-    """Make users, pipelines and lists what the file says. All of it is done, or nothing."""
+    """Make users, pipelines and lists as the file says.
+
+    All changes are made, or none.
+    """
     session: Session = context.obj
-    config = session.config()
-    steps = _plan(session, file, prune)
-    declared.apply(open_database(config.database_url), steps, author=getpass.getuser())
-    if steps:
-        ring(config.node.data)
-    _tell(session, steps, done=True)
+    made = session.client.call(configuration.apply, text=read_text(file), name=str(file), prune=prune)
+    _tell(session, made, done=True)
 
 
-def _plan(session: Session, file: Path, prune: bool) -> list[Step]:
-    config = session.config()
-
-    def check(text: str, name: str) -> object:
-        return registry.check(text, name, config.pipelines.deadline)
-
-    return declared.plan(open_database(config.database_url), declared.read(file, check, checked), prune=prune)
-
-
-def _tell(session: Session, steps: list[Step], *, done: bool) -> None:
-    rows = [{"of": step.of, "what": step.what, "diff": step.diff(masked)} for step in steps]
+def _tell(session: Session, changes: Sequence[PlannedChange], *, done: bool) -> None:
     if session.json:
-        session.print_json({"applied": done, "steps": rows})
+        session.print_json({"applied": done, "steps": [asdict(change) for change in changes]})
         return
-    for row in rows:
-        print(f"{row['of']}: {row['what']}")
-        for line in row["diff"]:
+    for change in changes:
+        print(f"{change.of}: {change.what}")
+        for line in change.diff:
             print(f"    {line}")
-    count = f"{len(steps)} change{'s' if len(steps) != 1 else ''}"
-    print(f"{count}{' made' if done else ''}" if steps else "nothing to change: all is as the file says")
+    count = f"{len(changes)} change{'s' if len(changes) != 1 else ''}"
+    print(f"{count}{' made' if done else ''}" if changes else "nothing to change: all is as the file says")

@@ -10,14 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from sendswitch.cli.ids import Id, parse_message
+from sendswitch.admin import messages
+from sendswitch.cli.ids import Id
 from sendswitch.cli.output import Bytes, Session, readable
 from sendswitch.errors import NotFound
 from sendswitch.mail.content import Content, read_all
-from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded
-from sendswitch.spool import admin, requeue
 
 # The fields that a reader looks at; --headers shows all.
 FIELDS = frozenset(("from", "reply-to", "to", "cc", "date", "subject", "message-id"))
@@ -31,7 +30,7 @@ def raw(context: typer.Context, id_: Id, output: Output = None) -> None:
     message, content = _content(session, id_)
     if output is None and session.json:
         text = base64.b64encode(read_all(content)).decode()
-        session.print_json({"id": to_text(message), "size": content.size, "raw": text})
+        session.print_json({"id": message, "size": content.size, "raw": text})
         return
     _write(session, content, output)
 
@@ -51,16 +50,16 @@ def show(
     mail = Mail(content)
     if attachment:
         if attachment > len(mail.attachments):
-            raise NotFound(f"{to_text(message)} has {len(mail.attachments)} attachments; there is no {attachment}")
+            raise NotFound(f"{message} has {len(mail.attachments)} attachments; there is no {attachment}")
         data = mail.attachments[attachment - 1].data
         if output is None and session.json:
-            session.print_json({"id": to_text(message), "size": len(data), "data": base64.b64encode(data).decode()})
+            session.print_json({"id": message, "size": len(data), "data": base64.b64encode(data).decode()})
             return
         _write(session, data, output)
         return
     told = _facts(mail)
     if session.json:
-        session.print_json({"id": to_text(message), **told})
+        session.print_json({"id": message, **told})
         return
     for name, value in told["headers"]:
         if headers or name.lower() in FIELDS:
@@ -97,10 +96,8 @@ def _facts(mail: Mail) -> dict[str, Any]:
     }
 
 
-def _content(session: Session, id_: str) -> tuple[int, Content]:
-    data = session.config().node.data
-    message, _ = parse_message(id_)
-    return message, requeue.content(admin.open_files(data), data, message)
+def _content(session: Session, id_: str) -> tuple[str, Content]:
+    return id_.partition(".")[0], session.client.call(messages.content, id=id_)
 
 
 def _write(session: Session, content: Content | bytes, output: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`demo`: the main job in one command. A node with a worker, three pipelines, six messages, and what became of them."""
+"""`demo`: a node with a worker, three pipelines and six messages, and the result for each message."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Exit after the table.")] = False,
     data: Annotated[Path | None, typer.Option("--data", help="Keep everything in this folder.")] = None,
 ) -> None:
-    """Run a switch with sample pipelines and six messages. What became of each is shown."""
+    """Run a switch with sample pipelines and six messages.
+
+    The result for each message is shown.
+    """
     logs.setup("text", "error")
     with _folder(data) as folder:
         raise typer.Exit(uvloop.run(_run(context.obj, folder, once=once)))
@@ -164,7 +167,7 @@ async def _run(session: Session, folder: Path, *, once: bool) -> int:
 
 
 def _send_all(port: int) -> list[str]:
-    """Send the samples with a plain SMTP client; gives their ids."""
+    """Send the samples with a plain SMTP client. Return their ids."""
     ids = []
     with smtplib.SMTP("127.0.0.1", port, local_hostname="demo-client.example.org") as client:
         client.ehlo()
@@ -249,4 +252,4 @@ def _explain(node: Node, folder: Path, session: Session) -> None:
     print(f"Edit:         {folder / 'bob.py'}; the next message to Bob is judged by what you wrote")
     print(f"Try:          swaks --server {addresses['smtp filter']} --to ann@example.test --from win@spam.example")
     print(f"Ask:          sendswitch message explain to:bob --config {folder / 'sendswitch.toml'}")
-    print("Stop:         Ctrl-C", flush=True)  # whoever reads through a pipe wants it now, not when we stop
+    print("Stop:         Ctrl-C", flush=True)  # a reader of a pipe wants it now, not at the end

@@ -1,8 +1,9 @@
-"""`doctor`: what is wrong with this installation, and what to do about it. Looks everywhere, changes nothing."""
+"""`doctor`: find problems of this installation and say what to do. Changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import resource
 import shutil
@@ -19,19 +20,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.accounts.users import all_pipelines
+from sendswitch.admin import node, rules
+from sendswitch.admin.base import Actor, Installation
 from sendswitch.bootstrap.parts import listener_options, make_courier
 from sendswitch.cli.mappings import mapping_trouble
 from sendswitch.cli.output import Session, sized
+from sendswitch.client import connect
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
-from sendswitch.control import ask
 from sendswitch.db.connect import open_database, shown
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail import ids
 from sendswitch.monitoring.auditor import full_audit
 from sendswitch.processors import registry
 from sendswitch.reply import Reply
-from sendswitch.spool import orders
 from sendswitch.spool.admin import count_poison, damage, newest_message, open_files
 
 # File systems on which SQLite's locks or fsync cannot be relied on (sqlite.org/howtocorrupt).
@@ -42,7 +44,7 @@ AHEAD = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A result of one check. `status` is ok, warning or problem; `do` tells the administrator what to do."""
+    """The result of one check. `status` is ok, warning or problem; `do` says what the administrator can do."""
 
     what: str
     status: str
@@ -193,23 +195,24 @@ def _pipelines(config: Config) -> Iterator[Finding]:
 
 
 def _node(config: Config) -> Iterator[Finding]:
-    told = ask(config.node.data, "status", timeout=5.0)
-    if told is None:
+    installation, actor = Installation(lambda: config), Actor(getpass.getuser())
+    client = connect(installation, actor)
+    if not client.running:
         yield problem("node", "none runs here", "sendswitch run, or systemctl start sendswitch")
         return
-    yield ok("node", f"runs; {told['on_the_way']} deliveries on their way, {told['connections']} connections")
-    if told["draining"]:
+    told = client.call(node.status)
+    yield ok("node", f"runs; {told.on_the_way} deliveries on their way, {told.connections} connections")
+    if told.draining:
         yield warning("node", "it is being drained and takes no mail", "sendswitch node resume")
-    with closing(open_files(config.node.data)) as connection:
-        for order in orders.active(connection, time.time()):
-            found = f"order {order.id}: {order.kind} {order.words or 'everything'}, because {order.reason or '?'}"
-            yield warning("orders", found, f"sendswitch queue cancel {order.id} ends it")
-    if told["overloaded"]:
-        yield problem("node", f"it takes no mail: {told['overloaded']}", "the message says what there is too much of")
-    if told["configuration_refused"]:
-        yield warning("node", f"not reloaded: {told['configuration_refused']}", "correct it, then sendswitch reload")
-    if told["events_waiting"] > 10_000:
-        yield warning("journal", f"{told['events_waiting']} events wait", "look for journal_failed in the log")
+    for rule in client.call(rules.list_rules):
+        found = f"rule {rule.id}: {rule.kind} {rule.search or 'everything'}, because {rule.reason or '?'}"
+        yield warning("rules", found, f"sendswitch queue cancel {rule.id} ends it")
+    if told.overloaded:
+        yield problem("node", f"it takes no mail: {told.overloaded}", "the message says what there is too much of")
+    if told.configuration_refused:
+        yield warning("node", f"not reloaded: {told.configuration_refused}", "correct it, then sendswitch reload")
+    if told.events_waiting > 10_000:
+        yield warning("journal", f"{told.events_waiting} events wait", "look for journal_failed in the log")
 
 
 def _next_hop(config: Config) -> Iterator[Finding]:

@@ -1,39 +1,37 @@
-"""`message list --follow`: deliveries as they change, until somebody presses Ctrl-C."""
+"""`message list --follow`: show deliveries as they change, until Ctrl-C."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 
+from sendswitch.admin import messages
+from sendswitch.admin.messages import MessageSummary
 from sendswitch.cli.output import Session, readable
-from sendswitch.cli.words import read_terms, search_in
-from sendswitch.db.connect import open_database
-
-if TYPE_CHECKING:
-    from sendswitch.db.journal import Found
 
 # Seconds between two looks at the journal. Another process writes it, in a database that tells nobody of a change.
 # MOST is how many deliveries a look sees, LATEST how many are shown at the beginning.
 LOOK, MOST, LATEST = 0.5, 1000, 10
 
 
-def follow(session: Session, words: Iterable[str], listed: Callable[[Found], dict[str, Any]]) -> None:
+def follow(session: Session, search: str, listed: Callable[[MessageSummary], dict[str, Any]]) -> None:
     """Print a line for each of the newest MOST deliveries that a search finds, and again whenever its state changes.
 
-    On a terminal lines are cut to its width; with --json each line is an object.
+    On a terminal lines are cut to its width; with --json each line is an object. The journal is read in this process:
+    a search every half second would cost the node too much.
     """
-    words, engine = list(words), open_database(session.config().database_url, migrate=False)
+    client = session.here
     seen: dict[str, object] = {}
     latest = LATEST
     try:
         while True:
-            # The words are read each time: `after:1h` moves on.
-            rows = [listed(found) for found in search_in(engine, read_terms(words), MOST)]
+            # The search is read each time: `after:1h` moves on.
+            rows = [listed(row) for row in client.call(messages.search, search=search, limit=MOST).items]
             new = [row for row in reversed(rows) if seen.get(row["id"]) != row["state"]]
             for row in new[-latest:]:
                 print(_line(session, row), flush=True)

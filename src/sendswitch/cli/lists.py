@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from sendswitch.accounts.users import get_pipeline
-from sendswitch.bootstrap.parts import load_routes, read_book
-from sendswitch.cli.output import Session, moment
-from sendswitch.config.load import parse
-from sendswitch.config.model import Config
+from sendswitch.admin import lists
+from sendswitch.admin.base import at
+from sendswitch.admin.lists import MOST, Which
+from sendswitch.cli.output import Session
 from sendswitch.config.units import duration
-from sendswitch.control import ring
-from sendswitch.db import lists
-from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, in_words
-from sendswitch.mail.address import key
-from sendswitch.processors.entries import Entries, Entry, checked
+from sendswitch.processors.entries import checked
 
 app = typer.Typer(help="Allow and deny lists of users, domains and the site.", no_args_is_help=True)
 
 For = Annotated[str, typer.Option("--for", help="user@domain or domain; without it the whole site.")]
-Which = Annotated[Literal["allow", "deny"], typer.Argument(help="allow or deny.")]
+List = Annotated[Which, typer.Argument(help="allow or deny.")]
 
 
 @app.command("show")
@@ -38,19 +32,17 @@ def show(
 ) -> None:
     """Show entries with their numbers, reasons and times."""
     session: Session = context.obj
-    scope = None if whose is None else lists.scope_of(whose)
-    found = lists.entries(open_database(session.config().database_url, migrate=False), scope)
     rows = [
         {
             "number": entry.id,
             "for": entry.scope or "the site",
             "list": entry.list,
             "entry": entry.entry,
-            "until": moment(entry.expires),
+            "until": entry.expires,
             "reason": entry.reason,
             "by": entry.author,
         }
-        for entry in found
+        for entry in session.client.call(lists.list_entries, scope=whose)
     ]
     columns = ("number", "for", "list", "entry", "until", "reason", "by")
     session.show(rows, columns, "no entries; add one: sendswitch list add deny spam.example", spare=("by", "reason"))
@@ -59,38 +51,32 @@ def show(
 @app.command("add")
 def add(
     context: typer.Context,
-    which: Which,
+    which: List,
     entries: Annotated[list[str] | None, typer.Argument(help="Addresses, domains, globs, networks, fields.")] = None,
     whose: For = "",
     file: Annotated[Path | None, typer.Option("--file", help="More of them, one a line; # begins a comment.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; who is refused by it does not read it.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, for administrators only.")] = "",
     expires: Annotated[
         str, typer.Option("--expires", help="For how long, such as 30d, or until which day; without it for ever.")
     ] = "",
 ) -> None:
     """Put entries on a list. One that is there already gets the new reason and time."""
     session: Session = context.obj
-    config = session.config()
     wanted = [checked(entry) for entry in entries or []]
     if file is not None:
         wanted += _from_file(file, quiet=session.json)
     if not wanted:
         raise typer.BadParameter("name an entry, or a --file of them")
-    until = _until(expires) if expires else None
-    scope = lists.scope_of(whose)
-    new = lists.add(
-        open_database(config.database_url),
-        scope,
-        which,
-        wanted,
-        reason=reason[:500],
-        author=getpass.getuser()[:64],
-        expires=until,
-    )
-    ring(config.node.data)
-    whom = scope or "the site"
+    until, new, scope = at(_until(expires)) if expires else None, 0, ""
+    for start in range(0, len(wanted), MOST):
+        piece = tuple(wanted[start : start + MOST])
+        added = session.client.call(lists.add, list=which, entries=piece, scope=whose, reason=reason, expires=until)
+        new, scope = new + added.new, added.scope
     session.done(
-        f"{new} new on the {which} list of {whom}", new=new, given=len(wanted), **{"for": scope, "list": which}
+        f"{new} new on the {which} list of {scope or 'the site'}",
+        new=new,
+        given=len(wanted),
+        **{"for": scope, "list": which},
     )
 
 
@@ -117,9 +103,7 @@ def _from_file(file: Path, *, quiet: bool) -> list[str]:
 def remove(context: typer.Context, numbers: Annotated[list[int], typer.Argument(help="As `list show` tells.")]) -> None:
     """Take entries off, all of them or none."""
     session: Session = context.obj
-    config = session.config()
-    done = lists.remove(open_database(config.database_url), numbers)
-    ring(config.node.data)
+    done = session.client.call(lists.remove, ids=tuple(numbers))
     session.done(f"{done} taken off", removed=done)
 
 
@@ -130,47 +114,16 @@ def probe(
     to: Annotated[str, typer.Option("--to", help="The recipient.")],
     address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "",
 ) -> None:
-    """Say which kept entry would decide about a sender. For whom it is kept is told too."""
+    """Show the kept entry that would decide about a sender.
+
+    The scope of the entry is shown too.
+    """
     session: Session = context.obj
-    config, now = session.config(), time.time()
-    address = sender if _is_client(sender) else address
-    for pair in read_book(config).of(to):
-        for which, entries in (("allow", pair.allow), ("deny", pair.deny)):
-            entry = entries.sender(key(sender), now) or entries.client(address, now)
-            if entry is not None:
-                whose = pair.whose or "the site"
-                told = f"{entry.text} on the {which} list of {whose}{': ' * bool(entry.reason)}{entry.reason}"
-                but = _unasked(config, to, sender, address)
-                about = {"entry": entry.text, "list": which, "reason": entry.reason, "for": pair.whose, "but": but}
-                session.done(told + (f"; but {but}" if but else ""), **about)
-                return
-    raise NotFound(f"no entry that holds for {to} is about {sender}")
-
-
-def _is_client(text: str) -> bool:
-    try:
-        return bool(ip_address(text))
-    except ValueError:
-        return False
-
-
-def _unasked(config: Config, to: str, sender: str, address: str) -> str:
-    """Return why a kept entry about a sender does not decide for a recipient, '' when it does."""
-    engine = open_database(config.database_url, migrate=False)
-    route = load_routes(engine, config).find(to)
-    if route is None:
-        return f"{to} has no pipeline, so nobody looks at lists"
-    steps = parse(get_pipeline(engine, route.owner, route.version).text, route.owner)[0].get("step", [])
-    own = [(n, step) for n, step in enumerate(steps, 1) if step.get("use") == "lists"]
-    if not own:
-        return f"the pipeline of {route.owner} has no step that uses lists"
-    for n, step in own:
-        for which in ("allow", "deny"):
-            entries, now = Entries(map(Entry, step.get(which, ()))), time.time()
-            entry = entries.sender(key(sender), now) or entries.client(address, now)
-            if entry is not None:
-                return f"{which} of step {n} in the pipeline of {route.owner} has {entry.text}, and is asked first"
-    return ""
+    found = session.client.call(lists.find, sender=sender, to=to, client=address)
+    because = f": {found.reason}" if found.reason else ""
+    told = f"{found.entry} on the {found.list} list of {found.scope or 'the site'}{because}"
+    facts = asdict(found)
+    session.done(told + (f"; but {found.but}" if found.but else ""), **facts | {"for": facts.pop("scope")})
 
 
 def _until(text: str) -> float:

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pipe": ("pipe.pipe", "Take a message on standard input, for Postfix's pipe(8)."),
     "audit": ("audit.audit", "Prove that no accepted mail is missing."),
     "doctor": ("doctor.doctor", "Say what is wrong with this installation and what to do."),
-    "try": ("trying.try_", "Ask a recipient's pipeline about a message."),
+    "try": ("trying.try_", "Ask a recipient's pipeline about a message, without effect."),
     "replay": ("replay.replay", "Run a pipeline over recorded mail, without effect."),
     "reload": ("node.reload", "Make the running node read its configuration again."),
     "bench": ("bench.bench", "Measure against other mail programs."),
@@ -43,9 +43,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "processor": ("processor.app", "Processors: what pipelines are made of."),
     "postfix": ("postfix.app", "The lines for a Postfix before and behind the node."),
     "queue": ("queue.app", "The queue: mail on its way or held."),
-    "quarantine": ("quarantine.app", "The quarantine: mail that was put aside."),
-    "hold": ("hold.app", "Held mail."),
-    "webhook": ("webhook.app", "Webhooks of `notify`: who is told, and what came of it."),
+    "quarantine": ("quarantine.app", "The quarantine."),
+    "hold": ("hold.app", "Held mail, which waits for a person's decision."),
+    "webhook": ("webhook.app", "Webhooks of `notify`: endpoints, events and attempts."),
 }
 
 
@@ -188,12 +188,14 @@ def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="sendswitch")
     except Exception as error:
+        from sendswitch.admin.wire import as_ours
         from sendswitch.cli.output import complain, exit_code
 
-        code = exit_code(error)
+        ours = as_ours(error)
+        code = exit_code(ours)
         if code is None:
             raise
-        complain(error, json="--json" in arguments)
+        complain(ours, json="--json" in arguments)
         sys.exit(code)
 
 

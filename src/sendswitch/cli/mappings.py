@@ -1,7 +1,7 @@
-"""Where Postfix maps addresses (aliases, BCC, canonical names) when a filter is between two of its services.
+"""The mapping of addresses by Postfix (aliases, BCC, canonical names) when a filter is between two of its services.
 
-Each mail passes cleanup(8) twice, before the filter and after it. Where both map, whom an alias stands for gets two
-copies; where none does, aliases are unknown users.
+Each mail passes cleanup(8) twice, before the filter and after it. If both map addresses, the recipients behind an alias
+get two copies; if none does, aliases are unknown users.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNMAPPED = "no_address_mappings"
 
 
 def mapping_trouble(config: Config, folder: Path | None = None) -> str:
-    """Say what is wrong where addresses are mapped twice or never, and what to do.
+    """Return a sentence about addresses that are mapped twice or never, with what to do.
 
     `folder` is Postfix's configuration, None for the system's. Return '' when all is well, or where no Postfix is.
     """

@@ -1,38 +1,27 @@
-"""`message …`: what happened to mail, and why; and what can still be done with it."""
+"""`message …`: what happened to mail, and why; and requests to deliver it once more."""
 
 from __future__ import annotations
 
-import getpass
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sendswitch.admin import deliveries, messages, node
+from sendswitch.admin.messages import DeliveryStory, MessageSummary
 from sendswitch.cli.content import raw, show
-from sendswitch.cli.ids import Id, parse_message
-from sendswitch.cli.node import asked
-from sendswitch.cli.output import Bytes, Session, local, moment, readable
-from sendswitch.cli.quarantine import each
+from sendswitch.cli.ids import Id
+from sendswitch.cli.output import Bytes, Session, readable
+from sendswitch.cli.quarantine import tell_each
 from sendswitch.cli.queue import SEARCH, TIMELINE, Reason, timeline_row
-from sendswitch.cli.words import read_terms, search
-from sendswitch.config.model import Config
+from sendswitch.cli.words import joined
 from sendswitch.config.units import duration
-from sendswitch.errors import NotFound, SendSwitchError, Temporary, in_words
-from sendswitch.journal import story
-from sendswitch.journal.events import Event, fold
-from sendswitch.mail.address import valid
-from sendswitch.mail.ids import to_text
-from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import MAX_REASON
+from sendswitch.errors import NotFound, SendSwitchError
 from sendswitch.spool import admin
-from sendswitch.spool import requeue as spool
 
 if TYPE_CHECKING:
-    from sendswitch.db.journal import Found
     from sendswitch.pipeline.smallest import SmallestChange
 
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
@@ -65,49 +54,44 @@ def list_(
     if follow_:
         from sendswitch.cli.follow import follow
 
-        follow(session, words or (), _listed)
+        follow(session, joined(words or ()), _listed)
         return
-    terms = read_terms(words or ())
-    rows = [_listed(row) for row in search(session.config(), terms, limit)]
+    rows = [_listed(row) for row in session.pages(messages.search, limit, search=joined(words or ()))]
     columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "why")
     spare = ("tags", "verdict", "subject", "from", "received", "why")
-    session.show(rows, columns, "no message matches" if terms else "the journal has no mail yet", spare)
+    session.show(rows, columns, "no message matches" if words else "the journal has no mail yet", spare)
 
 
-def _listed(found: Found) -> dict[str, object]:
-    message, delivery = found.message, found.delivery
+def _listed(row: MessageSummary) -> dict[str, object]:
     return {
-        "id": f"{to_text(message['id'])}.{delivery['n']}",
-        "received": moment(message["received"]),
-        "from": message["sender"] or "<>",
-        "to": delivery["recipient"],
-        "subject": message["subject"],
-        "size": Bytes(message["size"]),
-        "via": message["via"],
-        "client": message["client_address"],
-        "queue_id": message["queue_id"],
-        "message_id": message["message_id"],
-        "state": delivery["state"],
-        "since": moment(delivery["since"]),
-        "verdict": delivery["action"],
-        "tags": delivery["tags"].split(),
-        "processor": delivery["processor"],
-        "reason": delivery["reason"],
-        "attempts": delivery["attempts"],
-        "last_answer": delivery["reply"],
-        "why": delivery["reply"] or delivery["reason"],
+        "id": row.id,
+        "received": row.received,
+        "from": row.sender or "<>",
+        "to": row.recipient,
+        "subject": row.subject,
+        "size": Bytes(row.size),
+        "via": row.via,
+        "client": row.client,
+        "queue_id": row.queue_id,
+        "message_id": row.message_id,
+        "state": row.state,
+        "since": row.since,
+        "verdict": row.action,
+        "tags": row.tags,
+        "processor": row.processor,
+        "reason": row.reason,
+        "attempts": row.attempts,
+        "last_answer": row.reply,
+        "why": row.reply or row.reason,
     }
 
 
 @app.command("timeline")
 def timeline(context: typer.Context, id_: Id) -> None:
-    """Tell everything that happened to a message, in order."""
+    """Show every event of a message in order."""
     session: Session = context.obj
-    message, n = parse_message(id_)
-    events, _ = _history(session, message)
-    to = story.recipients(events)
-    lines = [line for line in story.timeline(events) if n is None or line.recipient in ("", to.get(n))]
-    session.show([timeline_row(line) for line in lines], TIMELINE, "nothing", spare=("recipient",))
+    lines = session.client.call(messages.history, id=id_).timeline
+    session.show([timeline_row(line) for line in lines], TIMELINE, "its history is empty", spare=("recipient",))
 
 
 @app.command("explain", context_settings=SEARCH)
@@ -118,42 +102,31 @@ def explain(
     ],
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most deliveries that a search tells of.")] = 3,
 ) -> None:
-    """Tell why a message ended as it did, for each recipient. With a search it tells of the newest that are found."""
+    """Explain the fate of a message for each recipient. With a search, of the newest deliveries it finds."""
     session: Session = context.obj
-    wanted = _wanted(session.config(), words, limit)
-    told = [one for message, n in wanted for one in _explained(session, message, n)]
+    stories = [story for id_ in _wanted(session, words, limit) for story in _stories(session, id_)]
+    told = [(story, _smallest_change(session, story.id) if story.steps else None) for story in stories]
     if session.json:
-        session.print_json([one | {"change": change and asdict(change)} for one, change in told])
+        session.print_json([asdict(story) | {"change": change and asdict(change)} for story, change in told])
         return
-    for one, change in told:
-        print(f"{one['id']} for {readable(one['recipient'])}: {one['state']}")
-        for sentence in (*one["sentences"], *([change.sentence] if change else ())):
+    for story, change in told:
+        print(f"{story.id} for {readable(story.recipient)}: {story.state}")
+        for sentence in (*story.sentences, *([change.sentence] if change else ())):
             print(f"  {readable(sentence)}")
 
 
-def _wanted(config: Config, words: list[str], limit: int) -> list[tuple[int, int | None]]:
-    """Return the deliveries that are meant. Raises NotFound, InvalidSearch."""
+def _wanted(session: Session, words: list[str], limit: int) -> list[str]:
+    """Return the ids that are meant. Raises NotFound, InvalidSearch."""
     if len(words) == 1 and ID.fullmatch(words[0]):
-        return [parse_message(words[0])]
-    found = search(config, read_terms(words), limit)
+        return words
+    found = list(session.pages(messages.search, limit, search=joined(words)))
     if not found:
         raise NotFound("no message matches; `sendswitch message list` shows all, a second after it came")
-    return [(row.message["id"], row.delivery["n"]) for row in found]
+    return [row.id for row in found]
 
 
-def _explained(session: Session, message: int, n: int | None) -> list[tuple[dict[str, Any], SmallestChange | None]]:
-    events, states = _history(session, message)
-    if n is not None and n not in states:
-        raise NotFound(f"{to_text(message)} has no delivery {n}; it has {', '.join(map(str, sorted(states)))}")
-    told = {k: story.explain(events, k, states[k]) for k in sorted(states) if n in (None, k)}
-    config = session.config()
-    return [
-        (
-            {"id": f"{to_text(message)}.{k}", **asdict(one)},
-            _smallest_change(config, message, k) if one.steps else None,
-        )
-        for k, one in told.items()
-    ]
+def _stories(session: Session, id_: str) -> tuple[DeliveryStory, ...]:
+    return session.client.call(messages.history, id=id_).deliveries
 
 
 @app.command("trace")
@@ -166,23 +139,23 @@ def trace(
     """Show SMTP dialogs as they happen, without content. Ctrl-C ends it."""
     session: Session = context.obj
     end = time.monotonic() + duration(time_)
-    asked(session, "trace", listener=listener, sender=sender, seconds=duration(time_) + GRACE)
+    client, seconds = session.client, duration(time_) + GRACE
+    client.call(node.start_trace, listener=listener, sender=sender, seconds=seconds)
     seen, found = 0, []
     try:
         while time.monotonic() < end:
-            for line in asked(session, "trace", after=seen)["lines"]:
-                seen = line["number"]
+            for line in client.call(node.trace, after=seen):
+                seen = line.number
                 found.append(line)
                 if not session.json:
-                    text = f"{local(line['at'])} {line['session']} {line['who']}: {line['text']}"
-                    print(readable(text), flush=True)
+                    print(readable(f"{readable(line.at)} {line.session} {line.who}: {line.text}"), flush=True)
             time.sleep(LOOK)
     except KeyboardInterrupt:
         pass
     finally:
-        asked(session, "trace", end=True)
+        client.call(node.stop_trace)
     if session.json:
-        session.print_json([line | {"at": moment(line["at"])} for line in found])
+        session.print_json([asdict(line) for line in found])
 
 
 Deliveries = Annotated[list[str], typer.Argument(metavar="ID...", help="Deliveries' ids as listed.")]
@@ -196,15 +169,15 @@ def requeue(
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="Deliver without asking the pipeline.")] = False,
     once_more: Annotated[bool, typer.Option("--again", help="Also what was requeued and got through.")] = False,
 ) -> None:
-    """Deliver once more to the same recipient. The content must still be here; it may have been dropped or deleted."""
+    """Deliver once more to the same recipient.
+
+    The spool must still have the content. Mail that was dropped or deleted can be requeued too.
+    """
     session: Session = context.obj
-    data = session.config().node.data
-    connection, by, why = admin.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
-
-    def act(id_: str) -> None:
-        spool.requeue(connection, data, id_, time.time(), by=by, reason=why, unfiltered=unfiltered, once_more=once_more)
-
-    each(session, ids, "requeued", act)
+    results = session.client.call(
+        deliveries.requeue, ids=tuple(ids), reason=reason, unfiltered=unfiltered, again=once_more
+    )
+    tell_each(session, "requeued", [results])
 
 
 @app.command("forward")
@@ -216,38 +189,32 @@ def forward(
 ) -> None:
     """Send a message on to other addresses too. Each goes through its own pipeline."""
     session: Session = context.obj
-    for address in to:
-        if not valid(address) or "@" not in address:
-            raise ValueError(f"--to {address!r} is not a mail address")
-    data = session.config().node.data
-    connection, by, why = admin.open_files(data), getpass.getuser(), storable(reason, MAX_REASON)
-
-    def act(id_: str) -> None:
-        spool.send_on(connection, data, id_, to, time.time(), by=by, reason=why)
-
-    each(session, ids, "sent on", act)
+    results = session.client.call(deliveries.forward, ids=tuple(ids), to=tuple(to), reason=reason)
+    tell_each(session, "sent on", [results])
 
 
-def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | None:
-    """Return what alone would have led to another verdict; None when it cannot be tried, because the mail or the
-    pipeline is not here any more.
+def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
+    """Return the smallest change that would have led to another verdict.
+
+    Return None when no change can be tried, because the mail or the pipeline is gone. The pipeline runs in this
+    process, whether a node runs or not: the process that has the mail runs no pipeline on request.
     """
     import uvloop
     from sqlalchemy.exc import SQLAlchemyError
 
     from sendswitch.accounts.users import get_pipeline
     from sendswitch.bootstrap.parts import make_trial
-    from sendswitch.db.connect import open_database
     from sendswitch.pipeline import recording as record
     from sendswitch.pipeline.smallest import smallest_change
 
+    installation = session.installation
     try:
-        case = record.case(admin.open_files(config.node.data), config.node.data, message, n)
+        with installation.spool() as connection:
+            case = record.case(connection, installation.config.node.data, *admin.parse_id(id_))
         if case is None or case.verdict is None or not case.verdict.pipeline:
             return None
-        engine = open_database(config.database_url, migrate=False)
-        stored = get_pipeline(engine, case.verdict.pipeline, case.verdict.version)
-        trial = make_trial(config, stored.owner, stored.version, stored.text)
+        stored = get_pipeline(installation.database(), case.verdict.pipeline, case.verdict.version)
+        trial = make_trial(installation.config, stored.owner, stored.version, stored.text)
     except (SendSwitchError, SQLAlchemyError):
         return None
 
@@ -258,37 +225,3 @@ def _smallest_change(config: Config, message: int, n: int) -> SmallestChange | N
             await trial.close()
 
     return uvloop.run(find())
-
-
-def _history(session: Session, message: int) -> tuple[list[Event], dict[int, str]]:
-    """Return a message's events and its deliveries' states: the journal's, and what the local spool has besides."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from sendswitch.db import journal
-    from sendswitch.db.connect import open_database
-
-    config = session.config()
-    events: dict[int, Event] = {}
-    trouble = ""
-    try:
-        engine = open_database(config.database_url, migrate=False)
-        events = {event.seq: event for event in journal.story(engine, message).events}
-    except (SQLAlchemyError, Temporary) as error:
-        trouble = f"; the journal cannot be read: {in_words(error)}"
-    events |= {event.seq: event for event in _spooled(config.node.data, message)}
-    if not events:
-        raise NotFound(f"nothing is known of message {to_text(message)}{trouble}; it may be too old, or another node's")
-    ordered = [events[seq] for seq in sorted(events)]
-    return ordered, _states(ordered)
-
-
-def _spooled(data: Path, message: int) -> Sequence[Event]:
-    try:
-        return admin.events(admin.open_files(data), message)
-    except NotFound:
-        return ()
-
-
-def _states(events: Sequence[Event]) -> dict[int, str]:
-    batch = fold(events)
-    return {n: str(row["state"]) for (_, n), row in batch.deliveries.items()}

@@ -1,17 +1,18 @@
-"""`node …`, `reload`: what is asked of a running node."""
+"""`node …`, `reload`: requests to the running node."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from http.client import OK, HTTPConnection, HTTPException
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
 
-from sendswitch.cli.output import Session, moment
+from sendswitch.admin import node
+from sendswitch.cli.output import Session
 from sendswitch.config.units import duration
-from sendswitch.control import ask
 from sendswitch.errors import Temporary, in_words
 from sendswitch.logs import LEVELS
 from sendswitch.smtp.address import Endpoint, parse_endpoint
@@ -26,18 +27,16 @@ def reload(context: typer.Context) -> None:
     """Make the running node read its configuration again. A wrong one is refused and changes nothing."""
     session: Session = context.obj
     session.config()  # said here already when it is wrong, with file and line
-    told = asked(session, "reload")
-    later = told["restart"]
+    later = session.client.call(node.reload)
     hint = f"; these wait for a restart: {', '.join(later)}" if later else ""
-    session.done(f"the configuration is in force{hint}", restart=later)
+    session.done(f"the configuration is in force{hint}", restart=list(later))
 
 
 @app.command("status")
 def status(context: typer.Context) -> None:
-    """Show what the running node has to do."""
+    """Show the work of the running node and its addresses."""
     session: Session = context.obj
-    told = asked(session, "status")
-    told["oldest"] = moment(told["oldest"])
+    told = asdict(session.client.call(node.status))
     if session.json:
         session.print_json(told)
         return
@@ -72,7 +71,7 @@ def _trouble(web: Endpoint) -> list[str]:
     except (OSError, HTTPException) as error:
         return [f"web.bind {web}: {in_words(error)}"]
     except (ValueError, KeyError, TypeError):
-        return [f"web.bind {web}: somebody else answers there"]
+        return [f"web.bind {web}: another program answers there"]
     finally:
         connection.close()
     return causes if answer.status != OK else []
@@ -83,14 +82,14 @@ def drain(
     context: typer.Context,
     wait: Annotated[str, typer.Option("--wait", help="How long to wait until the queue is empty.")] = "0s",
 ) -> None:
-    """Take no more mail; what is here goes on. Ends with 75 when the queue is not empty after --wait."""
+    """Stop taking mail; mail in the queue goes on. Ends with 75 when the queue is not empty after --wait."""
     session: Session = context.obj
     end = time.monotonic() + duration(wait)
-    asked(session, "drain", on=True)
+    session.client.call(node.drain, on=True)
     from rich.console import Console
 
     with Console(stderr=True).status("draining") as shown:
-        while (left := int(asked(session, "status")["on_the_way"])) and time.monotonic() < end:
+        while (left := session.client.call(node.status).on_the_way) and time.monotonic() < end:
             shown.update(f"draining: {left} on the way")
             time.sleep(LOOK)
     session.done(f"no mail is taken; {left or 'nothing'} is on the way", on_the_way=left)
@@ -102,7 +101,7 @@ def drain(
 def resume(context: typer.Context) -> None:
     """Take mail again."""
     session: Session = context.obj
-    asked(session, "drain", on=False)
+    session.client.call(node.drain, on=False)
     session.done("mail is taken again", draining=False)
 
 
@@ -112,16 +111,7 @@ def log_level(
     level: Annotated[str, typer.Argument(help=f"One of {', '.join(LEVELS)}.")],
     for_: Annotated[str, typer.Option("--for", help="How long; without it until the next reload or restart.")] = "",
 ) -> None:
-    """Show another level of log events, without a restart."""
+    """Change the log level without a restart."""
     session: Session = context.obj
-    told = asked(session, "level", level=level, seconds=duration(for_) if for_ else None)
-    session.done(f"the log level is {level}, it was {told['was']}", was=told["was"], level=level)
-
-
-def asked(session: Session, do: str, **facts: Any) -> dict[str, Any]:
-    """Ask the running node. Raises Temporary when there is none, or what it raised."""
-    data = session.config().node.data
-    told = ask(data, do, **facts)
-    if told is None:
-        raise Temporary(f"no node runs in {data}; is node.data right, and has `sendswitch run` been started?")
-    return told
+    was = session.client.call(node.set_level, level=level, seconds=duration(for_) if for_ else None)
+    session.done(f"the log level is {level}, it was {was}", was=was, level=level)

@@ -5,14 +5,15 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 75 try again late
 
 from __future__ import annotations
 
+import getpass
 import shutil
-import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
@@ -26,8 +27,14 @@ from sendswitch.errors import (
     Refused,
     SendSwitchError,
     Temporary,
-    in_words,
 )
+
+if TYPE_CHECKING:
+    from sendswitch.admin.base import Actor, Installation, Page
+    from sendswitch.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DEFAULT_CONFIG = Path("/etc/sendswitch/sendswitch.toml")
 
@@ -57,6 +64,54 @@ class Session:
     def config(self) -> Config:
         """Return the configuration. Raises InvalidConfiguration."""
         return load(self.config_file)
+
+    @cached_property
+    def client(self) -> Client:
+        """Return the way to the running node, or to its files while none runs. Raises Temporary."""
+        from sendswitch.client import connect
+
+        return connect(self.installation, self.actor)
+
+    @property
+    def here(self) -> Client:
+        """Return the way to the files, whether a node runs or not: for what is too much work for the node."""
+        from sendswitch.client import InProcess
+
+        return InProcess(self.installation, self.actor)
+
+    @cached_property
+    def installation(self) -> Installation:
+        """Return the configured installation. Raises InvalidConfiguration."""
+        from sendswitch.admin.base import Installation
+
+        config = self.config()
+        return Installation(lambda: config)
+
+    @property
+    def actor(self) -> Actor:
+        """Return the person who runs the command."""
+        from sendswitch.admin.base import Actor
+
+        return Actor(getpass.getuser())
+
+    def pages(
+        self,
+        use_case: Callable[Concatenate[Installation, Actor, P], Page[R]],
+        limit: int,
+        *none: P.args,
+        **arguments: P.kwargs,
+    ) -> Iterator[R]:
+        """Yield at most `limit` rows of a list, one page after the other."""
+        from sendswitch.admin.base import PAGE
+
+        cursor = ""
+        request: Any = partial(self.client.call, use_case, **arguments)
+        while limit > 0:
+            page: Page[R] = request(limit=min(limit, PAGE), after=cursor)
+            yield from page.items
+            limit, cursor = limit - len(page.items), page.next
+            if not cursor:
+                return
 
     def show(
         self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str, spare: Sequence[str] = ()
@@ -162,18 +217,13 @@ def sized(size: int) -> str:
     return f"{number:.1f} {units[0]}" if number < 9.95 and units[0] != "B" else f"{number:.0f} {units[0]}"
 
 
-def moment(seconds: float | None) -> datetime | None:
-    """Return seconds since the epoch as a time in UTC; JSON writes it by RFC 3339, `readable` as local time."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
 def local(seconds: float | None) -> str:
     """Return seconds since the epoch as local time, `2026-11-26 15:10:52`; '' for None."""
-    return readable(moment(seconds))
+    return "" if seconds is None else readable(datetime.fromtimestamp(seconds, UTC))
 
 
 def exit_code(error: Exception) -> int | None:
-    """Return the exit code for an error; None for one that nobody expects, which keeps its traceback."""
+    """Return the exit code for an error, None for an unexpected one, which keeps its traceback."""
     match error:
         case InvalidConfiguration() | InvalidSearch():
             return 2
@@ -181,30 +231,18 @@ def exit_code(error: Exception) -> int | None:
             return 3
         case Refused():
             return 4
-        case Temporary() | sqlite3.Error():
+        case Temporary():
             return EX_TEMPFAIL
-        case SendSwitchError() | OSError():
+        case SendSwitchError():
             return 1
         case ValueError():
             return 2
-    return EX_TEMPFAIL if _of_database(error) else None
-
-
-def _of_database(error: Exception) -> bool:
-    """Return whether SQLAlchemy raised it. SQLAlchemy is not imported for this."""
-    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
+    return None
 
 
 def sentences(error: Exception) -> list[str]:
     """Return an error as sentences for people."""
-    if isinstance(error, InvalidConfiguration):
-        return error.problems
-    if isinstance(error, sqlite3.Error):
-        return [f"the spool cannot be used: {in_words(error)}"]
-    if _of_database(error):
-        return [f"the database cannot be used: {in_words(error)}"]
-    file = getattr(error, "filename", None)
-    return [f"{file}: {in_words(error)}" if file else in_words(error)]
+    return error.problems if isinstance(error, InvalidConfiguration) else [str(error)]
 
 
 def complain(error: Exception, *, json: bool) -> None:

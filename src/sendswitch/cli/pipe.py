@@ -1,7 +1,7 @@
-"""`pipe`: take one message on standard input, for Postfix's pipe(8); ends with the codes of sysexits.h.
+"""`pipe`: take one message on standard input, for Postfix's pipe(8). Ends with the codes of sysexits.h.
 
-The message goes to the node's own listener, so 0 is said after it is on disk. 75 (EX_TEMPFAIL) makes Postfix keep it
-and come again, 69 (EX_UNAVAILABLE) makes it return the message to its sender; what is printed stands in the report.
+The message goes to the node's own listener, so that 0 means that it is on disk. 75 (EX_TEMPFAIL) makes Postfix keep the
+message and try again, 69 (EX_UNAVAILABLE) makes Postfix return it to its sender with the printed text in the report.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def _deliver(node: Endpoint, host: str, envelope: Envelope, data: bytes) -
 
 
 def _end(session: Session, reply: Reply) -> NoReturn:
-    """Say what pipe(8) puts into its log and reports, and end."""
+    """Print the text that pipe(8) puts into its log and its reports, and exit."""
     code = 0 if reply.positive else EX_TEMPFAIL if reply.temporary else EX_UNAVAILABLE
     session.done(str(reply), reply=str(reply), exit=code)
     raise typer.Exit(code)

@@ -1,7 +1,7 @@
-"""Postfix's master.cf changed with postconf(1), and changed back.
+"""Changes of Postfix's master.cf with postconf(1), and their way back.
 
-What stood there before is remembered in the data folder, so that taking SendSwitch out leaves Postfix as it was. Only
-our own services and the parameters we set are ever touched.
+The values before the first change are kept in the data folder, so that `remove` leaves Postfix as it was. Only our own
+services and the parameters that we set are ever changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Postconf:
         self.folder = self._run("-h", "config_directory").strip()
 
     def commands(self, wanted: Wanted) -> list[list[str]]:
-        """Return what `apply` runs, in order. Raises NotFound when a service to be changed is not in master.cf."""
+        """Return the commands of `apply` in order. Raises NotFound when master.cf lacks a service that has to be
+        changed.
+        """
         for name in wanted.parameters:
             if not self._run("-M", name).strip():
                 raise NotFound(f"master.cf has no service {name}; name yours with --service")
@@ -68,7 +70,7 @@ class Postconf:
         return dict(self._known()["modes"])
 
     def apply(self, wanted: Wanted, modes: Mapping[str, str]) -> None:
-        """Change master.cf; what was there before the first change is remembered. `modes` are those of the services."""
+        """Change master.cf, and keep the values before the first change. `modes` are those of the services."""
         known, commands = self._known(), self.commands(wanted)
         for name, parameters in wanted.parameters.items():
             before = known["parameters"].setdefault(name, {})
@@ -82,7 +84,7 @@ class Postconf:
             _check(command)
 
     def before(self, service: str, key: str) -> str | None:
-        """Return what a parameter of a service was before `apply`, None where the service said nothing of it."""
+        """Return the value of a service's parameter before `apply`, None where the service did not set it."""
         known = self._known()["parameters"].get(service, {})
         return known[key] if key in known else self.parameter(service, key)
 
@@ -99,8 +101,9 @@ class Postconf:
         return state
 
     def remove(self) -> list[list[str]]:
-        """Put back what was there; gives what was run. Raises NotFound when we changed nothing, Refused when it was in
-        another Postfix."""
+        """Restore the values before `apply`. Return the commands. Raises NotFound when nothing was changed, and Refused
+        when another Postfix was changed.
+        """
         if not self._state.exists():
             raise NotFound("this node has not been put into Postfix with `postfix apply`; edit master.cf by hand")
         state, lines = self._known(), []
@@ -131,7 +134,7 @@ class Postconf:
         return {f"{name}/{kind}": " ".join((name, kind, rest)) for name, kind, rest in lines}
 
     def parameter(self, service: str, key: str) -> str | None:
-        """Return what a service itself says of a parameter, None where it says nothing."""
+        """Return the value that a service itself sets for a parameter, None where it sets none."""
         found = self._run("-P", f"{service}/{key}").strip()
         return found.partition("=")[2].strip() if found else None
 

@@ -1,4 +1,4 @@
-"""`postfix print|apply|remove|check`: Postfix beside it, for this configuration."""
+"""`postfix print|apply|remove|check`: the Postfix before and behind this node."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of another filter.")] = False,
 ) -> None:
-    """Put SendSwitch into Postfix with postconf. `remove` puts back what was there.
+    """Put SendSwitch into Postfix with postconf. `remove` restores the former values.
 
     Other services may follow with another mode: `proxy` for smtp/inet, `filter` for submission/inet.
     """
@@ -76,7 +76,7 @@ def remove(
     folder: Folder = None,
     reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
 ) -> None:
-    """Take SendSwitch out of Postfix: what `apply` found is there again."""
+    """Take SendSwitch out of Postfix and restore the former values."""
     session: Session = context.obj
     postconf = Postconf(folder, session.config().node.data)
     commands = [" ".join(_quoted(word) for word in line) for line in postconf.remove()]
@@ -125,7 +125,7 @@ def check(
 
 
 def _trouble(state: str, config: Config) -> str:
-    """Return what to do about a probe that came no further; '' when it got through."""
+    """Return advice about a probe that did not arrive, '' when it did."""
     if not state:
         return (
             "Postfix has the probe and SendSwitch does not: look at `postqueue -p`, and whether the service that took"
@@ -147,19 +147,19 @@ SMTP = ("smtp/inet",)
 def wanted(
     config: Config, modes: Mapping[str, str], file: Path | None = None, postconf: Postconf | None = None
 ) -> Wanted:
-    """Return what master.cf must say, for the mode of each service.
+    """Return the lines that master.cf needs, for the mode of each service.
 
-    Raises NotFound when the configuration has none of it.
+    Raises NotFound when the configuration has no listener for a mode.
 
-    Postfix maps addresses once: before the filter, so that the pipeline of whom an alias stands for runs. Where mail is
-    filtered before the queue it has not mapped them yet, and maps them behind us, for all services.
+    Postfix maps addresses once: before the filter, so that the pipeline of the real recipient runs. Where mail is
+    filtered before the queue Postfix has not mapped addresses yet, and maps them behind us, for all services.
     """
     if config.next_hop.address.startswith("maildir:"):
         raise NotFound("next_hop.address is a maildir; give it the address of Postfix's re-injection service")
     after = any(mode == "proxy" or _mapped_later(name, postconf) for name, mode in modes.items())
     back = parse_endpoint(config.next_hop.address)
     overrides = _REINJECT["receive_override_options"] + ("" if after else f",{UNMAPPED}")
-    # As many processes as we may use connections, and two more for whoever looks.
+    # A process for each of our connections, and two more for checks.
     rest = f"n - n - {config.next_hop.connections + 2} smtpd"
     services = [_service(str(back), "inet", rest, _REINJECT | {"receive_override_options": overrides})]
     parameters = {}
@@ -190,9 +190,10 @@ def _listener(config: Config, mode: str) -> Endpoint:
 
 
 def _mapped_later(service: str, postconf: Postconf | None) -> bool:
-    """Return whether an entrance leaves addresses as they are, for somebody behind the filter to map.
+    """Return whether a service leaves addresses unmapped, because a service behind the filter maps them.
 
-    What has no filter by its own words takes mail back from another one, and whoever takes it in first maps.
+    A service without a filter of its own takes mail back from another filter; the service that takes mail in first
+    maps.
     """
     if postconf is None or postconf.before(service, "content_filter") == "":
         return False
@@ -210,7 +211,7 @@ def _with(before: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
 
 
 def refuse_another(postconf: Postconf, modes: Mapping[str, str], changes: Wanted) -> None:
-    """Raise Refused where another filter is there already, or another service has our port, and say what to do."""
+    """Raise Refused with advice where another filter is configured, or another service has our port."""
     for name in set(modes) - set(postconf.modes()):
         for key in ("content_filter", "smtpd_proxy_filter"):
             there = postconf.effective(name, key)

@@ -1,4 +1,4 @@
-"""`processor list|show|new`: what pipelines can be made of, and the beginning of one's own."""
+"""`processor list|show|new`: the processors for pipelines, and a template for a new one."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ A processor for SendSwitch: it tags mail that says certain words.
     sendswitch try example.eml --to you@example.com --pipeline pipeline.toml
 
 Change `MODULE.py`, and the version in `pyproject.toml` when it begins to answer otherwise: the journal tells which one
-judged a message. `process` gives a `Verdict` or None; what it may return and what it is told is in
+judged a message. `process` returns a `Verdict` or None; its arguments and its result are described in
 `sendswitch.processors.base`. It runs in a process of its own: what blocks or breaks it costs only the mail it was asked
 about.
 """,

@@ -1,29 +1,28 @@
-"""`quarantine list|release|delete`: mail that was put aside; one by one, or all that a search finds."""
+"""`quarantine list|release|delete`: mail in quarantine, one by one or all that a search finds."""
 
 from __future__ import annotations
 
-import getpass
-import sqlite3
-import time
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Literal
 
 import typer
 
-from sendswitch.cli.codes import EX_TEMPFAIL
-from sendswitch.cli.output import Bytes, Session, exit_code, moment
-from sendswitch.cli.queue import ALL, SEARCH, DryRun, Limit, Words, delivery_facts
-from sendswitch.cli.words import read_terms
-from sendswitch.control import ring
-from sendswitch.errors import NotFound, SendSwitchError, in_words
-from sendswitch.journal.search import OF_SPOOLED
-from sendswitch.spool import admin
-from sendswitch.spool.states import State
+from sendswitch.admin import deliveries
+from sendswitch.admin.deliveries import DeliverySummary, Results
+from sendswitch.admin.wire import error_of
+from sendswitch.cli.output import Bytes, Session, exit_code
+from sendswitch.cli.queue import SEARCH, DryRun, Limit, Words
+from sendswitch.cli.words import joined
 
-app = typer.Typer(help="The quarantine: mail that was put aside.", no_args_is_help=True)
+app = typer.Typer(help="The quarantine.", no_args_is_help=True)
 
 # Columns that a narrow terminal does without, the first first.
 SPARE = ("size", "until", "from", "since", "subject")
+
+ALL, NONE = 1_000_000, "no delivery matches"
+
+Kept = Literal["held", "quarantined"]
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
 User = Annotated[str, typer.Option("--user", help="Only this recipient's.")]
@@ -37,90 +36,108 @@ def list_(
     user: User = "",
     limit: Limit = 1000,
 ) -> None:
-    """List what is in quarantine, with the reason."""
-    show_kept(context.obj, State.QUARANTINED, words or [], user, limit, "the quarantine is empty")
+    """List the mail in quarantine with the reasons."""
+    show_kept(context.obj, "quarantined", words or [], user, limit, "the quarantine is empty")
 
 
 @app.command("release")
 def release(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
-    """Deliver to the recipient; it is not filtered again. A second release is refused."""
+    """Deliver mail to the recipient. It is not filtered again; a second release is refused."""
     session: Session = context.obj
-    connection = admin.open_files(session.config().node.data)
-    by = getpass.getuser()
-    chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
-    each(session, chosen, "released", lambda id_: admin.release(connection, id_, time.time(), by=by))
+
+    def page(chosen: Chosen) -> Results:
+        return session.client.call(deliveries.release, ids=chosen.ids, search=chosen.search, after=chosen.after)
+
+    change(session, "quarantined", "released", page, ids, where, dry_run)
 
 
 @app.command("delete")
 def delete(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
-    """Delete; until its record goes, `message requeue` brings it back."""
+    """Delete mail. Until its record goes, `message requeue` brings it back."""
     session: Session = context.obj
-    connection = admin.open_files(session.config().node.data)
-    by = getpass.getuser()
-    chosen = choose(session, State.QUARANTINED, ids, where, dry_run)
-    each(session, chosen, "deleted", lambda id_: admin.delete(connection, id_, time.time(), by=by))
+
+    def page(chosen: Chosen) -> Results:
+        return session.client.call(deliveries.delete, ids=chosen.ids, search=chosen.search, after=chosen.after)
+
+    change(session, "quarantined", "deleted", page, ids, where, dry_run)
 
 
-def show_kept(session: Session, state: State, words: list[str], user: str, limit: int, empty: str) -> None:
-    """List what is kept in a state and a search finds, for one recipient or, with '', for all."""
-    connection = admin.open_files(session.config().node.data)
-    terms = read_terms([*words, *([f"user:{user}"] if user else ())], OF_SPOOLED)
-    _list(session, admin.rows(connection, (state,), terms=terms, limit=limit), empty)
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The deliveries of a bulk request: ids, or a search with the cursor of its next page."""
+
+    ids: tuple[str, ...]
+    search: str = ""
+    after: str = ""
 
 
-def choose(session: Session, state: State, ids: list[str] | None, where: list[str] | None, dry_run: bool) -> list[str]:
-    """Return the ids that are meant, given or found. With `dry_run` they are listed and the command ends."""
+def change(
+    session: Session,
+    state: Kept,
+    done: str,
+    page: Callable[[Chosen], Results],
+    ids: list[str] | None,
+    where: list[str] | None,
+    dry_run: bool,
+) -> None:
+    """Change the deliveries that are named or found, or with `dry_run` list them. `page` makes one request."""
     if bool(ids) == bool(where):
         raise typer.BadParameter("give ids, or --where with a search; one of both")
-    chosen = list(ids or ())
-    if where or dry_run:
-        connection = admin.open_files(session.config().node.data)
-        if where:
-            found = admin.rows(connection, (state,), terms=read_terms(where, OF_SPOOLED), limit=ALL)
-        else:
-            found = [admin.row(connection, id_) for id_ in chosen]
-        if dry_run:
-            _list(session, found, "no delivery matches")
-            raise typer.Exit(0)
-        chosen = [row.id for row in found]
-        if not chosen:
-            raise NotFound(f"no {state} delivery matches")
-    return chosen
+    chosen = Chosen(tuple(ids or ()), joined(where or ()))
+    if not dry_run:
+        tell_each(session, done, _pages(page, chosen))
+    elif chosen.search:
+        _list(session, session.pages(deliveries.list_kept, ALL, state=state, search=chosen.search), NONE)
+    else:
+        _list(session, [session.client.call(deliveries.show, id=id_).delivery for id_ in chosen.ids], NONE)
 
 
-def each(session: Session, ids: list[str], done: str, act: Callable[[str], None]) -> None:
-    """Act on each id and tell the node; what fails stops no other, and is told at the end by the exit code."""
-    results: list[dict[str, str]] = []
+def _pages(page: Callable[[Chosen], Results], chosen: Chosen) -> Iterator[Results]:
+    while True:
+        results = page(chosen)
+        yield results
+        if not results.next:
+            return
+        chosen = replace(chosen, after=results.next)
+
+
+def show_kept(session: Session, state: Kept, words: list[str], user: str, limit: int, empty: str) -> None:
+    """List the mail in a state that a search finds, for one recipient or, with '', for all."""
+    search = joined([*words, *([f"user:{user}"] if user else ())])
+    _list(session, session.pages(deliveries.list_kept, limit, state=state, search=search), empty)
+
+
+def tell_each(session: Session, done: str, pages: Iterable[Results]) -> None:
+    """Print the result for each delivery, with progress on a terminal. Exit with the code of the worst failure."""
+    from rich.console import Console
+
+    rows: list[dict[str, str]] = []
     worst = 0
-    for id_ in ids:
-        try:
-            act(id_)
-            results.append({"id": id_, "result": done})
-        except SendSwitchError as error:
-            results.append({"id": id_, "result": str(error)})
-            worst = max(worst, exit_code(error) or 1)
-        except sqlite3.Error as error:
-            results.append({"id": id_, "result": f"the spool cannot be used: {in_words(error)}"})
-            worst = EX_TEMPFAIL
-    ring(session.config().node.data)
-    session.show(results, ("id", "result"), "no delivery matches")
+    with Console(stderr=True).status(done) as progress:
+        for page in pages:
+            for result in page.results:
+                rows.append({"id": result.id, "result": result.text if result.kind else done})
+                if result.kind:
+                    worst = max(worst, exit_code(error_of(result.kind, [result.text])) or 1)
+            progress.update(f"{done}: {len(rows)}")
+    session.show(rows, ("id", "result"), NONE)
     if worst:
         raise typer.Exit(worst)
 
 
-def _list(session: Session, found: list[admin.Row], empty: str) -> None:
-    rows = [delivery_facts(row) if session.json else _listed(row) for row in found]
+def _list(session: Session, found: Iterable[DeliverySummary], empty: str) -> None:
+    rows = [asdict(row) if session.json else _listed(row) for row in found]
     session.show(rows, ("id", "since", "from", "to", "subject", "size", "why", "until"), empty, spare=SPARE)
 
 
-def _listed(row: admin.Row) -> dict[str, object]:
+def _listed(row: DeliverySummary) -> dict[str, object]:
     return {
         "id": row.id,
-        "since": moment(row.since),
+        "since": row.since,
         "from": row.sender or "<>",
         "to": row.recipient,
         "subject": row.subject,
         "size": Bytes(row.size),
         "why": row.reply or row.reason,
-        "until": moment(row.due),
+        "until": row.due,
     }

@@ -1,4 +1,4 @@
-"""`replay`: what a pipeline would have said to mail that came already, and who would have been treated differently."""
+"""`replay`: run a pipeline over recorded mail and show each difference from the verdict that counted."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Engine
 
 from sendswitch.accounts.users import all_pipelines
+from sendswitch.admin import messages
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session
 from sendswitch.cli.pipeline import read_file
-from sendswitch.cli.words import read_terms, search
+from sendswitch.cli.words import joined
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.errors import Refused
@@ -59,12 +60,15 @@ def replay(
         typer.Option("--state", help="Keep the progress here; the same command goes on from it."),
     ] = None,
 ) -> None:
-    """Run a pipeline over recorded mail, without effect. Told is who would have been treated differently."""
+    """Run a pipeline over recorded mail, without effect.
+
+    Each message that it would have treated differently is shown.
+    """
     session: Session = context.obj
     config = session.config()
     now = time.time()
     text = read_file(pipeline) if pipeline else ""
-    run = _Run(config, pipeline, text, user, _found(config, where or []))
+    run = _Run(config, pipeline, text, user, _found(session, where or []))
     first, last = first_at(moment(since, now)) - 1, first_at(moment(until, now) if until else now + 1)
     asked = hashlib.sha256(orjson.dumps([text, user, since, until, where])).hexdigest()
     saved = _State(state, asked, Tally(limit))
@@ -76,16 +80,16 @@ def replay(
         raise typer.Exit(INTERRUPTED)
 
 
-def _found(config: Config, words: list[str]) -> set[tuple[int, int]] | None:
+def _found(session: Session, words: list[str]) -> set[tuple[int, int]] | None:
     """Return the deliveries that a search finds; None without one."""
     if not words:
         return None
-    found = search(config, read_terms(words), MOST_FOUND)
-    return {(row.delivery["message"], row.delivery["n"]) for row in found}
+    found = session.pages(messages.search, MOST_FOUND, search=joined(words))
+    return {admin.parse_id(row.id) for row in found}
 
 
 class _Run:
-    """Which cases are asked, and whom."""
+    """One replay: the cases to ask about, and the pipeline for each."""
 
     def __init__(
         self, config: Config, file: Path | None, text: str, user: str, found: set[tuple[int, int]] | None
@@ -120,7 +124,7 @@ class _Run:
         return self._trials[owner]
 
     def pairs(self, after: int, before: int) -> Iterator[tuple[Case, Trial]]:
-        """Return each case with whom to ask; `read` counts the messages looked at."""
+        """Yield each case with its trial. `read` counts the messages looked at."""
         for cases in record.cases(self.connection, self.data, after, before):
             for case in cases:
                 if (trial := self.trial(case)) is not None:
@@ -128,7 +132,7 @@ class _Run:
             self.read += 1
 
     async def close(self) -> None:
-        """End what the pipelines hold."""
+        """Close the pipelines."""
         for trial in (*self._trials.values(), *([self._trial] if self._trial else ())):
             await trial.close()
 
@@ -140,7 +144,7 @@ def _only(user: str, config: Config) -> Routes:
 
 
 class _State:
-    """How far a replay is, in a file if it has one."""
+    """The progress of a replay, in a file if it has one."""
 
     def __init__(self, file: Path | None, asked: str, tally: Tally) -> None:
         self._file, self._asked, self.tally, self.after = file, asked, tally, 0
@@ -156,7 +160,7 @@ class _State:
                 raise Refused(f"{file} is the state of another replay; name another file, or delete it to begin anew")
 
     def step(self, message: int, *, now: bool = False) -> None:
-        """Note that everything up to this message is in the tally."""
+        """Record that everything up to this message is in the tally."""
         self.after = message
         if self._file is None or not (now or time.monotonic() - self._saved > SAVE):
             return
@@ -168,7 +172,7 @@ class _State:
 
 
 async def _replay(run: _Run, state: _State, after: int, before: int) -> bool:
-    """Ask them all; False when a person interrupted it."""
+    """Ask about all cases. Return False when the user interrupted it."""
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     last = after

@@ -1,4 +1,4 @@
-"""`try`: what a pipeline would say to a message in a file, and what would come of it. Nothing does."""
+"""`try`: show the verdict of a pipeline about a message in a file, and its effect, without carrying it out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 import uvloop
 
+from sendswitch.accounts.routes import load_routes
 from sendswitch.accounts.users import get_pipeline
-from sendswitch.bootstrap.parts import load_routes, make_trial
+from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session, readable
 from sendswitch.cli.pipeline import read_file
 from sendswitch.config.model import Config
@@ -42,9 +43,9 @@ def try_(
     pipeline: Annotated[Path | None, typer.Option("--pipeline", help="A file instead of the live pipeline.")] = None,
     attempt: Annotated[int, typer.Option("--attempt", min=1, help="As if offered for the nth time.")] = 1,
 ) -> None:
-    """Ask a recipient's pipeline about a message. It has a whole envelope and no effect.
+    """Ask a recipient's pipeline about a message, without effect.
 
-    Ends with 1 when a step failed or nothing was decided.
+    The message has a whole envelope. Ends with 1 when a step failed or nothing was decided.
     """
     session: Session = context.obj
     config = session.config()

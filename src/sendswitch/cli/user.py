@@ -1,18 +1,15 @@
-"""`user add|list|rm|password`: whose mail has a pipeline, and who may log in."""
+"""`user add|list|rm|restore|password`: users, who have a pipeline and may log in."""
 
 from __future__ import annotations
 
-import getpass
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from sendswitch.accounts import users
-from sendswitch.accounts.passwords import generate, set_password
-from sendswitch.cli.output import Session, moment
-from sendswitch.control import ring
-from sendswitch.db.connect import open_database
+from sendswitch.admin import users
+from sendswitch.cli.output import Session
 
 app = typer.Typer(help="Users: whose mail has a pipeline.", no_args_is_help=True)
 
@@ -23,9 +20,7 @@ Address = Annotated[str, typer.Argument(help="user@domain, or @domain for all of
 def add(context: typer.Context, address: Address) -> None:
     """Add a user. Mail is delivered as before until there is a pipeline."""
     session: Session = context.obj
-    config = session.config()
-    users.add_user(open_database(config.database_url), address)
-    ring(config.node.data)
+    session.client.call(users.add, address=address)
     session.done(f"user {address} added; now: sendswitch pipeline set {address} FILE", address=address)
 
 
@@ -37,19 +32,13 @@ def list_(
     """List all users."""
     session: Session = context.obj
     if removed:
-        found = users.list_removed(open_database(session.config().database_url, migrate=False))
-        gone = [{"address": one.address, "removed": moment(one.removed), "by": one.author} for one in found]
+        gone = [
+            {"address": one.address, "removed": one.removed, "by": one.author}
+            for one in session.client.call(users.list_removed)
+        ]
         session.show(gone, ("address", "removed", "by"), "no user was removed in the last 30 days")
         return
-    rows = [
-        {
-            "address": user.address,
-            "pipeline": user.version or None,
-            "login": user.login,
-            "since": moment(user.created),
-        }
-        for user in users.list_users(open_database(session.config().database_url, migrate=False))
-    ]
+    rows = [asdict(user) for user in session.client.call(users.list_users)]
     session.show(rows, ("address", "pipeline", "login", "since"), "no users; add one: sendswitch user add user@domain")
 
 
@@ -62,15 +51,18 @@ def password(
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="The user can no longer log in.")] = False,
 ) -> None:
-    """Give a user a password for AUTH on listeners. It is a new one, shown once, or one of your own."""
+    """Set a user's password for AUTH on listeners.
+
+    Without --stdin a new password is made and shown once.
+    """
     session: Session = context.obj
     if stdin and remove:
         raise typer.BadParameter("--stdin and --remove are two things; ask for one")
     given = sys.stdin.readline().rstrip("\r\n") if stdin else ""
     if stdin and not given:
         raise typer.BadParameter("standard input has no password in its first line")
-    new = "" if remove else given or generate()
-    set_password(open_database(session.config().database_url), address, new)
+    wanted = "" if remove else given or None
+    new = session.client.call(users.set_password, address=address, password=wanted)
     if remove:
         session.done(f"{address} can no longer log in", address=address)
     elif given:
@@ -89,14 +81,12 @@ def remove(
 ) -> None:
     """Remove a user and the pipeline. Mail is delivered unfiltered from then on. `user restore` undoes it."""
     session: Session = context.obj
-    config = session.config()
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("there is no terminal to ask on; add --yes")
         typer.confirm(f"Remove {address} and the pipeline, and deliver this mail unfiltered?", abort=True)
-    users.remove_user(open_database(config.database_url), address, author=getpass.getuser())
-    running = ring(config.node.data)
-    undo = f"sendswitch user restore {address}"
+    session.client.call(users.remove, address=address)
+    running, undo = session.client.running, f"sendswitch user restore {address}"
     session.done(f"user {address} removed; undo: {undo}", address=address, undo=undo, node_told=running)
 
 
@@ -104,8 +94,7 @@ def remove(
 def restore(context: typer.Context, address: Address) -> None:
     """Bring a removed user back, with password and pipeline. It is possible for 30 days."""
     session: Session = context.obj
-    config = session.config()
-    version = users.restore_user(open_database(config.database_url), address)
-    running = ring(config.node.data)
+    version = session.client.call(users.restore, address=address)
+    running = session.client.running
     pipeline = f"version {version} of the pipeline is live" if version else "there is no pipeline"
     session.done(f"user {address} is back; {pipeline}", address=address, version=version, node_told=running)

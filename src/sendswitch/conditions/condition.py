@@ -46,7 +46,9 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a condition looks at: the message, and what is known of it for one recipient so far."""
+    """The facts that a condition can test: the message, its envelope for one recipient, and the results of earlier
+    steps.
+    """
 
     mail: Mail
     sender: str
@@ -60,7 +62,7 @@ Test = Callable[[Facts], bool]
 
 
 class Condition:
-    """One condition. Raises ValueError that says where it is wrong and what could stand there."""
+    """One condition. Raises ValueError with the place of an error and the words that are allowed there."""
 
     def __init__(self, text: str) -> None:
         self.text = text

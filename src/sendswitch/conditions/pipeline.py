@@ -1,4 +1,4 @@
-"""A user's pipeline as TOML: its deadlines and its steps. What a step's own options mean is its processor's to say.
+"""A user's pipeline as TOML: its deadlines and its steps. Each processor defines the options of its steps.
 
 deadline = "60s"
 on_timeout = "defer"
@@ -43,12 +43,12 @@ class StepConfig(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the processor gets."""
+        """Return the options for the processor."""
         return dict(self.model_extra or {})
 
 
 class PipelineConfig(BaseModel):
-    """A whole pipeline. None means what the system's [pipelines] section says."""
+    """A whole pipeline. None means the value of the configuration's [pipelines] section."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,7 +1,7 @@
-"""Settings from the environment: SENDSWITCH_SECTION__KEY, and SENDSWITCH_SECTION__KEY_FILE for what stands in a file.
+"""Settings from the environment: SENDSWITCH_SECTION__KEY, and SENDSWITCH_SECTION__KEY_FILE for a value in a file.
 
-A list is JSON or words with commas between them; a listener is named by its number (SENDSWITCH_LISTENER__0__BIND). The
-names of the older systems' variables are theirs, not ours: see `compat`.
+A list is JSON, or words with commas between them; a listener has a number (SENDSWITCH_LISTENER__0__BIND). Variables of
+the older systems are not read here: see `compat`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def taken_from_systemd(environment: MutableMapping[str, str], process: int) -> t
 def from_environment(
     model: type[BaseModel], environment: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[Path_, str], list[str]]:
-    """Return what the environment sets: the values, the variable of each, and what is wrong in words.
+    """Return the settings in the environment: values, the variable of each, and errors as sentences.
 
-    A table of an array stands under its number.
+    An element of an array of tables has its number as key.
 
-    A variable without a double underscore is no setting; one with it that means nothing is a mistake.
+    A variable without a double underscore is no setting. A variable with one that matches no setting is an error.
     """
     data: dict[str, Any] = {}
     places: dict[Path_, str] = {}

@@ -33,20 +33,22 @@ class Loaded:
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
-    """Return the configuration from a file (None: defaults), `conf.d` beside it, and the environment.
+    """Return the configuration from a file (None: defaults), from `conf.d` in its folder, and from the environment.
 
-    Raises InvalidConfiguration with all that is wrong.
+    Raises InvalidConfiguration with every error.
     """
     return load_with_origins(path, environment).config
 
 
 def files_of(path: Path | None) -> list[Path]:
-    """Return the files a configuration is read from: it, and `conf.d` beside it."""
+    """Return the files of a configuration: the file itself, and those of `conf.d` in its folder."""
     return [] if path is None else [path, *sorted((path.parent / "conf.d").glob("*.toml"))]
 
 
 def load_with_origins(path: Path | None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Return the same with its origins. Later sources win, key by key; an array is replaced as a whole."""
+    """Return the configuration with the origin of each value. Later sources win, key by key; an array is replaced as a
+    whole.
+    """
     data: dict[str, Any] = {}
     places: dict[Path_, str] = {}
     problems: list[str] = []
@@ -71,7 +73,7 @@ def load_with_origins(path: Path | None, environment: Mapping[str, str] | None =
 
 
 def _beside(config: Config, path: Path | None) -> Config:
-    """Return the configuration with the data folder beside the file, where the file does not say where it is."""
+    """Return the configuration with the data folder next to its file, unless the file names a folder."""
     folder = (path.parent if path is not None else Path()).absolute() / config.node.data
     return config.model_copy(update={"node": config.node.model_copy(update={"data": folder})})
 
@@ -108,13 +110,17 @@ def _overlay_numbered(
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     """Return a TOML file as data, with the line of each key. Raises InvalidConfiguration."""
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a TOML file. Raises InvalidConfiguration."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidConfiguration([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise InvalidConfiguration([f"{path}: is not UTF-8 at byte {error.start}; TOML files are"]) from error
-    return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, int]]:

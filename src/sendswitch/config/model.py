@@ -118,7 +118,7 @@ class ListenerSection(Section):
 
 
 class NextHop(Section):
-    """Where mail goes on to."""
+    """The next hop for mail."""
 
     address: Annotated[str, AfterValidator(_next_hop)] = Field(
         "127.0.0.1:10025", description="host:port, unix:/path, or maildir:/folder."
@@ -183,7 +183,7 @@ class Recording(Section):
 
 
 class Routing(Section):
-    """Who gets which recipient."""
+    """The routes from recipients to pipelines."""
 
     recipient_delimiter: str = Field("+", max_length=8, description="Characters that begin an address extension.")
     origin: str = Field(
@@ -192,7 +192,7 @@ class Routing(Section):
 
 
 class Pipelines(Section):
-    """What holds for pipelines that do not say otherwise."""
+    """The settings for pipelines that do not set their own."""
 
     deadline: Duration = Field(60.0, gt=0, description="Time that a worker may take for a verdict.")
     on_timeout: Literal["defer", "pass", "deny", "hold", "quarantine"] = Field(
@@ -216,7 +216,7 @@ class Forward(Section):
 
 
 class Hold(Section):
-    """Mail that waits for a later verdict (PENDING)."""
+    """Held mail, which waits for a later verdict (PENDING)."""
 
     expires: Duration = Field(604800.0, gt=0, description="How long it waits.")
     then: Literal["pass", "deny", "quarantine"] = Field(
@@ -225,13 +225,13 @@ class Hold(Section):
 
 
 class Quarantine(Section):
-    """Mail put aside."""
+    """Mail in quarantine."""
 
     expires: Duration = Field(2_592_000.0, gt=0, description="How long it is kept before it is deleted.")
 
 
 class Tags(Section):
-    """What tags do to the message."""
+    """The effects of tags on messages."""
 
     subject: dict[str, str] = Field(
         default_factory=dict, description='Text put before the Subject by tag, such as SPAM = "***SPAM*** ".'

@@ -1,4 +1,4 @@
-"""Every setting written out, from the model: as a page, as a sample file, as it is in force."""
+"""Every setting from the model: as a reference page, as a sample file, and as it is in force."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def default(name: str, field: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value as TOML, without what is secret."""
+    """Return a value as TOML with secrets masked."""
     if isinstance(value, SecretStr):
         return written(MASK if value.get_secret_value() else "")
     if isinstance(value, list | tuple):
@@ -87,7 +87,7 @@ def written(value: Any) -> str:
 
 
 def sample() -> str:
-    """Return a file with every key in a comment, at its default, with what it means."""
+    """Return a file with every key in a comment, its default and its meaning."""
     text = "# SendSwitch. Every key has a default; take the # away from what you change.\n"
     for name, model in sections():
         text += f"\n# {inspect.getdoc(model)}\n{header(name)}\n"
@@ -99,7 +99,7 @@ def sample() -> str:
 
 
 def rows(config: Config, origins: Mapping[Path_, str]) -> list[dict[str, str]]:
-    """Return every setting in force: its key, its value without what is secret, and where it came from."""
+    """Return every setting in force: key, value with secrets masked, and origin."""
     found = []
     for name, _ in sections():
         held = getattr(config, name)

@@ -35,20 +35,21 @@ _threads = ThreadPoolExecutor(THREADS, "database")
 
 
 async def in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Call what blocks because it asks the database; raises what it raises."""
+    """Call a function that blocks on the database, in a thread. Raises what the function raises."""
     return await asyncio.get_running_loop().run_in_executor(_threads, partial(function, *arguments, **named))
 
 
 def shown(url: URL) -> str:
-    """Return a database's address without what may be secret: no password, and nothing of the query."""
+    """Return the address of a database without its password and its query, which may be secret."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def open_database(url: str, *, migrate: bool = True) -> Engine:
-    """Return the database with its tables at this program's version; without `migrate` as it is, or not at all.
+    """Return the database with its tables at this program's version. Without `migrate` an old or missing one is an
+    error.
 
-    Raises Temporary when it cannot be opened, InvalidConfiguration when the URL means nothing here, Refused when the
-    tables are a newer program's.
+    Raises Temporary when it cannot be opened, InvalidConfiguration for a wrong URL, and Refused when a newer program
+    made the tables.
     """
     try:
         address = make_url(url)
@@ -81,9 +82,9 @@ def open_database(url: str, *, migrate: bool = True) -> Engine:
 
 @contextmanager
 def _made_for_its_owner(file: Path) -> Iterator[None]:
-    """Make the folders of a database's file. What root makes belongs to whom the folder round it belongs to.
+    """Make the folders of a database's file, and give what root makes to the owner of the folder around it.
 
-    A node that does not run as root could not write it.
+    A node that does not run as root could not write it otherwise.
     """
     new = [path for path in (file, *file.parents) if not path.exists()]
     owner = next(path for path in file.parents if path.exists()).stat()
@@ -118,7 +119,7 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _alone(engine) as connection:
-        if not _current(connection):  # whoever we waited for may have done it, and be newer than we are
+        if not _current(connection):  # the node that we waited for may have done it, and be newer
             copy = _copy(engine, before) if before else None
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -145,9 +146,9 @@ def _version(connection: Connection) -> str:
 
 
 def _copy(engine: Engine, version: str) -> Path | None:
-    """Copy an SQLite database beside itself, durably, under a name that ends in its version. Others: return None.
+    """Copy an SQLite database durably to a name that ends in its version. Return the copy, None for other databases.
 
-    A program of that version runs again when the copy is put in the database's place.
+    A program of that version runs again when the copy replaces the database.
     """
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return None
@@ -168,7 +169,7 @@ def _copy(engine: Engine, version: str) -> Path | None:
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Begin a transaction in which nobody else changes the tables: of two nodes that start at once, one waits.
+    """Begin a transaction in which no other process changes the tables. Of two nodes that start at once, one waits.
 
     The locks end with the connection, so that a node which is killed leaves none.
     """

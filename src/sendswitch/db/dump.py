@@ -37,7 +37,9 @@ def require_empty(engine: Engine) -> None:
 
 
 def load(engine: Engine, lines: Iterable[bytes]) -> int:
-    """Fill an empty database, all or nothing; gives how many rows. Raises Refused, Permanent for what is no dump."""
+    """Fill an empty database, all or nothing. Return the number of rows. Raises Refused, and Permanent for a file that
+    is no dump.
+    """
     require_empty(engine)
     lines = iter(lines)
     head = orjson.loads(next(lines, b"{}"))
@@ -63,7 +65,7 @@ def load(engine: Engine, lines: Iterable[bytes]) -> int:
 
 
 def _go_on_counting(connection: Connection) -> None:
-    """Give no number again that was given: PostgreSQL counts apart from the rows."""
+    """Set counters behind the highest number in use: PostgreSQL counts apart from the rows."""
     for table in metadata.sorted_tables:
         if "id" in table.columns and table.c.id.autoincrement is not False:
             newest = connection.execute(select(func.max(table.c.id))).scalar()

@@ -1,7 +1,7 @@
-"""The journal in the database: written in batches, searched, read as one message's story, pruned.
+"""The journal in the database: written in batches, searched, read message by message, and pruned.
 
-Each function is one transaction and blocks; the mail path never waits for one. Writing a batch a second time changes
-nothing, so whoever writes may forget what it has written, and write it again.
+Each function is one transaction and blocks; the mail path never waits for one. Writing a batch twice changes nothing,
+so that a writer that is not sure writes it again.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Found:
 
 
 def write(engine: Engine, batch: Sequence[Event]) -> None:
-    """Add events and bring messages and deliveries up to date, all in one transaction. Raises SQLAlchemyError.
+    """Add events and update messages and deliveries in one transaction. Raises SQLAlchemyError.
 
-    An event that the database refuses for what is in it is logged and left out (the spool still has it), because it
-    would be refused for ever and must not stop the others.
+    An event whose content the database refuses is logged and left out, because the database would refuse it for ever.
+    It stays in the spool.
     """
     try:
         _write(engine, batch)
@@ -88,10 +88,10 @@ def _text(event: Event) -> str:
 
 
 def _add(connection: Connection, table: Table, rows: list[Row]) -> None:
-    """Insert rows that are not there yet; a delivery's that is there is written over.
+    """Insert rows that are missing, and replace the rows of deliveries.
 
-    Through the driver's own executemany: what SQLAlchemy does for each row took half the time of the whole batch, and
-    there is nothing to convert in numbers and text.
+    The driver's own executemany does it: SQLAlchemy's work for each row took half the time of a batch, and numbers and
+    text need no conversion.
     """
     if not rows:
         return
@@ -235,7 +235,7 @@ def _positive(name: str, value: str | float) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the journal has of one message; `message` is empty when it has none."""
+    """The journal's records of one message. `message` is empty when it has none."""
 
     message: Mapping[str, Any]
     deliveries: Sequence[Mapping[str, Any]]
@@ -256,9 +256,9 @@ def story(engine: Engine, message: int) -> Kept:
 
 
 def prune(engine: Engine, *, before: float, most: int) -> int:
-    """Forget messages that came before `before` (seconds since the epoch) or are more than `most`, with all about them.
+    """Delete messages that came before `before` (seconds since the epoch) or exceed `most`, with all their records.
 
-    At most a thousand at once; gives how many. What is not final stays.
+    Deletes at most a thousand at once. Returns the number. Messages with deliveries that are not final stay.
     """
     with engine.begin() as connection:
         newest = select(messages.c.id).order_by(messages.c.id.desc()).limit(1).offset(most)
@@ -294,7 +294,7 @@ def _mark_pruned(connection: Connection, newest: int) -> None:
 
 
 def pruned_to(connection: Connection) -> int:
-    """Return the newest message that was forgotten, 0 for none: what is older may be gone."""
+    """Return the newest message that was pruned, 0 for none. Older messages may be missing."""
     return int(connection.execute(select(marks.c.value).where(marks.c.name == "pruned")).scalar() or 0)
 
 
@@ -302,7 +302,9 @@ def pruned_to(connection: Connection) -> int:
 
 
 def agreement(engine: Engine, owner: str, version: int) -> list[tuple[str, str, bool, int]]:
-    """Return each pair of answers, live and candidate's, with whether they differ and how often it came."""
+    """Return each pair of answers, the live one and the candidate's, with whether they differ and the number of
+    messages.
+    """
     table = comparisons.c
     query = (
         select(table.was, table.now, table.differs, func.count())
@@ -315,7 +317,9 @@ def agreement(engine: Engine, owner: str, version: int) -> list[tuple[str, str, 
 
 
 def disagreements(engine: Engine, owner: str, version: int, limit: int) -> list[Mapping[str, Any]]:
-    """Return where a candidate would have treated mail differently, the newest first, with sender and subject."""
+    """Return the messages that a candidate would have treated differently, the newest first, with sender and
+    subject.
+    """
     here = comparisons.outerjoin(messages, messages.c.id == comparisons.c.message).outerjoin(
         deliveries, and_(deliveries.c.message == comparisons.c.message, deliveries.c.n == comparisons.c.n)
     )

@@ -52,14 +52,15 @@ def add(
     author: str,
     expires: float | None = None,
 ) -> int:
-    """Put entries on a list; one that is there already gets the new reason and time. Gives how many are new.
+    """Put entries on a list. An entry that is on it already gets the new reason and time. Return the number of new
+    ones.
 
     Entries must have been checked.
     """
     try:
         with engine.begin() as connection:
             return put(connection, scope, list_, dict.fromkeys(entries, (reason, expires)), author=author)
-    except IntegrityError as error:  # somebody was quicker
+    except IntegrityError as error:  # another request was quicker
         raise Temporary(f"the list could not be changed, try again: {error.orig}") from error
 
 
@@ -71,7 +72,9 @@ def put(
     *,
     author: str,
 ) -> int:
-    """Return the same inside somebody's transaction, each entry with its own reason and time."""
+    """Put entries on a list inside the caller's transaction, each with its own reason and time. Return the number of
+    new ones.
+    """
     wanted = list(entries)
     there = _there(connection, scope, list_, wanted)
     both = {"author": author, "created": time.time()}
@@ -106,13 +109,13 @@ def _there(connection: Connection, scope: str, list_: str, wanted: Sequence[str]
 
 
 def remove(engine: Engine, ids: Sequence[int]) -> int:
-    """Take entries off; gives how many. Raises NotFound when one of them is not there, and then none is."""
+    """Remove entries, all or none. Return their number. Raises NotFound."""
     with engine.begin() as connection:
         return take_off(connection, ids)
 
 
 def take_off(connection: Connection, ids: Sequence[int]) -> int:
-    """Return the same inside somebody's transaction."""
+    """Remove entries inside the caller's transaction, all or none. Return their number. Raises NotFound."""
     done = 0
     for n in range(0, len(ids), PIECE):
         here = list_entries.c.id.in_(ids[n : n + PIECE])
@@ -141,7 +144,7 @@ def changes(engine: Engine) -> int:
 
 
 def count(connection: Connection) -> None:
-    """Let nodes see that the lists were changed."""
+    """Count a change of the lists, so that nodes see it."""
     done = connection.execute(update(marks).where(marks.c.name == CHANGES).values(value=marks.c.value + 1)).rowcount
     if not done:
         connection.execute(insert(marks).values(name=CHANGES, value=1))

@@ -15,7 +15,7 @@ LENGTH = 32
 
 
 def secret(engine: Engine, name: str) -> bytes:
-    """Return the secret of that name, the same for whoever asks. Blocks."""
+    """Return the secret with this name. All nodes of a database get the same. Blocks."""
     with engine.connect() as connection:
         found = _find(connection, name)
     if found is None:

@@ -1,3 +1,4 @@
-"""Handing mail on: couriers to a next hop, and what is decided about retries, bounces and forwards.
+"""Delivery: couriers to a next hop, composition of the message, retry times.
 
-Knows SMTP and folders; knows nothing of the spool or the switch."""
+Knows SMTP and folders; knows neither the spool nor the queue.
+"""

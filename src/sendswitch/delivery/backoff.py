@@ -1,4 +1,4 @@
-"""When to try again. Pure: takes the time and a random number, gives a time."""
+"""The time of the next attempt. Pure: takes the time and a random number, returns a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The courier: whoever takes a message to the next hop."""
+"""The courier, which takes a message to the next hop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sendswitch.smtp.client import Delivered
 
 
 class Courier(Protocol):
-    """Delivers messages to one next hop; safe to use from many tasks at once.
+    """A courier to one next hop; safe to use from many tasks at once.
 
     Contract: `deliver` never raises for what the next hop does; each recipient gets an outcome, in order. A
     positive reply means the next hop has the message durably, as far as it says. A 4xx may be tried again; a 5xx
@@ -24,9 +24,9 @@ class Courier(Protocol):
         ...
 
     async def check(self) -> Reply | None:
-        """Return what is wrong with the next hop, None when it is there."""
+        """Return the reply that says what is wrong with the next hop, None when nothing is."""
         ...
 
     def close(self) -> None:
-        """Give back what is idle; deliveries under way are not touched."""
+        """Close idle connections. Deliveries under way go on."""
         ...

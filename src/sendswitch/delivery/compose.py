@@ -1,5 +1,6 @@
-"""The message as it leaves: a trace field on top, the tags, the header edits; of the body nothing changes but what a
-verdict cuts out."""
+"""The message as it leaves: a trace field on top, tags, header edits. The body keeps every byte but those that a
+verdict cuts out.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ MAX_OWN_TRACES = 5
 
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """`host` is our name in trace fields; `marks` maps a tag to what goes before the Subject."""
+    """The composer of outgoing messages. `host` is our name in trace fields; `marks` maps a tag to a prefix of the
+    Subject.
+    """
 
     host: str
     marks: dict[str, str]
@@ -43,7 +46,8 @@ class Composer:
         verdict: Verdict | None = None,
         utf8: bool = False,
     ) -> Content:
-        """Return the content with our fields. What others claim under our names is removed, so that it can be trusted.
+        """Return the content with our fields. Fields of a stranger under our names are removed, so that ours can be
+        trusted.
 
         Text beyond ASCII is encoded unless the message is one for SMTPUTF8 (`utf8`).
         """
@@ -83,7 +87,7 @@ class Composer:
 
 
 def _in_order(cuts: Sequence[Cut], first: int, size: int) -> tuple[tuple[int, int, bytes], ...]:
-    """Return what can be cut behind the header. Of cuts that overlap all goes, with the words of the first."""
+    """Return the cuts behind the header in order. Cuts that overlap become one, with the text of the first."""
     chosen: list[tuple[int, int, bytes]] = []
     for cut in sorted(cuts, key=lambda cut: cut.start):
         if not first <= cut.start < cut.end <= size:

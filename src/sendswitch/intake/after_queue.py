@@ -41,11 +41,13 @@ MAX_GLANCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class IntakeOptions:
-    """`host` is our name, `lifetime` how long delivery is tried (seconds), `max_hops` the loop limit, `min_free` the
-    space (bytes) that is left for what is here already; `subject` says whether the journal may keep it. `overload`
-    gives why no mail should be taken now, '' when it should. `delimiters` begin an address extension, `origin` is the
-    domain of recipients without one, and `known`
-    says whether an address key is a user's. `srs` knows whom addresses stand for that forwarded mail has as sender."""
+    """The settings of an intake.
+
+    `host` is our name, `lifetime` the time of delivery attempts (seconds), `max_hops` the loop limit, `min_free` the
+    space (bytes) to leave free. `subject` says whether the journal may have it. `overload` returns the reason to refuse
+    mail, '' for none. `delimiters` begin an address extension, `origin` is the domain of recipients without one, and
+    `known` says whether an address key is a user's. `srs` resolves rewritten senders of forwarded mail.
+    """
 
     host: str
     lifetime: float
@@ -61,7 +63,9 @@ class IntakeOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was seen of a message: why it is in a loop, whether its header has no end, and what it is found by."""
+    """The examination of a message: the reason it is in a loop, whether its header is unfinished, and the facts for the
+    journal.
+    """
 
     loop: str
     unending: bool
@@ -86,7 +90,7 @@ class FilterIntake:
         self._refusals.keep(envelope, reply, why, self.via)
 
     def mail(self, mail: Mail) -> Reply:
-        """Take any sender, as long as there is room and not too much to do; one who logged in is nobody else."""
+        """Accept any sender while there is space and no overload. A user who logged in may use own addresses only."""
         if self._options.overload():
             return OVERLOADED
         if mail.login and not self._owns(mail.login, mail.sender):
@@ -94,7 +98,7 @@ class FilterIntake:
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def _owns(self, login: str, sender: str) -> bool:
-        """Return whether a user may send as that: the own address, with any extension that makes nobody else's of it,
+        """Return whether a user may send from an address: the own one, with an extension that is nobody else's address,
         or the null path of a report.
         """
         own, wanted = key(login), key(sender)
@@ -103,14 +107,16 @@ class FilterIntake:
         return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
 
     def recipient(self, recipient: Recipient) -> Reply:
-        """Take any recipient, as Postfix has checked them; at `forward.srs_domain` only who stands for a sender."""
+        """Accept any recipient, because Postfix has checked it. At `forward.srs_domain` accept only rewritten
+        senders.
+        """
         address, srs = recipient.recipient.address, self._options.srs
         if srs is None or not srs.ours(address):
             return RECIPIENT_OK
         try:
             srs.reversed(address, self._clock())
         except ValueError as error:
-            # Not for good: whoever gave the wrong domain there must lose no mail by it.
+            # A temporary reply: a wrong domain in the configuration must lose no mail.
             code, status = (550, "5.1.1") if looks_rewritten(address) else (450, "4.1.1")
             return Reply(code, status, printable(f"Recipient address rejected: {error}"))
         return RECIPIENT_OK
@@ -133,7 +139,7 @@ class FilterIntake:
         return await self._store(*self._received(envelope, content, seen, sink.id))
 
     def _examined(self, content: Content) -> _Seen:
-        """Look at what decides whether the message is taken, and what the journal finds it by. May block."""
+        """Examine the message: the reasons to refuse it, and the facts for the journal. May block."""
         head, beginning = content.head(), next(content.chunks(), b"")
         loop = loops(head, self._options.host, self._options.max_hops)
         unending = len(head) >= MAX_HEAD and unfinished(head)
@@ -210,7 +216,7 @@ def each_once(envelope: Envelope) -> Envelope:
 
 
 def _about(head: bytes, beginning: bytes, *, subject: bool) -> dict[str, Any]:
-    """Return what the journal finds the message by. Never raises."""
+    """Return the facts by which the journal finds a message. Never raises."""
     seen = glance(head)
     about: dict[str, Any] = {}
     if subject and (value := seen.get("subject")):

@@ -38,10 +38,10 @@ RELAY_LIMIT = 60.0
 
 
 class ProxyIntake(FilterIntake):
-    """Before the queue: the pipelines' answer is given in SMTP while the sender waits, within `budget` seconds.
+    """The intake before the queue: the sender waits up to `budget` seconds and gets the pipelines' answer in SMTP.
 
-    All denied: the first refusal. All passed alike: relayed in the same session, and the next hop's answer is ours.
-    Anything else, or no time left: spooled, 250, and what is undecided goes on with the same questions.
+    All denied: the first refusal. All passed alike: relayed in the same session, and the next hop's reply is ours.
+    Otherwise, or without time left: the message is stored, the reply is 250, and the same tasks go on.
     """
 
     via = "proxy"
@@ -108,7 +108,7 @@ class ProxyIntake(FilterIntake):
         None: the message must be stored, as when an administrator's rule is about it.
         """
         settings, now = self._current.settings, self._clock()
-        if settings.orders and any(settings.order_for(message, delivery, now) for delivery in deliveries):
+        if settings.rules and any(settings.rule_for(message, delivery, now) for delivery in deliveries):
             return None
         refusal = refused_by_all(answers)
         if refusal is not None:
@@ -156,9 +156,9 @@ class ProxyIntake(FilterIntake):
         result: Delivered,
         seconds: float,
     ) -> Reply:
-        """Store a message that an LMTP server took for some recipients only, and record what it said of each.
+        """Store a message that an LMTP server accepted for some recipients only, and record its reply for each.
 
-        Raises SpoolUnavailable: then it is not stored, and who was served gets it once more (RFC 1047).
+        Raises SpoolUnavailable: the message is not stored, and recipients who have it get it again (RFC 1047).
         """
         self._queue.claim(deliveries)
         try:

@@ -1,7 +1,7 @@
-"""Mail that was not taken, kept in the history: who sent it, for whom, and what the client was told.
+"""Refused mail in the history: sender, recipients, and the reply to the client.
 
-A client that keeps trying must not fill the disk that it is refused for: the same refusal is kept once a minute, no
-more than so many are kept in a minute, and none when the disk is nearly full. All are counted and logged.
+A client that keeps trying must not fill the disk: the same refusal is stored once a minute, at most a limited number a
+minute, and none when the disk is nearly full. All refusals are counted and logged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEFT = 64 * 1024 * 1024
 
 
 class Refusals:
-    """Keeps refusals in a spool."""
+    """The writer of refusals to a spool."""
 
     def __init__(self, spool: Spool, clock: Clock) -> None:
         self._spool, self._clock = spool, clock
@@ -64,6 +64,6 @@ class Refusals:
 
 
 def _ignore(future: asyncio.Future[None]) -> None:
-    """Ignore an event that could not be written: the log has it, and the spool tells of itself."""
+    """Ignore an event that could not be written. The log has it, and the spool reports its own failure."""
     if not future.cancelled():
         future.exception()

@@ -1,1 +1,3 @@
-"""What happened to mail: events, what they add up to, and how they are told. Pure; knows no database and no spool."""
+"""The history of mail: events, the rows they add up to, and the text people read. Pure; knows no database and
+no spool.
+"""

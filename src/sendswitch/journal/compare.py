@@ -1,4 +1,4 @@
-"""What differs between the verdict that counted and another answer, and how often. Pure."""
+"""The differences between the verdict that counted and another answer, and their number. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Tally:
-    """What a comparison found so far: how many, by what was and what would be, and the first `most` differences."""
+    """The result of a comparison so far: numbers by pair of actions, and the first `most` differences."""
 
     most: int = 1000
     total: int = 0

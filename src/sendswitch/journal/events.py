@@ -1,8 +1,8 @@
 """Events, and the rows they add up to.
 
-An event is one line of a delivery's history, written by the spool in the same transaction as the change it tells of.
-The journal keeps every event, and beside them one row a message and one a delivery with what holds now, so that mail
-can be searched for. Folding a batch twice gives the same rows: events arrive at least once.
+An event is one line of a delivery's history. The spool writes it in the same transaction as the change itself. The
+journal keeps every event, and one row for each message and each delivery with its present state, for searches. Folding
+a batch twice gives the same rows: events arrive at least once.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ MAX_READERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `n` is the delivery's number, None for the whole message; `seq` rises in a spool.
+    """One event. `n` is the delivery's number, None for the whole message; `seq` rises in a spool.
 
-    `raw` is `data` as JSON, where it came from a store: what goes on to another need not be written again.
+    `raw` is `data` as JSON where it came from a store, so that it need not be encoded again.
     """
 
     seq: int
@@ -59,7 +59,7 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Batch:
-    """Rows to insert unless they are there, and what to change in deliveries that are there already."""
+    """Rows to insert unless they exist, and changes of deliveries that exist."""
 
     messages: dict[int, Row] = field(default_factory=dict)
     deliveries: dict[Key, Row] = field(default_factory=dict)
@@ -166,7 +166,7 @@ def _compare(batch: Batch, event: Event) -> None:
 
 
 def _judge(row: Row, verdict: Mapping[str, Any]) -> None:
-    """Put what a verdict says into a delivery's row; the last step asked is the one that decided."""
+    """Put a verdict into a delivery's row. The last step that was asked decided."""
     trace = verdict.get("trace", ())
     row["action"] = storable(verdict.get("action"), 16)
     tags = dict.fromkeys((*verdict.get("before", ()), *verdict.get("tags", ())))

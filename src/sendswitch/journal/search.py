@@ -56,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a search looks at in one delivery; `message` is the id as a number, which rises with time."""
+    """The facts of one delivery that a search tests. `message` is the id as a number, which rises with time."""
 
     message: int
     sender: str
@@ -112,7 +112,7 @@ def _holds(term: Term, facts: Facts) -> bool:
 
 
 def _equal(name: str, facts: Facts) -> str | int:
-    """Return what a word must equal."""
+    """Return the value that a word must equal."""
     match name:
         case "user":
             return key(facts.recipient)
@@ -156,7 +156,7 @@ def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
 def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:
     """Return the conditions, all of which must hold.
 
-    Raises InvalidSearch that says which word is wrong and what is known.
+    Raises InvalidSearch with the wrong word and the known ones.
     """
     terms = []
     for sign, name, quoted, bare in _WORD.findall(text):

@@ -1,11 +1,11 @@
-"""A message's events as the spans of a trace (OpenTelemetry), made afterwards from what the journal was told.
+"""The events of a message as the spans of a trace (OpenTelemetry), made from the journal afterwards.
 
-Nothing on the way of the mail knows of traces, so they cost nothing while they are off, and a crash leaves no span
-half open: an event that is told twice gives the same spans with the same ids. The trace's id is made from that of the
-message, so that whoever knows one (another node, a worker, a webhook) names the same trace without being told.
+The mail path knows no traces, so that they cost nothing while they are off, and a crash leaves no span half open: an
+event that comes twice makes the same spans with the same ids. The trace's id is made from the message's, so that
+another node, a worker or a webhook can name the trace too.
 
-Spans carry no addresses, subjects or words of the mail: they go to other people's machines. `mail.message.id` is what
-`sendswitch message explain` takes.
+Spans carry no addresses, subjects or words of the mail, because they go to other people's machines. `mail.message.id`
+is the id for `sendswitch message explain`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sampled(message: int, share: float) -> bool:
 
 
 def traceparent(message: int) -> str:
-    """Return what a request made for a message says of its trace (W3C Trace Context 3.2.2)."""
+    """Return the trace context for a request about a message (W3C Trace Context 3.2.2)."""
     return f"00-{trace_of(message):032x}-{_root(message):016x}-01"
 
 
@@ -114,7 +114,7 @@ def _processed(event: Event, n: int, data: Mapping[str, Any]) -> Iterator[Span]:
 
 
 def _happened(event: Event) -> Span:
-    """Return a delivery's attempt, or what happened to it otherwise, which takes no time."""
+    """Return the span of an attempt, or of another event, which takes no time."""
     data = event.data
     attributes = _about(event, event.n or 0)
     attempt = event.event in ("delivered", "deferred")

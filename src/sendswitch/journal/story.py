@@ -1,8 +1,7 @@
-"""One message's story: what happened, in words.
+"""One message's story in sentences.
 
-`timeline` tells everything in order. `explain` tells one recipient's story as a person reads it: where it came from,
-which pipeline looked at it, each step with what it saw and decided, every attempt with the next hop's words, and how it
-ended. Both are pure: they are given events and give facts and sentences.
+`timeline` returns every event in order. `explain` returns one recipient's story: its origin, its pipeline, each step
+with its facts and result, every attempt with the next hop's reply, and the end. Both are pure.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sendswitch.journal.events import BEGINNINGS, Event
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a timeline. `recipient` is '' for what concerns the whole message; `about` are the facts as kept."""
+    """One line of a timeline. `recipient` is '' for the whole message; `about` has the fields of the event."""
 
     at: float
     recipient: str
@@ -38,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One recipient's story. `state` is where it stands; `sentences` tell it, in order."""
+    """One recipient's story. `state` is the present state; `sentences` are in order."""
 
     recipient: str
     state: str
@@ -46,16 +45,16 @@ class Explanation:
     steps: tuple[Step, ...]
 
 
-# What is said of states nobody must do anything about, and of those where somebody can.
+# The last sentence of a story, by state.
 _STANDS = {
-    "accepted": "It waits for its pipeline's answer or for its next attempt.",
+    "accepted": "It waits for its pipeline's verdict or for its next attempt.",
     "decided": "It is decided and waits to be carried out.",
     "held": "It is held until its time is over, or `sendswitch hold answer` decides it.",
     "quarantined": "It is in quarantine; `sendswitch quarantine release` lets it go.",
     "delivered": "It was delivered.",
     "forwarded": "It was forwarded.",
     "rejected": "It was refused while the sender waited; we never had it.",
-    "refused": "It was not taken; whoever sent it still has it, or gave up.",
+    "refused": "It was not taken; its sender still has it, or gave up.",
     "bounced": "It was not delivered, and the sender was told.",
     "discarded": "It was thrown away.",
     "failed": "It was not delivered; the sender was not told.",
@@ -63,7 +62,7 @@ _STANDS = {
 
 
 def recipients(events: Iterable[Event]) -> dict[int, str]:
-    """Return who the message was for, by delivery number, targets of forwards included."""
+    """Return the recipients by delivery number, with the targets of forwards."""
     found: dict[int, str] = {}
     for event in events:
         if event.n is None:
@@ -193,9 +192,10 @@ def _sentence(event: Event) -> str:
 
 
 def _by_hand(event: Event) -> str:
-    """Return what a person did."""
+    """Return a sentence about a person's act."""
     data = event.data
-    by = f"by {data['by']}" + (f" with order {data['order']}" if "order" in data else "") + _because(data)
+    rule = data.get("rule", data.get("order"))  # older events have "order"
+    by = f"by {data['by']}" + (f" with rule {rule}" if rule else "") + _because(data)
     match event.event:
         case "requeued":
             return f"Put into the queue again {'without its pipeline ' if data.get('unfiltered') else ''}{by}."

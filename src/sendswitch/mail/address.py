@@ -69,9 +69,9 @@ def _valid(address: str) -> bool:
 
 
 def _joins(address: str) -> bool:
-    """Return whether each joiner in an address stands where a script needs one (RFC 5892 appendix A.1 and A.2).
+    """Return whether each joiner in an address is in a place where a script needs it (RFC 5892 appendix A.1 and A.2).
 
-    Nobody sees it elsewhere, where it would make a second mailbox of the same look.
+    In other places a joiner is invisible and would make a second mailbox that looks the same.
     """
     local, domain = split(address)
     return all(
@@ -90,9 +90,9 @@ def _in_context(label: str, place: int) -> bool:
 
 
 def parse_path(text: str) -> tuple[str, str] | None:
-    """Split '<path> rest' into the address and the rest; None when it does not begin with a valid path.
+    """Split '<path> rest' into the address and the rest; None when the text does not begin with a valid path.
 
-    The null path gives ''. Whether a non-ASCII address is allowed here (SMTPUTF8) is for the caller to say.
+    The null path is ''. The caller decides whether a non-ASCII address is allowed (SMTPUTF8).
     """
     found = _PATH.match(text)
     if not found:
@@ -217,10 +217,10 @@ def in_header(values: Sequence[str]) -> list[str]:
 
 
 def only(values: Sequence[str], found: Sequence[str]) -> str | None:
-    """Return the one author's key when the field is beyond doubt (one field, one reading, one address), else None.
+    """Return the key of the one author when the field is beyond doubt (one field, one reading, one address), else None.
 
-    `found` is what `in_header` gives for `values`. Letting mail through because of its author asks for this; keeping
-    mail out asks for any of `found`.
+    `found` is the result of `in_header` for `values`. A decision to let mail through needs this; a decision to keep
+    mail out uses every author in `found`.
     """
     return found[0] if len(values) == len(found) == 1 and len(values[0]) <= MAX_PARSED else None
 

@@ -1,7 +1,7 @@
-"""The addresses of a header field, strictly read (RFC 5322 3.4): what is in names and comments is none.
+"""The addresses of a header field, strictly read (RFC 5322 3.4): text in names and comments is no address.
 
-Why not `mail.address.in_header`: it finds what any mail program could take for the author, so that nobody slips past a
-list. A script asks for who the author is.
+`mail.address.in_header` finds every address that any mail program could take for the author, so that no sender evades a
+list. A Sieve script needs the author as the grammar says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PARENTHESIS = re.compile(r"\\.|[()]", re.S)
 
 
 def addresses(value: str) -> list[str]:
-    """Return the addresses in the value of a field, in order. What is no address is passed over; never raises."""
+    """Return the addresses in the value of a field, in order. Text that is no address is skipped. Never raises."""
     value = value[:LONGEST]
     found: list[str] = []
     words: list[str] = []  # of what may be an address without brackets

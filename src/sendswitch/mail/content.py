@@ -69,7 +69,7 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class InFile:
-    """Content in a file of its own, which nobody changes while it is there. `digest` is SHA-256, b"" for unknown."""
+    """Content in a file of its own that never changes. `digest` is SHA-256, b"" for unknown."""
 
     path: Path
     size: int
@@ -162,7 +162,7 @@ def read_all(content: Content) -> bytes:
 
 
 class Damaged(Exception):
-    """Content is not what was stored."""
+    """Content that differs from what was stored."""
 
 
 def digest_of(content: Content) -> bytes:

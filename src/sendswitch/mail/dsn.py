@@ -1,7 +1,7 @@
 """Delivery status notifications: the report a sender gets (RFC 3464 in the form of RFC 6522).
 
 Decisions first: `wanted` says whether a report may be sent at all. A report never answers a null sender
-(RFC 5321 4.5.5), and obeys NOTIFY (RFC 3461 4.1). The report itself has the null sender, so none follows it.
+(RFC 5321 4.5.5), and follows NOTIFY (RFC 3461 4.1). The report itself has the null sender, so none follows it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened for one recipient, in words for the report. `said`: the reply is the next hop's, and not ours."""
+    """The outcome for one recipient, in words for the report. With `said` the reply is the next hop's, not ours."""
 
     recipient: Recipient
     reply: Reply

@@ -1,7 +1,7 @@
-"""The envelope of a message, whole: what MAIL and RCPT said, and who the client was (RFC 5321, 3461, XFORWARD).
+"""The whole envelope of a message: MAIL, RCPT and the client (RFC 5321, 3461, XFORWARD).
 
-It is stored in the spool as JSON and travels with a task, so `to_json` and `from_json` are inverse and old
-spools stay readable: a field that is missing has its default.
+The spool stores it as JSON and tasks carry it. `to_json` and `from_json` are inverse, and a missing field has its
+default, so that old spools stay readable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who handed the message in: what the connection shows, overridden by XFORWARD from a trusted peer.
+    """The client that handed the message in: the connection, overridden by XFORWARD from a trusted peer.
 
-    `login` is who it proved to be with AUTH (RFC 4954), to us or to who said XCLIENT LOGIN; `protocol` has then an
-    A, and an S where TLS was in use (RFC 3848).
-    `source` is XFORWARD SOURCE, 'LOCAL' or 'REMOTE' (Postfix XFORWARD_README), '' where nothing was said.
+    `login` is the user who logged in with AUTH (RFC 4954), with us or at the peer that sent XCLIENT LOGIN; `protocol`
+    has an A then, and an S where TLS was in use (RFC 3848). `source` is XFORWARD SOURCE, 'LOCAL' or 'REMOTE' (Postfix
+    XFORWARD_README), '' where it is unknown.
     """
 
     address: str = ""
@@ -32,7 +32,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One RCPT: the address as given, and the DSN parameters of RFC 3461 as given (decoded by who uses them)."""
+    """One RCPT: the address and the DSN parameters of RFC 3461 as given. Code that uses the parameters decodes them."""
 
     address: str
     notify: str = ""
@@ -57,9 +57,9 @@ class Envelope:
         return self.sender.isascii() and all(recipient.address.isascii() for recipient in self.recipients)
 
     def to_json(self) -> dict[str, Any]:
-        """Return sender, MAIL parameters and client, without what has its default and without the recipients.
+        """Return sender, MAIL parameters and client, without default values and without recipients.
 
-        Recipients are kept apart because each has a life of its own from here on.
+        Recipients are stored apart, because each has its own state.
         """
         client = {name: value for name in _CLIENT if (value := getattr(self.client, name))}
         out: dict[str, Any] = {"client": client} if client else {}

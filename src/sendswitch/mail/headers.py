@@ -1,7 +1,7 @@
-"""The header block as bytes: found, counted and edited without re-writing what nobody changed.
+"""The header block as bytes: parsed, counted and edited without changing any other byte.
 
-Why not the standard `email` package: it re-folds and re-encodes what it parses, and a filter must hand on what
-it got. Fields are kept as raw bytes with their folding; only a field that is edited changes.
+The standard `email` package re-folds and re-encodes what it parses, and a filter must pass on the bytes it got. Fields
+stay raw bytes with their folding; only an edited field changes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _BLANK = re.compile(rb"\s")
 
 
 def fields(head: bytes) -> list[Field]:
-    """Return the fields of a header block in order. A line that is no field and continues none ends the block.
+    """Return the fields of a header block in order. A line that is neither a field nor a continuation ends the block.
 
-    That is how Postfix and most readers see it: what follows such a line is body. Only a mailbox's separator
-    line (`From sender date`) at the very top is passed over, as a field without a name.
+    Postfix and most readers take what follows such a line for the body. Only a mailbox's separator line (`From sender
+    date`) at the very top is skipped, as a field without a name.
     """
     block: list[tuple[str, list[bytes]]] = []
     for line in _lines(head):
@@ -76,10 +76,10 @@ _NO_FIELD = re.compile(rb"\r\n(?!\r\n|[ \t]|\Z|" + _FIELD + rb")")
 
 
 def closed(head: bytes) -> bytes:
-    """Return the header block with an empty line before the first line that is no field, as Postfix puts one.
+    """Return the header block with an empty line before the first line that is no field, as Postfix adds one.
 
-    What we prepend would otherwise be continued by it, or a reader that passes over such lines would see fields
-    below it that no pipeline saw.
+    Otherwise such a line would continue a field that we prepend, or a reader that skips it would see fields below it
+    that no pipeline saw.
     """
     if _BEGINS_WELL.match(head) and not _NO_FIELD.search(head):
         return head
@@ -88,7 +88,7 @@ def closed(head: bytes) -> bytes:
 
 
 def unfinished(head: bytes) -> bool:
-    """Return whether the fields go on to the very end: what was cut off may hold more of them."""
+    """Return whether the fields reach the very end, so that more of them may have been cut off."""
     read = sum(len(field.raw) for field in fields(head))
     return read >= len(head) - len(head.rpartition(b"\r\n")[2])
 
@@ -249,7 +249,7 @@ def field_bytes(name: str, value: str, *, utf8: bool = False) -> bytes:
 def edit(head: bytes, edits: Sequence[HeaderEdit], *, utf8: bool = False) -> bytes:
     """Return the header block after the edits, in their order. Fields that no edit names keep their bytes.
 
-    `utf8` says that the message is one for SMTPUTF8, so that what is new in it needs no encoding.
+    With `utf8` the message is one for SMTPUTF8, and new text needs no encoding.
     """
     if all(isinstance(change, AddHeader) for change in edits):
         return b"".join(field_bytes(e.name, e.value, utf8=utf8) for e in edits if isinstance(e, AddHeader)) + head

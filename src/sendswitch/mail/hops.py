@@ -1,8 +1,8 @@
-"""Our own mark on forwarded mail, by which a loop is found: nobody else can make one.
+"""Our own mark on forwarded mail, which finds loops and which nobody else can make.
 
 A field that anybody can write, such as Delivered-To, must not decide where mail goes: a stranger who writes the
 recipient's address there would undo the recipient's forward. So the field has a message authentication code over the
-address and over what identifies the message.
+address and over the message's identity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAME = ("message-id", "date", "from")
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Makes marks and knows them again. All nodes that have the same `secret` know each other's."""
+    """The maker and checker of marks. All nodes with the same `secret` know each other's."""
 
     secret: bytes = field(repr=False)
 

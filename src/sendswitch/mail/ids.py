@@ -35,7 +35,7 @@ def to_text(message: int) -> str:
 
 
 def from_text(text: str) -> int:
-    """Return the inverse of `to_text`, forgiving case and I, L, O. Raises ValueError for what is no id."""
+    """Return the number of an id, in any case and with I, L, O for similar digits. Raises ValueError for other text."""
     value = 0
     if len(text) != _LENGTH:
         raise ValueError(f"{text!r} is no message id; one has {_LENGTH} letters and digits")
@@ -57,9 +57,9 @@ def first_at(seconds: float) -> int:
 
 
 class Sequence:
-    """Gives ids in rising order, also when the clock steps back or more than 2,048 are asked for in a millisecond.
+    """A source of rising ids, even when the clock steps back or more than 2,048 are needed in a millisecond.
 
-    `last` is the highest id the spool has seen, so that a restart within the same millisecond repeats none.
+    `last` is the highest id in the spool, so that a restart within the same millisecond repeats none.
     """
 
     def __init__(self, node: int, clock: Clock, last: int = 0) -> None:

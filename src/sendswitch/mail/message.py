@@ -1,7 +1,6 @@
-"""A message as a processor reads it: parsed when asked, and only what is asked, and never with an exception.
+"""A message as a processor reads it: each part is parsed when it is needed, and never with an exception.
 
-What can be read in several ways, or not at all, is told by `findings`, so that a careful processor refuses what it
-cannot see into instead of being slipped past.
+`findings` reports content that can be read in several ways or not at all, so that a careful processor can refuse it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LARGE_HEADER = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part with a file name, or one that is no text; attached mail, and what is attached to it.
+    """A part with a file name, or a part that is no text, and attached mail with its own attachments.
 
     `names` are all file names that a reader may use, `name` the usual one. `data` is decoded from its transfer
     encoding.
@@ -40,7 +39,7 @@ class Attachment:
 
 
 class Mail:
-    """One message. Reading an attribute parses at most once; nothing here raises for what a message contains."""
+    """One message. Each attribute is parsed at most once. Nothing here raises because of a message's content."""
 
     def __init__(self, content: Content) -> None:
         self.content = content
@@ -102,7 +101,7 @@ class Mail:
         return [decoded(value) for value in self.raw_headers(name)]
 
     def raw_headers(self, name: str) -> list[str]:
-        """Return all fields of that name, unfolded but with encoded words as they are: what addresses are read from."""
+        """Return all fields with that name, unfolded but with encoded words as they are, for reading addresses."""
         name = name.lower()
         if name not in self._values:
             self._values[name] = [one.value for one in self._named.get(name, ())]

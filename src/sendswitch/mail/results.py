@@ -32,7 +32,7 @@ class Results:
 
 
 def parse(value: str) -> Results:
-    """Return what a field says. A part that does not fit the grammar says nothing; never raises."""
+    """Return the results in a field. A part that does not fit the grammar has no result. Never raises."""
     first, *segments = _segments(value[:LONGEST])
     methods: dict[str, list[str]] = {}
     for segment in segments:

@@ -1,9 +1,9 @@
 """The Sender Rewriting Scheme: forwarded mail gets a sender of our own domain, so that the next host's SPF check
-passes, and a bounce to that sender finds back to who wrote the mail.
+passes, and a bounce to that sender returns to the original sender.
 
 Shevek, "The Sender Rewriting Scheme" (2004): `SRS0=hash=day=domain=local` stands for a sender, and
 `SRS1=hash=domain=rest` for one that another forwarder had rewritten, so that addresses do not grow with each forward.
-Everything is in the address; nothing is kept. The hash is ours alone to make, so its kind is ours to choose.
+The address holds everything; nothing is stored. Only we make and check the hash, so that we may choose its kind.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def looks_rewritten(address: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Srs:
-    """Rewrites senders to addresses of `domain`, and back. Whoever has the same `secret` finds the same."""
+    """The rewriter of senders to addresses of `domain`, and back. Every node with the same `secret` gets the same
+    result.
+    """
 
     domain: str
     secret: bytes = field(repr=False)
@@ -46,8 +48,8 @@ class Srs:
         return domain_key(split(address)[1]) == domain_key(self.domain)
 
     def rewritten(self, sender: str, now: float) -> str:
-        """Return the sender that stands for this one, or itself where none can: the null path, and what would be too
-        long.
+        """Return the address that stands for a sender, or the sender itself where none can: the null path, and
+        addresses that would be too long.
         """
         local, domain = split(sender)
         if not domain or local.startswith('"') or "=" in domain:

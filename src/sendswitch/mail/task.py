@@ -11,13 +11,13 @@ from sendswitch.mail.envelope import Envelope, Recipient
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What a worker needs to come to a verdict.
+    """The facts that a worker needs for a verdict.
 
-    `token` is random and must be repeated by the answer, so nobody can answer a task they were not given. `load`
-    gives the content; a worker calls it when it begins, so that tasks which wait cost no memory. `digest` is the
-    content's, b"" for unknown. `pipeline` names the owner of the pipeline and `version` the revision that must run;
-    `queue` is the broker's queue. `deadline` is the time (seconds) that a worker may have it. `attempt` counts offers,
-    from 1. `rehearsal`: nothing will come of the answer.
+    `token` is random and the answer must repeat it, so that only the holder of a task can answer it. `load` returns the
+    content; a worker calls it when it begins, so that waiting tasks cost no memory. `digest` is the content's, b"" for
+    unknown. `pipeline` names the owner of the pipeline and `version` the version to run; `queue` is the broker's queue.
+    `deadline` is the time (seconds) that a worker may have it. `attempt` counts offers, from 1. With `rehearsal` the
+    answer has no effect.
     """
 
     message: int

@@ -57,7 +57,7 @@ ERROR, TIMEOUT = "error", "timeout"
 class Step:
     """One step of the trace: the processor, its time (seconds), its outcome, and the facts it saw.
 
-    `answer` is what a service answered, as JSON, because it cannot be had again; None for all others.
+    `answer` is the answer of a service, as JSON, because a replay cannot get it again; None for other steps.
     """
 
     processor: str
@@ -92,11 +92,11 @@ class Step:
 class Verdict:
     """The opinion of a processor or of a pipeline. Without an action it only adds tags and header edits.
 
-    `reply` is what the sender is told on DENY while still connected, and what a bounce quotes. `forward` are
-    addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` what happens
-    after them; None and '' leave both to the configuration. `score` is how much it looks like spam, as the scanner
-    counts. `pipeline` (its owner) and `version` say whose opinion it is; the switch sets them, and `rewrite`, for
-    what was forwarded and leaves with a sender of ours (`mail.srs`).
+    `reply` is the reply to a sender who waits, on DENY, and bounces quote it. `forward` are addresses; `keep_copy` also
+    delivers to the recipient. `hold` is seconds for PENDING, `then` the action after them; None and '' leave both to
+    the configuration. `score` is the scanner's spam score. `pipeline` (its owner) and `version` name the pipeline that
+    gave the verdict; the switch sets them. It also sets `rewrite`, for forwarded mail that leaves with a sender of ours
+    (`mail.srs`).
     """
 
     action: Action | None = None
@@ -131,7 +131,7 @@ class Verdict:
 
     @staticmethod
     def quarantine(reason: str = "") -> Verdict:
-        """Keep it in the quarantine until somebody releases or deletes it, or it expires."""
+        """Put the message in quarantine until a person releases or deletes it, or it expires."""
         return Verdict(Action.QUARANTINE, reason=reason)
 
     @staticmethod
@@ -191,8 +191,7 @@ PipelineResult = Verdict | Deferral
 
 
 def merged(before: Verdict, later: Verdict) -> Verdict:
-    """Return the later verdict with what an earlier one put on the message: its tags and edits first, the highest
-    score."""
+    """Return the later verdict with the tags and edits of the earlier one before its own, and the higher score."""
     tags = tuple(dict.fromkeys(before.tags + later.tags))[:MAX_TAGS]
     score = max((score for score in (before.score, later.score) if score is not None), default=None)
     edits, rewrite = before.edits + later.edits, before.rewrite or later.rewrite
@@ -200,11 +199,11 @@ def merged(before: Verdict, later: Verdict) -> Verdict:
 
 
 def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
-    """Return the inverse of `Verdict.to_json`.
+    """Return the verdict that JSON describes: the inverse of `Verdict.to_json`.
 
-    Raises ValueError that says which field is wrong; unknown fields are an error, too, because a misspelt one
-    would silently lose what was meant. What comes from somebody's program goes through `checked` as well, and is
-    `outside`: it cannot cut, because a cut at the wrong place would make commands out of content, and not throw away.
+    Raises ValueError with the wrong field. An unknown field is an error, because a misspelt one would silently lose its
+    meaning. A verdict of a stranger's program goes through `checked` as well and is `outside`: it cannot cut, because a
+    cut at the wrong place would turn content into commands, and it cannot discard.
     """
     if outside and any("cut" in edit for edit in data.get("edits", ()) if isinstance(edit, Mapping)):
         raise ValueError("edits: only what is built in can cut")
@@ -266,9 +265,9 @@ _VERDICT_FIELDS = frozenset(
 
 
 def checked(verdict: Verdict) -> Verdict:
-    """Return the verdict, when everything in it can be carried out. Raises ValueError that says what cannot.
+    """Return the verdict when all of it can be carried out. Raises ValueError with the part that cannot.
 
-    Everything a processor gives goes through here, because it ends up in SMTP commands, header fields and the journal.
+    Every verdict of a processor goes through here, because it ends up in SMTP commands, header fields and the journal.
     """
     checked_tags(verdict.tags)
     if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
@@ -328,7 +327,7 @@ def _check_refusal(reply: Reply) -> None:
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:
-    """Return `tags` as a tuple of distinct words that fit a header. Raises ValueError for what does not."""
+    """Return `tags` as a tuple of distinct words that fit a header. Raises ValueError."""
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags must be a list of words")
     for tag in tags:

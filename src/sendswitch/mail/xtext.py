@@ -10,9 +10,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def decode(text: str) -> str:
-    """Return the text behind xtext. Invalid sequences stay as they are; control characters become '?'.
+    """Return the text of an xtext. Invalid sequences stay as they are; control characters become '?'.
 
-    Bytes beyond ASCII are read as UTF-8 where they are (RFC 6533 3, and what Postfix sends), else as Latin-1.
+    Bytes beyond ASCII are UTF-8 if they can be (RFC 6533 3, and Postfix sends them so), else Latin-1.
     """
     if "+" not in text and text.isascii() and text.isprintable():
         return text  # most of what comes

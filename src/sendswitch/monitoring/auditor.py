@@ -1,8 +1,8 @@
-"""The ledger: that each accepted recipient is in exactly one state, by the spool and by the journal, all the time.
+"""The audit: each accepted recipient is in exactly one state, in the spool and in the journal, at all times.
 
-The spool is checked in one snapshot. The journal is compared with it in pieces: what the spool has told it must be
-there, every event once, and each delivery's row must say what the spool says. A delivery that changes meanwhile is left
-for the next time.
+The spool is checked in one snapshot. The journal is compared with it in pieces: every event that the spool has passed
+on must be there once, and each delivery's row must agree with the spool. A delivery that changes meanwhile is checked
+the next time.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
 
 
 async def keep_ledger(look: Callable[[], Report]) -> None:
-    """Audit in a thread, for ever; what it finds is a metric that must be 0, and a line in the log."""
+    """Audit in a thread, for ever. The number of findings is a metric that must be 0, and each finding is logged."""
     while True:
         began = time.monotonic()
         try:

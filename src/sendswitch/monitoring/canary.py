@@ -19,7 +19,9 @@ LOOK, FIRST = 0.5, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """Where the canary starts and who gets it; `interval` and `limit` in seconds. Without `to` it stays at home."""
+    """The settings of the canary: the server it starts from and its recipient; `interval` and `limit` in seconds.
+    Without `to` none is sent.
+    """
 
     endpoint: Endpoint
     host: str

@@ -1,9 +1,9 @@
 """Health and metrics over HTTP.
 
-`/livez` answers while the process does. `/readyz` answers 200 only while mail can be taken and handed on; each
-check says in words what is wrong. `/healthz` asks more: what is degraded stops no mail, but somebody should look; it
-answers 503 when something is unhealthy, with `?strict` also when something is degraded, and `?check=NAME` asks
-only that. `/metrics` is for Prometheus.
+`/livez` answers while the process does. `/readyz` answers 200 only while the node can take mail and deliver it; each
+check says in words what is wrong. `/healthz` has more checks: `degraded` stops no mail, but an administrator should
+look. It answers 503 when a check is unhealthy, with `?strict` also when one is degraded, and `?check=NAME` runs only
+that check. `/metrics` is for Prometheus.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from starlette.routing import Route
 from sendswitch import metrics
 
 Check = Callable[[], Awaitable[str]]
-"""Gives '' when all is well, else a sentence that says what is wrong and what to do."""
+"""A check: it returns '' when all is well, else a sentence that says what is wrong and what to do."""
 
-# Seconds a check may take; whoever asks waits for the slowest.
+# Seconds that a check may take. An answer waits for the slowest check.
 LIMIT = 5.0
 
 
 async def ask(checks: Mapping[str, Check], wrong: str = "unhealthy") -> list[dict[str, str]]:
-    """Ask all checks at once; one that takes too long or fails is not well, and its status is `wrong`."""
+    """Run all checks at once. A check that takes too long or fails has the status `wrong`."""
 
     async def one(name: str, check: Check) -> dict[str, str]:
         try:
@@ -47,10 +47,9 @@ def make_app(
     refresh: Callable[[], Awaitable[None]],
     pages: Sequence[Route] = (),
 ) -> Starlette:
-    """Make the application: health, metrics and `pages`.
+    """Return the application with health, metrics and `pages`.
 
-    What `checks` find stops mail, what `warnings` find does not. `refresh` brings the gauges up to date before they are
-    shown.
+    A failure of `checks` stops mail, one of `warnings` does not. `refresh` updates the gauges before they are shown.
     """
 
     async def livez(request: Request) -> Response:

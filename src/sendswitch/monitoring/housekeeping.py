@@ -1,4 +1,4 @@
-"""What the node does now and then: forget what is final and old or too much, and bring gauges up to date when asked."""
+"""Periodic work of the node: delete final mail that is old or too much, and update gauges on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def keep_house(spool: Spool, *, keep: Callable[[], float], journal: bool, 
 
 
 async def trim_recorded(spool: Spool, *, most: Callable[[], int]) -> None:
-    """Keep what is recorded below `most()` bytes, in small steps, for ever."""
+    """Keep recorded mail below `most()` bytes, in small steps, for ever."""
     while True:
         try:
             while await spool.trim(most()):  # noqa: ASYNC110 - steps, not polling

@@ -1,4 +1,4 @@
-"""Taking events over from the spool's outbox to the journal in the database.
+"""The relay of events from the spool's outbox to the journal in the database.
 
 Rules:
 1. At least once: an event is marked as taken over when the database has committed it, and writing it a second time
@@ -35,7 +35,7 @@ Write = Callable[[Sequence[Event]], None]
 """Writes a batch durably; blocks, and raises when the database does not take it."""
 
 Prune = Callable[[float], int]
-"""Forgets a part of what is too old at that moment; gives how many messages, 0 when there is nothing left to forget."""
+"""A function that deletes some records older than a time. It returns their number, 0 when none is left."""
 
 
 async def keep_journal(spool: Spool, write: Write) -> None:
@@ -64,7 +64,9 @@ async def keep_journal(spool: Spool, write: Write) -> None:
 
 
 async def finish_journal(spool: Spool, write: Write) -> None:
-    """Take over what is left, at the end. Raises what reading or writing raises: then it goes after the next start."""
+    """Relay the remaining events at the end. Raises the errors of reading and writing; the events are then relayed
+    after the next start.
+    """
     while await _take_over(spool, write):
         pass
 
@@ -87,7 +89,7 @@ async def _let_mail_go_first(spool: Spool, spent: float) -> None:
 
 
 async def prune_journal(prune: Prune, clock: Clock) -> None:
-    """Forget what is too old or too much, in small steps, for ever."""
+    """Delete records that are too old or too many, in small steps, for ever."""
     while True:
         try:
             while await in_thread(prune, clock()):  # noqa: ASYNC110 - steps, not polling

@@ -1,7 +1,7 @@
-"""Too much to do: when memory or the spool says so, new mail is answered with 421 until there is less.
+"""Overload: while memory or the spool is short, new mail gets a 421.
 
-What is here already goes on; a sender that is told 421 keeps its mail and comes again, which is better for it than to
-wait in a queue that does not move.
+Mail in the queue goes on. A sender that gets a 421 keeps its mail and tries again, which is better than a queue that
+does not move.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Overload:
-    """`why` says in words what there is too much of, '' when all is well."""
+    """The watcher of memory and spool. `why` names the shortage, '' when there is none."""
 
     def __init__(self, spool: Spool, most_memory: Callable[[], int]) -> None:
         self._spool, self._most_memory = spool, most_memory
@@ -54,7 +54,9 @@ class Overload:
         return f"the spool cannot be written: {self._spool.failure}" if self._spool.failure is not None else ""
 
     async def _try(self) -> None:
-        """Write something: nobody else writes now, so nobody else would notice that the spool can be written again."""
+        """Write to the spool: no mail is written now, so that nothing else would notice that it can be
+        written again.
+        """
         try:
             async with asyncio.timeout(SLOW):
                 await self._spool.probe()

@@ -1,6 +1,6 @@
-"""A message of our own, sent through Postfix and back to us, to see whether the chain works.
+"""A probe: a message of our own, sent through Postfix and back to us, to see whether the chain works.
 
-`send` hands it to Postfix; `trail` finds it again in the spool by its Message-ID and tells how far it came.
+`send` hands it to Postfix; `trail` finds it in the spool by its Message-ID and returns the stages it passed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUBJECT = "SendSwitch probe"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One station on the way: where, what was said there, and how many seconds after the probe was sent."""
+    """One stage of a probe: the place, the reply there, and the seconds since the probe was sent."""
 
     name: str
     said: str
@@ -42,7 +42,7 @@ class Probe:
 
 
 async def send(endpoint: Endpoint, *, host: str, sender: str, to: str, limit: float) -> tuple[Probe, Reply]:
-    """Send a probe to an SMTP server; gives what the server said, a 4xx of ours when it could not be asked."""
+    """Send a probe to an SMTP server. Return the server's reply, or a 4xx of ours when it could not be reached."""
     probe = Probe(f"<probe-{secrets.token_hex(8)}@{host}>", time.time())
     text = (
         f"From: <{sender}>\r\nTo: <{to}>\r\nSubject: {SUBJECT}\r\nDate: {formatdate(probe.began)}\r\n"

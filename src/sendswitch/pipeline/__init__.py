@@ -1,1 +1,1 @@
-"""A pipeline that runs: on live mail, on a file, on recorded mail, beside the live one. Knows no next hop."""
+"""A pipeline that runs: on live mail, on a file, on recorded mail, or as a candidate. Knows no next hop."""

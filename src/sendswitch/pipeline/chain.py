@@ -71,9 +71,9 @@ class Chain:
         self.waits = any(bound.waits or bound.when is not None for bound in steps)
 
     async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> PipelineResult:
-        """Return one answer, whatever the processors do; only cancellation gets through.
+        """Return one answer whatever the processors do. Only a cancel gets through.
 
-        With `recorded`, an earlier trace, services are not asked again: what they said then counts now.
+        With `recorded`, an earlier trace, services are not asked again: their recorded answers count.
         """
         trace: list[Step] = []
         so_far = Verdict()
@@ -176,7 +176,7 @@ async def _in_time(bound: BoundStep, working: Awaitable[T]) -> T:
 
 
 def _words(error: Exception) -> str:
-    """Return what an error says, of which a user's program can make anything."""
+    """Return the text of an error, which a user's program can make anything."""
     return storable(str(error), MAX_REASON)
 
 
@@ -222,7 +222,7 @@ def _step(
 
 
 def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
-    """Return how a step ended, and what it saw."""
+    """Return the outcome of a step, and the facts it saw."""
     if opinion is None:
         return NO_OPINION, ""
     if isinstance(opinion, _Failure):
@@ -240,7 +240,7 @@ def _edited(edits: Sequence[Edit]) -> str:
 
 
 class _FailedThen(Exception):
-    """The service had not answered when it was asked in earnest."""
+    """Raised on replay when no answer of a service was recorded."""
 
     def __init__(self, failure: _Failure) -> None:
         super().__init__(failure.text)
@@ -248,7 +248,7 @@ class _FailedThen(Exception):
 
 
 def _recorded(bound: BoundStep, said: list[Step]) -> Mapping[str, Any]:
-    """Return what a service answered when it was asked in earnest; each answer is used once, in order."""
+    """Return the recorded answer of a service. Each answer is used once, in order."""
     step = next((step for step in said if step.processor == bound.name), None)
     if step is None or step.answer is None:
         raise _FailedThen(_Failure(ERROR, "no answer of this service is on record"))

@@ -1,4 +1,4 @@
-"""Recorded mail as cases: each message with its envelope as it came, and what a pipeline said of it."""
+"""Recorded mail as cases: each message with its envelope and the verdict of a pipeline."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from sendswitch.spool.states import TERMINAL
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One recorded message for one recipient. `verdict` is what counted, None where no pipeline was asked; `at` is when
-    (seconds since the epoch), `attempt` which offer it was, from 1."""
+    """One recorded message for one recipient. `verdict` is the one that counted, None where no pipeline was asked; `at`
+    is its time (seconds since the epoch), `attempt` the number of the offer, from 1.
+    """
 
     message: int
     n: int
@@ -43,7 +44,7 @@ def cases(connection: sqlite3.Connection, data: Path, after: int, before: int) -
 
 
 def case(connection: sqlite3.Connection, data: Path, message: int, n: int) -> Case | None:
-    """Return the last time this delivery was judged; None when it never was or its content is gone."""
+    """Return the last time that this delivery got a verdict, None when it never did or its content is gone."""
     found = [one for cases_ in cases(connection, data, message - 1, message + 1) for one in cases_]
     return next((one for one in reversed(found) if one.n == n and one.verdict is not None), None)
 

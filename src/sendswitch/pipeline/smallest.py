@@ -23,8 +23,9 @@ LIMIT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SmallestChange:
-    """`change` is what to leave out, in words; '' when nothing alone would do, or nothing was found in the `time` there
-    was. `then` is what would have come of it."""
+    """`change` names the entry or step to leave out; '' when no single one makes a difference, or `time` was over
+    first. `then` is the verdict without it.
+    """
 
     change: str
     then: str
@@ -41,7 +42,7 @@ class SmallestChange:
 
 
 async def smallest_change(case: Case, trial: Trial) -> SmallestChange:
-    """Try single changes until one gives another action. Services and the record stand in as in a replay."""
+    """Try single changes until one leads to another action. Services and the record stand in as in a replay."""
     try:
         async with asyncio.timeout(LIMIT):
             return await _smallest_change(case, trial)

@@ -22,7 +22,7 @@ AT_ONCE = 32
 
 
 class Trial:
-    """A pipeline and what the configuration says where it does not. `limit` is seconds for a step that has none.
+    """A pipeline with the configured defaults. `limit` is the limit in seconds of a step that sets none.
 
     Raises ValueError or InvalidConfiguration when a step cannot be made.
     """
@@ -65,7 +65,7 @@ class Trial:
         return await self.ask(case, case.verdict.trace if case.verdict else ())
 
     async def close(self) -> None:
-        """End what the steps hold."""
+        """Close the steps."""
         await self._chain.close()
 
 

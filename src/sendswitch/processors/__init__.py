@@ -1,1 +1,1 @@
-"""What a pipeline is made of: the processors, and how they are found. Knows mail; knows no broker and no spool."""
+"""The processors: the steps of pipelines, and the way they are found. Knows mail; knows no broker and no spool."""

@@ -14,7 +14,7 @@ from sendswitch.processors import base
 
 
 class _Fixed:
-    """Gives one verdict, made when the pipeline is."""
+    """A step that returns the same verdict each time."""
 
     Options: ClassVar[type[base.Options]] = base.Options
     version = "1"

@@ -1,12 +1,12 @@
-"""Rules about attachments: by file name, by type, by size, and by the names of what is in an archive.
+"""Rules about attachments: by file name, by type, by size, and by the names of an archive's members.
 
 Names are matched in every spelling and every reading (see `mail.mime`). Archives are zip, tar, gzip, bzip2, xz and
-lzma, and archives and mail in them; they are looked into as far as `DEEPEST`, `MOST_NAMES` and `MOST_BYTES` allow. What
-may be shown as something else than was looked at, or cannot be looked into, counts as a match unless an option says
-otherwise: its sender may have meant it so.
+lzma, with archives and mail in them, within the limits `DEEPEST`, `MOST_NAMES` and `MOST_BYTES`. Content that a reader
+may show differently, and content that cannot be read, matches unless an option says otherwise: the sender may have
+meant it so.
 
-`strip` takes the part out and puts a note in its place; every other byte of the message stays as it was. Where it is
-not a part that is at fault, but how the message is put together, the message is put into quarantine instead.
+`strip` cuts the part out and puts a note in its place; every other byte of the message stays. Where the fault is not in
+a part but in the structure of the message, the message goes to quarantine instead.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Attachment:
         self._kinds = frozenset(kind for kind, counts in wanted.items() if counts)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the configured action is for what was found."""
+        """Return the configured action for the findings."""
         answer, findings = await self._readers.read(self, mail, context)
         verdict = None if answer is None else verdict_from_json(answer)
         if not self._options.results:
@@ -111,7 +111,7 @@ class Attachment:
         return replace(verdict, edits=(*verdict.edits, *self._written(findings)))
 
     def enter(self, site: base.Site) -> None:
-        """Know who reads content, and our name."""
+        """Take the readers of content, and our name."""
         self._readers, self._host = site.readers, site.host or "localhost"
 
     def options_json(self) -> Mapping[str, Any]:
@@ -124,7 +124,7 @@ class Attachment:
         return None if verdict is None else verdict.to_json(), [[one.kind.value, one.text] for one in mail.findings]
 
     def _written(self, found: Sequence[Sequence[str]]) -> tuple[Edit, ...]:
-        """Return what writes the field with the findings; who else wrote one is not believed."""
+        """Return the edits that write the field with the findings and remove a stranger's."""
         said = [("mime", kind.replace(" ", "-"), {"reason": text[:150]}) for kind, text in found[:MOST_WRITTEN]]
         value = results.written(self._host, said or [("mime", "none", {})])
         return RemoveHeader(FIELD), AddHeader(FIELD, value)
@@ -175,7 +175,7 @@ class Attachment:
         return ""
 
     def _inside(self, data: bytes, name: str, budget: Budget, depth: int, *, opened: bool = False) -> str:
-        """Return why what is in an archive, or in mail that was attached as a file, matches."""
+        """Return the reason why a member of an archive, or attached mail, matches."""
         if depth > DEEPEST:
             return self._finding(Finding(Kind.TOO_LARGE, f"archives are nested more than {DEEPEST} deep"))
         as_mail = not opened and (reader.MESSAGE_NAME.search(name) or _MAIL.match(data[:200]))
@@ -256,7 +256,7 @@ class Attachment:
 
 
 def _whole(part: Part, reading_: reader.Reading) -> bool:
-    """Return whether a part is all of what it was read from, and no mail: looked at already."""
+    """Return whether a part is all of the data it was read from, and no mail: it was checked already."""
     return len(reading_.parts) == 1 and part.start == 0 and not part.names
 
 

@@ -1,15 +1,15 @@
-"""Who may say they sent it: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489) and ARC (RFC 8617).
+"""Sender authentication: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489) and ARC (RFC 8617).
 
-The results become tags (SPF-PASS, DKIM-FAIL, DMARC-NONE, ARC-PASS, …), which later steps ask for, and the field
-Authentication-Results (RFC 8601), from which what a stranger wrote under our name is removed. What a host in `trusted`
-has written there is read instead, and nothing is looked up: it saw the connection itself.
+The results become tags (SPF-PASS, DKIM-FAIL, DMARC-NONE, ARC-PASS, …), which later steps can test, and the field
+Authentication-Results (RFC 8601), from which a stranger's results under our name are removed. The results of a host in
+`trusted` are read instead, without look-ups: that host saw the connection itself.
 
-A DNS that cannot be asked is no result: where DMARC decides about the mail (`dmarc` is not `tag`) that is a failure of
-the step, and `on_error` decides. A From header that is not beyond doubt is a DMARC `permerror`, and the strictest
-policy of all domains that a reader may see in it holds. DMARC's sampling (pct) is not done.
+A DNS that does not answer is no result: where DMARC decides about the mail (`dmarc` is not `tag`) the step fails, and
+`on_error` decides. A From header that is not beyond doubt is a DMARC `permerror`, and the strictest policy applies of
+all domains that a reader may see in it. DMARC's sampling (pct) is not done.
 
-A message is checked once for all its recipients, and its signatures, its ARC sets and the questions to the DNS have
-limits for all of them together.
+A message is checked once for all its recipients, with limits for its signatures, its ARC sets and the questions to the
+DNS together.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class AuthOptions(base.Options):
 
 
 class Auth:
-    """Checks SPF, DKIM, DMARC and ARC; tags, and acts on a DMARC failure."""
+    """The check of SPF, DKIM, DMARC and ARC. It sets tags, and acts on a DMARC failure."""
 
     Options: ClassVar[type[base.Options]] = AuthOptions
     use: ClassVar[str] = "auth"
@@ -82,7 +82,7 @@ class Auth:
         _libraries()
 
     def enter(self, site: base.Site) -> None:
-        """Know whose name results are written under, and who reads content."""
+        """Take the name for results, and the readers of content."""
         self._host, self._readers = site.host or "localhost", site.readers
 
     def options_json(self) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ class Auth:
         return await _shared(self._readers, self, mail, context) | {"read": ""}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """Return the tags and the field, and what a DMARC failure means."""
+        """Return the tags and the field, and the action on a DMARC failure."""
         each = {method: str(answer[method]["result"]) for method in _METHODS}
         told = ", ".join(f"{method} {result}" for method, result in each.items())
         reason = told + (f" (as {answer['read']} says)" if answer["read"] else "")
@@ -164,7 +164,7 @@ async def _shared(readers: base.Readers, step: base.Reads, mail: Mail, context: 
 
 @cache
 def _libraries() -> Any:
-    """Return the suffix list, when all is installed. Raises ValueError that says how to install what is missing."""
+    """Return the suffix list when every library is installed. Raises ValueError with the command that installs them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were written for an older Python
@@ -177,7 +177,7 @@ def _libraries() -> Any:
 
 
 class _Questions:
-    """Asks the DNS for texts, each name once and no more than `MOST_QUESTIONS` names for one message."""
+    """The questions to the DNS for one message: each name once, and at most `MOST_QUESTIONS` names."""
 
     def __init__(self) -> None:
         self._left = MOST_QUESTIONS
@@ -281,7 +281,7 @@ def _text(value: bytes | str | None) -> str:
 
 @cache
 def _silent() -> logging.Logger:
-    """Return the library's logger: what strangers sign is no news."""
+    """Return a logger for the library without output: errors in strangers' signatures are no news."""
     logger = logging.getLogger("sendswitch.dkim")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -289,7 +289,7 @@ def _silent() -> logging.Logger:
 
 
 def _best(results: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Return the one that counts for people: a pass, else what might be one later, else the first."""
+    """Return the result to show: a pass, else one that may pass later, else the first."""
     for wanted in ("pass", "temperror"):
         for result in results:
             if result["result"] == wanted:
@@ -344,7 +344,7 @@ def _doubtful(authors: Sequence[str]) -> dict[str, str]:
 
 
 def _policy(domain: str) -> tuple[dict[str, str] | None, str]:
-    """Return the DMARC record that holds for a domain, None for none, and what it asks for. Raises Temporary."""
+    """Return the DMARC record of a domain, None without one, and its policy. Raises Temporary."""
     record, policy = _record(domain), "p"
     organization = _organization(domain)
     if record is None and organization != domain:

@@ -54,13 +54,13 @@ def _holds_secret(kind: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a step knows besides the message: the envelope for this one recipient, and what came before it.
+    """The facts that a step knows besides the message: the envelope for this one recipient, and earlier results.
 
-    `sender` is '' for the null path. `tags` are those of earlier steps, `score` the highest they gave. `attempt` counts
-    offers of this message to this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when nothing
-    will come of the answer (a try, a replay, a candidate): a step with effects of its own leaves them out then. What a
-    step puts into `notes` is told with it in the trace. `broke` names the processes that ended, or had to be killed,
-    while they had the message.
+    `sender` is '' for the null path. `tags` are those of earlier steps, `score` their highest score. `attempt` counts
+    offers of this message to this pipeline, from 1. `now` is seconds since the epoch. `rehearsal` is True when the
+    verdict has no effect (a try, a replay, a candidate): a step with effects of its own leaves them out then. The trace
+    records the `notes` of a step. `broke` names the processes that ended or had to be killed while they had the
+    message.
     """
 
     message: str
@@ -91,7 +91,7 @@ class Notice:
 
 
 class Outbox(Protocol):
-    """Keeps events until they are taken."""
+    """A store of events until they are sent."""
 
     async def put(self, notice: Notice) -> None:
         """Keep it, once; durable on return. Raises SpoolUnavailable."""
@@ -101,7 +101,8 @@ class Outbox(Protocol):
 @dataclass(frozen=True, slots=True)
 class AutoReply:
     """An automatic reply from `owner` to a sender, who gets no other within `again` seconds. `about` is the id of the
-    message that is replied to."""
+    message that it answers.
+    """
 
     owner: str
     to: str
@@ -111,7 +112,7 @@ class AutoReply:
 
 
 class AutoReplySender(Protocol):
-    """Sends automatic replies, from the null sender."""
+    """The sender of automatic replies, from the null sender."""
 
     async def send(self, reply: AutoReply) -> bool:
         """Send a reply. Return False when that sender had one already. Durable on return. Raises SpoolUnavailable."""
@@ -137,15 +138,15 @@ class Reads(Protocol):
         ...
 
     def read(self, mail: Mail, context: Context) -> Any:
-        """Return what the step has to know of the content, as plain JSON values. Blocks; for a `Readers`."""
+        """Return the facts that the step needs from the content, as plain JSON values. Blocks; for a `Readers`."""
         ...
 
 
 class Readers(Protocol):
-    """Reads content away from the event loop."""
+    """Readers of content outside the event loop."""
 
     async def read(self, step: Reads, mail: Mail, context: Context) -> Any:
-        """Return what the step's `read` returns. Raises Temporary, or what `read` raises."""
+        """Return the result of the step's `read`. Raises Temporary, and the errors of `read`."""
         ...
 
     async def findings(self, mail: Mail, context: Context) -> None:
@@ -157,15 +158,15 @@ class Readers(Protocol):
         ...
 
     def close(self) -> None:
-        """End what reads. Blocks."""
+        """End the readers. Blocks."""
         ...
 
 
 class InThreads:
-    """Reads content in threads of this process: for a command that a person waits for, and can stop."""
+    """Readers in threads of this process: for a command, which a person can stop."""
 
     async def read(self, step: Reads, mail: Mail, context: Context) -> Any:
-        """Return what the step's `read` returns. Raises what that raises."""
+        """Return the result of the step's `read`. Raises its errors."""
         run = asking_names if step.waits_for_names else reading
         return await run(step.read, mail, context)
 
@@ -183,7 +184,7 @@ class InThreads:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a step may know of where it runs. `allow` are hosts, addresses and networks that are not public and may be
+    """The services of the site for steps. `allow` are hosts, addresses and networks that are not public and may be
     asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events and
     `answers` letters, both None where no node runs; `readers` read content.
 
@@ -199,12 +200,12 @@ class Site:
 
 
 class Step(Protocol):
-    """What every step is: made once per pipeline version from its options, used for many messages at once.
+    """The common part of all steps: made once per pipeline version from its options, used for many messages at once.
 
-    Its methods may raise anything and may be cancelled at the time limit; what that means is the pipeline's
-    `on_error`, not the step's business. They must not block the event loop. A message may come twice.
+    Its methods may raise anything and may be cancelled at the time limit; the pipeline's `on_error` decides about
+    failures, not the step. They must not block the event loop. A message may come twice.
 
-    A step that holds something, such as connections, has `async def close(self)` and gives it up there.
+    A step that holds something, such as connections, closes it in `async def close(self)`.
     """
 
     Options: ClassVar[type[Options]]
@@ -216,7 +217,7 @@ class Step(Protocol):
 
 
 async def close(step: Step) -> None:
-    """Have a step give up what it holds."""
+    """Call the `close` of a step that has one."""
     if (give_up := getattr(step, "close", None)) is not None:
         await give_up()
 

@@ -1,11 +1,11 @@
-"""ClamAV: the message is streamed to clamd, which says whether a virus is in it.
+"""ClamAV: the message is streamed to clamd, which says whether there is a virus in it.
 
-A message is clean only when clamd says so. One that is larger than clamd takes is what `too_large` says, whether we
-know that from `largest` or hear it from clamd; anything else (no clamd, no answer, an answer nobody understands) is a
-failure of the step, and `on_error` decides.
+A message is clean only when clamd says so. `too_large` decides about a message that is larger than clamd takes, whether
+`largest` or clamd says so. Anything else (no clamd, no answer, an unknown answer) is a failure of the step, and
+`on_error` decides.
 
-Spoken is clamd's own protocol (clamd(8): IDSESSION, INSTREAM), so that a connection serves many messages and none is
-ever whole in memory.
+The protocol is clamd's own (clamd(8): IDSESSION, INSTREAM), so that a connection serves many messages and none is ever
+whole in memory.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TooLarge(SendSwitchError):
 
 
 class ClamAV:
-    """Looks for viruses; has no opinion on what is clean."""
+    """The check for viruses. It has no opinion on clean mail."""
 
     Options: ClassVar[type[base.Options]] = ClamAVOptions
     version = "1"
@@ -80,7 +80,7 @@ class ClamAV:
             return {"too_large": mail.size}
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """Return VIRUS with the configured action, or nothing but what was found."""
+        """Return VIRUS with the configured action, or only the facts."""
         options = self._options
         if "too_large" in answer:
             if options.too_large == "defer":
@@ -194,5 +194,5 @@ class _Session:
         return answer[:-1].decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         self._writer.transport.abort()

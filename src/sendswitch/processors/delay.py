@@ -37,7 +37,7 @@ class Delay:
         """Return PENDING for the rest of the time."""
         message = from_text(context.message)
         left = self._time - (context.now - received(message)) if message else self._time
-        # Whoever waits to the millisecond waits twice.
+        # A wait to the exact millisecond may have to be done twice.
         if left < 0.01:
             return None
         return Verdict.pending(f"it waits {self._time:g} s before it goes on", hold=left, then="ask")

@@ -1,4 +1,4 @@
-"""What every webhook has: a URL, secrets that sign, and a message put into a request (standardwebhooks.com)."""
+"""The common part of webhooks: a URL, secrets that sign, and a message in a request (standardwebhooks.com)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Entry:
 
 
 def checked(text: str) -> str:
-    """Return the entry without space round it. Raises ValueError that says what could stand there."""
+    """Return the entry without space around it. Raises ValueError with the allowed forms."""
     text = text.strip()
     if not text or len(text) > LONGEST:
         raise ValueError(f"an entry has 1 to {LONGEST} characters")
@@ -228,7 +228,9 @@ def _field_pattern(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    """Return a pattern as RE2 reads it. Raises ValueError; a set would say nothing of what is wrong with one."""
+    """Return a pattern as RE2 has it. Raises ValueError: the error of a set of patterns would not say which
+    is wrong.
+    """
     pattern = text[1:-1] if _is_regex(text) else _like(text)
     try:
         re2.compile(pattern, _CASELESS)
@@ -298,19 +300,19 @@ class Book:
 
 
 class Lists:
-    """Where steps find the book: read when it is first asked for, and again when somebody says that it changed."""
+    """The kept lists for steps: read at the first use, and again after a change."""
 
     def __init__(self, read: Callable[[], Book] = Book) -> None:
         self._read = read
         self._book: Book | None = None
 
     def refresh(self) -> None:
-        """Read it (again). Blocks; raises what reading raises, and then the old one stays."""
+        """Read the lists again. Blocks. Raises the errors of reading, and then the old lists stay."""
         self._book = self._read()
 
     @property
     def book(self) -> Book:
-        """Return the book. Blocks when it was not read yet."""
+        """Return the lists. Blocks at the first use."""
         if self._book is None:
             self.refresh()
         assert self._book is not None

@@ -88,7 +88,7 @@ class ProgramFailed(Temporary):
 
 
 class Exec:
-    """Asks a program."""
+    """The step that runs a program."""
 
     Options: ClassVar[type[base.Options]] = ExecOptions
     version = "1"
@@ -147,7 +147,7 @@ class Exec:
         return status, bytes(said.data), _words(bytes(told.data))
 
     async def close(self) -> None:
-        """Give the places back."""
+        """Release the places."""
         await self._seat.leave()
 
 

@@ -47,7 +47,7 @@ class PipelineResult:
 
 
 def shown(url: str) -> str:
-    """Return a URL for logs and traces: its query may hold what nobody else should see."""
+    """Return a URL for logs and traces, without its query, which may be secret."""
     return url.partition("?")[0]
 
 
@@ -58,9 +58,9 @@ def _trusted() -> ssl.SSLContext:
 
 
 def new_client() -> httpx.AsyncClient:
-    """Return a client that keeps connections. Who uses it says how many at once, and how long a request may take.
+    """Return a client that keeps connections. Its user sets the number at once and the time of a request.
 
-    It knows no proxy, cookie or redirect.
+    It follows no redirects, and uses no proxy and no cookies.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=20)
     client = httpx.AsyncClient(verify=_trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's

@@ -1,12 +1,12 @@
-"""Allow and deny lists: the step's own, and those that are kept for the recipient, their domain and the site.
+"""Allow and deny lists: the step's own, and those kept for the recipient, the recipient's domain and the site.
 
-The step's own lists are asked first, then the recipient's, then those of their domain, then the site's: the more
-particular one counts. In each, allow is asked before deny. What an entry can be is in `entries`.
+The step's own lists come first, then the recipient's, then the domain's, then the site's: the more specific one counts.
+In each, allow comes before deny. `entries` describes the forms of an entry.
 
-Looked at are the envelope sender, the author in From, the client's address, and header fields. All but the client's
-address can be forged by anybody; an allow list is for convenience, not for proof. An author is allowed only when the
-From header is beyond doubt, and denied when any reading of it matches: mail clients disagree about malformed ones, and
-the doubt must not let anybody in.
+The lists match the envelope sender, the author in From, the client's address, and header fields. All but the client's
+address can be forged; an allow list is for convenience, not for proof. An author is allowed only when the From header
+is beyond doubt, and denied when any reading of it matches: mail clients disagree about malformed fields, and the doubt
+must let no mail in.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Lists:
 def _found(
     entries: Entries, senders: Sequence[tuple[str, str]], mail: Mail, context: base.Context
 ) -> tuple[str, str] | None:
-    """Return what is on the list, and by which entry."""
+    """Return the list that has a match, and the entry."""
     if entries.empty:
         return None
     for address, where in senders:

@@ -1,8 +1,8 @@
-"""Tell a URL about each message, as Standard Webhooks says, until it has heard: the mail does not wait for it.
+"""Webhooks about messages, as Standard Webhooks defines them, with retries. The mail does not wait for them.
 
-The event is on disk before the step is over, and is sent by the node: tried again after 5 s, 5 min, 30 min, 2 h and so
-on for about three days, later when the receiver asks for it with Retry-After. 410 disables the endpoint. A message that
-is offered again makes no second event. In a try or a replay nobody is told.
+The event is on disk before the step is over, and the node sends it: again after 5 s, 5 min, 30 min, 2 h and so on for
+about three days, later when the receiver asks for it with Retry-After. 410 disables the endpoint. A message that is
+offered again makes no second event. A try or a replay sends nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Notify:
         self._readers: base.Readers = base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know where events are kept, and who reads content."""
+        """Take the outbox, and the readers of content."""
         self._outbox, self._readers = site.outbox, site.readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:

@@ -1,7 +1,7 @@
-"""A message as JSON, for those who want mail as data: webhooks, programs, saved files.
+"""A message as JSON, for webhooks, programs and saved files.
 
-The names are those that inbound mail services use. `thin` is everything but the contents: no text, no attachments'
-bytes. Text that is no UTF-8 is decoded as far as it goes, so that the whole is always JSON.
+The names are those of inbound mail services. `thin` leaves out the contents: text, and the bytes of attachments. Text
+that is not UTF-8 is decoded as far as possible, so that the whole is always JSON.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def described(mail: Mail, context: Context, *, thin: bool = False) -> dict[str, 
 
 
 def _date(value: str) -> str | None:
-    """Return a date as ISO 8601 in UTC; None for what is no date."""
+    """Return a date as ISO 8601 in UTC, None for other text."""
     try:
         date = parsedate_to_datetime(value)
         return date.astimezone(UTC).isoformat() if date.tzinfo else datetime.isoformat(date)

@@ -1,7 +1,7 @@
 """A user's own `async def process(mail, context)` in a file, run in a process of its own (see `child`).
 
-The process is started with the first message, and again when the file changes. What the program prints while it has a
-message is told with the step.
+The process starts with the first message, and again when the file changes. The trace records the text that the program
+prints while it has a message.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PythonOptions(base.Options):
 
 
 class Python:
-    """Asks the user's program."""
+    """The step that asks the user's program."""
 
     Options: ClassVar[type[base.Options]] = PythonOptions
 
@@ -49,7 +49,7 @@ class Python:
         self._hosting = Hosting(options.file.name, Code("file", str(options.file)), options.memory, self._stamp)
 
     def _stamp(self) -> int:
-        """Return when the file was changed; its version is told by its content."""
+        """Return the time of the file's last change. Its version comes from its content."""
         changed = self._file.stat().st_mtime_ns
         if changed != self._changed:
             self._changed = changed
@@ -57,7 +57,7 @@ class Python:
         return changed
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the program answers. Raises UserCodeError with the line that failed."""
+        """Return the program's answer. Raises UserCodeError with the line that failed."""
         return await self._hosting.ask(mail, context)
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Limit how much mail one sender may send in a time.
+"""A limit on the mail of one sender in a period.
 
-Counted is what this pipeline was asked about, in this node's memory: a restart and a new version of the pipeline begin
-anew. The count of the last period fades while the new one begins, so that no more than `most` come in any period, give
-or take what came unevenly in the last one. A message that is offered again is counted once.
+The counts are of this pipeline, in this node's memory: a restart or a new version of the pipeline begins again. The
+count of the last period fades while the new one begins, so that about `most` messages pass in any period, exactly so
+when they came evenly. A message that is offered again is counted once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Rate:
         self._counted: OrderedDict[str, bool] = OrderedDict()
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what `action` says when there is too much."""
+        """Return the `action` when there is too much mail."""
         options, who = self._options, self._who(context)
         if self._within_limit(who, context):
             return None

@@ -1,11 +1,11 @@
-"""Which addresses a request that a user asks for may go to: none of this machine's and its networks' own, unless the
-site says so. Otherwise a webhook would be everybody's way behind the firewall (server-side request forgery).
+"""The addresses that a user's request may reach: no address of this machine or its networks, unless the site allows it.
+Otherwise a webhook would be a way behind the firewall (server-side request forgery).
 
 Rules:
-1. An address is reachable when it is public and not this machine's own. One that carries an IPv4 address inside
-   (mapped, NAT64, 6to4, Teredo, IPv4-compatible) is as reachable as that.
-2. Names are looked up here and the request goes to the address that was checked, so that a second answer of the DNS
-   changes nothing. When any address of a name is not reachable, none is: who mixes them means no good.
+1. An address is reachable when it is public and not this machine's own. An address that carries an IPv4 address
+   (mapped, NAT64, 6to4, Teredo, IPv4-compatible) is as reachable as that one.
+2. Names are looked up here, and the request goes to the checked address, so that a second answer of the DNS changes
+   nothing. When any address of a name is not reachable, none is: a mixture is hostile.
 3. Redirects are not followed.
 """
 
@@ -35,7 +35,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Reach:
-    """What may be reached beyond the public: host names, addresses and networks that the site allows."""
+    """The reachable addresses: public ones, and the host names, addresses and networks that the site allows."""
 
     def __init__(self, allow: Iterable[str] = ()) -> None:
         self._networks: list[Network] = []
@@ -79,7 +79,7 @@ class Reach:
 
 
 def public(address: Address) -> bool:
-    """Return whether anybody may have a request sent to an address from here."""
+    """Return whether any user may have a request sent to an address from here."""
     inner = _inside(address) if isinstance(address, IPv6Address) else None
     if inner is not None:
         return public(inner)
@@ -89,7 +89,7 @@ def public(address: Address) -> bool:
 
 
 def _ours(address: Address) -> bool:
-    """Return whether an address is this machine's: what is sent there comes from there. Nothing is sent to find out."""
+    """Return whether an address is this machine's, because packets to it come from it. Nothing is sent to find out."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         try:

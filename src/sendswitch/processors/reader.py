@@ -85,7 +85,7 @@ def _limit(memory: int) -> None:
 
 
 def _nursery(memory: int) -> None:
-    """Fork readers until nobody asks any more."""
+    """Fork readers until the node closes the socket."""
     for name in registry.names():
         if name in base.READING:
             registry.find(name)

@@ -89,7 +89,7 @@ class _Child:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it and give up its handles."""
+        """End the process and close its handles."""
         self.kill()
         self._file.close()
         self._socket.close()
@@ -164,7 +164,7 @@ class Pool:
         return job
 
     def cancel(self, job: _Job) -> bool:
-        """Give a job up; return whether a reader had it, and was killed for that."""
+        """Cancel a job. Return whether a reader had it, and was killed for that."""
         with self._lock:
             job.cancelled = True
             queue = self._waiting.get(job.owner)
@@ -180,7 +180,7 @@ class Pool:
         return True
 
     def _pump(self) -> None:
-        """Give waiting jobs to threads, each owner in turn."""
+        """Hand waiting jobs to threads, each owner in turn."""
         with self._lock:
             while not self._closed and self._running.total() < self._most:
                 owner = next((one for one in self._waiting if self._running[one] < self._share), None)
@@ -243,14 +243,15 @@ class Pool:
 
 
 class InProcesses:
-    """Reads content in reader processes (`base.Readers`): steps that compute in one pool, those that wait for the DNS
-    in another, which is larger."""
+    """Readers in processes (`base.Readers`): one pool for steps that compute, and a larger one for steps that wait for
+    the DNS.
+    """
 
     def __init__(self, cores: int) -> None:
         self._pools = {False: Pool(2 * cores), True: Pool(8 * cores)}
 
     async def read(self, step: base.Reads, mail: Mail, context: base.Context) -> Any:
-        """Return what the step's `read` returns there. Raises ReaderFailed."""
+        """Return the result of the step's `read` in a reader. Raises ReaderFailed."""
         call = {"use": step.use, "options": step.options_json(), "context": context_to_json(context)}
         return await self._ask(step.waits_for_names, call, mail, context)
 

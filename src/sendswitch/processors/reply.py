@@ -1,8 +1,8 @@
-"""Answer mail automatically as RFC 3834 asks: to the envelope's sender, from the null sender, once a week.
+"""Automatic replies as RFC 3834 asks: to the envelope sender, from the null sender, once a week.
 
-No answer goes to what is no person's own mail to this recipient: the null sender, list owners and robots, mail from
-lists and of low precedence, automatic answers, mail that does not name the recipient in To or Cc, and mail that earlier
-steps tagged SPAM or VIRUS. In a try, a replay or a shadow nobody is answered.
+Mail that is not a person's own mail to this recipient gets no reply: from the null sender, list owners and robots, from
+lists and of low precedence, automatic replies, mail that names the recipient neither in To nor in Cc, and mail that
+earlier steps tagged SPAM or VIRUS. A try, a replay or a shadow sends nothing.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class Reply:
         self._auto_replies = site.auto_replies
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return nothing but what was done. Raises as `answer` does."""
+        """Return only the facts about the reply. Raises the errors of `answer`."""
         return Verdict(reason=await answer(self._auto_replies, mail, context, self._options))
 
 
 async def answer(sender: base.AutoReplySender | None, mail: Mail, context: base.Context, options: ReplyOptions) -> str:
-    """Answer a message if it may be answered; gives what was done, in words.
+    """Answer a message if that is allowed. Return the result in words.
 
-    Raises SpoolUnavailable, Refused where no node runs.
+    Raises SpoolUnavailable, and Refused where no node runs.
     """
     why = suppressed(mail, context, options.addresses)
     if why:
@@ -116,7 +116,7 @@ def suppressed(mail: Mail, context: base.Context, addresses: Iterable[str] = ())
 
 
 def _bare(address: str) -> str:
-    """Return what an address is compared by, without an extension."""
+    """Return the form of an address for comparison, without an extension."""
     local, _, domain = key(address).rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
 
@@ -144,5 +144,5 @@ def _line(text: str) -> str:
 
 
 def _id(value: str) -> str:
-    """Return a message id that can stand in a header; '' for what is none."""
+    """Return a message id that a header can hold, '' for other text."""
     return value if re.fullmatch(r"<[!-;=?-~]{1,250}>", value) else ""

@@ -11,7 +11,7 @@ with its symbols, and changes of the header; all of it is carried out:
     reject                    what `reject` says, with the tag SPAM
 
 `greylist` alone is a score, not a decision: Rspamd's own greylisting, which knows whom it has seen before, says soft
-reject while somebody has to wait. Fields that Rspamd adds and removes as it would for a milter are added and removed.
+reject while a sender has to wait. Fields that Rspamd adds and removes as it would for a milter are added and removed.
 Anything but a whole answer is a failure of the step, and `on_error` decides.
 """
 
@@ -48,7 +48,7 @@ class RspamdOptions(base.Options):
     url: Url = Field("http://127.0.0.1:11333", description="Rspamd's normal worker, or its proxy.")
     reject: Literal["deny", "quarantine", "tag"] = Field("deny", description="What the action `reject` means.")
     reply: base.Refusal = Field(
-        "550 5.7.1 Message refused as spam", description="What a denied sender is told when Rspamd gives no words."
+        "550 5.7.1 Message refused as spam", description="The reply to a denied sender when Rspamd has none."
     )
     headers: bool = Field(True, description="Add and remove the header fields that Rspamd wants added and removed.")
     largest: Size = Field(26_214_400, description="Most bytes that are sent to Rspamd, its max_message.")
@@ -59,7 +59,7 @@ class RspamdOptions(base.Options):
 
 
 class Rspamd:
-    """Does what Rspamd says."""
+    """The step that asks Rspamd and carries out its answer."""
 
     Options: ClassVar[type[base.Options]] = RspamdOptions
     version = "1"
@@ -85,7 +85,7 @@ class Rspamd:
             raise ValueError(f"rspamd at {options.url} said what is no answer: {answer.text[:200]!r}") from error
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the action means, with the score, the symbols and the header edits."""
+        """Return the meaning of the action, with the score, the symbols and the header edits."""
         options = self._options
         if "too_large" in answer:
             return unscanned(mail.size, options.largest, options.too_large)
@@ -143,7 +143,7 @@ def _one_line(value: str) -> bytes:
 
 
 def _kept(said: Any) -> dict[str, Any]:
-    """Return what counts of an answer; what is missing in it is an error, because half an answer is none."""
+    """Return the parts of an answer that count. A missing part is an error, because half an answer is none."""
     milter = said.get("milter") or {}
     symbols = {name: float(symbol.get("score", 0)) for name, symbol in (said.get("symbols") or {}).items()}
     return {

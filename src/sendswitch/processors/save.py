@@ -62,7 +62,7 @@ class Save:
         return Verdict(reason=f"saved as {path}")
 
     def enter(self, site: base.Site) -> None:
-        """Know who reads content."""
+        """Take the readers of content."""
         self._readers = site.readers
 
     def _save(self, mail: Mail, context: base.Context, told: dict[str, Any] | None) -> Path:

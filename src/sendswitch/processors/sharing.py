@@ -1,5 +1,6 @@
-"""How a step asks a service: through what all pipelines of one event loop share, because a thousand users must not
-mean a thousand scans."""
+"""Shared clients of services: all pipelines of an event loop share them, because a thousand users must not mean a
+thousand scans at once.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +39,10 @@ _all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]]
 
 
 class Seat(Generic[Client]):
-    """One step's seat at a client that others with the same key sit at too; at most `size` of them use it at once.
+    """A reference-counted handle to a shared client. At most `size` of the steps with the same key use the client at
+    once.
 
-    The client is made by who comes first and closed by who goes last: a step that is replaced ends what it began.
+    The first step makes the client, and the last one closes it, so that a step that is replaced finishes its work.
     """
 
     def __init__(self, make: Callable[[], Client], size: int, *key: Hashable) -> None:
@@ -76,7 +78,7 @@ class Seat(Generic[Client]):
             await self._close_unused(shared)
 
     async def leave(self) -> None:
-        """Give the seat up, when who uses it now has done so."""
+        """Release the handle when its present uses have ended."""
         self._left = True
         shared, self._shared = self._shared, None
         if shared is not None:
@@ -92,9 +94,9 @@ class Seat(Generic[Client]):
 
 
 async def connect(address: str, who: str, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a connection to host:port or unix:/path; lines of more than `limit` bytes are an error.
+    """Return a connection to host:port or unix:/path. A line of more than `limit` bytes is an error.
 
-    Raises OSError that names who cannot be reached where.
+    Raises OSError with the name of the peer.
     """
     where = parse_endpoint(address)
     try:
@@ -106,7 +108,7 @@ async def connect(address: str, who: str, limit: int) -> tuple[asyncio.StreamRea
 
 
 async def pieces(content: Content) -> AsyncIterator[bytes]:
-    """Yield the content in pieces; a file is read beside the event loop."""
+    """Yield the content in pieces. A file is read outside the event loop."""
     if (data := content.whole()) is not None:
         yield data
         return
@@ -116,7 +118,7 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
 
 
 class Nothing:
-    """A client for what keeps nothing between two questions: only the places are shared."""
+    """A client without state: only the limit is shared."""
 
     async def aclose(self) -> None:
         """Do nothing: nothing is held."""

@@ -1,8 +1,8 @@
 """A Sieve script (RFC 5228) as a step.
 
-keep goes on with the next step; fileinto tags the mail and names the folder in a header field, for whoever delivers it;
-redirect forwards; reject denies; discard throws away and says so in the journal; vacation answers (RFC 5230).
-A script that has more to compare than it may fails, and `on_error` decides.
+keep goes on with the next step; fileinto tags the mail and names the folder in a header field for the mailbox server;
+redirect forwards; reject denies; discard discards and records it in the journal; vacation answers (RFC 5230). A script
+with more comparisons than allowed fails, and `on_error` decides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SieveOptions(base.Options):
 
 
 class Sieve:
-    """Does what a script says."""
+    """The step that carries out a script."""
 
     Options: ClassVar[type[base.Options]] = SieveOptions
     use: ClassVar[str] = "sieve"
@@ -62,7 +62,7 @@ class Sieve:
         self._readers: base.Readers = base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know who sends answers, and who reads content."""
+        """Take the sender of replies, and the readers of content."""
         self._auto_replies, self._readers = site.auto_replies, site.readers
 
     def options_json(self) -> Mapping[str, Any]:
@@ -70,7 +70,7 @@ class Sieve:
         return self._options.model_dump(mode="json", exclude_unset=True)
 
     def read(self, mail: Mail, context: base.Context) -> Any:
-        """Return what the script wants done, or why it failed. Raises Temporary for more work than it may have done."""
+        """Return the actions of the script, or the reason why it failed. Raises Temporary for too much work."""
         try:
             out = self._script.run(mail, context.sender, context.recipient.address)
         except TooMuch as error:
@@ -80,7 +80,7 @@ class Sieve:
         return asdict(out)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the script wants. Raises what `processors.reply.answer` does."""
+        """Return the verdict of the script. Raises the errors of `processors.reply.answer`."""
         read = await self._readers.read(self, mail, context)
         try:
             if "failed" in read:
@@ -97,7 +97,7 @@ class Sieve:
 
 
 def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
-    """Return the verdict that carries out what a script wants. Raises Refused when nothing could."""
+    """Return the verdict that carries out a script's actions. Raises Refused when nothing can."""
     did = "; ".join(out.did)
     if out.rejected is not None:
         if out.kept or out.folders or out.redirects or out.vacation is not None:

@@ -1,12 +1,11 @@
-"""SpamAssassin: spamd says how much a message looks like spam, and by which rules.
+"""SpamAssassin: spamd returns a spam score and the rules that matched.
 
-What comes of it goes by the score: from `tag` on the mail is tagged SPAM, from `quarantine` on it is put aside, from
-`deny` on it is refused. Without `tag` the score that spamd requires counts, which is the recipient's own where spamd
-knows their preferences.
+The score decides: from `tag` on the mail is tagged SPAM, from `quarantine` on it goes to quarantine, from `deny` on it
+is denied. Without `tag` the threshold of spamd counts, which is the recipient's own where spamd knows it.
 
-Spoken is spamd's own protocol (SPAMC/1.5, SYMBOLS). spamd closes after each answer, so there is nothing to keep open;
-`connections` are those that are asked at once. A message larger than `largest` is what `too_large` says. Anything but
-a whole answer is a failure of the step, and `on_error` decides.
+The protocol is spamd's own (SPAMC/1.5, SYMBOLS). spamd closes after each answer, so that no connection is kept;
+`connections` limits those at once. `too_large` decides about a message larger than `largest`. Anything but a whole
+answer is a failure of the step, and `on_error` decides.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class SpamAssassin:
             return await spamd.scan(mail, self._user(context))
 
     def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
-        """Return SPAM and what follows from the score; for other mail only the score."""
+        """Return SPAM and the action for the score; for other mail only the score."""
         if "too_large" in answer:
             return unscanned(mail.size, self._options.largest, self._options.too_large)
         options, score, required = self._options, float(answer["score"]), float(answer["required"])

@@ -1,4 +1,4 @@
-"""What is too large for a scanner: told, and never taken for clean."""
+"""Mail that is too large for a scanner: it is reported, and never taken for clean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TooLarge = Literal["skip", "tag", "defer"]
 
 
 def unscanned(size: int, largest: int, meaning: TooLarge) -> Verdict:
-    """Return what it means that so many bytes were not sent. Raises ValueError when the mail shall wait."""
+    """Return the opinion on a message of so many bytes that was not scanned. Raises ValueError when it shall wait."""
     reason = f"{size} bytes are more than largest = {largest}, so it was not scanned"
     if meaning == "defer":
         raise ValueError(reason)

@@ -45,7 +45,7 @@ class WebhookOptions(EndpointOptions):
 
 
 class Webhook:
-    """Asks a URL."""
+    """The step that asks a URL."""
 
     Options: ClassVar[type[base.Options]] = WebhookOptions
     version = "1"
@@ -56,7 +56,7 @@ class Webhook:
         self._reach, self._readers = Reach(), base.Site().readers
 
     def enter(self, site: base.Site) -> None:
-        """Know what the site allows, and who reads content."""
+        """Take the addresses that the site allows, and the readers of content."""
         self._reach, self._readers = Reach(site.allow), site.readers
 
     async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:

@@ -1,2 +1,3 @@
-"""The queue of mail: which delivery is due, what its verdict means, and what became of it. Knows the spool, the broker
-and couriers by their contracts; knows no pipeline."""
+"""The queue: due deliveries, the meaning of a verdict, and the outcome of each delivery. Knows the spool, the broker
+and couriers by their contracts; knows no pipeline.
+"""

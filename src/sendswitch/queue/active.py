@@ -139,7 +139,7 @@ class ActiveQueue:
         return True
 
     def _start(self, deliveries: Sequence[Delivery]) -> None:
-        """Give deliveries of one message, which are in the window, to the runner. After `stop` they stay on disk."""
+        """Pass deliveries of one message, which are in the window, to the runner. After `stop` they stay on disk."""
         if self._stopping:
             self.release(deliveries)
             return
@@ -172,7 +172,7 @@ class ActiveQueue:
     # Loading from the spool
 
     async def run(self) -> None:
-        """Load what is due, until `stop`."""
+        """Load due deliveries until `stop`."""
         while not self._stopping:
             self._wake.clear()
             try:
@@ -196,7 +196,7 @@ class ActiveQueue:
             self.done(entry)
 
     async def _feed(self) -> float:
-        """Load what is due. Return the seconds until more may be due."""
+        """Load due deliveries. Return the seconds until more may be due."""
         # One moment for both questions: what falls due between them would be in neither answer.
         now = self._clock()
         await self._check_clock(now)

@@ -13,7 +13,7 @@ from sendswitch.spool.spool import Spool, new_message
 
 
 class AutoReplies:
-    """Sends the automatic replies of one node (`processors.base.AutoReplySender`)."""
+    """The sender of automatic replies of one node (`processors.base.AutoReplySender`)."""
 
     def __init__(self, spool: Spool, queue: ActiveQueue, lifetime: float, clock: Clock) -> None:
         self._spool, self._queue, self._lifetime, self._clock = spool, queue, lifetime, clock

@@ -17,7 +17,7 @@ from sendswitch.spool.spool import Spool, new_message
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Makes reports in the name of `host`; they are tried for `lifetime` seconds."""
+    """The maker of reports in the name of `host`. Their delivery is tried for `lifetime` seconds."""
 
     spool: Spool
     host: str

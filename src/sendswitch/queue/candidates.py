@@ -30,7 +30,7 @@ Note = Callable[[int, int, str, dict[str, Any]], Awaitable[None]]
 
 
 class Candidates:
-    """Asks candidates for one node."""
+    """The questions of one node to candidates."""
 
     def __init__(self, dispatcher: Dispatcher, note: Note, *, most: int = AT_ONCE) -> None:
         self._dispatcher, self._note, self._most = dispatcher, note, most
@@ -47,7 +47,7 @@ class Candidates:
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Ask no more; who is asked now is not waited for."""
+        """Ask no more, and wait for no answer."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -39,7 +39,9 @@ Observer = Callable[[Delivery, Route, PipelineResult], None]
 
 
 class Dispatcher:
-    """Gets answers for deliveries. Nothing it holds needs to survive: the spool knows what is undecided."""
+    """The source of answers for deliveries. Nothing in it needs to survive a crash: the spool knows what is
+    undecided.
+    """
 
     def __init__(self, broker: Broker, current: Current, *, clock: Clock, suspects: Suspects | None = None) -> None:
         self._broker, self._current, self._clock = broker, current, clock
@@ -82,7 +84,9 @@ class Dispatcher:
         return task
 
     async def ask(self, delivery: Delivery, route: Route) -> PipelineResult:
-        """Return the answer that counts: the pipeline's, or what the deadline says. Never raises but when cancelled."""
+        """Return the answer that counts: the pipeline's, or the one for a passed deadline. Raises only when
+        cancelled.
+        """
         begun = self._take(delivery.key) if self._begun else None
         return await (begun if begun is not None else self._ask(delivery, route))
 
@@ -101,7 +105,7 @@ class Dispatcher:
     async def rehearse(
         self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]
     ) -> PipelineResult:
-        """Return the answer that would count; told to nobody, and counted nowhere."""
+        """Return the answer that would count. It is recorded and counted nowhere."""
         task = replace(self._task(delivery, route), load=load, rehearsal=True)
         return await self._answer(task, route)
 
@@ -174,7 +178,7 @@ class Dispatcher:
             future.set_result(None)
 
     def _answered(self, message: int, n: int, token: str, answer: PipelineResult) -> None:
-        # An unknown token is an answer that came twice, too late, or from somebody who was never asked.
+        # An unknown token is an answer that came twice, too late, or from a worker that was never asked.
         known = self._waiting.get(token)
         if known is None:
             return

@@ -1,4 +1,4 @@
-"""A limit on work that goes on at once. Work that waits for it is told when a reload replaced the limit."""
+"""A limit on work at once. Work that waits for it learns when a reload replaced the limit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Limiter:
             raise
 
     def release(self) -> None:
-        """Give a permit back. The next caller that waits gets it."""
+        """Return a permit. The next caller that waits gets it."""
         while self._waiting:
             permit = self._waiting.popleft()
             if not permit.done():
@@ -46,7 +46,7 @@ class Limiter:
         self._free += 1
 
     def close(self) -> None:
-        """Give no more permits. Work that has one keeps it."""
+        """Grant no more permits. Work that has one keeps it."""
         self._closed = True
         while self._waiting:
             permit = self._waiting.popleft()

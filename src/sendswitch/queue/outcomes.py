@@ -1,10 +1,10 @@
-"""What became of a delivery: recorded, tried again, reported, told.
+"""The outcomes of deliveries: recorded, deferred, reported.
 
 Rules:
-1. What the next hop took is recorded before anything else happens to it; if the spool cannot be written then, the
-   record is tried until it can, and the delivery is not repeated meanwhile.
-2. A program error is never a busy loop and never for ever: the delivery waits its turn like after any failure, and
-   ends when the message's time is over.
+1. A delivery that the next hop took is recorded before anything else happens to it. If the spool cannot be written
+   then, the record is tried until it can, and the delivery is not repeated meanwhile.
+2. A program error makes neither a busy loop nor an endless one: the delivery waits as after any failure, and ends when
+   the message's lifetime is over.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sendswitch.queue.forward import forward
 from sendswitch.queue.settings import Current
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool.orders import Kind, Order
 from sendswitch.spool.records import Change, Delivery, Message, Record
+from sendswitch.spool.rules import AdminRule, Kind
 from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import TERMINAL, State
 
@@ -46,7 +46,7 @@ SERVED = {
 
 
 class Outcomes:
-    """Records what became of deliveries."""
+    """The recorder of outcomes."""
 
     def __init__(self, spool: Spool, queue: ActiveQueue, current: Current, clock: Clock) -> None:
         self._spool, self._queue, self._current, self._clock = spool, queue, current, clock
@@ -61,7 +61,7 @@ class Outcomes:
                 await asyncio.sleep(RETRY_SPOOL)
 
     async def settle(self, message: Message, deliveries: Sequence[Delivery], result: Delivered, seconds: float) -> None:
-        """Record what the next hop said: delivered, tried again, or failed."""
+        """Record the next hop's reply: delivered, deferred, or failed."""
         changes: list[Change] = []
         failed: list[tuple[Delivery, dsn.Outcome]] = []
         for delivery, outcome in zip(deliveries, result.outcomes, strict=True):
@@ -89,9 +89,9 @@ class Outcomes:
             await self.fail(message, failed)
 
     async def confirm(self, message: Message, deliveries: Sequence[Delivery], result: Delivered) -> None:
-        """Send the sender who asked for it (NOTIFY=SUCCESS) a report of what the next hop took. Never raises.
+        """Send a report of success to a sender who asked for it (NOTIFY=SUCCESS). Never raises.
 
-        For mail that is not in the spool and that the sender was, or will be, told is accepted.
+        For mail that is not in the spool, and that the sender was or will be told is accepted.
         """
         if not (served := _confirmations(message, deliveries, result)):
             return
@@ -105,11 +105,11 @@ class Outcomes:
     async def record_answered(
         self, message: Message, deliveries: Sequence[Delivery], answers: Sequence[PipelineResult | None], reply: Reply
     ) -> None:
-        """Record a message whose sender was answered before the queue, by a filter or by the next hop. Never raises.
+        """Record a message whose sender was answered before the queue, by a pipeline or by the next hop. Never raises.
 
-        The sender was or will be told; a spool that cannot be written changes nothing. A message that was refused for
-        now is not ours, and comes again: nothing is recorded here. `answers` are those of the pipelines, None where
-        there is none.
+        The sender was or will be answered; a spool that cannot be written changes nothing. A message that was refused
+        for now is not ours and comes again, so that nothing is recorded here. `answers` are the pipelines' answers,
+        None where there is none.
         """
         if reply.temporary:
             return
@@ -130,9 +130,9 @@ class Outcomes:
             self.tell_end(delivery, state, str(reply))
 
     async def put_off(self, delivery: Delivery, why: str, **extra: object) -> None:
-        """Try again later, or give up when the message's time is over: undecided or undone for now.
+        """Defer a delivery, or give up when the message's lifetime is over.
 
-        What is kept has a longer time of its own, and its sender must not hear of it.
+        A held or quarantined delivery has a longer lifetime of its own, and its sender gets no report.
         """
         kept = delivery.state in (State.HELD, State.QUARANTINED)
         if not kept and self._clock() >= delivery.message.expires:
@@ -179,7 +179,7 @@ class Outcomes:
         logs.poison(delivery.message.text_id, rcpt=delivery.recipient.address)
 
     async def hold_damaged(self, delivery: Delivery, why: str) -> None:
-        """Hold a delivery whose content is not what was stored, so that a person sees it. It is never sent."""
+        """Hold a delivery whose content is damaged, so that a person sees it. It is never sent."""
         metrics.DAMAGED.inc()
         verdict = Verdict.pending(why, hold=DAMAGED_FOR, then="quarantine")
         until = self._clock() + DAMAGED_FOR
@@ -201,40 +201,40 @@ class Outcomes:
         await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
 
-    async def obey(
-        self, message: Message, deliveries: Sequence[Delivery], order: Order, *, quarantine: float
+    async def apply(
+        self, message: Message, deliveries: Sequence[Delivery], rule: AdminRule, *, quarantine: float
     ) -> Sequence[Delivery]:
-        """Do what a person ordered about these deliveries of a message; gives those that go on as if it were not.
+        """Apply an administrator's rule. Return the deliveries that it does not affect.
 
         They are all when it was cancelled meanwhile. `quarantine` is for how many seconds it keeps mail.
         """
-        told = {"order": order.id, "by": order.author, "reason": order.reason}
-        match order.kind:
+        told = {"rule": rule.id, "by": rule.author, "reason": rule.reason}
+        match rule.kind:
             case Kind.SUSPEND:
-                data, due = told | {"until": order.expires}, order.expires
-                reply = printable(f"{order.mark} {order.reason}")
+                data, due = told | {"until": rule.expires}, rule.expires
+                reply = printable(f"{rule.mark} {rule.reason}")
                 changes = [
                     Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries
                 ]
-                return _left(deliveries, await self._spool.change_by_order(order.id, changes))
+                return _left(deliveries, await self._spool.change_by_rule(rule.id, changes))
             case Kind.QUARANTINE:
                 until = self._clock() + quarantine
-                reply = printable(f"quarantined by order {order.id}: {order.reason}")
+                reply = printable(f"quarantined by rule {rule.id}: {rule.reason}")
                 data = told | {"until": until}
                 changes = [Change(d, State.QUARANTINED, "quarantined", data, until, reply=reply) for d in deliveries]
-                return _left(deliveries, await self._spool.change_by_order(order.id, changes, keeps=True))
+                return _left(deliveries, await self._spool.change_by_rule(rule.id, changes, keeps=True))
             case Kind.DROP:
-                reply = printable(f"dropped by order {order.id}: {order.reason}")
+                reply = printable(f"dropped by rule {rule.id}: {rule.reason}")
                 changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
-                done = await self._spool.change_by_order(order.id, changes)
+                done = await self._spool.change_by_rule(rule.id, changes)
                 for change in done:
                     self.tell_end(change.delivery, State.DISCARDED, reply)
                 return _left(deliveries, done)
             case Kind.BOUNCE:
-                if not await self._spool.holds(order.id):
+                if not await self._spool.in_force(rule.id):
                     return deliveries
-                refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {order.reason}"))
-                why = f"ended by order {order.id} of {order.author}"
+                refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {rule.reason}"))
+                why = f"ended by rule {rule.id} of {rule.author}"
                 await self.fail(message, [(d, dsn.Outcome(d.recipient, refusal, why)) for d in deliveries])
                 return ()
 
@@ -259,7 +259,7 @@ class Outcomes:
     async def _report(
         self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome], changes: Sequence[Change]
     ) -> None:
-        """Write a report and the changes it tells of in one transaction, then send it like any mail."""
+        """Write a report and the changes it is about in one transaction, then deliver it like any mail."""
         report, delivery = await self._current.settings.reporter.make(kind, message, outcomes)
         row = self._spool.row(report, [delivery], {"about": message.text_id})
         await self._queue.enqueue([delivery], lambda: self.record(changes, [row]))
@@ -272,7 +272,9 @@ class Outcomes:
 
 
 def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Delivered) -> list[dsn.Outcome]:
-    """Return what a report of success says; nothing where the next hop sends one itself, or nobody asked."""
+    """Return the recipients of a report of success, none where the next hop sends one itself or it was not
+    asked for.
+    """
     if result.dsn:
         return []
     kind, told_as = SERVED[result.final]

@@ -1,9 +1,10 @@
-"""Mail that may have killed the node: what was in hand is known after a kill, offered one at a time, and put aside when
-it was alone three times.
+"""Poison: mail that may have killed the node. After a kill its deliveries in hand are known, offered one at a time, and
+put in quarantine when one was alone three times.
 
-Each pipeline that begins is noted in a file before it does, and again when it ends. The kernel has the note when the
-process is killed; it need not be on the disk, because it is a process that a message kills. What began and did not end
-is suspect. A suspect whose node is killed once more broke it; so did one whose process had to be killed at a limit.
+Each pipeline is noted in a file before it begins, and again when it ends. The kernel has the note when the process is
+killed; it need not be on the disk, because mail kills a process, not the machine. A pipeline that began and did not end
+makes its delivery suspect. A suspect broke the node when the node is killed again, or when its process had to be killed
+at a limit.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _begun(message: int, n: int, digest: bytes) -> str:
 
 
 def left_in_hand(path: Path) -> dict[Key, bytes]:
-    """Return what was in hand when the last process was killed, with its content's digest."""
+    """Return the deliveries in hand when the last process was killed, with the digests of their contents."""
     found: dict[Key, bytes] = {}
     try:
         lines = path.read_text(encoding="ascii").splitlines()

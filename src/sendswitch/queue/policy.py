@@ -1,4 +1,4 @@
-"""What a verdict means for one delivery. Pure: takes values, gives an effect; whoever calls does the I/O."""
+"""The meaning of a verdict for one delivery. Pure: takes values, returns an effect; the caller does the I/O."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Bounce:
-    """Tell the sender."""
+    """Send a report to the sender."""
 
     reply: Reply
     explanation: str
@@ -54,7 +54,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """End it without telling anybody but the journal."""
+    """End the delivery without a report."""
 
     reason: str
 
@@ -64,7 +64,7 @@ Effect = Deliver | Forward | Bounce | Quarantine | Hold | Discard
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the configuration says where a verdict does not. Times in seconds."""
+    """The configured answers for verdicts that leave them open. Times in seconds."""
 
     hold: float
     hold_then: str
@@ -72,7 +72,7 @@ class Policy:
 
 
 def on_timeout(route: Route) -> PipelineResult:
-    """Return what counts when a worker had the task for the whole deadline and gave no verdict."""
+    """Return the verdict for a worker that had the task for the whole deadline and gave none."""
     reason = f"no verdict within {route.deadline:g} s, and on_timeout is {route.on_timeout}"
     match route.on_timeout:
         case "deny":
@@ -117,7 +117,7 @@ def undecided(answer: PipelineResult) -> str:
 def effect(
     verdict: Verdict, *, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float
 ) -> Effect:
-    """Return what to do about a completed verdict."""
+    """Return the effect of a completed verdict."""
     match verdict.action:
         case Action.PASS | None:
             return Deliver()
@@ -131,7 +131,7 @@ def effect(
 
 
 def in_words(effect: Effect) -> str:
-    """Return what an effect does, as a sentence in the conditional: for a try."""
+    """Return an effect as a sentence in the conditional, for a try."""
     match effect:
         case Forward(targets, keep_copy):
             return f"It would be forwarded to {', '.join(targets)}{', and delivered' if keep_copy else ''}."
@@ -163,9 +163,9 @@ def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client,
 
 
 def is_local(client: Client) -> bool:
-    """Return whether the mail was submitted here, so that its sender is who they say: a bounce reaches its author.
+    """Return whether the mail was submitted here, so that its sender is real and a bounce reaches its author.
 
-    XFORWARD SOURCE says so; without it, a client on the loopback interface or a unix socket.
+    XFORWARD SOURCE decides; without it, a client on the loopback interface or a unix socket is local.
     """
     if client.source:
         return client.source == "LOCAL"
@@ -183,7 +183,7 @@ def asked_again(verdict: Verdict) -> bool:
 
 
 def after_hold(verdict: Verdict) -> Verdict:
-    """Return what counts when a hold expires."""
+    """Return the verdict for an expired hold."""
     reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'quarantine'}"
     base = replace(verdict, reason=reason, hold=None, then="", trace=())
     match verdict.then:
@@ -195,10 +195,10 @@ def after_hold(verdict: Verdict) -> Verdict:
 
 
 def refused_by_all(answers: Sequence[PipelineResult | None]) -> Reply | None:
-    """Return the reply for a sender who waits when every answer is a DENY, None when one is not.
+    """Return the reply for a sender who waits when every answer is a DENY, else None.
 
-    A temporary refusal counts for all, because the sender comes back. A DENY without a reply throws the mail away, of
-    which its sender must not hear. The answer of a recipient without a pipeline is None.
+    A temporary refusal counts for all, because the sender comes back. A DENY without a reply discards the mail, which
+    its sender must not learn. The answer of a recipient without a pipeline is None.
     """
     known = [a.reply for a in answers if isinstance(a, Verdict) and a.action is Action.DENY and a.reply is not None]
     if len(known) < len(answers):

@@ -1,7 +1,8 @@
-"""The queue's runner: each delivery is decided, and what was decided is carried out and recorded.
+"""The queue's runner: each delivery is decided, carried out, and recorded.
 
 Rules:
-1. A decision is durable before it is carried out: a second run of a pipeline can never undo a first one's effect.
+1. A decision is durable before it is carried out, so that a second run of a pipeline never undoes the effect of the
+   first.
 2. One recipient's trouble never touches another's: each group of recipients is carried out on its own, and an SMTP
    transaction under way is never cut because something else failed.
 """
@@ -26,8 +27,8 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.settings import Current, Settings
 from sendswitch.routing import Route
 from sendswitch.smtp.client import Delivered
-from sendswitch.spool.orders import Order
 from sendswitch.spool.records import Change, Delivery, Message
+from sendswitch.spool.rules import AdminRule
 from sendswitch.spool.states import State
 
 # Seconds in which recipients of one message that are decided one after the other may still share a transaction.
@@ -35,7 +36,7 @@ GATHER = 0.05
 
 
 class QueueRunner:
-    """Runs the deliveries of the active queue: decides, acts, records."""
+    """The runner of the deliveries in the active queue: decide, act, record."""
 
     def __init__(
         self, queue: ActiveQueue, outcomes: Outcomes, dispatcher: Dispatcher, current: Current, *, clock: Clock
@@ -45,7 +46,7 @@ class QueueRunner:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Run what the queue has ready, a task for each message, until cancelled."""
+        """Run ready deliveries, one task for each message, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             for entry in await self._queue.take():
@@ -54,7 +55,7 @@ class QueueRunner:
                 task.add_done_callback(self._tasks.discard)
 
     async def stop(self, grace: float) -> None:
-        """Let what is under way end for at most `grace` seconds; the rest stays in the spool."""
+        """Wait at most `grace` seconds for deliveries under way. The rest stays in the spool."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace)
             for task in late:
@@ -71,7 +72,7 @@ class QueueRunner:
 
     async def _message(self, message: Message, deliveries: Sequence[Delivery]) -> None:
         """Run deliveries of one message to their new states. Never raises but when cancelled."""
-        if self._current.settings.orders and not (deliveries := await self._obey(message, deliveries)):
+        if self._current.settings.rules and not (deliveries := await self._apply_rules(message, deliveries)):
             return
         first = deliveries[0]
         if len(deliveries) == 1 and first.state is State.ACCEPTED and self._route(first) is None:
@@ -79,20 +80,20 @@ class QueueRunner:
         else:
             await self._safely(deliveries, self._each(message, deliveries))
 
-    async def _obey(self, message: Message, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    async def _apply_rules(self, message: Message, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Apply administrators' rules. Return the deliveries that none affects."""
         settings = self._current.settings
         free: list[Delivery] = []
-        ordered: dict[int, tuple[Order, list[Delivery]]] = {}
+        affected: dict[int, tuple[AdminRule, list[Delivery]]] = {}
         for delivery in deliveries:
-            order = settings.order_for(message, delivery, self._clock())
-            if order is None or delivery.state not in (State.ACCEPTED, State.DECIDED):
+            rule = settings.rule_for(message, delivery, self._clock())
+            if rule is None or delivery.state not in (State.ACCEPTED, State.DECIDED):
                 free.append(delivery)
             else:
-                ordered.setdefault(order.id, (order, []))[1].append(delivery)
-        for order, about in ordered.values():
+                affected.setdefault(rule.id, (rule, []))[1].append(delivery)
+        for rule, about in affected.values():
             try:
-                free += await self._outcomes.obey(message, about, order, quarantine=settings.policy.quarantine)
+                free += await self._outcomes.apply(message, about, rule, quarantine=settings.policy.quarantine)
             except Exception as error:
                 await self._outcomes.after_error(about, error)
         return free
@@ -175,7 +176,7 @@ class QueueRunner:
         )
 
     async def _hold_expired(self, delivery: Delivery) -> bool:
-        """Record what comes after a hold; return whether the pipeline must be asked again."""
+        """Record the verdict of an expired hold. Return whether the pipeline must be asked again."""
         held, now, message = delivery.verdict or Verdict.pending(), self._clock(), delivery.message
         # Who asks for a delay again and again gets none when the message's time is over.
         if policy.asked_again(held) and now < message.expires:
@@ -215,7 +216,7 @@ class QueueRunner:
         result: Delivered,
         seconds: float,
     ) -> None:
-        """Record answers, and what the next hop said of a message that it got while its sender waited. Never raises."""
+        """Record answers, and the next hop's replies to a message whose sender waited. Never raises."""
         for delivery, answer in zip(deliveries, answers, strict=True):
             if answer is not None:
                 await self._safely([delivery], self._decided(delivery, answer))
@@ -238,7 +239,7 @@ class QueueRunner:
                 tasks.create_task(self._safely(batch, self._deliver(message, batch)))
 
     async def _act(self, message: Message, delivery: Delivery, groups: dict[object, list[Delivery]]) -> None:
-        """Carry out what is not a delivery; put what is one into its group."""
+        """Carry out effects that deliver nothing, and collect the deliveries in groups."""
         if delivery.state is State.HELD and await self._hold_expired(delivery):
             self._queue.wake()  # to be asked about like any other
             return
@@ -290,7 +291,7 @@ class QueueRunner:
             if not (settings.sending.try_acquire() or await settings.sending.acquire()):
                 continue
             try:
-                # What an order has ended is not sent in another round.
+                # What a rule has ended is not sent in another round.
                 if not (deliveries := await self._send(settings, message, deliveries, began)):
                     return
             finally:
@@ -301,7 +302,7 @@ class QueueRunner:
     ) -> Sequence[Delivery]:
         """Hand it to the next hop and record the replies. Return the deliveries that must go another way, because that
         next hop was replaced before their transaction began."""
-        if self._current.settings.orders and not (deliveries := await self._obey(message, deliveries)):
+        if self._current.settings.rules and not (deliveries := await self._apply_rules(message, deliveries)):
             return ()
         content = await message.load()
         envelope, verdict = message.envelope_for(deliveries), deliveries[0].verdict

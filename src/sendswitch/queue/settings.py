@@ -18,19 +18,19 @@ from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.policy import Policy
 from sendswitch.routing import Routes
-from sendswitch.spool.orders import Order, first_for
 from sendswitch.spool.records import Delivery, Message
+from sendswitch.spool.rules import AdminRule, first_for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """What configuration, users and administrators say about mail.
+    """The settings of the queue, from configuration, users and administrators.
 
     `recipients` is the largest number in one SMTP transaction. `sending` limits the messages that are composed, sent
-    and recorded at once: no more are in memory, and no more can be repeated by a crash. A new courier comes with a new
-    limiter, so that mail that waits for a broken next hop goes to its successor. `marks` are put on forwarded mail;
-    `srs` rewrites the senders of mail that is forwarded to other domains. `routes` lead to users' pipelines, and
-    `orders` are administrators' rules.
+    and recorded at once: no more are in memory, and a crash can repeat no more. A new courier comes with a new limiter,
+    so that mail that waits for a broken next hop goes to its successor. `marks` are put on forwarded mail; `srs`
+    rewrites the senders of mail forwarded to other domains. `routes` lead to users' pipelines, and `rules` are
+    administrators' rules.
     """
 
     courier: Courier
@@ -43,11 +43,11 @@ class Settings:
     marks: Marks
     srs: Srs | None = None
     routes: Routes = field(default_factory=Routes)
-    orders: Sequence[Order] = ()
+    rules: Sequence[AdminRule] = ()
 
-    def order_for(self, message: Message, delivery: Delivery, now: float) -> Order | None:
+    def rule_for(self, message: Message, delivery: Delivery, now: float) -> AdminRule | None:
         """Return the first rule that is about a delivery."""
-        return first_for(self.orders, message, delivery, now)
+        return first_for(self.rules, message, delivery, now)
 
 
 class Current:

@@ -1,1 +1,1 @@
-"""Sieve: the language of RFC 5228 in which people say what becomes of their mail. Pure: text in, what to do out."""
+"""Sieve: the language of RFC 5228 for rules about mail. Pure: takes text, returns actions."""

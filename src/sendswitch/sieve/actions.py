@@ -1,4 +1,4 @@
-"""Actions: what a script does about a message (RFC 5228 4, and extensions)."""
+"""Actions of a script (RFC 5228 4, and extensions)."""
 
 from __future__ import annotations
 

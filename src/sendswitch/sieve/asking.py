@@ -1,4 +1,4 @@
-"""Tests: what a script asks about a message (RFC 5228 5, and extensions)."""
+"""Tests of a script (RFC 5228 5, and extensions)."""
 
 from __future__ import annotations
 

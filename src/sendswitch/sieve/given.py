@@ -1,4 +1,4 @@
-"""What was written behind a command or test, checked as it is asked for."""
+"""The arguments of a command or test, checked as they are used."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _TAGS = frozenset((*_MATCH, *_PART, *_VALUED, *MODIFIERS, "copy", "over", "under
 
 @dataclass(slots=True)
 class Known:
-    """What is known of a script while it is read: the extensions that it requires, which characters begin the detail
-    of an address, whether it looks at more than the header, and of how many instructions its
-    patterns are."""
+    """The facts about a script while it is read: the required extensions, the characters that begin the detail of an
+    address, whether it reads more than the header, and the number of instructions in its patterns.
+    """
 
     delimiter: str
     required: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Known:
 
 
 class Given:
-    """What was written behind a command: tags with their values, and the rest in order."""
+    """The arguments of a command: tags with their values, and the others in order."""
 
     def __init__(self, command: Command, known: Known) -> None:
         self.command, self.known = command, known
@@ -90,7 +90,7 @@ class Given:
             raise self.wrong(f'{what} needs require "{extension}"; at the beginning')
 
     def wrong(self, text: str) -> SieveError:
-        """Return what is wrong, with the line."""
+        """Return an error with its line."""
         return SieveError(self.command.line, text)
 
     def alone(self) -> None:
@@ -99,7 +99,7 @@ class Given:
             raise self.wrong(f"{self.command.name} has no block and no tests; is a ; missing behind it?")
 
     def told(self, what: str) -> str:
-        """Return what was done, with the line."""
+        """Return the sentence about an action, with its line."""
         return f"line {self.command.line}: {what}"
 
     def flag(self, name: str) -> bool:

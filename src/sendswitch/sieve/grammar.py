@@ -1,4 +1,4 @@
-"""The text of a script as commands (RFC 5228 8): what is where, nothing of what it means."""
+"""The text of a script as commands (RFC 5228 8), without their meaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
 
 
 class SieveError(ValueError):
-    """What is wrong with a script, and in which line."""
+    """An error in a script, with its line."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(f"line {line}: {text}")
@@ -34,7 +34,7 @@ class TooMuch(SieveError):
 
 
 class Spent(Exception):
-    """What a script may cost is spent; `Script.run` makes a TooMuch of it."""
+    """The budget of a script is spent; `Script.run` makes a TooMuch of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ Argument = Tag | Strings | int
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command or a test: its name in lower case, and what was written behind it. Without a block `block` is None."""
+    """A command or a test: its name in lower case, and its arguments. Without a block `block` is None."""
 
     name: str
     line: int

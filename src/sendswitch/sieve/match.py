@@ -1,6 +1,6 @@
-"""How a text is compared with a key: comparators and match types (RFC 5228 2.7, RFC 5231, draft-ietf-sieve-regex).
+"""Comparison of a text with a key: comparators and match types (RFC 5228 2.7, RFC 5231, draft-ietf-sieve-regex).
 
-Patterns are RE2's, so that no key and no mail takes longer than both are long.
+Patterns are RE2's, so that the time is linear in key and mail.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Match:
         return self.kind in ("matches", "regex")
 
     def key(self, wanted: str) -> Any:
-        """Return a key, made ready for `holds`. Raises ValueError for what is no pattern."""
+        """Return a key in the form for `holds`. Raises ValueError for an invalid pattern."""
         folded = self.comparator != "i;octet"
         if self.kind == "regex":
             return _pattern(wanted, wanted, folded=folded)
@@ -113,7 +113,7 @@ class Pattern:
 def _pattern(text: str, written: str, *, folded: bool) -> Pattern:
     """Return a regular expression as RE2 has it.
 
-    Raises ValueError about what was `written` when it does not take it.
+    Raises ValueError about the `written` text when RE2 does not take it.
     """
     if len(written) > LONGEST_PATTERN:
         raise ValueError(f"a pattern has at most {LONGEST_PATTERN} characters")

@@ -1,4 +1,4 @@
-"""What a script knows of a message, and what it wants done."""
+"""The facts about a message that a script can use, and the actions it takes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Vacation:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a script wants done. `implicit` is True while nothing took the place of keeping the mail, `kept` when the
-    script says so; `did` tells the actions with their lines."""
+    """The actions of a script. `implicit` is True while no action has replaced the implicit keep, `kept` after a keep;
+    `did` has a sentence for each action.
+    """
 
     implicit: bool = True
     kept: bool = False
@@ -46,8 +47,9 @@ class Outcome:
 
 @dataclass(slots=True)
 class Run:
-    """One message going through a script. `sender` and `recipient` are the envelope's; `left` is what comparisons may
-    still cost, about in nanoseconds."""
+    """One run of a script over a message. `sender` and `recipient` are the envelope's; `left` is the budget for
+    comparisons, about in nanoseconds.
+    """
 
     mail: Mail
     sender: str
@@ -60,7 +62,7 @@ class Run:
     _fields: dict[str, list[str]] = field(default_factory=dict)
 
     def once(self, kind: str, name: str, make: Callable[[str], list[str]]) -> list[str]:
-        """Return what `make` reads of the message under that name, read once however often it is asked for."""
+        """Return the result of `make` for a name. It is made once and kept."""
         if (known := self._read.get((kind, name))) is None:
             known = self._read[kind, name] = make(name)
         return known
@@ -84,13 +86,13 @@ class Run:
         return known
 
     def did(self, what: str) -> None:
-        """Tell of an action; of very many the first are told. Raises Spent."""
+        """Record a sentence about an action; of very many only the first. Raises Spent."""
         self.spend(ACTION)
         if len(self.out.did) < MOST_TOLD:
             self.out.did.append(what)
 
     def spend(self, cost: int) -> None:
-        """Take from what is left. Raises Spent when that is too little."""
+        """Take from the budget. Raises Spent when it is too small."""
         self.left -= cost
         if self.left < 0:
             raise Spent

@@ -1,7 +1,7 @@
-"""A script, read once and asked about each message.
+"""A script, read once and run for each message.
 
-What is wrong with a script is said when it is read, but for what its variables become with a message. What it wants
-depends on the message and its envelope alone: nothing here waits, and there is an end to what it compares (`WORK`).
+Errors are found when it is read, but for those of values that its variables get with a message. Its actions depend on
+the message and its envelope alone: nothing here waits, and a budget limits its comparisons (`WORK`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Script:
         self._reads_body = known.reads_body
 
     def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
-        """Return what is to be done about a message; for a thread, because it may take a second.
+        """Return the actions for a message. Call it in a thread, because it may take a second.
 
-        Raises TooMuch for more work than a script may have done about one message, SieveError for what only the message
+        Raises TooMuch for more work than a script may do for one message, SieveError for an error that only the message
         could show.
         """
         run = Run(mail, sender, recipient, WORK + (WORK_A_BYTE * mail.size if self._reads_body else 0))
@@ -48,7 +48,7 @@ class Script:
 
 
 def _require(commands: Sequence[Command], known: Known) -> int:
-    """Note what the script requires; gives how many commands say so."""
+    """Record the extensions that the script requires. Return the number of its require commands."""
     for n, command in enumerate(commands):
         if command.name != "require":
             return n

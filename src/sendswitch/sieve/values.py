@@ -1,4 +1,4 @@
-"""Strings of a script: what stands in them for something else (RFC 5228 2.4.2.4, RFC 5229)."""
+"""Strings of a script with their references (RFC 5228 2.4.2.4, RFC 5229)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(slots=True)
 class Variables:
-    """The variables of one message, by name in lower case, and what the last match stood for. `spend` takes what each
-    string costs (nanoseconds)."""
+    """The variables of one message, by name in lower case, and the parts of the last match. `spend` takes the cost of
+    each string (nanoseconds).
+    """
 
     named: dict[str, str] = field(default_factory=dict)
     matched: Sequence[str] = ()
@@ -40,7 +41,7 @@ class Variables:
             self.named[name.lower()] = value[:LONGEST_VALUE]
 
     def get(self, found: re.Match[str]) -> str:
-        """Return what a reference stands for; '' for what nobody set."""
+        """Return the value of a reference, '' for one that was never set."""
         if found["number"]:
             number = int(found["number"])
             return self.matched[number] if number < len(self.matched) else ""
@@ -55,7 +56,7 @@ class Text:
     fixed: bool
 
     def value(self, variables: Variables) -> str:
-        """Return what it is for this message. Raises Spent."""
+        """Return the string for this message. Raises Spent."""
         if self.fixed:
             return self.text
         out: list[str] = []

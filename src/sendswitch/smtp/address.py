@@ -1,4 +1,4 @@
-"""Where a peer is: `host:port`, `[v6]:port` or `unix:/path`."""
+"""The address of a peer: `host:port`, `[v6]:port` or `unix:/path`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Endpoint:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Read an endpoint. Raises ValueError that says what one looks like."""
+    """Return the endpoint that a text names. Raises ValueError with the allowed forms."""
     if text.startswith("unix:"):
         if not text[5:].startswith("/"):
             raise ValueError(f"{text!r}: a unix socket needs an absolute path, like unix:/run/lmtp")

@@ -55,7 +55,7 @@ OUR_ERROR = Reply(451, "4.3.0", "Error: the message could not be handed on, see 
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """How to speak to a next hop. Times in seconds; the defaults are Postfix's smtp_*_timeout."""
+    """The settings for a next hop. Times in seconds; the defaults are Postfix's smtp_*_timeout."""
 
     helo: str
     lmtp: bool = False
@@ -68,7 +68,9 @@ class ClientOptions:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The outcomes of one transaction, and what the next hop is: whether it sends reports, or is the mailbox itself."""
+    """The outcomes of one transaction, with the kind of the next hop: whether it sends reports, or is the mailbox
+    itself.
+    """
 
     outcomes: tuple[Outcome, ...]
     dsn: bool = False
@@ -89,7 +91,7 @@ class Job:
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `connect`, then `start` a job; `owner` is told when it is free, or gone, or gives a job back."""
+    """One connection. `connect`, then `start` a job; `owner` hears when it is free, closed, or returns a job."""
 
     def __init__(self, options: ClientOptions, owner: Pool | None = None) -> None:
         self._options, self._owner = options, owner
@@ -139,7 +141,7 @@ class Connection(asyncio.Protocol):
             self._owner.free(self)
 
     def _acknowledge(self) -> None:
-        """Send the ACK for what was read now. Linux would send it up to 40 ms later.
+        """Send the ACK for the data read now. Linux would send it up to 40 ms later.
 
         A server with Nagle's algorithm that writes its replies one by one (Postfix behind BDAT) waits for it.
         """
@@ -177,7 +179,7 @@ class Connection(asyncio.Protocol):
     # The greeting
 
     async def connect(self, endpoint: Endpoint) -> Failed | None:
-        """Connect and say EHLO. Gives what failed, or None when messages can be delivered."""
+        """Connect and say EHLO. Return the failure, None when messages can be delivered."""
         try:
             return await self._connect(endpoint)
         except asyncio.CancelledError:
@@ -260,9 +262,9 @@ class Connection(asyncio.Protocol):
         self._flush_soon()
 
     def _fitting(self, job: Job) -> Envelope:
-        """Return the job's envelope, without what this server does not offer and the content does not need.
+        """Return the job's envelope, without extensions that this server lacks and the content does not need.
 
-        Content in a file is taken for what the sender declared (RFC 6152); its header alone is read.
+        For content in a file the sender's declaration counts (RFC 6152); only its header is read.
         """
         envelope, offered = job.envelope, self._machine.extensions
         if envelope.body == "8BITMIME" and "8BITMIME" not in offered and job.data is not None and job.data.isascii():
@@ -272,7 +274,7 @@ class Connection(asyncio.Protocol):
         return envelope
 
     def cancel(self, job: Job) -> None:
-        """Give up a job whose result is no longer wanted (rule 2)."""
+        """Cancel a job whose result is no longer wanted (rule 2)."""
         if self._job is job:
             self.abort()
 
@@ -359,7 +361,7 @@ class Connection(asyncio.Protocol):
     # Time and ends
 
     def _wait_until(self, seconds: float) -> None:
-        """Set the time for what comes next. One timer a connection, moved when it fires."""
+        """Set the time limit of the next reply. Each connection has one timer, which moves when it fires."""
         self._deadline = self._loop.time() + seconds
         if self._timer is not None and self._timer.when() > self._deadline:
             self._timer.cancel()
@@ -388,7 +390,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close(self) -> None:
-        """Close; what could not be written by now is not written."""
+        """Close. Data that could not be written yet is dropped."""
         self._let_go()
         if self._transport is None:
             return
@@ -398,7 +400,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Cut the connection: the server must not take what it has for all."""
+        """Cut the connection, so that the server cannot take an incomplete message for a whole one."""
         self._let_go()
         if self._transport is not None:
             self._transport.abort()
@@ -410,7 +412,7 @@ class Connection(asyncio.Protocol):
             self.flush()
 
     def flush(self) -> None:
-        """Write what there is to say."""
+        """Write the pending output."""
         if self._transport is not None and (data := self._machine.data_to_send()):
             self._transport.write(data)
 
@@ -448,7 +450,7 @@ class Pool:
             raise
 
     async def check(self) -> Reply | None:
-        """Connect and greet once. Gives what failed, or None when the next hop answers."""
+        """Connect and greet once. Return the failure, None when the next hop answers."""
         connection = Connection(self._options)
         failed = await connection.connect(self.endpoint)
         if failed is not None and connection.without_tls:
@@ -458,7 +460,9 @@ class Pool:
         return failed.reply if failed else None
 
     def close(self) -> None:
-        """Close what is idle, and the others when they are done; jobs that did not begin end without a reply."""
+        """Close idle connections now, and the others when their jobs end. Jobs that did not begin end without
+        a reply.
+        """
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -471,7 +475,7 @@ class Pool:
     # What the connections call
 
     def submit(self, job: Job) -> None:
-        """Begin a job now, or when there is a connection for it; not at all when nobody wants it any more."""
+        """Start a job now, or when a connection is free. A job that is no longer wanted never starts."""
         if job.result.done():
             return
         if self._closed:
@@ -499,11 +503,11 @@ class Pool:
         return job
 
     def free(self, connection: Connection) -> None:
-        """Give a connection that is free its next job."""
+        """Give a free connection its next job."""
         self._employ(connection, self._job_for(connection))
 
     def gone(self, connection: Connection) -> None:
-        """Forget a closed connection, and open another for what waits."""
+        """Forget a closed connection, and open another for waiting jobs."""
         self._connections.discard(connection)
         self._open_more()
 
@@ -574,7 +578,7 @@ def _not_begun(job: Job) -> Delivered:
 
 
 def _next(jobs: deque[Job]) -> Job | None:
-    """Return the next that somebody still waits for."""
+    """Return the next job that is still wanted."""
     while jobs:
         job = jobs.popleft()
         if not job.result.done():

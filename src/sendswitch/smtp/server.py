@@ -44,7 +44,7 @@ TLS_LIMIT = 60.0
 # Seconds in which a client may still read our last reply. Closing at once with unread input would make the
 # kernel send RST, and that can overtake the reply.
 LINGER = 5.0
-# Seconds before a login that failed is answered, whoever is to blame (Postfix smtpd_error_sleep_time).
+# Seconds before a failed login is answered, whatever the cause (Postfix smtpd_error_sleep_time).
 WRONG_PASSWORD = 1.0
 # Passwords of one address that are checked at once, so that one cannot keep all others waiting.
 LOGINS = 5
@@ -63,7 +63,7 @@ class Sink(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Move what was written out of memory. Raises Temporary when it cannot be stored."""
+        """Move the written bytes out of memory. Raises Temporary when they cannot be stored."""
         ...
 
     def discard(self) -> None:
@@ -72,7 +72,7 @@ class Sink(Protocol):
 
 
 class Handler(Protocol):
-    """What a listener does with mail. Its replies are sent as they are; a 421 ends the session (RFC 5321 3.8)."""
+    """The receiver of a listener's mail. Its replies are sent as they are; a 421 ends the session (RFC 5321 3.8)."""
 
     def admit(self) -> Reply | None:
         """Take another session? None, or the reply that is all it gets. Must not block."""
@@ -87,9 +87,9 @@ class Handler(Protocol):
         ...
 
     def refused(self, envelope: Envelope, reply: Reply, why: str = "") -> None:
-        """Hear that a message was not taken, or not for these recipients. Must not block or raise.
+        """Note that a message was refused, wholly or for these recipients. Must not block or raise.
 
-        Of what `message` itself answers, only what is refused for now, or raised.
+        Of the replies of `message` itself, only temporary refusals and errors come here.
         """
         ...
 
@@ -100,8 +100,9 @@ class Handler(Protocol):
     def message(self, envelope: Envelope, sink: Sink) -> asyncio.Future[tuple[Reply, ...]]:
         """Take the message: a positive reply promises that it is safe.
 
-        The future gives one reply, or for LMTP one for each recipient. What it or this call raises is classified by
-        the session. A future and no coroutine, because a task for each message is dear where nothing waits twice.
+        The result of the future is the reply, or for LMTP one for each recipient. The session classifies the errors of
+        this call and of the future. It is a future and no coroutine, because a task for each message is costly where
+        nothing waits twice.
         """
         ...
 
@@ -116,7 +117,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A listener's settings, as the configuration gives them."""
+    """A listener's settings."""
 
     host: str
     limits: Limits = field(default_factory=Limits)
@@ -214,9 +215,9 @@ class Session(asyncio.Protocol):
         self.flush()
 
     def _read_header(self, data: bytes) -> bytes:
-        """Take what a balancer says of the client before anything else; gives what comes after it.
+        """Read a balancer's PROXY header before anything else. Return the bytes behind it.
 
-        A connection that does not begin with it is cut: who could leave it out could be anybody.
+        A connection that does not begin with it is cut: a client that leaves it out could pretend to be anybody.
         """
         self._header = (self._header or b"") + data
         try:
@@ -439,7 +440,7 @@ class Session(asyncio.Protocol):
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def flush(self) -> None:
-        """Write what there is to say."""
+        """Write the pending output."""
         if self._transport is not None and (data := self._machine.data_to_send()):
             if self._tap is not None:
                 self._tap.said(data)
@@ -497,7 +498,7 @@ class Session(asyncio.Protocol):
         self._end(linger=linger)
 
     def _end(self, *, linger: bool) -> None:
-        """Send what is left, then close; with `linger` the client may close first, for up to 5 s."""
+        """Write the pending output, then close. With `linger` the client may close first, for up to 5 s."""
         transport = self._transport
         if self._ending or transport is None:
             return
@@ -568,7 +569,7 @@ class Listener:
         return self.within_limits(session)
 
     def rename(self, session: Session, address: str) -> None:
-        """Note that a session's client is somebody else than who connected."""
+        """Note that the client of a session is another one than the peer that connected."""
         self._per_address[session.address] -= 1
         session.address = address
         self._per_address[address] += 1

@@ -1,6 +1,6 @@
-"""The dialog of sessions, written down on request and for a time; content never is.
+"""The dialogs of sessions, recorded on request and for a time, never with content.
 
-A session whose sender is asked for is known only at MAIL: until then its lines are kept, and told or forgotten there.
+With a sender to look for, a session is chosen at MAIL: until then its lines are kept, and recorded or dropped there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST, BEFORE_MAIL = 5000, 40
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a dialog: when, in which session, who said it (`C` or `S`), and what."""
+    """One line of a dialog: its time, its session, the side (`C` or `S`), and its text."""
 
     number: int
     at: float
@@ -25,7 +25,7 @@ class Line:
 
 
 class Trace:
-    """What was asked for: the sessions whose sender has `sender` in it; '' for any."""
+    """One request: the sessions whose sender has `sender` in it, '' for all."""
 
     def __init__(self, sender: str, clock: Callable[[], float]) -> None:
         self.sender, self._clock = sender.lower(), clock

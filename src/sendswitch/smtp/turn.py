@@ -1,8 +1,8 @@
-"""Writing at the end of a turn: what the connections have to say goes out together.
+"""Writing at the end of a turn of the event loop: the output of all connections goes out together.
 
-A write wakes the peer, and a peer that was woken for one reply is asleep again before the next. Kept back until every
-socket that was readable in this turn of the event loop has been read, the writes follow each other closely, the peer
-finds all of them when it wakes, and both sides save most of the wake-ups. Nothing waits longer than the turn.
+A write wakes the peer, and a peer that was woken for one reply is asleep again before the next. When writes wait until
+every socket that was readable in this turn has been read, they follow each other closely, the peer finds all of them
+when it wakes, and both sides save most of the wake-ups. Nothing waits longer than the turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Flushable(Protocol):
     """A connection that has something to write."""
 
     def flush(self) -> None:
-        """Write what there is; nothing when it was written meanwhile or the connection is gone."""
+        """Write the pending output, if there is any and the connection is open."""
         ...
 
 

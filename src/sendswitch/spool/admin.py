@@ -1,7 +1,7 @@
-"""The spool seen and changed from outside the node: by commands, in transactions of their own.
+"""The spool as administrators read and change it, in transactions outside the node's writer.
 
-SQLite lets several processes share the file; the node is told over its control socket. Each change checks the state in
-the same transaction that makes it, so that a person and the node, or two persons, can never both have their way.
+SQLite lets several connections share the file. Each change checks the state in the transaction that makes it, so that
+of two requests, or of a request and the node, only one succeeds.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def open_files(data: Path) -> sqlite3.Connection:
 
 
 def parse_id(text: str) -> tuple[int, int]:
-    """Read '<message>.<n>' as listed. Raises NotFound for what is no id."""
+    """Return the numbers of '<message>.<n>'. Raises NotFound for other text."""
     message, dot, n = text.partition(".")
     try:
         if not dot:
@@ -107,12 +107,17 @@ def rows(
     *,
     terms: Sequence[Term] = (),
     limit: int = 1000,
+    after: str = "",
 ) -> list[Row]:
-    """Return deliveries in these states for which every term holds, the oldest first."""
+    """Return deliveries in these states for which every term holds, the oldest first, those behind the id `after`.
+
+    Raises NotFound when `after` is not an id.
+    """
     marks = ",".join("?" * len(states))
-    query = f"{_ROWS} WHERE d.state IN ({marks}) ORDER BY m.id, d.n"
+    query = f"{_ROWS} WHERE d.state IN ({marks}) AND (d.message, d.n) > (?, ?) ORDER BY d.message, d.n"
+    begin = parse_id(after) if after else (-1, -1)
     found: list[Row] = []
-    for values in connection.execute(query, [state.value for state in states]):
+    for values in connection.execute(query, [*(state.value for state in states), *begin]):
         row = _row(*values)
         if not terms or matches(terms, row.facts()):
             found.append(row)
@@ -175,7 +180,7 @@ def events(connection: sqlite3.Connection, message: int) -> list[Event]:
 
 
 def flush(connection: sqlite3.Connection, ids: Sequence[str] | None, now: float) -> int:
-    """Make what waits for another attempt due now, all of it or these; gives how many."""
+    """Make deliveries that wait for another attempt due now, all of them or these. Return their number."""
     update = "UPDATE delivery SET due = ?1 WHERE due > ?1 AND state IN ('accepted', 'decided')"
     with transaction(connection):
         if ids is None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sendswitch.mail.ids import to_text
-from sendswitch.spool.body import content_file
-from sendswitch.spool.schema import FILES_NEEDED
+from sendswitch.spool.schema import FILES_NEEDED, content_file
 from sendswitch.spool.states import NEVER_OURS, TERMINAL, State
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that must not be: which rule, about what, and what to make of it."""
+    """One inconsistency: the rule, the object, and an explanation."""
 
     rule: str
     about: str
@@ -23,7 +22,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the audit saw. It is clean when there are no findings."""
+    """The result of an audit. It is clean when there are no findings."""
 
     messages: int
     deliveries: int

@@ -1,8 +1,8 @@
 """A copy of the spool while the node runs.
 
-SQLite copies its file in one step, from one moment, whoever writes meanwhile. Large messages are files that never
-change but go when they are no longer needed: each is linked before the copy is made and those that came meanwhile after
-it, so that what the copy needs is there.
+SQLite copies its file in one step, as of one moment, whatever is written meanwhile. Large messages are files that never
+change but are deleted when they are no longer needed: each is linked before the copy is made, and newer ones after it,
+so that every file of the copy is there.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from sendswitch.errors import Temporary
-from sendswitch.spool.body import content_file
 from sendswitch.spool.connection import connect
-from sendswitch.spool.schema import FILES_NEEDED
+from sendswitch.spool.schema import FILES_NEEDED, content_file
 
 # A message that comes and goes while the copy is made can be missed; then the copy is made again.
 ATTEMPTS = 5
 
 
 def copy_spool(data: Path, target: Path) -> int:
-    """Copy the spool of a data folder to a new folder; gives the number of messages. Raises Temporary."""
+    """Copy the spool of a data folder to a new folder. Return the number of messages. Raises Temporary."""
     content, files, copy = data / "spool" / "content", target / "content", target / "spool.db"
     files.mkdir(parents=True, mode=0o700)
     for _ in range(ATTEMPTS):
@@ -44,7 +43,7 @@ def copy_spool(data: Path, target: Path) -> int:
 
 
 def tell_all_again(connection: sqlite3.Connection) -> None:
-    """Have the node tell the journal every event of a restored spool."""
+    """Make the node relay every event of a restored spool to the journal."""
     connection.execute("DELETE FROM meta WHERE key = 'journaled'")
 
 

@@ -1,8 +1,8 @@
 """The content of a message while it comes in: in memory up to 256 KiB, beyond that in a file.
 
-The file has a temporary name until it is complete: written, fsynced, renamed, and the folder fsynced, in that
-order, so that a file with its final name is always whole. A temporary file found at start belongs to a message
-nobody was told was safe, and goes.
+The file has a temporary name until it is complete: written, fsynced, renamed, and the folder fsynced, in that order, so
+that a file with its final name is always whole. A temporary file found at start belongs to a message that was never
+acknowledged, and is deleted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.ids import to_text
+from sendswitch.spool.schema import content_file
 
 # Where SQLite stops being the faster store for a blob ("35% faster than the filesystem", sqlite.org/fasterthanfs,
 # measured up to 100 kB) and memory for one message starts to matter with hundreds of them at once.
@@ -22,11 +23,6 @@ from sendswitch.mail.ids import to_text
 LARGE = 256 * 1024
 # Pieces kept as they come; a client that sends two bytes at a time must not cost fifty for them.
 MANY = 16
-
-
-def content_file(folder: Path, message: int) -> Path:
-    """Return where a large message's content is, in the spool's folder for it."""
-    return folder / f"{to_text(message)}.eml"
 
 
 class Body:
@@ -64,7 +60,7 @@ class Body:
         self._size += len(data)
 
     async def drain(self) -> None:
-        """Move what was written into the file. Raises SpoolUnavailable."""
+        """Move the bytes in memory to the file. Raises SpoolUnavailable."""
         pieces, self._pieces, self._waiting = self._pieces, [], 0
         await asyncio.to_thread(self._append, pieces)
 

@@ -22,7 +22,7 @@ _NOTHING: Record = (None,) * len(COLUMNS_WRITTEN)
 
 
 def write_rows(connection: sqlite3.Connection, rows: Sequence[Record]) -> None:
-    """Insert rows, in their order, inside somebody's transaction or (up to MOST_ROWS) as one of their own."""
+    """Insert rows in their order, inside the caller's transaction or (up to MOST_ROWS) in one of their own."""
     for start in range(0, len(rows), MOST_ROWS):
         part = rows[start : start + MOST_ROWS]
         size = 1 << (len(part) - 1).bit_length()
@@ -53,7 +53,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Do all of the block or nothing, durably; nobody else writes meanwhile."""
+    """Do all of the block durably, or nothing. No other connection writes meanwhile."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -65,6 +65,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def scalar(connection: sqlite3.Connection, sql: str, *parameters: Any) -> Any:
-    """Return the one value a query gives, None when it gives no row."""
+    """Return the single value of a query, None when it has no row."""
     row = connection.execute(sql, parameters).fetchone()
     return cast(Any, row[0]) if row else None

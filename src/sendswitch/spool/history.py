@@ -15,7 +15,7 @@ _ADDS = "('forwarded', 'requeued', 'sent on')"
 
 
 def last_event(connection: sqlite3.Connection) -> int:
-    """Return the number of the newest event. What happens from now on has a higher one."""
+    """Return the number of the newest event. Later events have a higher one."""
     return int(scalar(connection, "SELECT max(id) FROM outbox") or 0)
 
 
@@ -31,7 +31,7 @@ def messages_after(connection: sqlite3.Connection, after: int, limit: int) -> li
 
 
 def events_told(connection: sqlite3.Connection, first: int, last: int, told: int) -> dict[int, int]:
-    """Return how many events up to number `told` each message between two ids has."""
+    """Return the number of events up to number `told`, for each message between two ids."""
     query = "SELECT message, count(*) FROM outbox WHERE message BETWEEN ? AND ? AND id <= ? GROUP BY message"
     return dict(connection.execute(query, (first, last, told)).fetchall())
 
@@ -52,7 +52,7 @@ def states_between(connection: sqlite3.Connection, first: int, last: int) -> lis
 
 
 def changed_after(connection: sqlite3.Connection, message: int, n: int, told: int) -> bool:
-    """Return whether something happened to a delivery behind event `told`."""
+    """Return whether a delivery has events behind event `told`."""
     query = f"SELECT max(id) FROM outbox WHERE message = ? AND (n = ? OR event IN {_ADDS})"
     return int(scalar(connection, query, message, n) or 0) > told
 

@@ -1,7 +1,7 @@
-"""The messages in the spool that have their content still, and what was said of them: for rehearsals.
+"""The messages in the spool that still have their content, with their verdicts, for replays.
 
-Read in small pieces, each in a transaction of its own: one long transaction would keep the live node from folding its
-log back into the spool.
+They are read in small pieces, each in a transaction of its own: one long transaction would keep the live node from
+folding its log back into the spool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 
 from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
-from sendswitch.spool.body import content_file
+from sendswitch.spool.schema import content_file
 from sendswitch.spool.states import State
 
 # Messages in one piece.
@@ -27,8 +27,9 @@ _KEPT = "FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id > ? A
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """A message with its content, its deliveries by number and, in order, the events that tell of verdicts: each with
-    the delivery's number, time, kind and data."""
+    """A message with its content, its deliveries by number, and its events with verdicts in order: each with the
+    delivery's number, time, kind and data.
+    """
 
     id: int
     received: float

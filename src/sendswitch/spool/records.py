@@ -1,4 +1,4 @@
-"""What the spool holds, as values: a message, its deliveries, and events for the journal."""
+"""The records of the spool as values: a message, its deliveries, and events for the journal."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Record = tuple[Any, ...]
 class Message:
     """One message in the spool. The deliveries are its recipients, not those `envelope` may have.
 
-    `via` says how it came: filter, proxy, or 'report' for a report of our own, which is never filtered.
-    `content` is kept in memory while there is room for it; `load` gives it in any case. `about` is what the first event
-    tells of a new message besides its envelope. `lifetime` is how long its delivery is tried, anew when it was kept.
+    `via` is its way in: filter, proxy, or 'report' for a report of our own, which is never filtered. `content` is kept
+    in memory while there is room for it; `load` always returns it. `about` has the facts of a new message's first event
+    besides its envelope. `lifetime` is the time of delivery attempts, which begins again after a hold or a quarantine.
     `digest` is the content's SHA-256, b"" for unknown.
     """
 
@@ -83,13 +83,13 @@ class Delivery:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Return what identifies it."""
+        """Return the numbers of message and delivery."""
         return (self.message.id, self.n)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A delivery's new state, with the event that tells of it. `due` is when to look at it again, None never."""
+    """A delivery's new state, with its event. `due` is the time to look at it again, None for never."""
 
     delivery: Delivery
     state: State
@@ -143,7 +143,7 @@ def change_row(
 
 
 def facts_of(message: Message, delivery: Delivery) -> Facts:
-    """Return what a search can look at while mail is on its way."""
+    """Return the facts for a search while mail is in the queue."""
     client, verdict = message.envelope.client, delivery.verdict
     return Facts(
         message=message.id,

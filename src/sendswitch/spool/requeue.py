@@ -1,4 +1,4 @@
-"""Mail that is here still is delivered once more: to its recipient again, or to somebody else."""
+"""Requeue or forward a message that is still in the spool."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sendswitch.errors import ContentDamaged, NotFound, Refused
 from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.admin import parse_id
-from sendswitch.spool.body import content_file
 from sendswitch.spool.connection import scalar, transaction
 from sendswitch.spool.records import dumps
+from sendswitch.spool.schema import content_file
 from sendswitch.spool.states import TERMINAL, State
 
 
 def content(connection: sqlite3.Connection, data: Path, message: int) -> Content:
     """Return a message's content, its length and digest checked.
 
-    Raises NotFound when it is not here, or not any more, ContentDamaged when it is not what was stored.
+    Raises NotFound when the spool has it no more, ContentDamaged when it differs from what was stored.
     """
     row = connection.execute("SELECT in_file, size, digest FROM message WHERE id = ?", (message,)).fetchone()
     found: Content | None = None
@@ -51,10 +51,10 @@ def requeue(
     unfiltered: bool,
     once_more: bool = False,
 ) -> str:
-    """Deliver to the same recipient once more, through the pipeline unless `unfiltered`; gives the new delivery's id.
+    """Deliver to the same recipient once more, through the pipeline unless `unfiltered`. Return the new delivery's id.
 
-    Raises NotFound when its content is not here, Refused while it is on its way or kept, or when it was put into the
-    queue again already and got through; `once_more` allows that.
+    Raises NotFound without its content, and Refused while the delivery is in the queue, held or in quarantine, or when
+    it was requeued already and got through; `once_more` allows the last.
     """
     told = {"by": by, "reason": reason} | ({"unfiltered": True} if unfiltered else {})
     passed = {"action": "pass", "reason": f"put into the queue again by {by}"} if unfiltered else None
@@ -64,7 +64,7 @@ def requeue(
 def send_on(
     connection: sqlite3.Connection, data: Path, id_: str, to: Sequence[str], now: float, *, by: str, reason: str
 ) -> list[str]:
-    """Deliver to other addresses, each through its own pipeline; gives the new deliveries' ids. Raises NotFound."""
+    """Deliver to other addresses, each through its own pipeline. Return the new deliveries' ids. Raises NotFound."""
     return _add(connection, data, id_, to, None, "sent on", {"by": by, "reason": reason}, now)
 
 
@@ -105,7 +105,7 @@ def _add(
     *,
     once_more: bool = False,
 ) -> list[str]:
-    """Add deliveries of a message with an event, in one transaction. Those to other addresses give no reports."""
+    """Add deliveries of a message with an event, in one transaction. Deliveries to other addresses cause no reports."""
     message, n = parse_id(id_)
     # All in one transaction: nobody else decides, and the content cannot go in between.
     with transaction(connection):

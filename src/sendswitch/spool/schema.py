@@ -5,22 +5,24 @@ content   the bytes of messages up to 256 KiB; larger ones are `content/<id>.eml
 delivery  one row a recipient: its state, when to look at it next (`due`), what was decided
 outbox    journal events in the order they happened, for the journal to take over; kept for a time
 recorded  messages whose content is kept although they are final, so that pipelines can be tried on them
-orders    what people want to happen to mail on its way that matches a search: suspend, bounce, drop
+rule      administrators' rules for mail in the queue: suspend, bounce, quarantine, drop
 answered  whom automatic answers went to, and when
 suspect   deliveries that were in hand when the node was killed, and how often their own pipeline broke
-ordered   the deliveries that were here when an order to bounce or drop was given
+rule_delivery  the deliveries that were in the spool when a rule was added
 """
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from sendswitch.errors import Temporary
+from sendswitch.mail.ids import to_text
 
-VERSION = 4
+VERSION = 5
 
-_ORDERS = """
-CREATE TABLE orders (
+_RULES = """
+CREATE TABLE rule (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   kind TEXT NOT NULL,
   words TEXT NOT NULL,
@@ -30,8 +32,16 @@ CREATE TABLE orders (
   expires REAL NOT NULL,
   ended REAL
 );
-CREATE TABLE ordered (id INTEGER NOT NULL, message INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (id, message, n))
-  WITHOUT ROWID;
+CREATE TABLE rule_delivery (id INTEGER NOT NULL, message INTEGER NOT NULL, n INTEGER NOT NULL,
+  PRIMARY KEY (id, message, n)) WITHOUT ROWID;
+"""
+# Until version 5 rules were called orders.
+_ORDERS = _RULES.replace("TABLE rule_delivery", "TABLE ordered").replace("TABLE rule", "TABLE orders")
+_RENAMED = """
+ALTER TABLE orders RENAME TO rule;
+ALTER TABLE ordered RENAME TO rule_delivery;
+UPDATE delivery SET reply = replace(reply, 'suspended by order ', 'suspended by rule ')
+  WHERE reply LIKE 'suspended by order %';
 """
 _ANSWERED = """
 CREATE TABLE answered (owner TEXT NOT NULL, sender TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (owner, sender))
@@ -88,7 +98,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_message ON outbox (message);
 {_RECORDED}
-{_ORDERS}
+{_RULES}
 {_ANSWERED}
 {_SUSPECT}
 """
@@ -165,6 +175,7 @@ _MIGRATIONS: dict[int, str] = {
     1: f"{_RECORDED}{_ORDERS}ALTER TABLE message ADD COLUMN lifetime REAL NOT NULL DEFAULT 432000;",
     2: _ANSWERED,
     3: f"{_SUSPECT}ALTER TABLE message ADD COLUMN digest BLOB;",
+    4: _RENAMED,
 }
 
 
@@ -183,3 +194,8 @@ def prepare(connection: sqlite3.Connection) -> int:
     scripts = [_CREATE] if version == 0 else [_MIGRATIONS[n] for n in range(version, VERSION)]
     connection.executescript(f"BEGIN IMMEDIATE;{''.join(scripts)}PRAGMA user_version = {VERSION};COMMIT;")
     return version
+
+
+def content_file(folder: Path, message: int) -> Path:
+    """Return where a large message's content is, in the spool's folder for it."""
+    return folder / f"{to_text(message)}.eml"

@@ -30,9 +30,8 @@ from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
-from sendswitch.spool.body import LARGE, Body, content_file
+from sendswitch.spool.body import LARGE, Body
 from sendswitch.spool.connection import connect, scalar, write_rows
-from sendswitch.spool.orders import SUSPENDED, Order, active, holds, let_go_since
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -46,6 +45,8 @@ from sendswitch.spool.records import (
     event_from_row,
     message_row,
 )
+from sendswitch.spool.rules import SUSPENDED, AdminRule, active, in_force, let_go_since
+from sendswitch.spool.schema import content_file
 from sendswitch.spool.states import NEVER_OURS, State
 from sendswitch.spool.writer import Call, Writer
 
@@ -72,7 +73,7 @@ def _delivery_values(delivery: Delivery) -> list[Any]:
 
 
 def insert_delivery(connection: sqlite3.Connection, delivery: Delivery, now: float) -> None:
-    """Add a further delivery of a message (a forward's target), inside somebody's transaction."""
+    """Add a delivery of a message (a forward's target) inside the caller's transaction."""
     n, recipient, notify, orcpt, state, *rest = _delivery_values(delivery)
     row = (delivery.message.id, n, recipient, notify, orcpt, state, now, *rest)
     connection.execute(f"INSERT INTO delivery VALUES ({', '.join('?' * len(row))})", row)
@@ -99,7 +100,7 @@ class Spool:
 
     @property
     def written(self) -> asyncio.Event:
-        """Set whenever something was written; for who waits for events and clears it."""
+        """Return the event that every write sets. The reader of events waits for it and clears it."""
         return self._writer.written
 
     @property
@@ -140,10 +141,10 @@ class Spool:
     def accept(
         self, message: Message, deliveries: Sequence[Delivery], *, data: dict[str, Any] | None = None
     ) -> asyncio.Future[None]:
-        """Write a message with its deliveries. When the future is done it is safe; it fails with SpoolUnavailable, and
-        then the message is not there.
+        """Write a message with its deliveries. It is safe when the future is done; the future fails with
+        SpoolUnavailable, and then the message is not stored.
 
-        `message.content` is the content, in memory or as a completed file in this spool. `data` is told in the event.
+        `message.content` is the content, in memory or as a completed file in this spool. `data` goes into the event.
         """
         return self._writer.submit([self.row(message, deliveries, data)])
 
@@ -222,7 +223,7 @@ class Spool:
                 await self._remove_unneeded(message.id)
 
     async def _remove_unneeded(self, message: int) -> None:
-        """Remove a file nobody needs; what is left behind by an error goes at the next start."""
+        """Remove a file that is no longer needed. A file that an error leaves is removed at the next start."""
         try:
             if not await self._needed(message):
                 self.remove_file(message)
@@ -237,28 +238,28 @@ class Spool:
         )
 
     async def call(self, call: Call) -> Any:
-        """Run a function on the connection inside the next group's transaction. Raises what it raises."""
+        """Run a function on the connection inside the next group's transaction. Raises its errors."""
         return await self._writer.submit((), call)
 
-    async def holds(self, order: int) -> bool:
-        """Return whether nobody has cancelled an order."""
-        return bool(await self.call(lambda c: holds(c, order)))
+    async def in_force(self, rule: int) -> bool:
+        """Return whether a rule has not been cancelled."""
+        return bool(await self.call(lambda c: in_force(c, rule)))
 
-    async def change_by_order(self, order: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
-        """Write new states because of an order. Return those that were written.
+    async def change_by_rule(self, rule: int, changes: Sequence[Change], *, keeps: bool = False) -> list[Change]:
+        """Write new states because of a rule. Return the changes that were written.
 
-        None are when it was cancelled meanwhile. One that `keeps` mail passes over what a person let go after it was
-        given.
+        None are written when the rule was cancelled meanwhile. A rule that `keeps` mail leaves out deliveries that a
+        person released after it was added.
         """
         rows = [(change, self.change_row(change)) for change in changes]
 
         def run(connection: sqlite3.Connection) -> list[Change]:
-            if not holds(connection, order):
+            if not in_force(connection, rule):
                 return []
             meant = [
                 (change, row)
                 for change, row in rows
-                if not keeps or not let_go_since(connection, order, *change.delivery.key)
+                if not keeps or not let_go_since(connection, rule, *change.delivery.key)
             ]
             write_rows(connection, [row for _, row in meant])
             return [change for change, _ in meant]
@@ -293,9 +294,9 @@ class Spool:
 
         await self.call(run)
 
-    async def orders(self) -> list[Order]:
-        """Return the orders that are in force. Raises SpoolUnavailable."""
-        return cast(list[Order], await self.call(lambda c: active(c, self._clock())))
+    async def rules(self) -> list[AdminRule]:
+        """Return the rules that apply now. Raises SpoolUnavailable."""
+        return cast(list[AdminRule], await self.call(lambda c: active(c, self._clock())))
 
     # Reading
 
@@ -311,7 +312,7 @@ class Spool:
     async def content(self, message: int) -> Content:
         """Return a message's content, its length and digest checked.
 
-        Raises SpoolUnavailable when it cannot be read, ContentDamaged when it is not what was stored.
+        Raises SpoolUnavailable when it cannot be read, ContentDamaged when it differs from what was stored.
         """
         found = await self._read(
             "SELECT m.size, m.digest, c.bytes FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id = ?",
@@ -362,9 +363,10 @@ class Spool:
         return None if not rows else rows[0][0]
 
     async def hurry(self, now: float, longest: float) -> int:
-        """Make deliveries due that are put off for longer than any is, by a clock that was wrong; gives how many.
+        """Make deliveries due whose retry is later than any retry delay allows, because of a wrong clock. Return their
+        number.
 
-        What is suspended waits for what a person said.
+        Suspended deliveries wait as their rule says.
         """
         late = "due > ? AND state IN ('accepted', 'decided') AND substr(reply, 1, ?) != ?"
         which = (now + longest, len(SUSPENDED), SUSPENDED)
@@ -429,11 +431,11 @@ class Spool:
         await self.call(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (at,)))
 
     async def purge(self, before: float, limit: int = 1000, *, journal: bool = True) -> int:
-        """Forget messages that came before `before`, are final, not recorded since, and (with `journal`) in the
-        journal, with their events and recorded content; gives how many.
+        """Delete messages that came before `before`, are final, not recorded since, and (with `journal`) in the
+        journal, with their events and recorded content. Return their number.
 
         At most `limit` at once, because mail waits for the transaction. The newest event stays, because its number must
-        not be given again.
+        not be used again.
         """
         waits = (
             " AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.message = message.id AND o.id >"
@@ -458,7 +460,7 @@ class Spool:
                     " AND message NOT IN (SELECT id FROM message)",
                     (first_at(before),),
                 )
-                connection.execute("DELETE FROM ordered WHERE message NOT IN (SELECT id FROM message)")
+                connection.execute("DELETE FROM rule_delivery WHERE message NOT IN (SELECT id FROM message)")
             connection.executemany("DELETE FROM suspect WHERE message = ?", ids)
             connection.executemany("DELETE FROM message WHERE id = ?", ids)
             return [len(ids), *large]
@@ -472,7 +474,7 @@ class Spool:
         return int((await self._read("SELECT coalesce(sum(size), 0) FROM recorded"))[0][0])
 
     async def trim(self, most: int, limit: int = 200) -> int:
-        """Forget the oldest recorded content beyond `most` bytes, of at most `limit` messages; gives how many."""
+        """Delete the oldest recorded content beyond `most` bytes, of at most `limit` messages. Return their number."""
         excess = await self.recorded() - most
         if excess <= 0:
             return 0
@@ -499,17 +501,17 @@ class Spool:
             self.remove_file(message)
 
     async def close(self) -> None:
-        """Write what waits and close. The spool stays as it is."""
+        """Write the pending changes and close. The spool stays as it is."""
         await self._writer.close()
         self._reader.close()
 
 
 def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Spool:
-    """Open or create the spool in `folder` and put right what a crash left. Raises SpoolUnavailable.
+    """Open or create the spool in `folder`, and repair what a crash left. Raises SpoolUnavailable.
 
-    Content of messages that were never acknowledged is put aside; everything else is as it was. A spool whose database
-    is missing is refused. `recording` is one of
-    `schema.RECORDINGS`: whose content is kept after its last delivery.
+    Content of messages that were never acknowledged is moved away; everything else is as it was. A spool without its
+    database is refused. `recording` is one of `schema.RECORDINGS`: the messages whose content is kept after their last
+    delivery.
     """
     files = folder / "content"
     try:
@@ -533,7 +535,7 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
 
 
 def _refuse_without_database(folder: Path, files: Path) -> None:
-    """Raise SpoolUnavailable when content is there and the database that tells whose it is is not."""
+    """Raise SpoolUnavailable when there is content but no database that tells its owners."""
     if (folder / "spool.db").exists() or not any(files.glob("*.eml")):
         return
     raise SpoolUnavailable(
@@ -543,7 +545,8 @@ def _refuse_without_database(folder: Path, files: Path) -> None:
 
 
 def close_to_others(folder: Path, *names: str) -> None:
-    """Let nobody else see a folder, nor what is in it under these names (globs, ** for all), whatever modes there were.
+    """Remove other users' access to a folder, and to its files of these names (globs, ** for all), whatever modes they
+    had.
 
     Raises OSError.
     """
@@ -571,10 +574,11 @@ def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -
 
 
 def _put_orphans_aside(connection: sqlite3.Connection, folder: Path, files: Path) -> int:
-    """Move content that no message has to `orphans`; return how many files.
+    """Move content without a message to `orphans`. Return the number of files.
 
-    A crash between a file and its row leaves one of them, which nobody was told was safe. Many of them mean that the
-    database is older than they are, so none is deleted before `ORPHANS_KEPT` is over. What was being written goes.
+    A crash between a file and its row leaves one, of a message that was never acknowledged. Many of them mean that the
+    database is older than they are, so that none is deleted before `ORPHANS_KEPT` is over. Unfinished files are
+    deleted.
     """
     wanted = {content_file(files, row[0]) for row in connection.execute(schema.FILES_NEEDED)}
     aside, moved = folder / "orphans", 0

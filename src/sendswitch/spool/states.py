@@ -1,8 +1,7 @@
-"""The states of a delivery (one message for one recipient), as the spool keeps them.
+"""The states of a delivery (one message for one recipient) in the spool.
 
-They are what a crash must find again; docs/flow.md draws how one follows another. That a delivery is being offered to
-a worker or is on the wire is activity, not state: after a crash it is offered or sent again, and nothing on disk
-needs to say so.
+They are the states that a crash must find again; docs/flow.md draws their order. Being offered to a worker or sent is
+activity, not state: after a crash the delivery is offered or sent again, and nothing on disk needs to say so.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a delivery stands. Every accepted recipient is in exactly one.
+    """The state of a delivery. Every accepted recipient is in exactly one.
 
-    A member is its own text: SQLite and orjson take it as it is, and `.value`, a Python call, is not needed.
+    A member is its own text: SQLite and orjson take it as it is, so that `.value`, a Python call, is not needed.
     """
 
     ACCEPTED = "accepted"

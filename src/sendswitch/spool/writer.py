@@ -65,7 +65,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, rows: Sequence[Record], call: Call | None = None) -> asyncio.Future[Any]:
-        """Write durably; the future gives the call's result. Fails with SpoolUnavailable or what the call raised."""
+        """Write durably. The future has the call's result; it fails with SpoolUnavailable or the call's error."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closing:
             future.set_exception(SpoolUnavailable("the spool is being closed"))
@@ -74,7 +74,7 @@ class Writer:
         return future
 
     async def close(self) -> None:
-        """Write what waits, then end the thread. What is submitted from now on fails."""
+        """Write the pending calls, then end the thread. Later calls fail."""
         self._closing = True
         await self._idle.wait()
         self._queue.put(None)

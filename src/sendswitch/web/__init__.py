@@ -1,1 +1,1 @@
-"""The web port and its pages. Gets what it shows as functions; knows no spool and no queue."""
+"""The web port and its pages. Takes functions for its data; knows no spool and no queue."""

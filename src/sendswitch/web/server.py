@@ -1,4 +1,4 @@
-"""uvicorn inside our event loop: our socket, our signals."""
+"""An HTTP server (uvicorn) in the node's event loop, with the node's sockets and without signal handlers of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Server(uvicorn.Server):
 
 
 class WebServer:
-    """One HTTP port."""
+    """One HTTP application on one socket."""
 
     def __init__(self, app: Starlette) -> None:
         config = uvicorn.Config(
@@ -36,11 +36,15 @@ class WebServer:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
-            bound.listen(1024)  # here, because only now it is known whether somebody else was quicker
+            bound.listen(1024)  # here, because only now a busy port is noticed
         except OSError:
             bound.close()
             raise
         self.port = bound.getsockname()[1]
+        await self.serve(bound)
+
+    async def serve(self, bound: socket.socket) -> None:
+        """Serve on a socket that listens."""
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[bound]))
 
     async def stop(self) -> None:

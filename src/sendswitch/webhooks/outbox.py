@@ -177,7 +177,7 @@ class Outbox:
         return found
 
     def tried(self, event: Event, *, at: float, seconds: float, status: int, said: str, due: float | None) -> None:
-        """Keep what came of a try: taken when the status says so, to be tried again at `due`, or given up."""
+        """Record an attempt: delivered for a good status, to be tried again at `due`, or failed."""
         state = DELIVERED if 200 <= status < 300 else FAILED if due is None else WAITING
         n = event.attempts + 1
         self._write(
@@ -192,7 +192,7 @@ class Outbox:
         )
 
     def disable(self, endpoint: int, now: float, why: str) -> None:
-        """Send it nothing any more, what waits included."""
+        """Stop sending to an endpoint, waiting events included."""
         self._write(
             ("UPDATE endpoint SET disabled = ?, why = ? WHERE id = ?", (now, why, endpoint)),
             (
@@ -202,13 +202,13 @@ class Outbox:
         )
 
     def enable(self, endpoint: int) -> None:
-        """Send to it again what comes from now on. Raises NotFound."""
+        """Send to an endpoint again what comes from now on. Raises NotFound."""
         (changed,) = self._write(("UPDATE endpoint SET disabled = NULL, why = '' WHERE id = ?", (endpoint,)))
         if not changed:
             raise NotFound(f"there is no endpoint {endpoint}; sendswitch webhook list tells their numbers")
 
     def send_again(self, ids: Sequence[str], now: float) -> int:
-        """Send these once more, from their first try; gives how many there are. Those that wait come at once."""
+        """Send events again from their first attempt. Return their number. Waiting ones are due at once."""
         marks = ", ".join("?" * len(ids))
         sql = (
             f"UPDATE event SET state = '{WAITING}', due = ?, attempts = 0, ended = NULL WHERE id IN ({marks})"
@@ -217,7 +217,7 @@ class Outbox:
         return self._write((sql, (now, *ids)))[0] if ids else 0
 
     def endpoints(self) -> list[dict[str, Any]]:
-        """Return every endpoint with how many of its events wait, were delivered and failed."""
+        """Return every endpoint with the numbers of its events by state."""
         rows = self._read(
             "SELECT p.id, p.url, p.recipient, p.disabled, p.why, sum(e.state = 'waiting'), sum(e.state = 'delivered'),"
             " sum(e.state = 'failed'), min(e.due) FROM endpoint p LEFT JOIN event e ON e.endpoint = p.id"
@@ -243,14 +243,14 @@ class Outbox:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def attempts(self, id_: str) -> list[dict[str, Any]]:
-        """Return each try of an event. Raises NotFound."""
+        """Return each attempt to send an event. Raises NotFound."""
         if not self._read("SELECT 1 FROM event WHERE id = ?", id_):
             raise NotFound(f"there is no event {id_}; sendswitch webhook events lists them")
         rows = self._read("SELECT n, at, seconds, status, said FROM attempt WHERE event = ? ORDER BY n", id_)
         return [dict(zip(("n", "at", "seconds", "status", "said"), row, strict=True)) for row in rows]
 
     def prune(self, before: float, limit: int = 1000) -> int:
-        """Forget events that ended before; gives how many."""
+        """Delete events that ended before a time. Return their number."""
         ids = [row[0] for row in self._read("SELECT id FROM event WHERE ended < ? LIMIT ?", before, limit)]
         if ids:
             marks = ", ".join("?" * len(ids))

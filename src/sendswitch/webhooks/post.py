@@ -15,13 +15,13 @@ LIMIT, LONGEST = 20.0, 64 * 1024
 
 
 class Post:
-    """Asks receivers; keeps connections to them."""
+    """The HTTP client for receivers. It keeps connections."""
 
     def __init__(self, reach: Reach) -> None:
         self._reach, self._client = reach, new_client()
 
     async def ask(self, event: Event) -> tuple[int, str, float]:
-        """Return the status (0 for none), what was said, and the seconds that the receiver asks for."""
+        """Return the status (0 for none), the receiver's words, and the delay it asks for (seconds)."""
         try:
             async with asyncio.timeout(LIMIT):
                 url, name = await checked_url(event.url, self._reach)

@@ -1,4 +1,4 @@
-"""When an event is tried again, and when it is given up. Pure."""
+"""The times of retries, and the end of them. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LONGEST = 86_400.0
 
 
 def next_try(attempts: int, now: float, chance: float, after: float = 0.0) -> float | None:
-    """Return when the next try is due after so many that failed (seconds since the epoch), None when that was the last.
+    """Return the time of the next attempt after so many failures (seconds since the epoch), None behind the last.
 
-    `chance`, from 0 to 1, spreads tries by up to a tenth, so that what failed together does not come back together.
-    `after` is what the receiver asked for, in seconds.
+    `chance`, from 0 to 1, spreads attempts by up to a tenth, so that events that failed together do not come back
+    together. `after` is the delay that the receiver asked for, in seconds.
     """
     if attempts > len(PAUSES):
         return None

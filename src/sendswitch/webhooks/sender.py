@@ -1,8 +1,8 @@
-"""Sends what is in the outbox: each event until it is taken, in its own time.
+"""The sender of webhook events: each event until it is delivered, with retries.
 
 Rules:
-1. At least once: a try is recorded when it is over, so a crash repeats it, with the same `webhook-id`.
-2. One endpoint never holds up another: each has so many places, and who fails waits for its own time.
+1. At least once: an attempt is recorded when it is over, so that a crash repeats it, with the same `webhook-id`.
+2. One endpoint never delays another: each has a number of places, and a failing endpoint waits for its own time.
 3. 410 disables the endpoint; any other answer but 2xx is tried again by the schedule.
 """
 
@@ -34,7 +34,7 @@ GONE = 410
 
 
 class Sender:
-    """Sends for one node. `keep` gives for how many seconds an event is kept when it is over."""
+    """The sender of one node. `keep` returns the seconds that an ended event is kept."""
 
     def __init__(self, outbox: Outbox, reach: Reach, keep: Callable[[], float], clock: Clock) -> None:
         self._outbox, self._reach, self._keep, self._clock = outbox, reach, keep, clock
@@ -53,7 +53,7 @@ class Sender:
         self._wake.set()
 
     async def run(self) -> None:
-        """Send for ever; what is under way when this is cancelled is tried again."""
+        """Send for ever. An attempt under way is made again after a cancel."""
         pruned = -PRUNE
         try:
             while True:
@@ -81,7 +81,7 @@ class Sender:
                 await self._post.aclose()
 
     async def _start(self) -> float:
-        """Begin what is due and has a place; gives the seconds until there may be more."""
+        """Start the due events that have a place. Return the seconds until there may be more."""
         while (free := AT_ONCE - len(self._sending)) > 0:
             under_way = list(self._sending)
             full = [endpoint for endpoint, number in self._busy.items() if number >= EACH]

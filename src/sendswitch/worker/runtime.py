@@ -27,7 +27,7 @@ from sendswitch.processors.base import Context, Site
 from sendswitch.routing import Route
 
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
-"""Gives a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""
+"""A function that returns a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""
 
 # Pipelines kept ready. Beyond this many users at once the least used is made again when needed.
 CACHE = 1000
@@ -52,7 +52,7 @@ class PipelineCache:
         return known[1]
 
     async def get(self, task: Task) -> Chain:
-        """Return the chain of a task's pipeline. Raises what loading or building it raises."""
+        """Return the chain of a task's pipeline. Raises the errors of loading and building it."""
         if (chain := self.ready(task)) is not None:
             return chain
         async with self._making:
@@ -97,7 +97,7 @@ class Hands(Protocol):
 
 
 class Worker:
-    """Runs pipelines for the tasks of some queues."""
+    """The runner of pipelines for the tasks of some queues."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Worker:
         self._reading: dict[int, asyncio.Future[Mail | None]] = {}
 
     async def retain(self, routes: Iterable[Route]) -> None:
-        """Give up what is held for pipelines that are gone."""
+        """Drop the pipelines that no longer exist."""
         await self._pipelines.retain(routes)
 
     async def run(self) -> None:
@@ -146,7 +146,7 @@ class Worker:
             try:
                 await self._work(lease)
             except Exception as error:
-                # The task is offered again by whoever offered it; this loop must live on.
+                # The node offers the task again; this loop must live on.
                 lease.drop()
                 logs.failed("a lease", error=error, msg_id=to_text(lease.task.message))
 
@@ -173,7 +173,7 @@ class Worker:
         await lease.answer(answer)
 
     async def _read(self, task: Task) -> Mail:
-        """Return the message, read once for all its recipients in hand. Raises what loading it raises."""
+        """Return the message, read once for all its recipients in hand. Raises the errors of loading it."""
         mail = self._mails.get(task.message)
         while mail is None:
             if (reading := self._reading.get(task.message)) is None:
@@ -213,7 +213,7 @@ class Worker:
 
 
 async def _prepared(task: Task) -> Mail:
-    """Load a message; a large header is read beside the event loop."""
+    """Return a message. A large header is read outside the event loop."""
     mail = Mail(await task.load())
     if isinstance(mail.content, InFile) or mail.large_header:
         await asyncio.to_thread(mail.prepare)

@@ -1,4 +1,4 @@
-"""What Alembic runs: migrations over the connection that `db.connect` hands in."""
+"""Alembic's environment: it runs migrations over the connection from `db.connect`."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def signed_content(data: bytes) -> bytes:
 
 
 class _Reader:
-    """Reads as many values as honest messages have a hundred times."""
+    """A reader of DER values, with a limit of a hundred times the number in honest messages."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self._left = data, MOST_VALUES

@@ -170,7 +170,7 @@ class _Lines:
 
 
 def read(raw: bytes, start: int, end: int, parent: str) -> Entity:
-    """Read the header that begins at `start`. `parent` is the type of what it is a part of, '' for the message."""
+    """Read the header that begins at `start`. `parent` is the type of the enclosing part, '' for the message."""
     found, entity = _Lines(), Entity(start, [], -1)
     at, limit, lines = start, min(end, start + (LONGEST_HEAD if parent else LONGEST_TOP)), 0
     while at < limit and lines < MOST_LINES:
@@ -243,7 +243,7 @@ def _facts(entity: Entity, found: _Lines, parent: str) -> None:
 
 
 def _read_values(entity: Entity, found: _Lines, name: bytes) -> list[str]:
-    """Return the values of a field, and what they are when a reader decodes encoded words first."""
+    """Return the values of a field, and the values that a reader sees who decodes encoded words first."""
     values = [_value(entity, value) for value in found.values(name)]
     for value in list(values):
         if "=?" in value and (other := decoded(value)) != value:
@@ -313,7 +313,7 @@ def _spelled(boundaries: list[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def _loosely(line: bytes) -> bytes:
-    """Return the name of the Content field that a line has for readers who pass over junk in it, b"" for none."""
+    """Return the Content field that readers see in a line when they skip junk in it, b"" for none."""
     name, colon, _ = line.partition(b":")
     if not colon or len(name) > _LONGEST_LOOSE_NAME or b"-" not in name:
         return b""

@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding. `text` says which readings differ, or what cannot be read."""
+    """One finding. `text` names the readings that differ, or the content that cannot be read."""
 
     kind: Kind
     text: str

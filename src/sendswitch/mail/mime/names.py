@@ -49,11 +49,11 @@ def _ends(name: str) -> tuple[str, ...]:
 
 
 def spellings(name: str) -> set[str]:
-    """Return a name as programs may write it to disk, in lower case.
+    """Return the names under which programs may write a file to disk, in lower case.
 
-    Without its folders in either notation; without what systems drop at its end (dots, spaces, slashes); up to a NUL, a
-    line end or another control character, and without them; without the version of VMS and the stream of NTFS; with
-    percent signs decoded, as browsers do.
+    They are: without folders in either notation; without the characters that systems drop at the end (dots, spaces,
+    slashes); cut at a NUL, a line end or another control character, and without these; without VMS's version and NTFS's
+    stream; and with percent signs decoded, as browsers do.
     """
     if _PLAIN.match(name):
         return {name.lower()}

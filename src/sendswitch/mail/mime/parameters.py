@@ -1,8 +1,8 @@
 """Parameters of Content-Type and Content-Disposition (RFC 2045 section 5.1, RFC 2231) in every reading.
 
-Mail programs read malformed parameters in different ways, so each parameter has a list of values: what the grammar
-says first, then what lenient readers make of it. The readings are: by tokens; with comments as ordinary text; split at
-every semicolon; and whatever looks like `name=value` anywhere in the field.
+Mail programs read malformed parameters in different ways, so each parameter has a list of values: first the grammar's,
+then those of lenient readers. The readings are: by tokens; with comments as ordinary text; split at every semicolon;
+and every text like `name=value` in the field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INSIDE = re.compile(r'"([^"]*)"')
 
 
 def main_value(value: str) -> str:
-    """Return what stands before the parameters, without comments, in lower case."""
+    """Return the text before the parameters, without comments, in lower case."""
     out = ""
     for token in tokens(value):
         if token.kind == "special" and token.text == ";":

@@ -170,10 +170,10 @@ class _View:
 
 @dataclass(slots=True)
 class _Before:
-    """The lines of a part's content before a field. They tell whether a reader may take that field for a part's.
+    """The lines of a part's content before a field, which decide whether a reader may take the field for a part's.
 
-    `fields` is True while all lines are fields, `delimited` while all lines are fields since one that looks like a
-    delimiter, which counts in a multipart only. `empty` is True while all lines are empty.
+    `fields` is True while all lines are fields. `delimited` is True while all lines are fields since one that looks
+    like a delimiter, which counts in a multipart only. `empty` is True while all lines are empty.
     """
 
     multipart: bool
@@ -205,7 +205,7 @@ class _TooMuch(Exception):
 
 
 def read(raw: bytes) -> Reading:
-    """Read a message with CRLF line ends. Never raises; what is too much to look at is a finding."""
+    """Read a message with CRLF line ends. Never raises; content beyond the limits is a finding."""
     reader = _Reader(len(raw))
     try:
         for part in reader.entity(raw, 0, len(raw), 0, "", inside=False):
@@ -411,7 +411,7 @@ class _Reader:
     def _besides(
         self, raw: bytes, one: Entity, regions: Sequence[tuple[int, int]], end: int, depth: int, *, inside: bool
     ) -> Iterator[Part]:
-        """Yield what stands before the first part and behind the last, if it looks like a part."""
+        """Yield the text before the first part and behind the last, when it looks like a part."""
         first = raw.rfind(b"\n--", one.bodies[0] - 1, regions[0][0]) + 1 if regions else end
         for start, stop, what in ((one.bodies[0], first, "before the first"), (regions[-1][1], end, "behind the last")):
             if start >= stop:
@@ -471,8 +471,8 @@ class _Reader:
     ) -> Iterator[Part]:
         """Yield the parts of readers that go on reading fields in the content, or take another line for a delimiter.
 
-        Of content that is no text, only the beginning is searched. A header in the middle of it is no finding; the part
-        that it gives is added to the others.
+        In content that is no text, only the beginning is searched. A header in the middle is no finding; its part is
+        added to the others.
         """
         text = one.type.startswith("text/")
         if one.type.startswith("message/") or one.type in _SAVED_HEADERS:

@@ -77,7 +77,7 @@ def _loosely(value: str) -> list[str]:
 
 
 def decodings(data: bytes, encoding: str) -> Iterator[bytes]:
-    """Yield what `data` decodes to, the usual reading first. Lenient, and linear in its length."""
+    """Yield the decodings of `data`, the usual reading first. Lenient, and linear in its length."""
     match encoding:
         case "base64":
             whole = data.rstrip(b"= \t\r\n")

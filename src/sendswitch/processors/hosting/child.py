@@ -1,10 +1,10 @@
-"""A process in which code of somebody else's runs, and the calls that wait for it.
+"""A process in which a user's code runs, and the calls that wait for it.
 
-A process, because a loop without an await or an allocation without end must cost its own mail only: at the time
-limit the process is killed, and the other messages it had are asked again in a fresh one. It has none of our
-environment, and a limit to its memory.
+In a process a loop without an await, or an allocation without end, costs its own mail only: at the time limit the
+process is killed, and its other messages are offered again in a new one. The process has none of our environment, and a
+limit to its memory.
 
-Speaks to `host` in lines: a JSON object, then as many bytes as it says.
+The protocol with `host` is lines: a JSON object, then as many bytes as it says.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ LAST_WORDS = 500
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What runs in the process: an `async def process` in a file, or a package's processor with its options. It is said
-    on standard input, because everybody can read a command line."""
+    """The code to run: an `async def process` in a file, or a package's processor with its options. It goes to standard
+    input, because every user of the machine can read a command line.
+    """
 
     kind: Literal["file", "processor"]
     what: str
@@ -63,10 +64,10 @@ class Died(Exception):
 
 
 class Hosting:
-    """The process of one step: started with the first message, and again when `stamp` gives something else.
+    """The process of one step: started with the first message, and again when `stamp` returns another value.
 
-    Many messages share it. When it dies, hangs or runs out of memory, nobody knows whose fault that was: each message
-    it had is asked again in a process of its own, where only its own fault can stop it.
+    Many messages share it. When it dies, hangs or runs out of memory, the fault may be any message's: each is offered
+    again in a process of its own, where only its own fault can stop it.
     """
 
     def __init__(self, name: str, code: Code, memory: int, stamp: Callable[[], object]) -> None:
@@ -79,7 +80,7 @@ class Hosting:
         self._closed = False
 
     async def ask(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the code answers. Raises UserCodeError with the line that failed."""
+        """Return the code's answer. Raises UserCodeError with the line that failed."""
         last = ""
         for attempt in range(ATTEMPTS):
             # Code that does nothing but block is not asked together with others again and again.
@@ -249,7 +250,7 @@ class Child:
             self._go()
 
     def _go(self) -> None:
-        """End it beside what goes on; who does not heed SIGTERM is killed."""
+        """End the process in the background. SIGKILL follows a SIGTERM without effect."""
         if self._going is None:
             self._going = asyncio.ensure_future(self._end())
 
@@ -281,7 +282,7 @@ class Child:
         self._fail_all()
 
     async def _close(self) -> None:
-        """Give up its pipes, whoever else holds them: a process that left the group may, for ever."""
+        """Close our ends of its pipes: a process that left the group may hold the others for ever."""
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

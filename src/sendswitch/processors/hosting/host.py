@@ -1,8 +1,8 @@
-"""The process that somebody else's code runs in: reads calls on standard input, writes answers to standard output.
+"""The process that a user's code runs in: reads calls on standard input, writes answers to standard output.
 
-The first line says what runs: an `async def process(mail, context)` in a file, or a processor that a package brings,
-with its options. What the code prints goes to standard error, so that it cannot answer by accident, and along with the
-answer of the call that printed it. Calls run side by side.
+The first line names the code: an `async def process(mail, context)` in a file, or a package's processor with its
+options. Text that the code prints goes to standard error, so that it is no answer by accident, and to the answer of the
+call that printed it. Calls run side by side.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def load(file: Path) -> Process:
 
 
 def make(name: str, options: dict[str, Any]) -> Process:
-    """Return what a package's processor answers. Raises what it raises, InvalidConfiguration."""
+    """Return the answer of a package's processor. Raises its errors, and InvalidConfiguration."""
     kind = registry.find(name)
     made = kind(validate(kind.Options, options, name, {}))
     if isinstance(made, Asking):
@@ -86,7 +86,7 @@ def explain(error: BaseException) -> str:
 
 
 class Host:
-    """Runs calls and writes their answers."""
+    """The runner of calls. It writes their answers."""
 
     def __init__(self, loading: Callable[[], Process], out: int) -> None:
         self._out = out

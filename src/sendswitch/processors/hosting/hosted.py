@@ -1,8 +1,8 @@
-"""Processors that packages bring: each step of one runs in a process of its own (see `child`), so that code which
-blocks, crashes or allocates without end costs its own mail only. The process is started again when a file of the
-package changes: who edits it sees with the next message what that means.
+"""Processors from packages: each step runs in a process of its own (see `child`), so that code that blocks, crashes or
+allocates without end costs its own mail only. The process starts again when a file of the package changes, so that an
+edit counts from the next message on.
 
-Built-in processors run in the worker itself. In a replay a package's service is asked again: its answer stays in its
+Built-in processors run in the worker itself. A replay asks a package's service again, because its answer stays in its
 process.
 """
 
@@ -45,7 +45,7 @@ class Hosted:
         return tuple(file.stat().st_mtime_ns for file in self._files if file.exists())
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
-        """Return what the package's processor answers. Raises UserCodeError with the line that failed."""
+        """Return the answer of the package's processor. Raises UserCodeError with the line that failed."""
         return await self._hosting.ask(mail, context)
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Threads of the processors' own, for what blocks: a message that takes long to read, or a DNS that does not answer,
-must not keep the spool's files from being read.
+"""Threads for processors' blocking work: a message that takes long to read, or a DNS that does not answer, must not
+delay the spool's files.
 
-A step's time limit ends the waiting, not the thread, so their number is the limit of what hostile mail can keep busy.
+A step's time limit ends the wait, not the thread, so that the number of threads limits the damage of hostile mail.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _names = ThreadPoolExecutor(16, "names")
 
 
 async def reading(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return what a function gives that reads a whole message or writes a file."""
+    """Return the result of a function that reads a whole message or writes a file."""
     return await asyncio.get_running_loop().run_in_executor(_content, lambda: function(*arguments, **named))
 
 
 async def asking_names(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return what a function gives that asks the DNS."""
+    """Return the result of a function that asks the DNS."""
     return await asyncio.get_running_loop().run_in_executor(_names, lambda: function(*arguments, **named))

@@ -1,4 +1,4 @@
-"""What a step knows besides the message, as JSON for a process beside the node."""
+"""The context of a step as JSON, for a process beside the node."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ NO_TLS = Reply(451, "4.7.4", "The next hop does not offer STARTTLS, which the co
 
 
 class State(Enum):
-    """Where the dialog is. READY is the only state in which `send` and `quit` may be called."""
+    """The state of the dialog. `send` and `quit` may be called only in READY."""
 
     GREETING = auto()
     HELLO = auto()
@@ -79,10 +79,10 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the server said about one recipient. `uncertain`: it may have the message all the same.
+    """The server's reply for one recipient. `uncertain`: the server may have the message all the same.
 
     `reply` is None when nothing was sent because another recipient was refused (`unanimous`). `ours`: the server was
-    not asked, because it cannot take what this recipient needs.
+    not asked, because it lacks what this recipient needs.
     """
 
     reply: Reply | None
@@ -166,7 +166,7 @@ class ClientConnection:
         self._buffer = self._buffer + data if self._buffer else data
 
     def data_to_send(self) -> bytes:
-        """Take what is to be written now."""
+        """Take the bytes to write now."""
         data = b"".join(self._out)
         self._out.clear()
         return data
@@ -187,8 +187,8 @@ class ClientConnection:
     def send(self, envelope: Envelope, size: int, data: bytes | None, *, unanimous: bool = False) -> Event | None:
         """Start a transaction. `data` is the content when it is in memory; else `SendContent` asks for it.
 
-        With `unanimous`, nothing is sent unless every recipient was accepted. Gives `Finished` at once when the
-        server cannot take such a message, by what it said in EHLO; a recipient that it cannot take is not named to it.
+        With `unanimous`, nothing is sent unless every recipient was accepted. Return `Finished` at once when the server
+        cannot take such a message, by its EHLO; a recipient that it cannot take is not named to it.
         """
         transaction = self._transaction(envelope, size, data, unanimous=unanimous)
         if isinstance(transaction, Finished):
@@ -202,8 +202,8 @@ class ClientConnection:
 
     @property
     def content_is_out(self) -> bool:
-        """Return whether what is waited for is the reply to content, which takes a server longer than any other: also
-        where the content went out with the commands (CHUNKING), and their replies may come with its own.
+        """Return whether the next reply is the one to content, which takes a server longer than any other: also where
+        the content went out with the commands (CHUNKING), and their replies may come with its own.
         """
         return self.state is State.CONTENT or (self._now is not None and self._now.sent)
 
@@ -291,7 +291,7 @@ class ClientConnection:
     def _transaction(
         self, envelope: Envelope, size: int, data: bytes | None, *, unanimous: bool
     ) -> _Transaction | Finished:
-        """Return the transaction to begin, or its end when there is nobody whom the server can take the message for."""
+        """Return the transaction to begin, or its end when the server can take the message for no recipient."""
         replies: list[Reply | None] = [self._impossible(envelope, size)] * len(envelope.recipients)
         if not replies or replies[0] is None:
             replies = [self._unspeakable(recipient.address) for recipient in envelope.recipients]
@@ -301,7 +301,7 @@ class ClientConnection:
         return _Transaction(envelope, data, unanimous, replies, asked)
 
     def _impossible(self, envelope: Envelope, size: int) -> Reply | None:
-        """Return why the server cannot take this message for anybody."""
+        """Return the reason why the server cannot take this message for any recipient."""
         offered = self.extensions
         limit = offered.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit) < size:
@@ -313,7 +313,7 @@ class ClientConnection:
         return self._unspeakable(envelope.sender) if envelope.sender else None
 
     def _unspeakable(self, address: str) -> Reply | None:
-        """Return why an address cannot be sent. What would break out of its brackets would be a command of its own."""
+        """Return the reason why an address cannot be sent. One that breaks out of its brackets would be a command."""
         if not valid(address):
             return BAD_ADDRESS
         return None if address.isascii() or "SMTPUTF8" in self.extensions else NO_SMTPUTF8
@@ -347,7 +347,7 @@ class ClientConnection:
         return "data", b"DATA\r\n"
 
     def _pump(self) -> None:
-        """Write what may be written: everything with PIPELINING, else one command at a time."""
+        """Write the commands that may be written: all with PIPELINING, else one at a time."""
         together = "PIPELINING" in self.extensions
         while self._todo and (together or not self._expected):
             kind, data = self._todo.popleft()
@@ -447,7 +447,7 @@ class ClientConnection:
             return Ready(self.extensions)
         if kind == "greeting" or kind == "starttls" or not reply.positive:
             self.state = State.CLOSED
-            # Whoever refuses the session has not judged the mail (Postfix smtp_skip_5xx_greeting): try again later.
+            # A refusal of the session is no decision about the mail (Postfix smtp_skip_5xx_greeting): try again later.
             return Failed(reply if reply.temporary else Reply(451, "4.4.0", printable(f"Session refused: {reply}")))
         self.extensions = _extensions(reply.more) if kind != "helo" else {}
         if self._tls in ("may", "require") and "STARTTLS" in self.extensions:
@@ -556,7 +556,7 @@ _NO_CLIENT = Client()
 
 @lru_cache(maxsize=256)
 def _parse_line(raw: bytes) -> Reply | None:
-    """Return one reply line, None for what is none; a server says the same few over and over."""
+    """Return one reply line, None for other text. A server sends the same few lines over and over."""
     line = raw.rstrip(b"\r").decode("utf-8", "replace")
     if (
         not 3 <= len(line) <= MAX_REPLY_LINE
@@ -592,13 +592,13 @@ def _extensions(lines: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _xforward_attributes(offered: str) -> tuple[tuple[str, str], ...]:
-    """Return the attributes that a server takes, each with the field of `Client` that it tells."""
+    """Return the attributes that a server takes, each with its field of `Client`."""
     keywords = offered.upper().split()
     return tuple((keyword, name) for keyword, name in parameters.XFORWARD.items() if keyword in keywords)
 
 
 def _xforward_lines(offered: str, client: Client) -> list[bytes]:
-    """Return the commands that tell of a client, each short enough."""
+    """Return the commands that describe a client, each short enough."""
     attributes = _xforward_attributes(offered)
     if not attributes or client == _NO_CLIENT:
         return []

@@ -29,7 +29,7 @@ def clean(data: bytes) -> bytes:
 
 
 class DotDecoder:
-    """Content after DATA. Feed it until `rest` is bytes: what followed the end of data."""
+    """The decoder of content after DATA. Feed it until `rest` is bytes: the bytes behind the end of data."""
 
     __slots__ = ("_held", "_skip", "rest")
 
@@ -67,7 +67,7 @@ class ChunkDecoder:
         self._held = b""
 
     def feed(self, data: bytes, *, last: bool = False) -> bytes:
-        """Return the content that is certain now; `last` gives up what is held back."""
+        """Return the content that is certain now. `last` releases the bytes that were kept back."""
         work = self._held + data
         self._held = b""
         if not last and work.endswith(b"\r"):

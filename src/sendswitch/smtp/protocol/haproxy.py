@@ -1,7 +1,7 @@
-"""HAProxy's PROXY header, versions 1 and 2: who the client is, said by a balancer before the first byte of SMTP.
+"""HAProxy's PROXY header, versions 1 and 2: the client's address, from a balancer before the first byte of SMTP.
 
-Source: The PROXY protocol, versions 1 & 2 (haproxy.org, proxy-protocol.txt). Unix addresses say nothing we could use
-and are read as unknown; the extensions (TLVs) of version 2 are passed over.
+Source: The PROXY protocol, versions 1 & 2 (haproxy.org, proxy-protocol.txt). Unix addresses are of no use here and are
+read as unknown; the extensions (TLVs) of version 2 are skipped.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ NO_PARAMETERS: dict[str, str] = {}
 
 
 def parse(text: str, table: Mapping[str, Callable[[str], bool]]) -> dict[str, str] | Reply:
-    """Read 'KEY=VALUE KEY …' into a dict with upper-case keys, or give the reply that refuses it."""
+    """Read 'KEY=VALUE KEY …' into a dict with upper-case keys, or return the reply that refuses it."""
     if not text:
         return NO_PARAMETERS
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The replies the server half gives by itself, in the words of Postfix where it has them."""
+"""The replies that the server half sends by itself, in Postfix's words where it has them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""AUTH (RFC 4954) with the mechanisms that carry a password: PLAIN (RFC 4616) and LOGIN (what old clients know).
+"""AUTH (RFC 4954) with the mechanisms that carry a password: PLAIN (RFC 4616) and LOGIN (for old clients).
 
-Both show the password to who can read the connection, so the server half offers them only where nobody can.
+Both show the password to every reader of the connection, so that the server half offers them only where there is none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _QUESTIONS = ("VXNlcm5hbWU6", "UGFzc3dvcmQ6")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A client says who it is: is it? The password is never shown."""
+    """A user name and a password to check. `repr` hides the password."""
 
     user: str
     password: str = field(repr=False)
@@ -32,7 +32,7 @@ class Exchange:
         self._answers: list[str] = []
 
     def step(self, answer: str | None) -> Reply | Credentials | None:
-        """Take the client's answer, in base64, None where it gave none; the next question, what it said, or None.
+        """Take the client's answer, in base64, None where it gave none. Return the next question or the credentials.
 
         None means that the answer was malformed, and the exchange is over.
         """
@@ -49,7 +49,7 @@ class Exchange:
 
 
 def _plain(text: str) -> Credentials | None:
-    """Read 'authorize-as NUL user NUL password' (RFC 4616 section 2); to be somebody else is not offered."""
+    """Read 'authorize-as NUL user NUL password' (RFC 4616 section 2). Acting as another user is not offered."""
     parts = text.split("\0")
     if len(parts) != 3 or parts[0] not in ("", parts[1]):
         return None

@@ -31,7 +31,7 @@ from sendswitch.smtp.protocol.content import ChunkDecoder, DotDecoder
 
 
 class State(Enum):
-    """Where the dialog is."""
+    """The state of the dialog."""
 
     CONNECTED = auto()
     READY = auto()
@@ -75,12 +75,12 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may use. `line` is octets of a command with CRLF, `size` bytes of one message.
+    """The limits of one session. `line` is octets of a command with CRLF, `size` bytes of one message.
 
-    RFC 5321 4.5.3.1 asks for lines of 512 and 100 recipients at least; extensions add to the line, and 2,048
-    and 1,000 are Postfix's line_length_limit and smtpd_recipient_limit. `errors` is how many may come between messages
-    that are accepted (smtpd_hard_error_limit), and `junk` is how many commands that lead nowhere
-    (EHLO, RSET, NOOP, VRFY, HELP) may come between messages before each counts as an error (smtpd_junk_command_limit).
+    RFC 5321 4.5.3.1 asks for lines of 512 and 100 recipients at least; extensions add to the line, and 2,048 and 1,000
+    are Postfix's line_length_limit and smtpd_recipient_limit. `errors` is the number of errors between accepted
+    messages (smtpd_hard_error_limit), and `junk` the number of commands without progress (EHLO, RSET, NOOP, VRFY, HELP)
+    between messages before each counts as an error (smtpd_junk_command_limit).
     """
 
     line: int = 2048
@@ -92,10 +92,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """What this client is offered beyond what everybody is.
+    """The extensions that this client is offered beyond the usual ones.
 
-    `auth` is whether it may or must say who it is before mail; `clear` that it may do so without TLS, because nobody
-    else can read the connection.
+    `auth` is whether it may or must log in before mail; `clear` whether it may do so without TLS, because nobody else
+    can read the connection.
     """
 
     xforward: bool = False
@@ -107,7 +107,7 @@ class Extensions:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """MAIL was well-formed: take this sender? `login` is who gave a password in this session, '' for nobody."""
+    """A well-formed MAIL: accept this sender? `login` is the user who logged in, '' for none."""
 
     sender: str
     size: int
@@ -138,7 +138,7 @@ class EndOfData:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """The transaction ended without a message: what was gathered of it can go."""
+    """The transaction ended without a message: its data can be dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ _NOT_SMTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"))
 
 
 class ServerConnection:
-    """One session. `client` is what the connection shows."""
+    """One session. `client` is the client as the connection shows it."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class ServerConnection:
         return tuple(found)
 
     def data_to_send(self) -> bytes:
-        """Take what is to be written now."""
+        """Take the bytes to write now."""
         out = self._out
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
@@ -264,7 +264,7 @@ class ServerConnection:
 
     @property
     def closed(self) -> bool:
-        """Return whether the session is over: send what is left, then close the connection."""
+        """Return whether the session is over: write the pending output, then close the connection."""
         return self.state is State.CLOSED
 
     def next_event(self) -> Event | None:
@@ -298,7 +298,7 @@ class ServerConnection:
     def reply(self, reply: Reply, *others: Reply) -> None:
         """Answer the event that waits. An LMTP end of data takes one reply for each accepted recipient.
 
-        Not for `Credentials`: who they are is told with `logged_in`.
+        `Credentials` are answered with `logged_in`.
         """
         verb, self._waiting = self._waiting, ""
         self._out.append(reply.encode())
@@ -324,7 +324,7 @@ class ServerConnection:
         self._peer = replace(self._peer, login="", protocol=self._peer.protocol.removesuffix("A") + "S")
 
     def logged_in(self, login: str, refusal: Reply = replies.WRONG_CREDENTIALS) -> None:
-        """Answer `Credentials`: they are those of `login`, or '' when they are nobody's and `refusal` says so."""
+        """Answer `Credentials` with the user they belong to, or with '' and a `refusal`."""
         self._waiting = ""
         if login:
             self._login, self._peer = login, replace(self._peer, login=login, protocol=self._peer.protocol + "A")

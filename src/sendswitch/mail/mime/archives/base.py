@@ -139,7 +139,7 @@ def unxz(data: bytes, budget: Budget) -> bytes:
 
 
 def unlzma(data: bytes, budget: Budget, unpacker: lzma.LZMADecompressor) -> bytes:
-    """Unpack what `unpacker` reads. Raises Unreadable."""
+    """Decompress data with `unpacker`. Raises Unreadable."""
     out: list[bytes] = []
     try:
         feed = data

@@ -1,4 +1,4 @@
-"""Which archive some data is, and the members of it and of archives in it."""
+"""The archive format of some data, and the members of an archive and of the archives in it."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 def members(data: bytes, name: str, budget: Budget) -> Iterator[Member]:
-    """Yield the members of an archive; none for what is no archive.
+    """Yield the members of an archive, none for data that is no archive.
 
-    Raises Unreadable for one that nobody opens here, for a broken one, and over budget.
+    Raises Unreadable for a broken archive, for a format that is not supported, and over budget.
     """
     what = foreign(data)
     if what:
@@ -94,7 +94,9 @@ def members(data: bytes, name: str, budget: Budget) -> Iterator[Member]:
 
 
 def _streams(data: bytes, name: str) -> Iterator[tuple[bool, list[str], Callable[[bytes, Budget], bytes]]]:
-    """Yield for each packing of a single file whether it is one, the names of the file, and what unpacks it."""
+    """Yield for each compression of a single file whether the data has it, the names of the file, and its
+    decompressor.
+    """
     stem = _without_ending(name)
     yield data[:2] == b"\x1f\x8b", [*_stored_names(data), stem], gunzip
     yield data[:3] == b"BZh", [stem], bunzip
@@ -113,7 +115,7 @@ def _is_lzma(data: bytes, name: str) -> bool:
 
 
 def _as_text(data: bytes, name: str) -> Iterator[Member]:
-    """Yield what is written as text in a file; a name that says archive for what is none that is known is an error."""
+    """Yield the content of files that are encoded as text. An archive's name on unknown data is an error."""
     found = False
     for inner, content in uuencoded(data):
         found = True
@@ -123,7 +125,7 @@ def _as_text(data: bytes, name: str) -> Iterator[Member]:
 
 
 def foreign(data: bytes) -> str:
-    """Return what kind of archive it is that nobody opens here, '' for none."""
+    """Return the format of an archive that is not supported, '' for other data."""
     for at, begins, what in _FOREIGN:
         if data[at : at + len(begins)] == begins:
             return what

@@ -87,7 +87,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Return a number as lenient readers do: octal up to what is no digit, or base 256."""
+    """Return a number as lenient readers read it: octal up to the first other character, or base 256."""
     if field[:1] in (b"\x80", b"\xff"):
         return int.from_bytes(field[1:], "big") if field[0] == 0x80 else 0
     found = _OCTAL.match(field)

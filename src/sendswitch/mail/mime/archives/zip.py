@@ -49,7 +49,7 @@ MOST_INSIDE = 100
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """A local header, or one of a directory: where it stands, and what it says of the member."""
+    """A local header, or one of a directory, with its position and its description of the member."""
 
     at: int
     method: int
@@ -92,9 +92,9 @@ def looks_like(data: bytes) -> bool:
 
 
 def members(data: bytes, budget: Budget) -> Iterator[Member]:
-    """Yield every member that a reader may see; the last has no names and tells the findings about the whole.
+    """Yield every member that a reader may see. The last item has no names; its findings are about the whole archive.
 
-    Raises Unreadable over budget, and for what begins like an archive and is none.
+    Raises Unreadable over budget, and for data that begins like an archive and is none.
     """
     archive = _Archive(data)
     _read_directory(archive, budget)
@@ -124,7 +124,7 @@ def members(data: bytes, budget: Budget) -> Iterator[Member]:
 
 
 def _read_directory(archive: _Archive, budget: Budget) -> None:
-    """Read the directory that the last end record tells, if it is where that says."""
+    """Read the directory at the place that the last end record names."""
     data = archive.data
     at = data.rfind(END)
     while at >= 0 and at + _END.size > len(data):
@@ -192,7 +192,7 @@ def _moved(header: _Header, prefix: int, data: bytes) -> _Header:
 
 
 def _read_files(archive: _Archive, budget: Budget) -> None:
-    """Read the local headers that the directory names, and note what their content covers."""
+    """Read the local headers that the directory names, and record the bytes that their content covers."""
     data = archive.data
     spans: list[tuple[int, int]] = []
     for header in archive.central:
@@ -229,7 +229,7 @@ def _read_others(archive: _Archive, budget: Budget) -> None:
 
 
 def _outside(archive: _Archive, magic: bytes) -> Iterator[int]:
-    """Yield where a signature stands outside of what is covered."""
+    """Yield the places of signatures outside the covered bytes."""
     spans, n, at = archive.covered, 0, 0
     while (at := archive.data.find(magic, at)) >= 0:
         while n < len(spans) and spans[n][1] <= at:
@@ -276,7 +276,7 @@ def _central(data: bytes, at: int) -> tuple[_Header, int] | None:
 
 
 def _widened(extras: bytes, *narrow: int) -> tuple[list[int], str]:
-    """Return numbers, with those of the zip64 extra field in place of full ones, and what is odd about these."""
+    """Return numbers with those of the zip64 extra field in place of full ones, and the findings about that field."""
     values, needed = list(narrow), sum(value == _FULL for value in narrow)
     extra = b"".join(value for number, value in _fields(extras) if number == _ZIP64)
     wide = [value for (value,) in struct.iter_unpack("<Q", extra[: len(extra) // 8 * 8])]
@@ -317,7 +317,7 @@ def _names(raw: bytes, flags: int, extras: bytes) -> tuple[tuple[str, ...], str]
 
 
 def _ascii(name: str) -> str:
-    """Return what two spellings of one name share: what is behind its last character that is not ASCII."""
+    """Return the common part of two spellings of a name: the text behind its last character that is not ASCII."""
     for n in range(len(name) - 1, -1, -1):
         if not name[n].isascii():
             return name[n + 1 :].lower()

@@ -1,4 +1,4 @@
-"""Orders on the queue, mail that is sent again, and much decided at once."""
+"""Rules for the queue, mail that is sent again, and much decided at once."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def state(node: Node, word: str) -> list[str]:
 def test_mail_is_suspended_and_goes_on(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         told = said(node, "queue", "suspend", "to:ann@", "--reason", "full disk", "--ttl", "1h")
-        assert (told["order"], told["deliveries"], told["node_told"]) == (1, 0, True)
+        assert (told["rule"], told["deliveries"], told["node_told"]) == (1, 0, True)
         until(lambda: node.log.read_text().count('"event":"reloaded"') >= 1, node=node)
         send(node.port, "ann@example.test", "bob@example.test")
         until(lambda: len(hop.parcels) == 1, node=node)
         assert [r.address for r in hop.parcels[0].envelope.recipients] == ["bob@example.test"]
         until(lambda: queue(node) and queue(node)[0]["reply"], node=node)
         (row,) = queue(node)
-        assert row["reply"] == "suspended by order 1: full disk"
+        assert row["reply"] == "suspended by rule 1: full disk"
         assert row["attempts"] == 0
-        (order,) = said(node, "queue", "orders")
-        assert (order["kind"], order["words"], order["reason"]) == ("suspend", "to:ann@", "full disk")
+        (rule,) = said(node, "queue", "rules")
+        assert (rule["kind"], rule["search"], rule["reason"]) == ("suspend", "to:ann@", "full disk")
         node.stop()
         node.start()  # it holds over a restart
         send(node.port, "ann@example.test")
         until(lambda: len([row for row in queue(node) if row["reply"]]) == 2, node=node)
-        assert said(node, "queue", "cancel", "1") == {"ended": [1], "resumed": 2, "node_told": True}
+        assert said(node, "queue", "cancel", "1") == {"cancelled": [1], "resumed": 2, "node_told": True}
         until(lambda: len(hop.parcels) == 3, node=node)
-        assert "no order 1" in said(node, "queue", "cancel", "1", code=3)["errors"][0]
+        assert "no rule 1" in said(node, "queue", "cancel", "1", code=3)["errors"][0]
         words = node.run("message", "explain", str(row["id"])).stdout
-        assert "with order 1, because full disk." in words
+        assert "with rule 1, because full disk." in words
         # One that nobody ends, ends.
         said(node, "queue", "suspend", "--ttl", "2s")
         until(lambda: node.log.read_text().count('"event":"reloaded"') >= 3, node=node)
         send(node.port, "ann@example.test")
-        assert said(node, "queue", "resume", "--json")["ended"] in ([2], [])
+        assert said(node, "queue", "resume", "--json")["cancelled"] in ([2], [])
         until(lambda: len(hop.parcels) == 4, node=node)
         assert node.run("audit", check=False).returncode == 0
 
@@ -62,7 +62,7 @@ def test_mail_is_bounced_and_dropped(tmp_path: Path) -> None:
         until(lambda: all(row["attempts"] for row in queue(node)) and len(queue(node)) == 3, node=node)
         would = said(node, "queue", "drop", "to:bob", "--reason", "spam run", "--dry-run")
         assert [row["recipient"] for row in would] == ["bob@example.test"]
-        assert said(node, "queue", "orders") == []
+        assert said(node, "queue", "rules") == []
         assert said(node, "queue", "drop", "to:bob", "--reason", "spam run")["deliveries"] == 1
         assert said(node, "queue", "bounce", "to:ann", "--reason", "no such office")["deliveries"] == 1
         until(lambda: [row["recipient"] for row in queue(node)] == ["carol@example.test"], node=node)
@@ -75,8 +75,8 @@ def test_mail_is_bounced_and_dropped(tmp_path: Path) -> None:
         until(lambda: state(node, "to:bob@") == ["discarded"] * 2, node=node)
         # Too much was dropped: it comes back.
         dropped = said(node, "message", "list", "to:bob@")[0]["id"]
-        for order in said(node, "queue", "orders"):
-            said(node, "queue", "cancel", str(order["order"]))
+        for rule in said(node, "queue", "rules"):
+            said(node, "queue", "cancel", str(rule["rule"]))
         hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
         assert said(node, "message", "requeue", dropped, "--reason", "a mistake")[0]["result"] == "requeued"
         until(lambda: len(hop.parcels) == 2, node=node)
@@ -227,7 +227,7 @@ def test_an_order_holds_for_what_is_in_hand_however_long_that_takes(tmp_path: Pa
         until(lambda: len(queue(node)) == 6, node=node)
         said(node, "queue", "drop", "to:bob", "--reason", "x", "--ttl", "1s")
         until(lambda: all("same" in str(row["recipient"]) for row in queue(node)), 40, node)
-        until(lambda: said(node, "queue", "orders") == [], node=node)
+        until(lambda: said(node, "queue", "rules") == [], node=node)
 
 
 def test_a_cancelled_order_holds_nothing_back(tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_what_was_dropped_can_be_had_back_whoever_ended_later(tmp_path: Path) ->
         hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
         said(node, "queue", "flush")
         until(lambda: not queue(node), node=node)
-        for order in said(node, "queue", "orders"):
-            said(node, "queue", "cancel", str(order["order"]))
+        for rule in said(node, "queue", "rules"):
+            said(node, "queue", "cancel", str(rule["rule"]))
         (row,) = said(node, "message", "list", "to:ann@")
         assert said(node, "message", "requeue", row["id"])[0]["result"] == "requeued"
         until(lambda: len(hop.parcels) == 2, node=node)
@@ -276,7 +276,7 @@ def test_what_was_dropped_can_be_had_back_whoever_ended_later(tmp_path: Path) ->
         assert node.run("audit", check=False).returncode == 0
 
 
-def test_orders_hold_before_the_queue_too(tmp_path: Path) -> None:
+def test_rules_apply_before_the_queue_too(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", mode="proxy", settings=QUICK) as node:
         said(node, "queue", "suspend", "to:joe@", "--reason", "full")
         send(node.port, "joe@example.test")
@@ -307,14 +307,14 @@ def test_what_was_let_go_by_mistake_comes_back(tmp_path: Path) -> None:
         send(node.port, "carol@example.test")
         until(lambda: len(said(node, "quarantine", "list", "to:carol@")) == 2, node=node)
         (first, _) = said(node, "quarantine", "list", "to:carol@")
-        assert "with order 3, because is this real?." in node.run("message", "explain", first["id"]).stdout
-        assert first["reply"] == "quarantined by order 3: is this real?"
+        assert "with rule 3, because is this real?." in node.run("message", "explain", first["id"]).stdout
+        assert first["reply"] == "quarantined by rule 3: is this real?"
         since, due = (datetime.fromisoformat(first[name]) for name in ("since", "due"))
         assert due - since > timedelta(days=29)
         assert not hop.parcels
-        # Who releases it afterwards has the last word, although the orders still hold.
+        # Who releases it afterwards has the last word, although the rules still apply.
         hop.answer = lambda data: Reply(250, "2.0.0", "Ok")
-        assert len(said(node, "queue", "orders")) == 3
+        assert len(said(node, "queue", "rules")) == 3
         assert len(said(node, "quarantine", "release", "--where", "larger:0")) == 4
         until(lambda: len(hop.parcels) == 4 and not queue(node), node=node)
         send(node.port, "carol@example.test", subject="more of it")

@@ -1,0 +1,48 @@
+"""Routes of users, read from the database: the pipeline of each address, with the configured defaults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import Engine
+
+from sendswitch import logs
+from sendswitch.accounts.users import all_pipelines, candidates
+from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.config.load import parse, validate
+from sendswitch.config.model import Config
+from sendswitch.errors import SendSwitchError
+from sendswitch.routing import Route, Routes
+
+
+def load_routes(engine: Engine, config: Config) -> Routes:
+    """Return every user's route. A pipeline that cannot be read keeps its route: its mail waits, and none passes."""
+    routes = []
+    beside = candidates(engine)
+    for stored in all_pipelines(engine):
+        try:
+            own = read_pipeline(stored.text, stored.owner)
+        except SendSwitchError as error:
+            logs.failed(f"the pipeline of {stored.owner}", error=error)
+            own = PipelineConfig()
+        route = make_route(stored.owner, stored.version, own, config)
+        routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
+    return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
+
+
+def make_route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:
+    """Return the route of one pipeline. The configuration fills in the settings that the pipeline leaves out."""
+    defaults = config.pipelines
+    return Route(
+        owner=owner,
+        version=version,
+        deadline=own.deadline or defaults.deadline,
+        on_timeout=own.on_timeout or defaults.on_timeout,
+        deny=own.deny or defaults.deny,
+    )
+
+
+def read_pipeline(text: str, owner: str) -> PipelineConfig:
+    """Return a stored pipeline. Raises InvalidConfiguration."""
+    data, lines = parse(text, owner)
+    return validate(PipelineConfig, data, owner, lines)

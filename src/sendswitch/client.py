@@ -1,0 +1,146 @@
+"""Call a use case of the administration: in the running node when there is one, else in this process.
+
+The node's unix socket is in its data folder. Nothing listening there is no error: a node that starts later reads what a
+command has changed. Both ways check arguments and report errors alike.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from sendswitch.admin.base import Actor, Installation, place_of
+from sendswitch.admin.perform import perform, result_of
+from sendswitch.admin.wire import ACTOR, BASE, address_of, as_ours, to_error
+from sendswitch.errors import Temporary, in_words
+from sendswitch.mail.content import InMemory
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Seconds that a node may take for an answer, and to accept a connection.
+PATIENCE = 120.0
+CONNECT = 5.0
+
+
+class Client(Protocol):
+    """A way to call use cases. `running` says whether a running node answers."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def call(
+        self, use_case: Callable[Concatenate[Installation, Actor, P], R], *none: P.args, **arguments: P.kwargs
+    ) -> R:
+        """Call a use case with keyword arguments. Raises the use case's errors, and Temporary when no answer comes."""
+        ...
+
+
+class InProcess:
+    """Calls use cases in this process, on the files of an installation."""
+
+    running = False
+
+    def __init__(self, installation: Installation, actor: Actor) -> None:
+        self._installation, self._actor = installation, actor
+
+    def call(
+        self, use_case: Callable[Concatenate[Installation, Actor, P], R], *none: P.args, **arguments: P.kwargs
+    ) -> R:
+        """Call a use case here. Errors of libraries become ours."""
+        try:
+            return cast(R, perform(use_case, self._installation, self._actor, arguments))
+        except Exception as error:
+            if (ours := as_ours(error)) is error:
+                raise
+            raise ours from error
+
+
+class OverSocket:
+    """Calls use cases in the node that runs in a data folder."""
+
+    running = True
+
+    def __init__(self, data: Path, actor: Actor) -> None:
+        self._data, self._actor = data, actor
+
+    def call(
+        self, use_case: Callable[Concatenate[Installation, Actor, P], R], *none: P.args, **arguments: P.kwargs
+    ) -> R:
+        """Call a use case in the node. Raises Temporary when the node does not answer within PATIENCE seconds."""
+        status, kind, body = self._ask(use_case, {k: v for k, v in arguments.items() if v is not None})
+        if status < 300 and kind.startswith("message/"):
+            return cast(R, InMemory(body))
+        if status < 300:
+            return cast(R, result_of(use_case).validate_json(body))
+        if not kind.startswith("application/problem+json"):
+            raise Temporary(f"the node in {self._data} is of another version; restart it: it answered {status}")
+        raise to_error(orjson.loads(body))
+
+    def _ask(self, use_case: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
+        """Return status, content type and body of the answer."""
+        place, left = place_of(use_case), dict(arguments)
+        path = BASE + place.path
+        for name in [name for name in arguments if f"{{{name}}}" in path]:
+            path = path.replace(f"{{{name}}}", quote(str(left.pop(name)), safe=""))
+        body = None
+        if place.method == "GET":
+            path += f"?{urlencode(left)}" if left else ""
+        else:
+            body = orjson.dumps(left)
+        headers = {ACTOR: self._actor.name, "Content-Type": "application/json"}
+        connection = _UnixConnection(self._data)
+        try:
+            connection.request(place.method, path, body, headers)
+            answer: HTTPResponse = connection.getresponse()
+            return answer.status, answer.headers.get_content_type(), answer.read()
+        except (OSError, HTTPException) as error:
+            raise Temporary(f"the node in {self._data} does not answer: {in_words(error)}") from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over the socket in a data folder."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._data = data
+
+    def connect(self) -> None:
+        """Connect. Raises OSError."""
+        self.sock = _connected(self._data)
+        self.sock.settimeout(PATIENCE)
+
+
+def _connected(data: Path) -> socket.socket:
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    line.settimeout(CONNECT)
+    try:
+        with address_of(data) as address:
+            line.connect(address)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+def connect(installation: Installation, actor: Actor) -> Client:
+    """Return the way to the node of an installation: over its socket while it runs, else in this process.
+
+    Raises Temporary when a node runs that this user cannot reach.
+    """
+    data = installation.config.node.data
+    try:
+        _connected(data).close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return InProcess(installation, actor)
+    except OSError as error:
+        raise Temporary(f"the node in {data} cannot be asked: {in_words(error)}") from error
+    return OverSocket(data, actor)
