@@ -19,6 +19,13 @@ def state(node: Node, word: str) -> list[str]:
     return [row["state"] for row in rows]
 
 
+def test_a_dry_run_refuses_what_the_rule_would_refuse(tmp_path: Path) -> None:
+    with Node(tmp_path, "127.0.0.1:1", settings=QUICK) as node:
+        for dry in ((), ("--dry-run",)):
+            done = node.run("queue", "drop", "subject:x", "--reason", "x", *dry, check=False)
+            assert done.returncode == 2, done.stdout
+
+
 def test_mail_is_suspended_and_goes_on(tmp_path: Path) -> None:
     with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
         told = said(node, "queue", "suspend", "to:ann@", "--reason", "full disk", "--ttl", "1h")

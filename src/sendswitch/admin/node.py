@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sendswitch.admin.base import Actor, Installation, use_case
 
-Seconds = Annotated[float, Field(gt=0, le=86400)]
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 
 
 @dataclass(frozen=True, slots=True)

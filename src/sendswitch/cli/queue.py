@@ -6,6 +6,7 @@ or is cancelled. The node applies it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from sendswitch.admin.rules import CancelledRules, RuleSummary
 from sendswitch.cli.output import Bytes, Session, readable
 from sendswitch.cli.words import joined
 from sendswitch.config.units import duration
+from sendswitch.journal.search import OF_MOVING, parse
 from sendswitch.spool.rules import Kind
 from sendswitch.spool.states import State
 
@@ -145,6 +147,7 @@ def drop(
 def _add(session: Session, kind: Kind, words: list[str], reason: str, ttl: str, dry_run: bool) -> None:
     search = joined(words)
     if dry_run:
+        parse(search, time.time(), OF_MOVING)  # a word that the rule itself would refuse
         found = session.pages(deliveries.list_queue, 1_000_000, search=search)
         moving = [row for row in found if row.state in (State.ACCEPTED, State.DECIDED)]
         _show(session, moving, "no delivery in the queue matches now")

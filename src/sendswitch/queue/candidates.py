@@ -1,4 +1,4 @@
-"""Candidates: a new version of a pipeline runs beside the live one on the same mail, and nothing comes of its answer.
+"""Candidates: a new version of a pipeline runs beside the live one on the same mail, without effect.
 
 Each comparison becomes an event for the journal. Rules:
 1. A candidate never holds mail up: it is asked after the live answer counted, and at most a tenth of a worker's places

@@ -127,7 +127,7 @@ class Dispatcher:
         )
 
     def _token(self) -> str:
-        """Return a random token of TOKEN bytes. The system gives many at once, because each call costs time."""
+        """Return a random token of TOKEN bytes. Many are read from the system at once, because each read costs time."""
         if not self._random:
             self._random = secrets.token_bytes(TOKEN * 256)
         token, self._random = self._random[:TOKEN], self._random[TOKEN:]
