@@ -106,8 +106,8 @@ OF_THE_NODE = {
 HEAD = """<!-- made from the code by tools/kit.py; do not edit -->
 # What a processor gets and gives
 
-`process(mail, context)` gets a `Mail` and a `Context`, and returns a `Verdict` or None. `ask(mail, context)` and
-`judge(answer, mail, context)` get the same. How to write a processor:
+`process(mail, context)` gets a `Mail` and a `Context`, and returns a `Verdict` or None. `query(mail, context)` and
+`evaluate(answer, mail, context)` get the same. How to write a processor:
 [write your own processor](../processors/write-your-own.md).
 
 The examples are about this message (`from sendswitch.testing import mail, context`):

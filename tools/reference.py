@@ -29,7 +29,7 @@ from sendswitch.mail.content import InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Step, Verdict
+from sendswitch.mail.verdict import Action, StepRecord, Verdict
 from sendswitch.processors import registry
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.reply import Reply
@@ -204,8 +204,8 @@ _VERDICT = Verdict(
     reason="too many exclamation marks",
     then="bounce",
     trace=(
-        Step("lists", seconds=0.0001, outcome="no opinion"),
-        Step("python", seconds=0.02, outcome="deny", saw="9 of 5"),
+        StepRecord("lists", seconds=0.0001, outcome="no opinion"),
+        StepRecord("python", seconds=0.02, outcome="deny", saw="9 of 5"),
     ),
     pipeline="joe@example.com",
     version=3,

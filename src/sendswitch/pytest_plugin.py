@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from sendswitch.mail.message import Mail
     from sendswitch.mail.verdict import PipelineResult, Verdict
-    from sendswitch.processors.base import Asking, Context, Processor
+    from sendswitch.processors.base import Context, Processor, ServiceStep
     from sendswitch.testing import FakeClock
 
 # Seconds for one question; a test that needs longer has found something.
@@ -43,7 +43,7 @@ def _judge() -> Callable[..., Verdict | None]:
     None.
     """
 
-    def judge(processor: Processor | Asking, mail: Mail, context: Context | None = None) -> Verdict | None:
+    def judge(processor: Processor | ServiceStep, mail: Mail, context: Context | None = None) -> Verdict | None:
         from sendswitch.mail.verdict import checked
         from sendswitch.processors.base import close
         from sendswitch.testing import context as any_context

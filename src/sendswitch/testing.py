@@ -17,7 +17,7 @@ from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
-from sendswitch.processors.base import Asking, Context, Processor
+from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
@@ -88,11 +88,13 @@ def context(sender: str = "sender@example.org", recipient: str = "ann@example.te
     return Context("0000000000000", Recipient(recipient), sender, Client(address="192.0.2.1"), now)
 
 
-async def opinion(processor: Processor | Asking, mail: Mail, context: Context) -> Verdict | None:
+async def opinion(processor: Processor | ServiceStep, mail: Mail, context: Context) -> Verdict | None:
     """Return a processor's verdict on a message, whether it finds that itself or asks a service."""
-    if isinstance(processor, Asking):
-        return processor.judge(await processor.ask(mail, context), mail, context)
-    return await processor.process(mail, context)
+    step = with_present_names(processor)
+    if isinstance(step, ServiceStep):
+        return step.evaluate(await step.query(mail, context), mail, context)
+    assert isinstance(step, Processor)
+    return await step.process(mail, context)
 
 
 def assert_verdict(verdict: Verdict | None, **expected: Any) -> None:

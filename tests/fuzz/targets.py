@@ -30,7 +30,7 @@ from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.sieve.grammar import Spent
 from sendswitch.sieve.script import Script
 from sendswitch.smtp.protocol import replies
-from sendswitch.smtp.protocol.client import ClientConnection, SendContent, State
+from sendswitch.smtp.protocol.client import ClientConnection, ClientState, SendContent
 from sendswitch.smtp.protocol.client import StartTls as ClientStartTls
 from sendswitch.smtp.protocol.content import clean
 from sendswitch.smtp.protocol.sasl import Credentials
@@ -78,7 +78,7 @@ def client(data: bytes) -> None:
                 machine.tls_started()
             elif isinstance(event, SendContent):
                 machine.content_sent()
-        if machine.state is State.READY:
+        if machine.state is ClientState.READY:
             machine.send(mail, 9, None if how & 4 else b"x\r\n.y\r\n", unanimous=bool(how & 8))
         elif machine.can_send_ahead:
             machine.send_ahead(mail, 9, b".\r\n")

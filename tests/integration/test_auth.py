@@ -20,7 +20,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import auth
 from sendswitch.processors.auth import MOST_QUESTIONS, Auth, AuthOptions
-from sendswitch.processors.base import Context, Site
+from sendswitch.processors.base import Context, Services
 from sendswitch.testing import context, message, opinion
 from tests.dns_server import dns_server
 
@@ -80,7 +80,7 @@ def asked(sender: str = "news@my-bank.example", client: Client = CLIENT) -> Cont
 
 def said(run: Run, raw: bytes, about: Context | None = None, **options: Any) -> Verdict:
     processor = Auth(AuthOptions(**options))
-    processor.enter(Site(host="mx.example.test"))
+    processor.setup(Services(host="mx.example.test"))
     verdict = run(opinion(processor, Mail(InMemory(raw)), about or asked()))
     assert verdict is not None
     return checked(verdict)
@@ -302,7 +302,7 @@ def test_a_message_asks_for_so_much_and_is_asked_once_for_all_recipients(
         for n in range(5):
             letter = replace(context("news@my-bank.example", f"r{n}@example.test"), client=CLIENT)
             mail = Mail(InMemory(raw))
-            found.append(step.judge(await step.ask(mail, letter), mail, letter))
+            found.append(step.evaluate(await step.query(mail, letter), mail, letter))
         return found
 
     verdicts = run(several())

@@ -131,7 +131,7 @@ def test_what_a_file_declares_is_planned_and_made(engine: Engine, tmp_path: Path
     assert len(declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=False)) == 3
     # All or nothing: somebody was quicker with one of them.
     with pytest.raises(NotFound):
-        declared.apply(engine, [*steps, declared.UserStep("gone@example.test", "remove")], author="me")
+        declared.apply(engine, [*steps, declared.UserChange("gone@example.test", "remove")], author="me")
     assert users.get_pipeline(engine, "ann@example.test").version == 1
     declared.apply(engine, steps, author="me")
     assert declared.plan(engine, declared.read(file.read_text(), str(file), ok, str.strip), prune=True) == []

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook as Verifier
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.mail.ids import first_at, to_text
-from sendswitch.processors.base import Notice, Site
+from sendswitch.processors.base import Notice, Services
 from sendswitch.processors.notify import Notify, NotifyOptions
 from sendswitch.processors.reach import Reach
 from sendswitch.testing import FakeClock, context, mail
@@ -277,7 +277,7 @@ def test_a_message_that_is_offered_again_is_one_event(run: Run, outbox: Outbox, 
 
     async def inside() -> None:
         one = Sender(outbox, Reach(), lambda: 1.0, clock)
-        notify.enter(Site(outbox=one))
+        notify.setup(Services(outbox=one))
         asked = context("s@x", "Ann+x@example.test")
         for attempt in (1, 2):
             verdict = await notify.process(mail("hello"), replace(asked, attempt=attempt))
@@ -297,7 +297,7 @@ def test_of_a_large_message_only_what_is_thin_is_sent(run: Run, outbox: Outbox, 
 
     async def inside() -> None:
         one = Sender(outbox, Reach(), lambda: 1.0, clock)
-        notify.enter(Site(outbox=one))
+        notify.setup(Services(outbox=one))
         await notify.process(mail("x" * 2000), context())
 
     run(inside())

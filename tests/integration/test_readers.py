@@ -38,7 +38,7 @@ def readers() -> Iterator[InProcesses]:
 
 def attachment(readers: base.Readers) -> Attachment:
     step = Attachment(AttachmentOptions(names=("*.exe",)))
-    step.enter(base.Site(readers=readers))
+    step.setup(base.Services(readers=readers))
     return step
 
 
@@ -51,7 +51,7 @@ def test_the_same_is_read_there_as_here(run: Run, readers: InProcesses, tmp_path
         file.write_bytes(RAW)
         assert await attachment(readers).process(Mail(InFile(file, len(RAW))), context()) == here
         script = Sieve(SieveOptions(script='require ["fileinto","body"]; if body :contains "hello" { fileinto "A"; }'))
-        script.enter(base.Site(readers=readers))
+        script.setup(base.Services(readers=readers))
         verdict = await script.process(Mail(InMemory(RAW)), context())
         assert verdict is not None
         assert verdict.tags == ("A",)
@@ -228,7 +228,7 @@ def test_a_condition_about_findings_reads_the_message_in_a_reader(run: Run, read
     async def inside() -> None:
         from sendswitch.processors.registry import check
 
-        site = base.Site(readers=readers)
+        site = base.Services(readers=readers)
         chain = build(check('[[step]]\nuse = "tag"\ntags = ["ODD"]\nwhen = "is:unreadable"\n', "t"), 5.0, site)
         odd = await chain.run(Mail(InMemory(b"Content-Type: multipart/mixed\r\n\r\nx\r\n")), context())
         plain = await chain.run(Mail(InMemory(RAW)), context())
@@ -244,7 +244,7 @@ def test_a_step_whose_reader_is_killed_breaks_the_pipeline(run: Run, readers: In
         from sendswitch.processors.registry import check
 
         text = f"[[step]]\nuse = \"sieve\"\nlimit = \"500ms\"\nscript = '''\n{BUSY.options_json()['script']}'''\n"
-        chain = build(check(text, "t"), 5.0, base.Site(readers=readers))
+        chain = build(check(text, "t"), 5.0, base.Services(readers=readers))
         answer = await chain.run(slow_file(tmp_path), replace(context(), message="0000000000001"))
         assert isinstance(answer, Deferral)
         assert answer.why == "broke"

@@ -126,9 +126,9 @@ def test_a_file_is_streamed_and_a_large_one_is_not_sent(run: Run, scanner: tuple
 def test_other_scores_judge_what_is_on_record(run: Run, scanner: tuple[str, str]) -> None:
     async def inside() -> None:
         async with asking(scanner[1]) as processor:
-            answer = await processor.ask(SPAM, JOE)
+            answer = await processor.query(SPAM, JOE)
         stricter = SpamAssassin(SpamAssassinOptions(deny=10))
-        verdict = stricter.judge(answer, SPAM, JOE)
+        verdict = stricter.evaluate(answer, SPAM, JOE)
         assert verdict is not None
         assert verdict.action is Action.DENY
 

@@ -24,7 +24,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, PipelineResult, Verdict
 from sendswitch.pipeline.chain import BoundStep, Chain
 from sendswitch.processors import http, registry, webhook
-from sendswitch.processors.base import Context, Site
+from sendswitch.processors.base import Context, Services
 from sendswitch.processors.webhook import Webhook, WebhookOptions
 from sendswitch.testing import context, mail, message, opinion
 from tests.receiver import Receiver, receiver
@@ -57,7 +57,7 @@ def plain() -> Iterator[Receiver]:
 
 def made(url: str, allow: tuple[str, ...] = ("127.0.0.1",), **options: Any) -> Webhook:
     processor = Webhook(WebhookOptions(url=url, **{"secret": SECRET} | options))
-    processor.enter(Site(allow=allow))
+    processor.setup(Services(allow=allow))
     return processor
 
 
@@ -71,7 +71,7 @@ async def said(processor: Webhook, mail: Mail, asked: Context = ASKED) -> Verdic
 
 async def answered(hook: Webhook, limit: float) -> PipelineResult:
     """What a pipeline of this step alone says."""
-    chain = Chain([BoundStep("webhook", hook, "hold", limit, asking=hook)])
+    chain = Chain([BoundStep("webhook", hook, "hold", limit, service=hook)])
     try:
         return await chain.run(mail(), ASKED)
     finally:
@@ -237,7 +237,7 @@ def test_options_that_are_refused_show_no_secret(options: str, problem: str) -> 
 def test_a_replay_asks_nobody(run: Run, plain: Receiver) -> None:
     plain.answers = [(200, b'{"action": "deny", "reason": "then"}', {})]
     hook = made(f"http://127.0.0.1:{plain.port}")
-    chain = Chain([BoundStep("webhook", hook, "hold", 5, asking=hook)])
+    chain = Chain([BoundStep("webhook", hook, "hold", 5, service=hook)])
 
     async def inside() -> tuple[Any, Any]:
         first = await chain.run(mail(), ASKED)

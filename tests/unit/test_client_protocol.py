@@ -11,12 +11,12 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.protocol.client import (
     UNCERTAIN,
     ClientConnection,
+    ClientState,
     Failed,
     Finished,
     Ready,
     SendContent,
     StartTls,
-    State,
 )
 
 ONE = Envelope("a@b", (Recipient("c@d"),))
@@ -52,7 +52,7 @@ def test_with_pipelining_the_envelope_is_one_group() -> None:
     assert machine.data_to_send() == b"Subject: x\r\n\r\n..y\r\n.\r\n"
     machine.receive_data(b"250 2.0.0 queued\r\n")
     assert codes(machine.next_event()) == [250]
-    assert machine.state is State.READY
+    assert machine.state is ClientState.READY
 
 
 def test_without_pipelining_each_command_waits() -> None:
@@ -99,7 +99,7 @@ def test_one_outcome_for_each_recipient_and_the_connection_stays_usable(answers:
         machine.receive_data(line)
         event = machine.next_event() or event
     assert codes(event) == outcome
-    assert machine.state is State.READY
+    assert machine.state is ClientState.READY
     machine.data_to_send()
     machine.send(ONE, len(DATA), DATA)
     assert machine.data_to_send().startswith(b"MAIL FROM")
@@ -177,7 +177,7 @@ def test_an_answer_of_the_wrong_kind_is_no_delivery(answers: bytes) -> None:
     machine.receive_data(answers)
     event = machine.next_event()
     assert codes(event) == [421]
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def test_an_address_that_would_be_a_command_is_not_sent() -> None:
@@ -308,7 +308,7 @@ def test_421_as_the_last_answer_is_certain() -> None:
     assert isinstance(event, Finished)
     assert codes(event) == [421]
     assert not event.outcomes[0].uncertain
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def test_rubbish_as_the_last_answer_is_not() -> None:
@@ -337,7 +337,7 @@ def test_a_bad_greeting_fails(greeting: bytes) -> None:
     event = machine.next_event()
     assert isinstance(event, Failed)
     assert event.reply.temporary  # whoever refuses the session has not judged the mail
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def test_starttls() -> None:
@@ -368,7 +368,7 @@ def test_a_server_that_speaks_out_of_turn_is_left() -> None:
     machine = ready("PIPELINING")
     machine.receive_data(b"250 surprise\r\n")
     assert machine.next_event() is None
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def content_written(*extensions: str) -> ClientConnection:
@@ -392,7 +392,7 @@ def test_the_next_envelope_goes_out_behind_the_content() -> None:
     assert machine.data_to_send() == b"Subject: x\r\n\r\n..y\r\n.\r\n"
     machine.receive_data(b"250 ok\r\n")
     assert codes(machine.next_event()) == [250, 550]
-    assert machine.state is State.READY
+    assert machine.state is ClientState.READY
 
 
 def test_nothing_goes_ahead_before_the_content_is_out_or_where_it_need_not() -> None:
@@ -464,7 +464,7 @@ def test_what_is_not_354_is_no_go_ahead(answer: bytes) -> None:
     assert isinstance(event, Finished)
     assert event.outcomes[0].reply is not None
     assert not event.outcomes[0].reply.positive
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def test_an_impossible_transaction_is_not_sent_ahead() -> None:
@@ -542,7 +542,7 @@ def test_a_reply_without_measure_ends_the_session(answer: bytes) -> None:
     machine.receive_data(answer)
     event = machine.next_event()
     assert codes(event) == [421]
-    assert machine.state is State.CLOSED
+    assert machine.state is ClientState.CLOSED
 
 
 def test_a_reply_of_several_lines_is_one_text() -> None:

@@ -18,7 +18,7 @@ from sendswitch.cli.output import Session
 from sendswitch.cli.serve import changes
 from sendswitch.config import reference
 from sendswitch.config.load import key_lines, load, load_with_origins, validate
-from sendswitch.config.model import Config, Node, Section
+from sendswitch.config.model import Config, NodeSection, Section
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
 from sendswitch.smtp.address import Endpoint
@@ -324,7 +324,7 @@ class _Every(Section):
     several: tuple[str, ...] = Field((), min_length=0, max_length=1)
     file: Path = Path("x")
     names: dict[str, str] = Field(default_factory=dict)
-    table: Node = Node()
+    table: NodeSection = NodeSection()
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_what_a_match_means(run: Run, action: str, expected: Action | None) -> N
 def test_findings_are_written_for_later_hops(run: Run) -> None:
     def written(raw: bytes, **options: Any) -> list[str]:
         step = Attachment(AttachmentOptions(names=("*.exe",), results=True, **options))
-        step.enter(base.Site(host="mx.example"))
+        step.setup(base.Services(host="mx.example"))
         verdict = run(step.process(Mail(InMemory(raw)), context()))
         out = edit(Mail(InMemory(raw)).content.head(), verdict.edits)
         return Mail(InMemory(out)).raw_headers("mime-ambiguity-results")

@@ -15,7 +15,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
-from sendswitch.processors.base import Site
+from sendswitch.processors.base import Services
 from sendswitch.processors.entries import Book, Entries, Entry, checked
 from sendswitch.processors.entries import Lists as Kept
 from sendswitch.processors.lists import Lists, ListsOptions
@@ -204,8 +204,8 @@ def test_two_from_headers_do_not_slip_round_a_deny_list(run: Run) -> None:
     assert verdict.action is Action.DENY
 
 
-def kept(*rows: tuple[str, str, str], delimiters: str = "+") -> Site:
-    return Site(lists=Kept(lambda: Book([(scope, kind, Entry(text)) for scope, kind, text in rows], delimiters)))
+def kept(*rows: tuple[str, str, str], delimiters: str = "+") -> Services:
+    return Services(lists=Kept(lambda: Book([(scope, kind, Entry(text)) for scope, kind, text in rows], delimiters)))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def kept(*rows: tuple[str, str, str], delimiters: str = "+") -> Site:
 @pytest.mark.parametrize("to", ["joe@x.example", "Joe+news@X.example"])
 def test_the_more_particular_list_counts(run: Run, rows: Any, told: str | None, to: str) -> None:
     lists = Lists(ListsOptions())
-    lists.enter(kept(*rows))
+    lists.setup(kept(*rows))
     verdict = run(lists.process(mail(), context("s@a.example", to)))
     assert (verdict and verdict.reason) == (told and f"envelope sender <s@a.example> is on the {told}")
 
@@ -236,7 +236,7 @@ def test_the_steps_own_lists_come_first_and_it_may_ask_no_other(run: Run) -> Non
     own = Lists(ListsOptions(allow=("a.example",)))
     alone = Lists(ListsOptions(allow=("b.example",), kept=False))
     for lists in (own, alone):
-        lists.enter(site)
+        lists.setup(site)
     assert run(own.process(mail(), asked)).reason == "envelope sender <s@a.example> is on the allow list (a.example)"
     assert run(alone.process(mail(), asked)) is None
 
@@ -250,7 +250,7 @@ def test_clients_and_fields_and_reasons_are_told(run: Run) -> None:
     assert told == "the field precedence is on the deny list (header:Precedence=bulk)"
     book = Book([("", "deny", Entry("192.0.2.7", reason="scans us"))])
     lists = Lists(ListsOptions())
-    lists.enter(Site(lists=Kept(lambda: book)))
+    lists.setup(Services(lists=Kept(lambda: book)))
     assert run(lists.process(mail(), asked)).reason.endswith("on the deny list of the site (192.0.2.7): scans us")
 
 

@@ -54,17 +54,17 @@ def link(act: Callable[[Mail, Context], Any], on_error: OnError = "defer", limit
 class Service(Scripted):
     """Asks somebody, who answers with a verdict as JSON."""
 
-    async def ask(self, mail: Mail, context: Context) -> dict[str, Any]:
+    async def query(self, mail: Mail, context: Context) -> dict[str, Any]:
         verdict = await self.process(mail, context)
         return verdict.to_json() if verdict else {}
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
         return verdict_from_json(answer) if answer else None
 
 
 def service(act: Callable[[Mail, Context], Any]) -> BoundStep:
     asking = Service(act)
-    return BoundStep("service", asking, "deny", 0.2, asking=asking)
+    return BoundStep("service", asking, "deny", 0.2, service=asking)
 
 
 def seen(link: BoundStep) -> Scripted:

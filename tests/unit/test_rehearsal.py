@@ -18,7 +18,7 @@ from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.smallest import SmallestChange, smallest_change
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
-from sendswitch.processors.base import Site
+from sendswitch.processors.base import Services
 from sendswitch.queue.policy import Policy
 from sendswitch.routing import Route
 from sendswitch.testing import envelope, message
@@ -71,7 +71,7 @@ def case(verdict: Verdict | None = None, sender: str = "joe@spam.example") -> Ca
 
 def trial(text: str, **options: Any) -> Trial:
     route = Route("ann@example.test", 3, options.get("deadline", 60.0), options.get("on_timeout", "pass"), "bounce")
-    return Trial(registry.check(text, "test"), route, POLICY, limit=options.get("limit", 10.0), site=Site())
+    return Trial(registry.check(text, "test"), route, POLICY, limit=options.get("limit", 10.0), services=Services())
 
 
 async def judged(text: str, **options: Any) -> Case:

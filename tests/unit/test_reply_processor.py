@@ -12,7 +12,7 @@ import pytest
 from sendswitch.errors import Refused
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
-from sendswitch.processors.base import AutoReply, Site
+from sendswitch.processors.base import AutoReply, Services
 from sendswitch.processors.reply import Reply, ReplyOptions, suppressed, written
 from sendswitch.testing import context, mail
 
@@ -110,7 +110,7 @@ def test_odd_senders_are_answered_all_the_same(sender: str) -> None:
 
 def test_the_reply(run: Run) -> None:
     reply, post = Reply(ReplyOptions(text="gone", again="2d")), Post()
-    reply.enter(Site(auto_replies=post))
+    reply.setup(Services(auto_replies=post))
     verdict = run(reply.process(mail(), ASKED))
     assert (verdict.action, verdict.reason) == (None, "answered friend@example.org")
     (sent,) = post.replies

@@ -24,8 +24,8 @@ from sendswitch.smtp.protocol.server import (
     Limits,
     Mail,
     ServerConnection,
+    ServerState,
     StartTls,
-    State,
 )
 from sendswitch.testing import dialog
 
@@ -447,10 +447,10 @@ def test_lmtp() -> None:
 
 def test_the_table_is_complete() -> None:
     """Every state can be left, and an end of data always leads back to where a message can begin."""
-    for state in State:
-        if state is not State.CLOSED:
+    for state in ServerState:
+        if state is not ServerState.CLOSED:
             assert any(before is state for before, _ in TRANSITIONS), state
-    assert {after for (_, event), after in TRANSITIONS.items() if event == "END"} == {State.READY}
+    assert {after for (_, event), after in TRANSITIONS.items() if event == "END"} == {ServerState.READY}
 
 
 WORDS = st.sampled_from(

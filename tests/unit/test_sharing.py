@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.sharing import Seat
+from sendswitch.processors.sharing import SharedClient
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -22,30 +22,30 @@ class Client:
 
 def test_a_client_is_closed_when_its_last_user_has_done_with_it(run: Run) -> None:
     async def inside() -> None:
-        seats = [Seat(Client, 2, "key") for _ in range(2)]
+        handles = [SharedClient(Client, 2, "key") for _ in range(2)]
         go = asyncio.Event()
 
-        async def use(seat: Seat[Client]) -> Client:
-            async with seat.use() as client:
+        async def use(handle: SharedClient[Client]) -> Client:
+            async with handle.use() as client:
                 await go.wait()
                 assert client.closed == 0
                 return client
 
-        using = asyncio.create_task(use(seats[0]))
+        using = asyncio.create_task(use(handles[0]))
         await asyncio.sleep(0)
-        await seats[0].leave()
-        async with seats[1].use() as client:
+        await handles[0].release()
+        async with handles[1].use() as client:
             pass
-        await seats[1].leave()
+        await handles[1].release()
         assert client.closed == 0
         go.set()
         assert await using is client
         assert client.closed == 1
         # Who comes after the end takes a place and gives it back.
-        async with seats[0].use() as another:
+        async with handles[0].use() as another:
             assert another is not client
         assert another.closed == 1
-        await seats[0].leave()
+        await handles[0].release()
         assert another.closed == 1
 
     run(inside())
@@ -53,20 +53,20 @@ def test_a_client_is_closed_when_its_last_user_has_done_with_it(run: Run) -> Non
 
 def test_no_more_use_it_at_once_than_it_has_places(run: Run) -> None:
     async def inside() -> None:
-        seats, busy, most = [Seat(Client, 2, "key") for _ in range(3)], 0, 0
+        handles, busy, most = [SharedClient(Client, 2, "key") for _ in range(3)], 0, 0
 
-        async def use(seat: Seat[Client]) -> None:
+        async def use(handle: SharedClient[Client]) -> None:
             nonlocal busy, most
-            async with seat.use():
+            async with handle.use():
                 busy += 1
                 most = max(most, busy)
                 await asyncio.sleep(0)
                 busy -= 1
 
-        await asyncio.gather(*(use(seat) for seat in seats for _ in range(5)))
+        await asyncio.gather(*(use(handle) for handle in handles for _ in range(5)))
         assert most == 2
-        for seat in seats:
-            await seat.leave()
+        for handle in handles:
+            await handle.release()
 
     run(inside())
 

@@ -15,7 +15,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded as display
 from sendswitch.mail.verdict import Action, Verdict, checked
 from sendswitch.processors import registry
-from sendswitch.processors.base import Context, InThreads, Reads, Site
+from sendswitch.processors.base import Context, InThreads, Reads, Services
 from sendswitch.processors.sieve import Sieve, SieveOptions
 from sendswitch.testing import context, mail
 from tests.unit.test_reply_processor import Post
@@ -99,7 +99,7 @@ def test_what_cannot_be_done(run: Run, script: str, said: str) -> None:
 
 def test_vacation_answers(run: Run) -> None:
     sieve, post = Sieve(SieveOptions(script='require "vacation"; vacation :days 3 "I am away.";')), Post()
-    sieve.enter(Site(auto_replies=post))
+    sieve.setup(Services(auto_replies=post))
     asked = context("friend@example.org", "ann@example.test", now=1_700_000_000.0)
     assert run(sieve.process(mail(To="ann@example.test", Subject="Hello"), asked)) == Verdict(reason="line 1: vacation")
     (reply,) = post.replies
@@ -125,7 +125,7 @@ def test_a_script_is_no_work_for_the_event_loop(run: Run) -> None:
             return await super().read(step, mail, context)
 
     step = Sieve(SieveOptions(script="discard;"))
-    step.enter(Site(readers=Spied()))
+    step.setup(Services(readers=Spied()))
     verdict = run(step.process(mail(To="ann@example.test"), context()))
     assert verdict == Verdict(Action.DENY, reason="line 1: discard", then="discard")
     assert elsewhere == ["sieve"]

@@ -40,6 +40,23 @@ def test_judge(judge: Callable[..., Verdict | None]) -> None:
     assert odd.closed
 
 
+class Old:
+    """A package's service step from before its methods were renamed."""
+
+    Options = Options
+    version = "1"
+
+    async def ask(self, mail: Any, context: Any) -> dict[str, str]:
+        return {"colour": "red"}
+
+    def judge(self, answer: dict[str, str], mail: Any, context: Any) -> Verdict:
+        return Verdict(tags=(answer["colour"],))
+
+
+def test_the_old_names_of_a_service_step_still_work(judge: Callable[..., Verdict | None]) -> None:
+    assert_verdict(judge(Old(), mail(), context()), tags=("red",))
+
+
 def test_pipeline(pipeline: Callable[..., Any]) -> None:
     answer = pipeline("[[step]]\nuse = 'tag'\ntags = ['A']\n[[step]]\nuse = 'deny'\nreason = 'enough'\n", mail())
     assert_verdict(answer, action=Action.DENY, reason="enough", tags=("A",), reply="550 5.7.1")

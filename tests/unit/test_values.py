@@ -41,7 +41,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Kind
 from sendswitch.mail.mime.reader import MAX_PARTS
 from sendswitch.mail.mime.words import decoded
-from sendswitch.mail.verdict import Action, Step, Verdict, checked, verdict_from_json
+from sendswitch.mail.verdict import Action, StepRecord, Verdict, checked, verdict_from_json
 from sendswitch.queue.forward import targets_of
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -517,7 +517,9 @@ VERDICTS = st.builds(
     hold=st.one_of(st.none(), st.floats(1, 1e6)),
     then=st.sampled_from(["", "pass", "deny"]),
     score=st.one_of(st.none(), st.floats(-1e3, 1e3)),
-    trace=st.lists(st.builds(Step, st.just("p"), st.just("1"), st.just(0.5), st.just("x")), max_size=2).map(tuple),
+    trace=st.lists(st.builds(StepRecord, st.just("p"), st.just("1"), st.just(0.5), st.just("x")), max_size=2).map(
+        tuple
+    ),
 )
 
 
@@ -762,10 +764,10 @@ def test_a_reason_is_made_fit_to_be_kept() -> None:
 
 def test_a_verdict_is_read_as_it_was_written() -> None:
     edits = (AddHeader("X", "1"), SetHeader("Y", "2"), RemoveHeader("Z"), MarkSubject("*S* "))
-    step = Step("lists", "1", 0.5, "deny", "saw it")
+    step = StepRecord("lists", "1", 0.5, "deny", "saw it")
     verdict = Verdict(Action.DENY, ("T",), edits, reply=Reply(550, "5.7.1", "no"), reason="r", trace=(step,))
     assert verdict_from_json(checked(verdict).to_json()) == verdict
-    empty = Verdict(hold=5.0, then="deny", forward=("a@b",), keep_copy=True, trace=(Step("x"),))
+    empty = Verdict(hold=5.0, then="deny", forward=("a@b",), keep_copy=True, trace=(StepRecord("x"),))
     assert verdict_from_json(empty.to_json()) == empty
     with pytest.raises(ValueError, match="not a header edit"):
         verdict_from_json({"edits": [{"explode": "X"}]})
@@ -792,4 +794,4 @@ def test_how_much_a_verdict_writes() -> None:
     [("error", True), ("timeout, in the shadow", True), ("pass", False), ("no opinion", False), ("", False)],
 )
 def test_a_step_that_could_not_do_its_work_failed(outcome: str, failed: bool) -> None:
-    assert Step("x", outcome=outcome).failed is failed
+    assert StepRecord("x", outcome=outcome).failed is failed

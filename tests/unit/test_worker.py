@@ -14,7 +14,7 @@ from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Deferral, PipelineResult, Verdict
-from sendswitch.processors.base import Site
+from sendswitch.processors.base import Services
 from sendswitch.testing import envelope, message
 from sendswitch.worker.runtime import PipelineCache, Worker
 
@@ -36,7 +36,7 @@ async def answered(*tasks: Task) -> dict[int, PipelineResult]:
     answers: dict[int, PipelineResult] = {}
     broker = EmbeddedBroker()
     broker.listen(lambda message, n, token, answer: answers.update({n: answer}))
-    worker = Worker(broker, PipelineCache(source, 1, Site()), queues=("q",), concurrency=5, clock=time.time)
+    worker = Worker(broker, PipelineCache(source, 1, Services()), queues=("q",), concurrency=5, clock=time.time)
     for one in tasks:
         await broker.offer(one)
     running = asyncio.create_task(worker.run())

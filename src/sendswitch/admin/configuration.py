@@ -46,7 +46,7 @@ def apply(
     return tuple(map(_planned, steps))
 
 
-def _steps(installation: Installation, text: str, name: str, prune: bool) -> list[declared.Step]:
+def _steps(installation: Installation, text: str, name: str, prune: bool) -> list[declared.Change]:
     config = installation.config
 
     def check(pipeline: str, place: str) -> object:
@@ -56,5 +56,5 @@ def _steps(installation: Installation, text: str, name: str, prune: bool) -> lis
     return declared.plan(installation.database(create=True), wanted, prune=prune)
 
 
-def _planned(step: declared.Step) -> PlannedChange:
+def _planned(step: declared.Change) -> PlannedChange:
     return PlannedChange(step.of, step.what, tuple(step.diff(masked)))

@@ -74,7 +74,7 @@ class Wanted:
     lists: Mapping[ListName, Mapping[str, tuple[str, float | None]]]
 
 
-class Step(Protocol):
+class Change(Protocol):
     """One change. `what` is `add`, `change` or `remove`; `of` names the user or the list."""
 
     @property
@@ -94,7 +94,7 @@ class Step(Protocol):
 
 
 @dataclass(slots=True)
-class UserStep:
+class UserChange:
     """A user; `old` and `new` are the pipelines before and after."""
 
     of: str
@@ -119,7 +119,7 @@ class UserStep:
 
 
 @dataclass(slots=True)
-class ListStep:
+class ListChange:
     """One list: entries to add or change, and entries to remove with their numbers."""
 
     name: ListName
@@ -220,30 +220,30 @@ def read(text: str, file: str, check: Callable[[str, str], object], check_entry:
     return Wanted(wanted, kept)
 
 
-def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Step]:
+def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Change]:
     """Return the steps that bring the database to the wanted content."""
     return [*_plan_users(engine, wanted.users, prune=prune), *_plan_lists(engine, wanted.lists, prune=prune)]
 
 
-def _plan_users(engine: Engine, wanted: Mapping[str, str], *, prune: bool) -> list[UserStep]:
+def _plan_users(engine: Engine, wanted: Mapping[str, str], *, prune: bool) -> list[UserChange]:
     live = {key(stored.owner): stored.text for stored in users.all_pipelines(engine)}
     known = {key(user.address): user.address for user in users.list_users(engine)}
     steps = []
     for address, text in wanted.items():
         old = live.get(key(address), "")
         if key(address) not in known:
-            steps.append(UserStep(address, "add", "", text))
+            steps.append(UserChange(address, "add", "", text))
         elif old != text:
-            steps.append(UserStep(known[key(address)], "change", old, text))
+            steps.append(UserChange(known[key(address)], "change", old, text))
     if prune:
         gone = set(known) - set(map(key, wanted))
-        steps += [UserStep(known[name], "remove", live.get(name, "")) for name in sorted(gone)]
+        steps += [UserChange(known[name], "remove", live.get(name, "")) for name in sorted(gone)]
     return steps
 
 
 def _plan_lists(
     engine: Engine, wanted: Mapping[ListName, Mapping[str, tuple[str, float | None]]], *, prune: bool
-) -> list[ListStep]:
+) -> list[ListChange]:
     there: dict[ListName, dict[str, lists.ListEntry]] = {}
     for entry in lists.entries(engine):
         there.setdefault((entry.scope, entry.list), {})[entry.entry] = entry
@@ -257,11 +257,11 @@ def _plan_lists(
         }
         gone = {entry: one.id for entry, one in have.items() if entry not in want} if prune else {}
         if put or gone:
-            steps.append(ListStep(name, put, gone))
+            steps.append(ListChange(name, put, gone))
     return steps
 
 
-def apply(engine: Engine, steps: Sequence[Step], *, author: str) -> None:
+def apply(engine: Engine, steps: Sequence[Change], *, author: str) -> None:
     """Make the steps, all or none.
 
     Raises NotFound, Refused or Temporary when another request changed the same thing meanwhile.

@@ -33,8 +33,8 @@ from sendswitch.bootstrap.parts import (
     make_flight,
     make_limiter,
     make_readers,
+    make_services,
     make_settings,
-    make_site,
     make_srs,
     make_tracing,
     make_worker,
@@ -155,12 +155,14 @@ class Node:
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
         lists_kept = Lists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter))
         auto_replies = AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock)
-        site = make_site(config)
-        self._site = replace(
-            site, lists=lists_kept, outbox=self.sender, auto_replies=auto_replies, readers=make_readers()
+        services = make_services(config)
+        self._services = replace(
+            services, lists=lists_kept, outbox=self.sender, auto_replies=auto_replies, readers=make_readers()
         )
         await self._read_lists()
-        self._worker = make_worker(config, broker, self._engine, self._site, self._notes) if self._with_worker else None
+        self._worker = (
+            make_worker(config, broker, self._engine, self._services, self._notes) if self._with_worker else None
+        )
         if self._worker is not None:
             self._worker_task = self._keep("worker", self._worker.run)
         self._management = Management(self)
@@ -320,7 +322,7 @@ class Node:
         if changes == self._lists_read:
             return
         try:
-            await in_thread(self._site.lists.refresh)
+            await in_thread(self._services.lists.refresh)
             self._lists_read = changes
         except ValueError as error:
             # An entry that nobody should have been able to add: mail goes on without the new ones.
@@ -402,7 +404,7 @@ class Node:
         self.current.settings.courier.close()
         await self.spool.close()
         self._notes.close()
-        await asyncio.to_thread(self._site.readers.close)
+        await asyncio.to_thread(self._services.readers.close)
         self._outbox.close()
         self._engine.dispose()
         os.close(self._lock)

@@ -30,7 +30,7 @@ from sendswitch.mail.srs import Srs
 from sendswitch.monitoring.canary import Flight
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
-from sendswitch.processors.base import Readers, Site
+from sendswitch.processors.base import Readers, Services
 from sendswitch.processors.book import read_book
 from sendswitch.processors.entries import Book, Lists
 from sendswitch.processors.readers import InProcesses
@@ -152,7 +152,7 @@ def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     """Return a pipeline for a trial, as it would run here. Raises InvalidConfiguration, ValueError."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
     route = make_route(owner, version, own, config)
-    return Trial(own, route, make_policy(config), limit=config.pipelines.limit, site=make_site(config))
+    return Trial(own, route, make_policy(config), limit=config.pipelines.limit, services=make_services(config))
 
 
 def make_readers() -> Readers:
@@ -160,9 +160,9 @@ def make_readers() -> Readers:
     return InProcesses(os.cpu_count() or 1)
 
 
-def make_site(config: Config) -> Site:
+def make_services(config: Config) -> Services:
     """Return the facts about this node that steps may use."""
-    return Site(config.node.host, config.webhooks.allow, Lists(lambda: _book(config)))
+    return Services(config.node.host, config.webhooks.allow, Lists(lambda: _book(config)))
 
 
 def _book(config: Config) -> Book:
@@ -209,14 +209,14 @@ async def find_suspects(spool: Spool, notes: Path) -> Suspects:
     return Suspects(counts | new, digests, spool.suspect)
 
 
-def make_worker(config: Config, broker: Broker, engine: Engine, site: Site, hands: Hands) -> Worker:
+def make_worker(config: Config, broker: Broker, engine: Engine, services: Services, hands: Hands) -> Worker:
     """Make the worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
         stored = await in_thread(get_pipeline, engine, owner, version)
         return read_pipeline(stored.text, owner)
 
-    pipelines = PipelineCache(source, config.pipelines.limit, site)
+    pipelines = PipelineCache(source, config.pipelines.limit, services)
     return Worker(
         broker, pipelines, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
     )

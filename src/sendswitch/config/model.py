@@ -48,7 +48,7 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Network = Annotated[str, AfterValidator(_network)]
 
 
-class Node(Section):
+class NodeSection(Section):
     """This node."""
 
     data: Path = Field(
@@ -117,7 +117,7 @@ class ListenerSection(Section):
         return self
 
 
-class NextHop(Section):
+class NextHopSection(Section):
     """The next hop for mail."""
 
     address: Annotated[str, AfterValidator(_next_hop)] = Field(
@@ -137,7 +137,7 @@ class NextHop(Section):
     last_retry: Duration = Field(4000.0, description="Longest delay between attempts.")
 
 
-class Web(Section):
+class WebSection(Section):
     """The web port: health, metrics."""
 
     bind: Endpoint = Field("127.0.0.1:60666", description="Address to listen on.")
@@ -154,7 +154,7 @@ def _database(value: SecretStr) -> SecretStr:
 DATABASES = ("sqlite", "postgresql+psycopg", "mysql+pymysql", "mariadb+pymysql")
 
 
-class Database(Section):
+class DatabaseSection(Section):
     """Users, pipelines and the journal."""
 
     url: Annotated[Secret, AfterValidator(_database)] = Field(
@@ -164,7 +164,7 @@ class Database(Section):
     )
 
 
-class Journal(Section):
+class JournalSection(Section):
     """The history of mail, in the database."""
 
     enabled: bool = Field(True, description="Keep a journal; without it only the spool knows, for node.keep.")
@@ -173,7 +173,7 @@ class Journal(Section):
     subject: bool = Field(True, description="Keep each message's Subject, so that people can find their mail by it.")
 
 
-class Recording(Section):
+class RecordingSection(Section):
     """The content of final mail, kept in the spool for `try`, `replay` and `message requeue`."""
 
     mail: Literal["filtered", "all", "none"] = Field(
@@ -182,7 +182,7 @@ class Recording(Section):
     most: Size = Field(1_000_000_000, description="Most bytes of it; the oldest goes first.")
 
 
-class Routing(Section):
+class RoutingSection(Section):
     """The routes from recipients to pipelines."""
 
     recipient_delimiter: str = Field("+", max_length=8, description="Characters that begin an address extension.")
@@ -191,7 +191,7 @@ class Routing(Section):
     )
 
 
-class Pipelines(Section):
+class PipelinesSection(Section):
     """The settings for pipelines that do not set their own."""
 
     deadline: Duration = Field(60.0, gt=0, description="Time that a worker may take for a verdict.")
@@ -204,7 +204,7 @@ class Pipelines(Section):
     limit: Duration = Field(10.0, gt=0, description="Time for one step.")
 
 
-class Forward(Section):
+class ForwardSection(Section):
     """Mail that pipelines forward."""
 
     srs_domain: str = Field(
@@ -215,7 +215,7 @@ class Forward(Section):
     )
 
 
-class Hold(Section):
+class HoldSection(Section):
     """Held mail, which waits for a later verdict (PENDING)."""
 
     expires: Duration = Field(604800.0, gt=0, description="How long it waits.")
@@ -224,13 +224,13 @@ class Hold(Section):
     )
 
 
-class Quarantine(Section):
+class QuarantineSection(Section):
     """Mail in quarantine."""
 
     expires: Duration = Field(2_592_000.0, gt=0, description="How long it is kept before it is deleted.")
 
 
-class Tags(Section):
+class TagsSection(Section):
     """The effects of tags on messages."""
 
     subject: dict[str, str] = Field(
@@ -238,7 +238,7 @@ class Tags(Section):
     )
 
 
-class Webhooks(Section):
+class WebhooksSection(Section):
     """Requests that pipelines make to addresses of their users' choice."""
 
     allow: tuple[str, ...] = Field(
@@ -249,7 +249,7 @@ class Webhooks(Section):
     keep: Duration = Field(604800.0, gt=0, description="How long events are kept when they were taken or given up.")
 
 
-class Canary(Section):
+class CanarySection(Section):
     """A message of our own, sent through Postfix and back now and then, to see whether the chain works."""
 
     to: str = Field("", description="Who gets it; empty: none is sent.")
@@ -259,20 +259,20 @@ class Canary(Section):
     limit: Duration = Field(60.0, ge=1, description="Time in which it must be through.")
 
 
-class Worker(Section):
+class WorkerSection(Section):
     """The worker that runs pipelines."""
 
     concurrency: int = Field(100, ge=1, le=10000, description="Messages in pipelines at once.")
 
 
-class Log(Section):
+class LogSection(Section):
     """Events on standard error."""
 
     format: Literal["json", "text"] = Field("json", description="One JSON object a line, or lines for people.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
 
 
-class Tracing(Section):
+class TracingSection(Section):
     """Traces for an OpenTelemetry collector, made from the journal's events. Needs `sendswitch[otel]`."""
 
     endpoint: str = Field(
@@ -290,24 +290,24 @@ class Tracing(Section):
 class Config(Section):
     """All settings."""
 
-    node: Node = Node()
+    node: NodeSection = NodeSection()
     listener: tuple[ListenerSection, ...] = (ListenerSection(),)
-    next_hop: NextHop = NextHop()
-    web: Web = Web()
-    database: Database = Database()
-    journal: Journal = Journal()
-    recording: Recording = Recording()
-    routing: Routing = Routing()
-    pipelines: Pipelines = Pipelines()
-    forward: Forward = Forward()
-    hold: Hold = Hold()
-    quarantine: Quarantine = Quarantine()
-    tags: Tags = Tags()
-    webhooks: Webhooks = Webhooks()
-    canary: Canary = Canary()
-    worker: Worker = Worker()
-    tracing: Tracing = Tracing()
-    log: Log = Log()
+    next_hop: NextHopSection = NextHopSection()
+    web: WebSection = WebSection()
+    database: DatabaseSection = DatabaseSection()
+    journal: JournalSection = JournalSection()
+    recording: RecordingSection = RecordingSection()
+    routing: RoutingSection = RoutingSection()
+    pipelines: PipelinesSection = PipelinesSection()
+    forward: ForwardSection = ForwardSection()
+    hold: HoldSection = HoldSection()
+    quarantine: QuarantineSection = QuarantineSection()
+    tags: TagsSection = TagsSection()
+    webhooks: WebhooksSection = WebhooksSection()
+    canary: CanarySection = CanarySection()
+    worker: WorkerSection = WorkerSection()
+    tracing: TracingSection = TracingSection()
+    log: LogSection = LogSection()
 
     @model_validator(mode="after")
     def _one_address_each(self) -> Config:

@@ -25,7 +25,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RecordedStep:
     """One step of a pipeline as it was recorded."""
 
     processor: str
@@ -42,7 +42,7 @@ class Explanation:
     recipient: str
     state: str
     sentences: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RecordedStep, ...]
 
 
 # The last sentence of a story, by state.
@@ -86,7 +86,7 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
     ordered = sorted(events, key=lambda event: event.seq)
     to = recipients(ordered).get(n, "")
     sentences: list[str] = []
-    steps: list[Step] = []
+    steps: list[RecordedStep] = []
     for event in ordered:
         if event.n is None and (event.event not in BEGINNINGS or n < len(event.data.get("to", ()))):
             sentences += _beginning(event, n)
@@ -115,15 +115,15 @@ def _whose(data: Mapping[str, Any]) -> list[str]:
     return [f"The pipeline of {owner}, version {data.get('version')}, was asked."] if owner else []
 
 
-def numbered(steps: Iterable[Step]) -> list[str]:
+def numbered(steps: Iterable[RecordedStep]) -> list[str]:
     """Return each step in a sentence that begins with its number."""
     return [f"Step {number}: {_told(step)}" for number, step in enumerate(steps, 1)]
 
 
-def steps_of(data: Mapping[str, Any]) -> list[Step]:
+def steps_of(data: Mapping[str, Any]) -> list[RecordedStep]:
     """Return the steps in a verdict's trace."""
     return [
-        Step(
+        RecordedStep(
             str(step.get("processor", "")),
             str(step.get("version", "")),
             float(step.get("seconds", 0.0)),
@@ -134,7 +134,7 @@ def steps_of(data: Mapping[str, Any]) -> list[Step]:
     ]
 
 
-def _told(step: Step) -> str:
+def _told(step: RecordedStep) -> str:
     version = f" (version {step.version})" if step.version else ""
     saw = f": {step.saw}" if step.saw else ""
     if step.outcome == "not asked":

@@ -54,7 +54,7 @@ ERROR, TIMEOUT = "error", "timeout"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepRecord:
     """One step of the trace: the processor, its time (seconds), its outcome, and the facts it saw.
 
     `answer` is the answer of a service, as JSON, because a replay cannot get it again; None for other steps.
@@ -109,7 +109,7 @@ class Verdict:
     hold: float | None = None
     then: str = ""
     score: float | None = None
-    trace: tuple[Step, ...] = field(default=())
+    trace: tuple[StepRecord, ...] = field(default=())
     pipeline: str = ""
     version: int = 0
     rewrite: bool = False
@@ -144,7 +144,7 @@ class Verdict:
         """Add tags and go on with the next step."""
         return Verdict(tags=tags, reason=reason)
 
-    def with_trace(self, trace: tuple[Step, ...]) -> Verdict:
+    def with_trace(self, trace: tuple[StepRecord, ...]) -> Verdict:
         """Return the same verdict with the whole trace."""
         return replace(self, trace=trace)
 
@@ -181,7 +181,7 @@ class Deferral:
     """
 
     reason: str
-    trace: tuple[Step, ...] = ()
+    trace: tuple[StepRecord, ...] = ()
     pipeline: str = ""
     version: int = 0
     why: str = ""
@@ -338,9 +338,9 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def step_from_json(data: Mapping[str, Any]) -> Step:
+def step_from_json(data: Mapping[str, Any]) -> StepRecord:
     """Return the inverse of `Step.to_json`."""
-    return Step(
+    return StepRecord(
         processor=str(data.get("processor", "")),
         version=str(data.get("version", "")),
         seconds=float(data.get("seconds", 0.0)),

@@ -32,13 +32,13 @@ from sendswitch.mail.verdict import (
     Action,
     Deferral,
     PipelineResult,
-    Step,
+    StepRecord,
     Verdict,
     checked,
     merged,
 )
 from sendswitch.processors import registry
-from sendswitch.processors.base import Asking, Context, Processor, Readers, Site, close
+from sendswitch.processors.base import Context, Processor, Readers, Services, ServiceStep, close
 from sendswitch.reply import Reply
 
 # Seconds in which a condition about findings must be answered.
@@ -48,41 +48,43 @@ PROCESSOR_FAILED = Reply(550, "5.7.1", "Message refused: the recipient's filter 
 
 @dataclass(frozen=True, slots=True)
 class BoundStep:
-    """One step, ready to run. `asking` is the processor where it asks a service. `waits` is False for one that never
+    """One step, ready to run. `service` is the processor where it asks a service. `waits` is False for one that never
     waits, which needs no timer. Without `when` it is asked about all mail; of a `shadow` nothing comes but its line in
     the trace."""
 
     name: str
-    processor: Processor | Asking
+    processor: Processor | ServiceStep
     on_error: OnError
     limit: float
     waits: bool = True
     when: Condition | None = None
     shadow: bool = False
-    asking: Asking | None = None
+    service: ServiceStep | None = None
 
 
 class Chain:
     """One version of one pipeline."""
 
     def __init__(self, steps: Sequence[BoundStep], readers: Readers | None = None) -> None:
-        self._steps, self._readers = tuple(steps), readers or Site().readers
+        self._steps, self._readers = tuple(steps), readers or Services().readers
         # False when no step ever waits, so that nobody need keep a time for the whole.
         self.waits = any(bound.waits or bound.when is not None for bound in steps)
 
-    async def run(self, mail: Mail, context: Context, recorded: Sequence[Step] | None = None) -> PipelineResult:
+    async def run(self, mail: Mail, context: Context, recorded: Sequence[StepRecord] | None = None) -> PipelineResult:
         """Return one answer whatever the processors do. Only a cancel gets through.
 
         With `recorded`, an earlier trace, services are not asked again: their recorded answers count.
         """
-        trace: list[Step] = []
+        trace: list[StepRecord] = []
         so_far = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
         for bound in self._steps:
             if _reads(bound) and not mail.examined:
                 await self._examine(mail, context)
             if bound.when is not None and not await self._holds(bound.when, mail, context):
-                trace.append(Step(bound.name, bound.processor.version, 0.0, NOT_ASKED, f"only when {bound.when.text}"))
+                trace.append(
+                    StepRecord(bound.name, bound.processor.version, 0.0, NOT_ASKED, f"only when {bound.when.text}")
+                )
                 continue
             began = time.perf_counter()
             # A step in the shadow leaves its own effects out, too.
@@ -123,17 +125,17 @@ class Chain:
             mail.know((Finding(Kind.TOO_LARGE, f"it could not be read: {_words(error) or 'it takes too long'}"),))
 
     async def _ask(
-        self, bound: BoundStep, mail: Mail, context: Context, said: list[Step] | None
+        self, bound: BoundStep, mail: Mail, context: Context, said: list[StepRecord] | None
     ) -> tuple[Verdict | _Failure | None, Mapping[str, Any] | None]:
         """Return the step's opinion, and the answer of the service it asked."""
-        asking, answer = bound.asking, None
+        service, answer = bound.service, None
         try:
-            if asking is None:
+            if service is None:
                 working = cast(Processor, bound.processor).process(mail, context)
                 opinion = await _in_time(bound, working) if bound.waits else await working
             else:
-                answer = await _in_time(bound, asking.ask(mail, context)) if said is None else _recorded(bound, said)
-                opinion = asking.judge(answer, mail, context)
+                answer = await _in_time(bound, service.query(mail, context)) if said is None else _recorded(bound, said)
+                opinion = service.evaluate(answer, mail, context)
             return None if opinion is None else checked(opinion), answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -147,7 +149,7 @@ class Chain:
         except Exception as error:
             failure = _Failure(ERROR, _words(error) or type(error).__name__)
         metrics.PROCESSOR_ERRORS.labels(bound.name).inc()
-        if answer is None and asking is not None:
+        if answer is None and service is not None:
             answer = {"failed": failure.kind, "text": failure.text}
         return failure, answer
 
@@ -180,19 +182,19 @@ def _words(error: Exception) -> str:
     return storable(str(error), MAX_REASON)
 
 
-def build(config: PipelineConfig, limit: float, site: Site = Site()) -> Chain:  # noqa: B008 - nobody changes it
+def build(config: PipelineConfig, limit: float, services: Services = Services()) -> Chain:  # noqa: B008 - nobody changes it
     """Return the chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([_bind(step, limit, site) for step in config.step], site.readers)
+    return Chain([_bind(step, limit, services) for step in config.step], services.readers)
 
 
-def _bind(step: StepConfig, limit: float, site: Site) -> BoundStep:
-    processor = registry.make(step, site)
-    if not isinstance(processor, Processor | Asking):
-        raise ValueError(f"{step.use} is no processor: it has neither `process` nor `ask` and `judge`")
-    asking = processor if isinstance(processor, Asking) else None
+def _bind(step: StepConfig, limit: float, services: Services) -> BoundStep:
+    processor = registry.make(step, services)
+    if not isinstance(processor, Processor | ServiceStep):
+        raise ValueError(f"{step.use} is no processor: it has neither `process` nor `query` and `evaluate`")
+    service = processor if isinstance(processor, ServiceStep) else None
     when = Condition(step.when) if step.when else None
     waits = getattr(processor, "waits", True)
-    return BoundStep(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, asking)
+    return BoundStep(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, service)
 
 
 def _facts(mail: Mail, context: Context) -> Facts:
@@ -212,13 +214,13 @@ def _step(
     answer: Mapping[str, Any] | None,
     seconds: float,
     notes: Sequence[str],
-) -> Step:
+) -> StepRecord:
     outcome, saw = _said(opinion)
     if notes:
         saw = storable("; ".join([saw, *notes] if saw else notes), MAX_REASON)
     if bound.shadow:
         outcome += SHADOWED
-    return Step(bound.name, bound.processor.version, seconds, outcome, saw, answer)
+    return StepRecord(bound.name, bound.processor.version, seconds, outcome, saw, answer)
 
 
 def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
@@ -247,7 +249,7 @@ class _FailedThen(Exception):
         self.failure = failure
 
 
-def _recorded(bound: BoundStep, said: list[Step]) -> Mapping[str, Any]:
+def _recorded(bound: BoundStep, said: list[StepRecord]) -> Mapping[str, Any]:
     """Return the recorded answer of a service. Each answer is used once, in order."""
     step = next((step for step in said if step.processor == bound.name), None)
     if step is None or step.answer is None:

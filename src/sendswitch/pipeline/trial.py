@@ -10,10 +10,10 @@ from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.deadline import within
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import PipelineResult, Step
+from sendswitch.mail.verdict import PipelineResult, StepRecord
 from sendswitch.pipeline.chain import build
 from sendswitch.pipeline.recording import Case
-from sendswitch.processors.base import Context, Site
+from sendswitch.processors.base import Context, Services
 from sendswitch.queue.policy import Policy, completed, on_timeout
 from sendswitch.routing import Route
 
@@ -27,16 +27,18 @@ class Trial:
     Raises ValueError or InvalidConfiguration when a step cannot be made.
     """
 
-    def __init__(self, pipeline: PipelineConfig, route: Route, policy: Policy, *, limit: float, site: Site) -> None:
+    def __init__(
+        self, pipeline: PipelineConfig, route: Route, policy: Policy, *, limit: float, services: Services
+    ) -> None:
         self.pipeline, self.route, self.policy = pipeline, route, policy
-        self._limit, self._site = limit, site
-        self._chain = build(pipeline, limit, site)
+        self._limit, self._services = limit, services
+        self._chain = build(pipeline, limit, services)
 
     def other(self, pipeline: PipelineConfig) -> Trial:
         """Return another pipeline, tried in the same way."""
-        return Trial(pipeline, self.route, self.policy, limit=self._limit, site=self._site)
+        return Trial(pipeline, self.route, self.policy, limit=self._limit, services=self._services)
 
-    async def ask(self, case: Case, recorded: tuple[Step, ...] | None = None) -> PipelineResult:
+    async def ask(self, case: Case, recorded: tuple[StepRecord, ...] | None = None) -> PipelineResult:
         """Return the answer that would have counted; with `recorded` services are not asked, their answers are taken
         there.
         """

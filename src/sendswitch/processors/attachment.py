@@ -90,7 +90,7 @@ class Attachment:
     version = "2"
 
     def __init__(self, options: AttachmentOptions) -> None:
-        self._options, self._readers, self._host = options, base.Site().readers, "localhost"
+        self._options, self._readers, self._host = options, base.Services().readers, "localhost"
         self._names = _any_of(options.names)
         self._types = _any_of(options.types)
         wanted = {
@@ -110,9 +110,9 @@ class Attachment:
         verdict = verdict or Verdict()
         return replace(verdict, edits=(*verdict.edits, *self._written(findings)))
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the readers of content, and our name."""
-        self._readers, self._host = site.readers, site.host or "localhost"
+        self._readers, self._host = services.readers, services.host or "localhost"
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options."""

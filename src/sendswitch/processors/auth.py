@@ -77,13 +77,13 @@ class Auth:
     version = "1"
 
     def __init__(self, options: AuthOptions) -> None:
-        self._options, self._host, self._readers = options, "localhost", base.Site().readers
+        self._options, self._host, self._readers = options, "localhost", base.Services().readers
         self._trusted = frozenset(map(results.canonical, options.trusted))
         _libraries()
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the name for results, and the readers of content."""
-        self._host, self._readers = site.host or "localhost", site.readers
+        self._host, self._readers = services.host or "localhost", services.readers
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options: none, because checks do not depend on them."""
@@ -93,7 +93,7 @@ class Auth:
         """Return the results of every check."""
         return _checked(mail, context)
 
-    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+    async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return `spf`, `dkim`, `dmarc` and `arc`, each with `result`, and `read`: whose results they are, '' for our
         own.
         """
@@ -102,7 +102,7 @@ class Auth:
             return {method: {"result": found.get(method, "none")} for method in _METHODS} | {"read": host}
         return await _shared(self._readers, self, mail, context) | {"read": ""}
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """Return the tags and the field, and the action on a DMARC failure."""
         each = {method: str(answer[method]["result"]) for method in _METHODS}
         told = ", ".join(f"{method} {result}" for method, result in each.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol, get_args, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, cast, get_args, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
@@ -90,7 +90,7 @@ class Notice:
     body: str = field(repr=False)
 
 
-class Outbox(Protocol):
+class NoticeSink(Protocol):
     """A store of events until they are sent."""
 
     async def put(self, notice: Notice) -> None:
@@ -183,18 +183,19 @@ class InThreads:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The services of the site for steps. `allow` are hosts, addresses and networks that are not public and may be
-    asked all the same. `lists` are the allow and deny lists that are kept; `outbox` takes events and
-    `answers` letters, both None where no node runs; `readers` read content.
+class Services:
+    """The services of a site that steps may use.
 
-    A step that has a method `enter(site)` is told, once, after it was made.
+    `host` is our name. `allow` are hosts, addresses and networks that are not public and may be asked all the same.
+    `lists` are the kept allow and deny lists. `outbox` takes events and `auto_replies` automatic replies; both are None
+    where no node runs. `readers` read content. A step that has a method `setup(services)` gets them once, after it was
+    made.
     """
 
     host: str = ""
     allow: tuple[str, ...] = ()
     lists: Lists = field(default_factory=Lists)
-    outbox: Outbox | None = None
+    outbox: NoticeSink | None = None
     auto_replies: AutoReplySender | None = None
     readers: Readers = field(default_factory=InThreads)
 
@@ -239,17 +240,33 @@ class Processor(Step, Protocol):
 
 
 @runtime_checkable
-class Asking(Step, Protocol):
+class ServiceStep(Step, Protocol):
     """A step that asks a service, whose answer may be another one tomorrow.
 
-    The answer is recorded with the trace. A replay does not ask again: it judges the recorded answer, with the options
-    of the pipeline that is tried.
+    The answer is recorded with the trace. A replay does not ask again: it evaluates the recorded answer, with the
+    options of the pipeline that is tried.
     """
 
-    async def ask(self, mail: Mail, context: Context) -> Mapping[str, Any]:
-        """Return the service's answer as plain JSON, with all that `judge` needs."""
+    async def query(self, mail: Mail, context: Context) -> Mapping[str, Any]:
+        """Return the service's answer as plain JSON, with all that `evaluate` needs."""
         ...
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: Context) -> Verdict | None:
         """Return the opinion that follows from an answer, as of `Processor.process`."""
         ...
+
+
+class _Renamed:
+    """A package's service step with the names of before version 0.2: `ask` and `judge`."""
+
+    def __init__(self, step: Any) -> None:
+        self.query, self.evaluate = step.ask, step.judge
+        self.Options, self.version = step.Options, step.version
+        self.close = getattr(step, "close", None)
+
+
+def with_present_names(step: Step) -> Step:
+    """Return a step under its present names. Steps that have `ask` and `judge` work for one more release."""
+    if hasattr(step, "ask") and hasattr(step, "judge") and not isinstance(step, ServiceStep):
+        return cast(Step, _Renamed(step))
+    return step

@@ -24,7 +24,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.sharing import Seat, connect, pieces
+from sendswitch.processors.sharing import SharedClient, connect, pieces
 
 TAG, UNSCANNED = "VIRUS", "UNSCANNED"
 # Bytes of an answer; a signature's name has some dozen.
@@ -67,9 +67,9 @@ class ClamAV:
     def __init__(self, options: ClamAVOptions) -> None:
         self._options = options
         address = options.address
-        self._clamd = Seat(lambda: Clamd(address), options.connections, Clamd, address)
+        self._clamd = SharedClient(lambda: Clamd(address), options.connections, Clamd, address)
 
-    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+    async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return `signature`, '' for a clean message, or `too_large`. Raises when clamd cannot say."""
         try:
             if mail.size > self._options.largest:
@@ -79,7 +79,7 @@ class ClamAV:
         except TooLarge:
             return {"too_large": mail.size}
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """Return VIRUS with the configured action, or only the facts."""
         options = self._options
         if "too_large" in answer:
@@ -100,7 +100,7 @@ class ClamAV:
 
     async def close(self) -> None:
         """Leave the connections to the others."""
-        await self._clamd.leave()
+        await self._clamd.release()
 
 
 class Clamd:

@@ -32,7 +32,7 @@ from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.hosting import supervise
-from sendswitch.processors.sharing import Nothing, Seat, pieces
+from sendswitch.processors.sharing import Nothing, SharedClient, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
 MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
@@ -95,11 +95,11 @@ class Exec:
 
     def __init__(self, options: ExecOptions) -> None:
         self._options = options
-        self._seat = Seat(Nothing, options.at_once, Exec, options.command)
+        self._shared = SharedClient(Nothing, options.at_once, Exec, options.command)
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return the verdict of its exit status or of its JSON. Raises ProgramFailed with the end of standard error."""
-        async with self._seat.use():
+        async with self._shared.use():
             status, said, told = await self._run(mail, context)
         if status == 0:
             return _printed(said, told)
@@ -148,7 +148,7 @@ class Exec:
 
     async def close(self) -> None:
         """Release the places."""
-        await self._seat.leave()
+        await self._shared.release()
 
 
 def _printed(said: bytes, told: str) -> Verdict | None:

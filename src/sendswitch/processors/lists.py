@@ -50,12 +50,12 @@ class Lists:
         own = Pair("", *(Entries(map(Entry, some)) for some in (options.allow, options.deny)))
         self._own = [] if own.allow.empty and own.deny.empty else [own]
         self._kept = options.kept
-        self._lists = base.Site().lists
+        self._lists = base.Services().lists
         self._reply = parse_refusal(options.reply)
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Know where the lists are kept."""
-        self._lists = site.lists
+        self._lists = services.lists
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return PASS for an allowed sender, DENY for a denied one."""

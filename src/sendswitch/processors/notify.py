@@ -29,12 +29,12 @@ class Notify:
 
     def __init__(self, options: NotifyOptions) -> None:
         self._options, self._secrets = options, options.secrets
-        self._outbox: base.Outbox | None = None
-        self._readers: base.Readers = base.Site().readers
+        self._outbox: base.NoticeSink | None = None
+        self._readers: base.Readers = base.Services().readers
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the outbox, and the readers of content."""
-        self._outbox, self._readers = site.outbox, site.readers
+        self._outbox, self._readers = services.outbox, services.readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return the event's id. Raises SpoolUnavailable when it cannot be kept, Refused where no node runs."""

@@ -12,7 +12,7 @@ from sendswitch.config.environment import Path_
 from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
-from sendswitch.processors.base import Site, Step
+from sendswitch.processors.base import Services, Step
 from sendswitch.processors.hosting.hosted import Hosted
 
 GROUP = "sendswitch.processors"
@@ -55,8 +55,8 @@ def find(name: str) -> type[Step]:
     return found
 
 
-def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value that nobody changes
-    """Return the processor of one step, at this site; one that a package brings in a process of its own.
+def make(step: StepConfig, services: Services = Services()) -> Step:  # noqa: B008 - a value that nobody changes
+    """Return the processor of one step with the site's services. A package's runs in a process of its own.
 
     Raises ValueError or InvalidConfiguration for bad options.
     """
@@ -65,8 +65,8 @@ def make(step: StepConfig, site: Site = Site()) -> Step:  # noqa: B008 - a value
         return Hosted(step.use, point.module, point.dist.version if point.dist else "", step.options)
     kind = find(step.use)
     made = kind(validate(kind.Options, step.options, step.use, {}))
-    if (enter := getattr(made, "enter", None)) is not None:
-        enter(site)
+    if (setup := getattr(made, "setup", None)) is not None:
+        setup(services)
     return made
 
 

@@ -62,9 +62,9 @@ class Reply:
         self._options = options
         self._auto_replies: base.AutoReplySender | None = None
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the sender of automatic replies."""
-        self._auto_replies = site.auto_replies
+        self._auto_replies = services.auto_replies
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return only the facts about the reply. Raises the errors of `answer`."""

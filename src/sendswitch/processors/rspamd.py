@@ -32,7 +32,7 @@ from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_EDITS, SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
 from sendswitch.processors.http import Url, asked, new_client
-from sendswitch.processors.sharing import Seat, pieces
+from sendswitch.processors.sharing import SharedClient, pieces
 from sendswitch.processors.unscanned import TooLarge, unscanned
 
 # Bytes of an answer: symbols with their options, and header fields.
@@ -66,9 +66,9 @@ class Rspamd:
 
     def __init__(self, options: RspamdOptions) -> None:
         self._options = options
-        self._http = Seat(new_client, options.connections, Rspamd, options.url)
+        self._http = SharedClient(new_client, options.connections, Rspamd, options.url)
 
-    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+    async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return Rspamd's own answer, as far as it counts, or `too_large`. Raises when it cannot say."""
         options = self._options
         if mail.size > options.largest:
@@ -84,7 +84,7 @@ class Rspamd:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"rspamd at {options.url} said what is no answer: {answer.text[:200]!r}") from error
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """Return the meaning of the action, with the score, the symbols and the header edits."""
         options = self._options
         if "too_large" in answer:
@@ -97,7 +97,7 @@ class Rspamd:
 
     async def close(self) -> None:
         """Leave the connections to the others."""
-        await self._http.leave()
+        await self._http.release()
 
 
 def _decided(common: Verdict, action: str, options: RspamdOptions, answer: Mapping[str, Any]) -> Verdict:

@@ -49,7 +49,7 @@ class Save:
 
     def __init__(self, options: SaveOptions) -> None:
         self._options = options
-        self._readers = base.Site().readers
+        self._readers = base.Services().readers
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return nothing but where it is. Raises OSError that names the file."""
@@ -61,9 +61,9 @@ class Save:
         path = await reading(self._save, mail, context, told)
         return Verdict(reason=f"saved as {path}")
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the readers of content."""
-        self._readers = site.readers
+        self._readers = services.readers
 
     def _save(self, mail: Mail, context: base.Context, told: dict[str, Any] | None) -> Path:
         folder, format_ = self._options.folder, self._options.format

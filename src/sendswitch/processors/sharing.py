@@ -30,7 +30,7 @@ Client = TypeVar("Client", bound=Closable)
 class _Shared(Generic[Client]):
     client: Client
     places: asyncio.Semaphore
-    seats: int = 0
+    steps: int = 0
     uses: int = 0
 
 
@@ -38,7 +38,7 @@ class _Shared(Generic[Client]):
 _all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
 
 
-class Seat(Generic[Client]):
+class SharedClient(Generic[Client]):
     """A reference-counted handle to a shared client. At most `size` of the steps with the same key use the client at
     once.
 
@@ -48,7 +48,7 @@ class Seat(Generic[Client]):
     def __init__(self, make: Callable[[], Client], size: int, *key: Hashable) -> None:
         self._make, self._size, self._key = make, size, (*key, size)
         self._shared: _Shared[Client] | None = None
-        self._left = False
+        self._released = False
 
     @property
     def client(self) -> Client | None:
@@ -64,7 +64,7 @@ class Seat(Generic[Client]):
             if self._key not in here:
                 here[self._key] = _Shared(self._make(), asyncio.Semaphore(self._size))
             self._shared = here[self._key]
-            self._shared.seats += 1
+            self._shared.steps += 1
         shared = self._shared
         shared.uses += 1
         try:
@@ -72,21 +72,21 @@ class Seat(Generic[Client]):
                 yield shared.client
         finally:
             shared.uses -= 1
-            if self._left and self._shared is shared:
+            if self._released and self._shared is shared:
                 self._shared = None
-                shared.seats -= 1
+                shared.steps -= 1
             await self._close_unused(shared)
 
-    async def leave(self) -> None:
+    async def release(self) -> None:
         """Release the handle when its present uses have ended."""
-        self._left = True
+        self._released = True
         shared, self._shared = self._shared, None
         if shared is not None:
-            shared.seats -= 1
+            shared.steps -= 1
             await self._close_unused(shared)
 
     async def _close_unused(self, shared: _Shared[Client]) -> None:
-        if shared.seats == 0 and shared.uses == 0:
+        if shared.steps == 0 and shared.uses == 0:
             here = _all[asyncio.get_running_loop()]
             if here.get(self._key) is shared:
                 del here[self._key]

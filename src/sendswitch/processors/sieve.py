@@ -59,11 +59,11 @@ class Sieve:
         self._options = options
         self._script = Script(options.script, delimiter=options.delimiter)
         self._auto_replies: base.AutoReplySender | None = None
-        self._readers: base.Readers = base.Site().readers
+        self._readers: base.Readers = base.Services().readers
 
-    def enter(self, site: base.Site) -> None:
+    def setup(self, services: base.Services) -> None:
         """Take the sender of replies, and the readers of content."""
-        self._auto_replies, self._readers = site.auto_replies, site.readers
+        self._auto_replies, self._readers = services.auto_replies, services.readers
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options."""

@@ -24,7 +24,7 @@ from sendswitch.mail.headers import SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.sharing import Seat, connect, pieces
+from sendswitch.processors.sharing import SharedClient, connect, pieces
 from sendswitch.processors.unscanned import TooLarge, unscanned
 
 # Bytes of an answer: names of rules, of which a message meets some dozens.
@@ -76,16 +76,16 @@ class SpamAssassin:
     def __init__(self, options: SpamAssassinOptions) -> None:
         self._options = options
         address = options.address
-        self._spamd = Seat(lambda: Spamd(address), options.connections, Spamd, address)
+        self._spamd = SharedClient(lambda: Spamd(address), options.connections, Spamd, address)
 
-    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+    async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return `score`, `required` and `rules`, or `too_large`. Raises when spamd cannot say."""
         if mail.size > self._options.largest:
             return {"too_large": mail.size}
         async with self._spamd.use() as spamd:
             return await spamd.scan(mail, self._user(context))
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """Return SPAM and the action for the score; for other mail only the score."""
         if "too_large" in answer:
             return unscanned(mail.size, self._options.largest, self._options.too_large)
@@ -110,7 +110,7 @@ class SpamAssassin:
 
     async def close(self) -> None:
         """Leave spamd to the others."""
-        await self._spamd.leave()
+        await self._spamd.release()
 
 
 class Spamd:

@@ -27,7 +27,7 @@ from sendswitch.processors import base
 from sendswitch.processors.endpoint import EndpointOptions, body_of, id_of, signed
 from sendswitch.processors.http import PipelineResult, asked, checked_url, new_client, retry_after, shown
 from sendswitch.processors.reach import Reach
-from sendswitch.processors.sharing import Seat
+from sendswitch.processors.sharing import SharedClient
 
 # Bytes of an answer: a verdict.
 LONGEST = 256 * 1024
@@ -52,14 +52,14 @@ class Webhook:
 
     def __init__(self, options: WebhookOptions) -> None:
         self._options, self._secrets = options, options.secrets
-        self._http = Seat(new_client, options.connections, Webhook, options.url)
-        self._reach, self._readers = Reach(), base.Site().readers
+        self._http = SharedClient(new_client, options.connections, Webhook, options.url)
+        self._reach, self._readers = Reach(), base.Services().readers
 
-    def enter(self, site: base.Site) -> None:
-        """Take the addresses that the site allows, and the readers of content."""
-        self._reach, self._readers = Reach(site.allow), site.readers
+    def setup(self, services: base.Services) -> None:
+        """Take the addresses that the services allows, and the readers of content."""
+        self._reach, self._readers = Reach(services.allow), services.readers
 
-    async def ask(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
+    async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return the status and the verdict of the answer. Raises OSError, Refused, Temporary, ValueError."""
         options = self._options
         body = await body_of(options, "message.decide", mail, context, self._readers)
@@ -90,7 +90,7 @@ class Webhook:
                 context.notes.append(f"at attempt {attempt}: {last}")
             raise
 
-    def judge(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
+    def evaluate(self, answer: Mapping[str, Any], mail: Mail, context: base.Context) -> Verdict | None:
         """Return the verdict; none for an empty answer."""
         return verdict_from_json(answer["verdict"]) if answer.get("verdict") else None
 
@@ -109,7 +109,7 @@ class Webhook:
 
     async def close(self) -> None:
         """Leave the connections to the others."""
-        await self._http.leave()
+        await self._http.release()
 
 
 def _as_ours(told: dict[str, Any]) -> dict[str, Any]:

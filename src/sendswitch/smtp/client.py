@@ -35,6 +35,7 @@ from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.protocol.client import (
     LOST,
     ClientConnection,
+    ClientState,
     Event,
     Failed,
     Finished,
@@ -42,7 +43,6 @@ from sendswitch.smtp.protocol.client import (
     Ready,
     SendContent,
     StartTls,
-    State,
 )
 from sendswitch.smtp.protocol.content import DotEncoder
 from sendswitch.smtp.turn import Turn
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._flush_soon()
         if machine.content_is_out:
             self._deadline = self._loop.time() + self._options.content
-        elif machine.state is State.CLOSED:
+        elif machine.state is ClientState.CLOSED:
             self._give_back_ahead()
             self.abort()
         elif ready and self._owner is not None and self.usable:
@@ -226,10 +226,10 @@ class Connection(asyncio.Protocol):
         return await self._greeted()
 
     def _tls_failed(self) -> None:
-        self.without_tls = self._machine.state is State.TLS and self._options.tls == "may"
+        self.without_tls = self._machine.state is ClientState.TLS and self._options.tls == "may"
 
     async def _greeted(self) -> Event | None:
-        while not self._greeting and self._machine.state is not State.CLOSED:
+        while not self._greeting and self._machine.state is not ClientState.CLOSED:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Return whether a job can be started."""
-        return self._transport is not None and self._job is None and self._machine.state is State.READY
+        return self._transport is not None and self._job is None and self._machine.state is ClientState.READY
 
     def start(self, job: Job) -> None:
         """Begin a job on a usable connection. Its result comes, or `owner` gets it back."""
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
         if isinstance(event, Finished):
             job, self._job = self._job, None
             assert job is not None
-            if self._machine.state is not State.CLOSED:
+            if self._machine.state is not ClientState.CLOSED:
                 self._job, self._ahead = self._ahead, None
             if self._writer is not None:
                 self.abort()  # the answer came early, and half a message is under way

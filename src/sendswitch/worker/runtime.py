@@ -23,7 +23,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
 from sendswitch.pipeline.chain import Chain, build
-from sendswitch.processors.base import Context, Site
+from sendswitch.processors.base import Context, Services
 from sendswitch.routing import Route
 
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
@@ -37,8 +37,8 @@ class PipelineCache:
     """Chains by owner and version, made once. Of each owner there is one live and one candidate, of which a new version
     replaces the old."""
 
-    def __init__(self, source: Source, limit: float, site: Site) -> None:
-        self._source, self._limit, self._site = source, limit, site
+    def __init__(self, source: Source, limit: float, services: Services) -> None:
+        self._source, self._limit, self._services = source, limit, services
         self._chains: OrderedDict[tuple[str, bool], tuple[int, Chain]] = OrderedDict()
         self._making = asyncio.Lock()
 
@@ -58,7 +58,7 @@ class PipelineCache:
         async with self._making:
             if (chain := self.ready(task)) is not None:
                 return chain
-            chain = build(await self._source(task.pipeline, task.version), self._limit, self._site)
+            chain = build(await self._source(task.pipeline, task.version), self._limit, self._services)
             place = (task.pipeline, task.rehearsal)
             _, known = self._chains.get(place, (0, None))
             self._chains[place] = (task.version, chain)

@@ -26,7 +26,7 @@ from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked
 from sendswitch.processors import registry
-from sendswitch.processors.base import Asking, Context, Processor
+from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
 from sendswitch.processors.hosting.wire import context_from_json
 
 Process = Callable[[Mail, Context], Awaitable[object]]
@@ -61,16 +61,16 @@ def load(file: Path) -> Process:
 def make(name: str, options: dict[str, Any]) -> Process:
     """Return the answer of a package's processor. Raises its errors, and InvalidConfiguration."""
     kind = registry.find(name)
-    made = kind(validate(kind.Options, options, name, {}))
-    if isinstance(made, Asking):
+    made = with_present_names(kind(validate(kind.Options, options, name, {})))
+    if isinstance(made, ServiceStep):
 
         async def asked(mail: Mail, context: Context) -> object:
-            return made.judge(await made.ask(mail, context), mail, context)
+            return made.evaluate(await made.query(mail, context), mail, context)
 
         return asked
     if isinstance(made, Processor):
         return made.process
-    raise TypeError(f"{name} is no processor: it has neither `process` nor `ask` and `judge`")
+    raise TypeError(f"{name} is no processor: it has neither `process` nor `query` and `evaluate`")
 
 
 # Where code lies that its author did not write here.

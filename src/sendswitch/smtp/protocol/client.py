@@ -47,7 +47,7 @@ BAD_ADDRESS = Reply(553, "5.1.3", "An address is not one that can be sent")
 NO_TLS = Reply(451, "4.7.4", "The next hop does not offer STARTTLS, which the configuration requires")
 
 
-class State(Enum):
+class ClientState(Enum):
     """The state of the dialog. `send` and `quit` may be called only in READY."""
 
     GREETING = auto()
@@ -61,19 +61,19 @@ class State(Enum):
     CLOSED = auto()
 
 
-TRANSITIONS: dict[tuple[State, str], State] = {
-    (State.GREETING, "greeting"): State.HELLO,
-    (State.HELLO, "hello"): State.READY,
-    (State.HELLO, "starttls"): State.TLS,
-    (State.TLS, "tls started"): State.HELLO,
-    (State.READY, "send"): State.ENVELOPE,
-    (State.ENVELOPE, "content"): State.CONTENT,
-    (State.ENVELOPE, "reset"): State.RESETTING,
-    (State.ENVELOPE, "end"): State.READY,
-    (State.CONTENT, "end"): State.READY,
-    (State.CONTENT, "next"): State.ENVELOPE,
-    (State.RESETTING, "end"): State.READY,
-    (State.READY, "quit"): State.QUIT,
+TRANSITIONS: dict[tuple[ClientState, str], ClientState] = {
+    (ClientState.GREETING, "greeting"): ClientState.HELLO,
+    (ClientState.HELLO, "hello"): ClientState.READY,
+    (ClientState.HELLO, "starttls"): ClientState.TLS,
+    (ClientState.TLS, "tls started"): ClientState.HELLO,
+    (ClientState.READY, "send"): ClientState.ENVELOPE,
+    (ClientState.ENVELOPE, "content"): ClientState.CONTENT,
+    (ClientState.ENVELOPE, "reset"): ClientState.RESETTING,
+    (ClientState.ENVELOPE, "end"): ClientState.READY,
+    (ClientState.CONTENT, "end"): ClientState.READY,
+    (ClientState.CONTENT, "next"): ClientState.ENVELOPE,
+    (ClientState.RESETTING, "end"): ClientState.READY,
+    (ClientState.READY, "quit"): ClientState.QUIT,
 }
 
 
@@ -148,7 +148,7 @@ class ClientConnection:
     """One connection to a server. `tls` is 'off', 'may' or 'require' (RFC 3207)."""
 
     def __init__(self, helo: str, *, lmtp: bool = False, tls: str = "off") -> None:
-        self.state = State.GREETING
+        self.state = ClientState.GREETING
         self.extensions: dict[str, str] = {}
         self._helo, self._lmtp, self._tls = helo, lmtp, tls
         self._buffer = b""
@@ -173,8 +173,8 @@ class ClientConnection:
 
     def next_event(self) -> Event | None:
         """Return the next event, or None when more bytes are needed."""
-        while self.state is not State.CLOSED:
-            if self.state is State.TLS and not self._expected:
+        while self.state is not ClientState.CLOSED:
+            if self.state is ClientState.TLS and not self._expected:
                 return None  # what came behind the answer to STARTTLS is thrown away
             reply = self._reply()
             if reply is None:
@@ -205,7 +205,7 @@ class ClientConnection:
         """Return whether the next reply is the one to content, which takes a server longer than any other: also where
         the content went out with the commands (CHUNKING), and their replies may come with its own.
         """
-        return self.state is State.CONTENT or (self._now is not None and self._now.sent)
+        return self.state is ClientState.CONTENT or (self._now is not None and self._now.sent)
 
     @property
     def only_waits(self) -> bool:
@@ -217,7 +217,7 @@ class ClientConnection:
         """Return whether the next transaction's commands may go out behind the content that was just written."""
         now, offered = self._now, self.extensions
         return (
-            self.state is State.CONTENT
+            self.state is ClientState.CONTENT
             and now is not None
             and now.sent
             and self._next is None
@@ -253,7 +253,7 @@ class ClientConnection:
     @property
     def greeted(self) -> bool:
         """Return whether a transaction can begin; false again once the connection is closed."""
-        return self.state not in _STARTING and self.state is not State.CLOSED
+        return self.state not in _STARTING and self.state is not ClientState.CLOSED
 
     def content_sent(self) -> None:
         """Note that the content and its end are written."""
@@ -262,7 +262,7 @@ class ClientConnection:
 
     def lost(self, reply: Reply = LOST) -> Event | None:
         """End the session, whose connection is gone or given up. Return its last event, if one is still due."""
-        before, self.state = self.state, State.CLOSED
+        before, self.state = self.state, ClientState.CLOSED
         if self._now is not None:
             return self._finish_lost(reply)
         return Failed(reply) if before in _STARTING else None
@@ -275,7 +275,7 @@ class ClientConnection:
 
     def quit(self) -> None:
         """Take leave. The server's answer need not be waited for."""
-        if self.state is State.READY:
+        if self.state is ClientState.READY:
             self._move("quit")
             self._out.append(b"QUIT\r\n")
 
@@ -427,7 +427,7 @@ class ClientConnection:
         return None if self._expected or self._todo else self._after_envelope()
 
     def _closing(self, reply: Reply) -> Event | None:
-        before, self.state = self.state, State.CLOSED
+        before, self.state = self.state, ClientState.CLOSED
         if self._now is not None:
             return self._finish_lost(reply)
         return Failed(reply) if before in _STARTING else None
@@ -446,7 +446,7 @@ class ClientConnection:
             self._move_back_to_ready()
             return Ready(self.extensions)
         if kind == "greeting" or kind == "starttls" or not reply.positive:
-            self.state = State.CLOSED
+            self.state = ClientState.CLOSED
             # A refusal of the session is no decision about the mail (Postfix smtp_skip_5xx_greeting): try again later.
             return Failed(reply if reply.temporary else Reply(451, "4.4.0", printable(f"Session refused: {reply}")))
         self.extensions = _extensions(reply.more) if kind != "helo" else {}
@@ -456,13 +456,13 @@ class ClientConnection:
             self._expected.append("starttls")
             return None
         if self._tls == "require":
-            self.state = State.CLOSED
+            self.state = ClientState.CLOSED
             return Failed(NO_TLS)
         self._move("hello")
         return Ready(self.extensions)
 
     def _move_back_to_ready(self) -> None:
-        self.state = TRANSITIONS[State.HELLO, "hello"]
+        self.state = TRANSITIONS[ClientState.HELLO, "hello"]
 
     def _after_mail(self, reply: Reply) -> None:
         assert self._now is not None
@@ -550,7 +550,7 @@ class ClientConnection:
         return Finished(tuple(outcomes), now.heard or (uncertain and reply.code != 421))
 
 
-_STARTING = frozenset((State.GREETING, State.HELLO, State.TLS))
+_STARTING = frozenset((ClientState.GREETING, ClientState.HELLO, ClientState.TLS))
 _NO_CLIENT = Client()
 
 

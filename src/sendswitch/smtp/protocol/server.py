@@ -30,7 +30,7 @@ from sendswitch.smtp.protocol import parameters, replies, sasl
 from sendswitch.smtp.protocol.content import ChunkDecoder, DotDecoder
 
 
-class State(Enum):
+class ServerState(Enum):
     """The state of the dialog."""
 
     CONNECTED = auto()
@@ -45,31 +45,32 @@ class State(Enum):
 
 
 _HELLO = {
-    (state, verb): State.READY
-    for state in (State.CONNECTED, State.READY, State.MAIL, State.RCPT, State.BDAT)
+    (state, verb): ServerState.READY
+    for state in (ServerState.CONNECTED, ServerState.READY, ServerState.MAIL, ServerState.RCPT, ServerState.BDAT)
     for verb in ("EHLO", "HELO", "LHLO")
 }
-_RESET = {(state, "RSET"): State.READY for state in (State.READY, State.MAIL, State.RCPT, State.BDAT)} | {
-    (State.CONNECTED, "RSET"): State.CONNECTED
-}
-_TLS = {(state, "STARTTLS"): State.CONNECTED for state in (State.CONNECTED, State.READY)}
+_RESET = {
+    (state, "RSET"): ServerState.READY
+    for state in (ServerState.READY, ServerState.MAIL, ServerState.RCPT, ServerState.BDAT)
+} | {(ServerState.CONNECTED, "RSET"): ServerState.CONNECTED}
+_TLS = {(state, "STARTTLS"): ServerState.CONNECTED for state in (ServerState.CONNECTED, ServerState.READY)}
 
-TRANSITIONS: dict[tuple[State, str], State] = {
+TRANSITIONS: dict[tuple[ServerState, str], ServerState] = {
     **_HELLO,
     **_RESET,
     **_TLS,
-    (State.READY, "AUTH"): State.READY,
-    (State.READY, "XFORWARD"): State.READY,
-    (State.CONNECTED, "XCLIENT"): State.CONNECTED,
-    (State.READY, "XCLIENT"): State.CONNECTED,
-    (State.READY, "MAIL"): State.MAIL,
-    (State.MAIL, "RCPT"): State.RCPT,
-    (State.RCPT, "RCPT"): State.RCPT,
-    (State.RCPT, "DATA"): State.DATA,
-    (State.DATA, "END"): State.READY,
-    (State.RCPT, "BDAT"): State.BDAT,
-    (State.BDAT, "BDAT"): State.BDAT,
-    (State.BDAT, "END"): State.READY,
+    (ServerState.READY, "AUTH"): ServerState.READY,
+    (ServerState.READY, "XFORWARD"): ServerState.READY,
+    (ServerState.CONNECTED, "XCLIENT"): ServerState.CONNECTED,
+    (ServerState.READY, "XCLIENT"): ServerState.CONNECTED,
+    (ServerState.READY, "MAIL"): ServerState.MAIL,
+    (ServerState.MAIL, "RCPT"): ServerState.RCPT,
+    (ServerState.RCPT, "RCPT"): ServerState.RCPT,
+    (ServerState.RCPT, "DATA"): ServerState.DATA,
+    (ServerState.DATA, "END"): ServerState.READY,
+    (ServerState.RCPT, "BDAT"): ServerState.BDAT,
+    (ServerState.BDAT, "BDAT"): ServerState.BDAT,
+    (ServerState.BDAT, "END"): ServerState.READY,
 }
 
 
@@ -173,7 +174,7 @@ class ServerConnection:
         lmtp: bool = False,
         extensions: Extensions = Extensions(),
     ) -> None:
-        self.state = State.CONNECTED
+        self.state = ServerState.CONNECTED
         self._host, self._limits, self._lmtp, self._extensions = host, limits, lmtp, extensions
         self._tls = False
         self._login, self._failed_logins = "", 0
@@ -210,7 +211,7 @@ class ServerConnection:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the client; b'' at the end of its stream is not needed, just stop calling."""
-        if self.state is not State.CLOSED:
+        if self.state is not ServerState.CLOSED:
             rest = self._rest()
             self._buffer, self._at = (rest + data if rest else data), 0
 
@@ -265,7 +266,7 @@ class ServerConnection:
     @property
     def closed(self) -> bool:
         """Return whether the session is over: write the pending output, then close the connection."""
-        return self.state is State.CLOSED
+        return self.state is ServerState.CLOSED
 
     def next_event(self) -> Event | None:
         """Return the next event, or None when more bytes or a reply are needed first, or the session is over.
@@ -274,14 +275,14 @@ class ServerConnection:
         """
         turn = 0
         self.more = False
-        while not self._waiting and self.state is not State.CLOSED:
+        while not self._waiting and self.state is not ServerState.CLOSED:
             if self._ended:
                 self._ended, self._waiting = False, "END"
                 return EndOfData(self._envelope(), self._refusal)
-            if self.state is State.DATA or self._chunk:
+            if self.state is ServerState.DATA or self._chunk:
                 if self._at >= len(self._buffer):
                     return None
-                event = self._data_content() if self.state is State.DATA else self._chunk_content()
+                event = self._data_content() if self.state is ServerState.DATA else self._chunk_content()
             else:
                 line = self._line()
                 if line is None:
@@ -315,7 +316,7 @@ class ServerConnection:
             self.state = TRANSITIONS[self.state, verb]
         self._pending = None
         if reply.code == 421:
-            self.state, self._buffer, self._at = State.CLOSED, b"", 0
+            self.state, self._buffer, self._at = ServerState.CLOSED, b"", 0
 
     def tls_started(self) -> None:
         """Forget everything the client said before TLS (RFC 3207 section 4.2)."""
@@ -337,9 +338,9 @@ class ServerConnection:
 
     def close(self, reply: Reply) -> None:
         """End the session from this side with `reply` (421 of some kind), whatever state it is in."""
-        if self.state is not State.CLOSED:
+        if self.state is not ServerState.CLOSED:
             self._out.append(reply.encode())
-            self.state, self._buffer, self._at = State.CLOSED, b"", 0
+            self.state, self._buffer, self._at = ServerState.CLOSED, b"", 0
 
     # Lines
 
@@ -377,7 +378,7 @@ class ServerConnection:
                 return None
             return self._error(replies.UNKNOWN)
         if verb in _SEQUENCED and (self.state, verb) not in TRANSITIONS:
-            if self.state is State.CONNECTED:
+            if self.state is ServerState.CONNECTED:
                 return self._error(replies.NO_HELLO)
             return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
         if verb in _JUNK:
@@ -387,7 +388,7 @@ class ServerConnection:
         return command(self, rest.strip())
 
     def _lacks_recipients(self, verb: str) -> bool:
-        return self.state is State.MAIL and verb in ("DATA", "BDAT")
+        return self.state is ServerState.MAIL and verb in ("DATA", "BDAT")
 
     def _say(self, reply: Reply) -> None:
         self._out.append(reply.encode())
@@ -419,7 +420,7 @@ class ServerConnection:
         if not name or len(name) > 255:
             return self._error(Reply(501, "", "Syntax: EHLO hostname"))
         aborted = self._abort()
-        self.state, self._helo, self._forwarded, self._extended = State.READY, name, None, extended
+        self.state, self._helo, self._forwarded, self._extended = ServerState.READY, name, None, extended
         offers = self._offers() if extended else ()
         self._say(Reply(250, "", self._host, offers))
         return aborted
@@ -496,8 +497,8 @@ class ServerConnection:
         if (self.state, "BDAT") not in TRANSITIONS:
             # RFC 3030 2: a refused chunk is still read to its end.
             self._refusal = replies.NO_RECIPIENTS if self._lacks_recipients("BDAT") else replies.NOT_NOW
-        elif self.state is State.RCPT:
-            self.state, self._decoder = State.BDAT, ChunkDecoder()
+        elif self.state is ServerState.RCPT:
+            self.state, self._decoder = ServerState.BDAT, ChunkDecoder()
         return None if self._chunk else self._chunk_done(b"")
 
     def _reset(self, rest: str) -> Event | None:
@@ -508,7 +509,7 @@ class ServerConnection:
         return aborted
 
     def _abort(self) -> Event | None:
-        aborted = Aborted() if self.state is State.BDAT else None
+        aborted = Aborted() if self.state is ServerState.BDAT else None
         self._new_transaction()
         return aborted
 
@@ -622,10 +623,10 @@ class ServerConnection:
         self._chunk -= len(taken)
         if not self._chunk:
             return self._chunk_done(taken)
-        return self._decoded(taken) if self.state is State.BDAT else None
+        return self._decoded(taken) if self.state is ServerState.BDAT else None
 
     def _chunk_done(self, taken: bytes) -> Event | None:
-        if self.state is not State.BDAT:
+        if self.state is not ServerState.BDAT:
             reply, self._refusal = self._refusal or replies.NOT_NOW, None
             return self._error(reply)
         piece = self._decoded(taken, last=self._chunk_last)
@@ -670,7 +671,7 @@ class ServerConnection:
 
 
 _NO_JOINERS = dict.fromkeys(map(ord, JOINERS))
-_IDLE_STATES = frozenset((State.CONNECTED, State.READY, State.CLOSED))
+_IDLE_STATES = frozenset((ServerState.CONNECTED, ServerState.READY, ServerState.CLOSED))
 _JUNK = frozenset(("EHLO", "HELO", "LHLO", "RSET", "NOOP", "VRFY", "HELP"))
 _SEQUENCED = frozenset(verb for _, verb in TRANSITIONS) - {"END", "BDAT"}
 _COMMANDS: Mapping[str, Callable[[ServerConnection, str], Event | None]] = {
