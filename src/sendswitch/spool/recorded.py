@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
-from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
+from sendswitch.errors import ContentDamaged
+from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
-from sendswitch.spool.schema import content_file
+from sendswitch.spool.contents import STORED, Stored, open_content
 from sendswitch.spool.states import State
 
 # Messages in one piece.
@@ -48,20 +49,19 @@ def count(connection: sqlite3.Connection, after: int, before: int) -> int:
 def recorded(connection: sqlite3.Connection, data: Path, after: int, before: int) -> Iterator[Recorded | None]:
     """Yield each message between two ids, in their order; None for one whose content is damaged, and for a report,
     which is never offered to a pipeline."""
-    columns = "m.id, m.received, m.sender, m.in_file, m.via, m.envelope, m.size, m.digest, c.bytes"
+    columns = f"m.received, m.sender, m.via, m.envelope, {STORED}"
     query = f"SELECT {columns} {_KEPT} AND m.id < ? ORDER BY m.id LIMIT {PIECE}"
     while piece := connection.execute(query, (after, before)).fetchall():
-        for message, received, sender, in_file, via, envelope, size, digest, small in piece:
-            content = None
-            if via != "report":
-                content = _content(data, message, in_file=bool(in_file), small=small, size=size, digest=digest)
+        for received, sender, via, envelope, *kept in piece:
+            stored = Stored(*kept)
+            content = None if via == "report" else _content(data, stored)
             if content is None:
                 yield None
                 continue
-            to = _deliveries(connection, message)
+            to = _deliveries(connection, stored.message)
             whole = from_json(sender, tuple(recipient for recipient, _ in to.values()), orjson.loads(envelope))
-            yield Recorded(message, received, whole, content, to, _events(connection, message))
-        after = piece[-1][0]
+            yield Recorded(stored.message, received, whole, content, to, _events(connection, stored.message))
+        after = stored.message
 
 
 def _deliveries(connection: sqlite3.Connection, message: int) -> dict[int, tuple[Recipient, State]]:
@@ -78,13 +78,9 @@ def _events(connection: sqlite3.Connection, message: int) -> tuple[tuple[int, fl
     return tuple((n, at, event, orjson.loads(text)) for n, at, event, text in rows)
 
 
-def _content(
-    data: Path, message: int, *, in_file: bool, small: bytes | None, size: int, digest: bytes | None
-) -> Content | None:
+def _content(data: Path, stored: Stored) -> Content | None:
     """Return a message's content, None when it is gone or damaged: a verdict about other content says nothing."""
-    path = content_file(data / "spool" / "content", message)
     try:
-        content = InFile(path, path.stat().st_size) if in_file else InMemory(small or b"")
-        return verify(content, size, digest)
-    except (OSError, Damaged):
+        return open_content(data / "spool" / "content", stored)
+    except (OSError, ContentDamaged):
         return None

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sendswitch.errors import ContentDamaged, NotFound, Refused
-from sendswitch.mail.content import Content, Damaged, InFile, InMemory, verify
+from sendswitch.errors import NotFound, Refused
+from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.admin import parse_id
 from sendswitch.spool.connection import scalar, transaction
+from sendswitch.spool.contents import STORED, Stored, open_content
 from sendswitch.spool.records import dumps
-from sendswitch.spool.schema import content_file
 from sendswitch.spool.states import TERMINAL, State
 
 
@@ -22,22 +22,15 @@ def content(connection: sqlite3.Connection, data: Path, message: int) -> Content
 
     Raises NotFound when the spool has it no more, ContentDamaged when it differs from what was stored.
     """
-    row = connection.execute("SELECT in_file, size, digest FROM message WHERE id = ?", (message,)).fetchone()
-    found: Content | None = None
-    if row is not None and row[0]:
-        path = content_file(data / "spool" / "content", message)
-        found = InFile(path, path.stat().st_size) if path.exists() else None
-    elif (kept := scalar(connection, "SELECT bytes FROM content WHERE message = ?", message)) is not None:
-        found = InMemory(kept)
-    if found is None:
-        known = (
-            'is not kept any more; recording.mail = "all" keeps it longer' if row is not None else "is in no spool here"
-        )
-        raise NotFound(f"the content of {to_text(message)} {known}")
+    query = f"SELECT {STORED} FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id = ?"
+    row = connection.execute(query, (message,)).fetchone()
+    if row is None:
+        raise NotFound(f"the content of {to_text(message)} is in no spool here")
     try:
-        return verify(found, row[1], row[2])
-    except Damaged as error:
-        raise ContentDamaged(f"the content of {to_text(message)} in the spool is damaged: {error}") from error
+        return open_content(data / "spool" / "content", Stored(*row))
+    except FileNotFoundError as error:
+        known = 'is not kept any more; recording.mail = "all" keeps it longer'
+        raise NotFound(f"the content of {to_text(message)} {known}") from error
 
 
 def requeue(

@@ -22,9 +22,9 @@ import orjson
 
 from sendswitch import logs
 from sendswitch.clock import Clock
-from sendswitch.errors import ContentDamaged, SpoolUnavailable, in_words
+from sendswitch.errors import SpoolUnavailable, in_words
 from sendswitch.journal.events import Event
-from sendswitch.mail.content import Content, Damaged, InFile, InMemory, digest_of, verify
+from sendswitch.mail.content import Content, InMemory, digest_of
 from sendswitch.mail.envelope import Envelope
 from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
@@ -32,6 +32,7 @@ from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
 from sendswitch.spool.connection import connect, scalar, write_rows
+from sendswitch.spool.contents import STORED, Stored, open_content
 from sendswitch.spool.records import (
     COLUMNS,
     EVENTS,
@@ -315,24 +316,18 @@ class Spool:
         Raises SpoolUnavailable when it cannot be read, ContentDamaged when it differs from what was stored.
         """
         found = await self._read(
-            "SELECT m.size, m.digest, c.bytes FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id = ?",
+            f"SELECT {STORED} FROM message m LEFT JOIN content c ON c.message = m.id WHERE m.id = ?",
             message,
         )
         if not found:
             raise SpoolUnavailable(f"message {to_text(message)} is not in the spool")
-        size, digest, data = found[0]
+        stored = Stored(*found[0])
         try:
-            if data is not None:
-                return verify(InMemory(data), size, digest)
-            return await asyncio.to_thread(self._file, message, size, digest)
+            if stored.small is not None:
+                return open_content(self._files, stored)
+            return await asyncio.to_thread(open_content, self._files, stored)
         except OSError as error:
             raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {in_words(error)}") from error
-        except Damaged as error:
-            raise ContentDamaged(f"the content of {to_text(message)} in the spool is damaged: {error}") from error
-
-    def _file(self, message: int, size: int, digest: bytes | None) -> Content:
-        path = self.file(message)
-        return verify(InFile(path, path.stat().st_size), size, digest)
 
     async def due(self, now: float, limit: int) -> list[Delivery]:
         """Return deliveries whose time has come, the longest waiting first."""
