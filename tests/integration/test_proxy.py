@@ -22,7 +22,7 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool import admin
 from sendswitch.testing import FakeClock, MemoryCourier, message
-from tests.integration.test_switch import Switch, switch
+from tests.switch import Switch, switch
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 LOCAL = Client(source="LOCAL")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import partial
@@ -16,138 +16,30 @@ from typing import Any
 
 import pytest
 
-from sendswitch.broker.base import Lease
-from sendswitch.broker.embedded import EmbeddedBroker
-from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.compose import Composer
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail.content import Content, InMemory
-from sendswitch.mail.envelope import Client, Envelope, Recipient
+from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
-from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
-from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
-from sendswitch.queue.active import ActiveQueue
-from sendswitch.queue.bounce import Reporter
-from sendswitch.queue.dispatcher import Dispatcher
-from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.outcomes import Outcomes
-from sendswitch.queue.poison import LATEST, Notes, Suspects, left_in_hand
-from sendswitch.queue.policy import Policy
-from sendswitch.queue.runner import QueueRunner
-from sendswitch.queue.settings import Current, Settings
+from sendswitch.queue.poison import LATEST, Notes, left_in_hand
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.spool import admin, requeue, rules
-from sendswitch.spool.audit import audit
 from sendswitch.spool.records import Delivery
-from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.spool import new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock, MemoryCourier, message
+from tests.switch import switch
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-LOCAL = Client(source="LOCAL")
 BUSY = Reply(450, "4.2.1", "busy")
-
-
-@dataclass
-class Switch:
-    """The parts, and the answers that stand in for pipelines."""
-
-    folder: Path
-    clock: FakeClock
-    spool: Spool
-    queue: ActiveQueue
-    runner: QueueRunner
-    outcomes: Outcomes
-    suspects: Suspects
-    current: Current
-    courier: MemoryCourier
-    broker: EmbeddedBroker
-    answers: dict[str, Callable[[], PipelineResult]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    held: list[Lease] = field(default_factory=list)
-
-    async def accept(
-        self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = "", smtputf8: bool = False
-    ) -> list[Delivery]:
-        recipients = tuple(Recipient(address, notify) for address in to)
-        envelope = Envelope(sender, recipients, LOCAL, smtputf8=smtputf8)
-        content = InMemory(data or message())
-        mail = new_message(self.spool, envelope, content, now=self.clock(), lifetime=1000, via="filter")
-        deliveries = [Delivery(mail, n, r, due=self.clock()) for n, r in enumerate(recipients)]
-        await self.queue.enqueue(deliveries, lambda: self.spool.accept(mail, deliveries))
-        return deliveries
-
-    def states(self) -> dict[str, str]:
-        return {row.recipient: row.state for row in admin.rows(admin.open_files(self.folder), tuple(State))}
-
-    async def until(self, true: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not true():
-                self.queue.wake()
-                await asyncio.sleep(0.01)
-
-    def got(self, address: str) -> list[bytes]:
-        return [p.data for p in self.courier.parcels if address in [r.address for r in p.envelope.recipients]]
-
-    async def work(self) -> None:
-        while True:
-            lease = await self.broker.lease(("tasks.pool",))
-            address = lease.task.recipient.address
-            self.asked.append(address)
-            if address in self.answers:
-                await lease.answer(self.answers[address]())
-            else:
-                self.held.append(lease)
-
-
-@contextlib.asynccontextmanager
-async def switch(
-    folder: Path, clock: FakeClock, courier: MemoryCourier | None = None, srs: Srs | None = None, **routes: str
-) -> AsyncIterator[Switch]:
-    spool = open_spool(folder / "spool", clock)
-    broker, courier = EmbeddedBroker(), courier or MemoryCourier()
-    policy = Policy(hold=100, hold_then="pass", quarantine=10_000)
-    names = {"ann": "pass", "bob": "pass"} | routes
-    settings = Settings(
-        courier=courier,
-        composer=Composer("us.example", {}),
-        policy=policy,
-        backoff=Backoff(10, 100),
-        reporter=Reporter(spool, "us.example", 1000, clock),
-        recipients=50,
-        sending=Limiter(10),
-        marks=Marks(b"x" * 32),
-        srs=srs,
-        routes=Routes(
-            Route(f"{name}@example.test", 1, 0.5 if policy_ != "pass" else 5, policy_, "bounce")
-            for name, policy_ in names.items()
-        ),
-    )
-    current, suspects = Current(settings), Suspects(write=spool.suspect)
-    queue = ActiveQueue(spool, current, clock=clock)
-    outcomes = Outcomes(spool, queue, current, clock)
-    runner = QueueRunner(
-        queue, outcomes, Dispatcher(broker, current, clock=clock, suspects=suspects), current, clock=clock
-    )
-    made = Switch(folder, clock, spool, queue, runner, outcomes, suspects, current, courier, broker)
-    tasks = [asyncio.create_task(work) for work in (queue.run(), runner.run(), made.work())]
-    try:
-        yield made
-        report = audit(admin.open_files(folder), folder)
-        assert report.findings == ()
-    finally:
-        queue.stop()
-        await runner.stop(1)
-        for task in tasks:
-            task.cancel()
-        await spool.close()
 
 
 def test_equal_recipients_share_a_transaction_and_others_do_not(run: Run, tmp_path: Path, clock: FakeClock) -> None:
@@ -319,9 +211,32 @@ def test_a_lost_offer_is_offered_again(
                 await asyncio.sleep(0.3)
                 assert len(s.held) == n + 1  # a worker has it, so it is not offered a second time
                 if n < 2:
-                    s.held[n].drop()
+                    await s.held[n].discard()
             await s.held[2].answer(Verdict.passed("at last"))
             await s.until(lambda: s.states()["lost@example.test"] == "delivered")
+
+    run(inside())
+
+
+def test_offers_that_the_broker_lost_with_its_connection_are_made_again(
+    run: Run, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "OVERDUE", 3600)
+
+    async def inside() -> None:
+        async with switch(tmp_path, clock, lost="defer", kept="defer") as s:
+            await s.accept("lost@example.test")
+            await s.until(lambda: len(s.held) == 1)
+            await s.accept("kept@example.test")
+            await s.until(lambda: len(s.held) == 2)
+            await s.publisher.withdraw(s.held[0].task)  # the broker has forgotten it
+            s.publisher.reconnected()
+            await s.until(lambda: len(s.held) == 3)
+            assert s.held[2].task.token == s.held[0].task.token
+            for lease in s.held:
+                await lease.answer(Verdict.passed())
+            await s.until(lambda: set(s.states().values()) == {"delivered"})
+            assert sorted(s.asked) == ["kept@example.test", "lost@example.test", "lost@example.test"]
 
     run(inside())
 
@@ -502,26 +417,26 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
 
     async def inside() -> None:
         async with switch(tmp_path, clock) as s:
-            deliveries = await s.accept("ann@example.test", "bob@example.test")
-            await s.until(lambda: len(s.held) == 2)
-            keys = [delivery.key for delivery in deliveries]
-            suspects = Suspects(dict.fromkeys(keys[:1], 0), {b"proxied"}, write=s.spool.suspect)
-            order: list[str] = []
-
-            async def one(key: tuple[int, int], digest: bytes) -> None:
-                async with suspects.in_turn(key, digest):
-                    order.append("begun")
-                    await asyncio.sleep(0.05)
-                    order.append("ended")
-
-            await asyncio.gather(*map(one, keys, (b"", b"proxied")))
-            assert order == ["begun", "ended"] * 2
-            await suspects.clear(keys[0])
-            assert await s.spool.suspects() == {}
-            await suspects.broke(keys[1])
-            assert await s.spool.suspects() == {keys[1]: 1}
+            suspect = message("Suspect")
+            s.suspects.digests.add(hashlib.sha256(suspect).digest())
+            await s.accept("ann@example.test", "bob@example.test", data=suspect)
+            await s.until(lambda: len(s.held) == 1)
+            await s.accept("ann@example.test")
+            await s.until(lambda: len(s.held) == 2)  # mail that is no suspect does not wait
+            assert s.held[1].task.message != s.held[0].task.message
+            await s.held[0].answer(Verdict.passed())
+            await s.until(lambda: len(s.held) == 3)
+            assert s.held[2].task.message == s.held[0].task.message
             for lease in s.held:
-                await lease.answer(Verdict.passed(""))
+                await lease.answer(Verdict.passed())
+
+            (delivery,) = await s.accept("ann@example.test")
+            await s.suspects.broke(delivery.key)
+            assert await s.spool.suspects() == {delivery.key: 1}
+            await s.until(lambda: len(s.held) == 4)
+            await s.held[3].answer(Verdict.passed())
+            await s.until(lambda: set(s.states().values()) == {"delivered"})
+            assert await s.spool.suspects() == {}
 
     run(inside())
 
@@ -529,22 +444,17 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
 def test_one_answer_counts_and_only_with_its_token(run: Run, tmp_path: Path, clock: FakeClock) -> None:
     async def inside() -> None:
         async with switch(tmp_path, clock, slow="hold") as s:
-            (delivery,) = await s.accept("slow@example.test")
+            await s.accept("slow@example.test")
             await s.until(lambda: s.held)
-            s.broker.answered(replace(_task(delivery), token="guessed"), Verdict.passed("forged"))
+            await s.publisher.offer(replace(s.held[0].task, token="guessed"))
+            await s.until(lambda: len(s.held) == 2)
+            await s.held[1].answer(Verdict.passed("forged"))
             await s.held[0].answer(Deferral("late", why=LATE))
             await s.held[0].answer(Verdict.passed("too late"))
             await s.until(lambda: s.states()["slow@example.test"] == "held")
             assert not s.courier.parcels
 
     run(inside())
-
-
-def _task(delivery: Delivery) -> Any:
-    return Task(
-        delivery.message.id, delivery.n, "", delivery.recipient, delivery.message.envelope, delivery.message.load,
-        "slow@example.test", 1, "tasks.pool", 0.0,
-    )  # fmt: skip
 
 
 def test_deferrals_and_temporary_denials_ask_again_without_piling_up(

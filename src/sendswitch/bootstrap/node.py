@@ -137,12 +137,13 @@ class Node:
         self._notes = Notes(place)
         self.current = Current(make_settings(config, self.spool, marks, self._srs_secret))
         self.queue = ActiveQueue(self.spool, self.current, clock=system_clock)
-        dispatcher = Dispatcher(broker, self.current, clock=system_clock, suspects=suspects)
+        self._dispatcher = Dispatcher(broker.publisher(), self.current, clock=system_clock, suspects=suspects)
+        await self._dispatcher.open()
         self._outcomes = Outcomes(self.spool, self.queue, self.current, system_clock)
-        self._runner = QueueRunner(self.queue, self._outcomes, dispatcher, self.current, clock=system_clock)
+        self._runner = QueueRunner(self.queue, self._outcomes, self._dispatcher, self.current, clock=system_clock)
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
-        self.candidates = Candidates(dispatcher, self.spool.note, most=most)
+        self.candidates = Candidates(self._dispatcher, self.spool.note, most=most)
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         routes = await in_thread(load_routes, self._engine, config)
@@ -160,10 +161,10 @@ class Node:
             services, lists=lists_kept, outbox=self.sender, auto_replies=auto_replies, readers=make_readers()
         )
         await self._read_lists()
-        self._worker = (
-            make_worker(config, broker, self._engine, self._services, self._notes) if self._with_worker else None
-        )
-        if self._worker is not None:
+        self._worker = None
+        if self._with_worker:
+            consumer = broker.consumer(lambda reference: self.spool.content(reference.message))
+            self._worker = make_worker(config, consumer, self._engine, self._services, self._notes)
             self._worker_task = self._keep("worker", self._worker.run)
         self._management = Management(self)
         await self._management.start(self.data, self._engine)
@@ -394,6 +395,7 @@ class Node:
         if self._worker is not None:
             self._worker.stop()
             await asyncio.wait([self._worker_task], timeout=GRACE / 3)
+        await self._dispatcher.close()
         await self._management.stop(self.data)
         for task in self._tasks:
             task.cancel()

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sendswitch import logs
 from sendswitch.accounts.routes import make_route, read_pipeline
 from sendswitch.accounts.users import get_pipeline
-from sendswitch.broker.base import Broker
+from sendswitch.broker.base import TaskConsumer
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.model import Config, ListenerSection
@@ -209,7 +209,7 @@ async def find_suspects(spool: Spool, notes: Path) -> Suspects:
     return Suspects(counts | new, digests, spool.suspect)
 
 
-def make_worker(config: Config, broker: Broker, engine: Engine, services: Services, hands: Hands) -> Worker:
+def make_worker(config: Config, consumer: TaskConsumer, engine: Engine, services: Services, hands: Hands) -> Worker:
     """Make the worker that runs the site's pipelines."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
@@ -218,5 +218,5 @@ def make_worker(config: Config, broker: Broker, engine: Engine, services: Servic
 
     pipelines = PipelineCache(source, config.pipelines.limit, services)
     return Worker(
-        broker, pipelines, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
+        consumer, pipelines, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
     )

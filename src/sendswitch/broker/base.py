@@ -1,45 +1,37 @@
-"""The broker's contract."""
+"""The broker's contract: tasks go from nodes to workers, and answers come back.
+
+An offer or an answer may be lost or come twice. The node keeps every undecided task, offers it again, and counts one
+answer for each token. Nothing here is durable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from sendswitch.mail.task import Task
+from sendswitch.mail.content import Content
+from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import PipelineResult
 
-Listener = Callable[[int, int, str, PipelineResult], None]
-"""Called with message, delivery number, token and answer, on the event loop."""
+OnAnswer = Callable[[Answer], None]
+"""Called with each answer, on the event loop; must not block."""
+
+OnReconnect = Callable[[], None]
+"""Called when the connection to the broker stands again, on the event loop. Offers made before may be lost."""
+
+ReadContent = Callable[[Reference], Awaitable[Content]]
+"""Returns the content of a reference. Raises Temporary when it cannot be read."""
 
 
-class Lease(Protocol):
-    """One task in one worker's hands. It ends with `answer`, `give_back`, or the worker's death."""
+class TaskPublisher(Protocol):
+    """A node's side of a broker. Tasks are known by their tokens."""
 
-    task: Task
-
-    async def answer(self, answer: PipelineResult) -> None:
-        """Send the answer to the node that offered the task. A lost answer makes the node offer the task again."""
+    async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
+        """Connect, and pass on every answer from now on. Call it once. Raises Temporary."""
         ...
-
-    async def give_back(self) -> None:
-        """Return a task that was not done, so that another worker may have it."""
-        ...
-
-    def drop(self) -> None:
-        """Drop a task whose worker failed without an answer. The node offers it again."""
-        ...
-
-
-class Broker(Protocol):
-    """The transport of tasks to workers and of answers back.
-
-    Contract: an offer or an answer may be lost or come twice. The node keeps every undecided task, offers it again, and
-    counts one answer for each token. Nothing here is durable. A lease whose worker dies comes back to another worker.
-    Offering never waits for a worker.
-    """
 
     async def offer(self, task: Task) -> None:
-        """Put a task into its queue. Raises Temporary when the broker takes none."""
+        """Put a task into its queue; never waits for a worker. Raises Temporary when the broker does not accept it."""
         ...
 
     async def withdraw(self, task: Task) -> None:
@@ -47,13 +39,53 @@ class Broker(Protocol):
         ...
 
     def has(self, task: Task) -> bool:
-        """Return whether the offer is still on its way: in a queue, or in a living worker's hands."""
+        """Return whether the offer is on its way, as far as this side knows: in a queue, or in a living worker's
+        hands."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect. No answer arrives after this."""
+        ...
+
+
+class Lease(Protocol):
+    """One task that a worker has.
+
+    It ends once: with `answer`, `give_back`, `discard`, or the death of its worker, after which another worker gets the
+    task. These methods do nothing on a lease that has ended.
+    """
+
+    task: Task
+
+    async def content(self) -> Content:
+        """Return the task's content. Raises Temporary when it cannot be read."""
+        ...
+
+    async def answer(self, result: PipelineResult) -> None:
+        """Send the answer to the node that offered the task. A lost answer makes the node offer the task again."""
+        ...
+
+    async def give_back(self) -> None:
+        """Return a task that was not done, so that another worker may have it."""
+        ...
+
+    async def discard(self) -> None:
+        """End the lease of a task that failed without an answer. No other worker gets it before the node offers it
+        again."""
+        ...
+
+
+class TaskConsumer(Protocol):
+    """A worker's side of a broker."""
+
+    async def open(self) -> None:
+        """Connect. Raises Temporary."""
         ...
 
     async def lease(self, queues: tuple[str, ...]) -> Lease:
         """Wait for a task from any of these queues. Raises asyncio.CancelledError only."""
         ...
 
-    def listen(self, listener: Listener) -> None:
-        """Hear every answer from now on. One listener a broker object."""
+    async def close(self) -> None:
+        """Give back every task that has no answer, and disconnect."""
         ...

@@ -61,7 +61,7 @@ class Envelope:
 
         Recipients are stored apart, because each has its own state.
         """
-        client = {name: value for name in _CLIENT if (value := getattr(self.client, name))}
+        client = client_to_json(self.client)
         out: dict[str, Any] = {"client": client} if client else {}
         for name in ("body", "smtputf8", "ret", "envid"):
             if value := getattr(self, name):
@@ -72,12 +72,22 @@ class Envelope:
 _CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident", "login")
 
 
+def client_to_json(client: Client) -> dict[str, Any]:
+    """Return a client as plain JSON values, without empty ones."""
+    return {name: value for name in _CLIENT if (value := getattr(client, name))}
+
+
+def client_from_json(data: Mapping[str, Any]) -> Client:
+    """Return the inverse of `client_to_json`. Unknown fields are ignored."""
+    return Client(**{name: str(value) for name, value in data.items() if name in _CLIENT})
+
+
 def from_json(sender: str, recipients: tuple[Recipient, ...], data: Mapping[str, Any]) -> Envelope:
     """Return the inverse of `Envelope.to_json`."""
     return Envelope(
         sender=sender,
         recipients=recipients,
-        client=Client(**{name: str(value) for name, value in data.get("client", {}).items() if name in _CLIENT}),
+        client=client_from_json(data.get("client", {})),
         body=str(data.get("body", "")),
         smtputf8=bool(data.get("smtputf8", False)),
         ret=str(data.get("ret", "")),

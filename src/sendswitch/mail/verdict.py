@@ -186,6 +186,16 @@ class Deferral:
     version: int = 0
     why: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the deferral as plain JSON values, without empty ones."""
+        out: dict[str, Any] = {"reason": self.reason}
+        for name in ("pipeline", "version", "why"):
+            if value := getattr(self, name):
+                out[name] = value
+        if self.trace:
+            out["trace"] = [step.to_json() for step in self.trace]
+        return out
+
 
 PipelineResult = Verdict | Deferral
 
@@ -237,6 +247,19 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
     )
 
 
+def deferral_from_json(data: Mapping[str, Any]) -> Deferral:
+    """Return the deferral that JSON describes: the inverse of `Deferral.to_json`. Raises ValueError."""
+    if (why := data.get("why", "")) not in ("", LATE, BROKE):
+        raise ValueError(f"why: {why!r} is none of {LATE}, {BROKE}")
+    return Deferral(
+        reason=storable(data.get("reason", ""), MAX_REASON),
+        trace=tuple(step_from_json(step) for step in data.get("trace", ())),
+        pipeline=str(data.get("pipeline", "")),
+        version=int(data.get("version", 0)),
+        why=why,
+    )
+
+
 def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
     value = data.get(name, ())
     if not isinstance(value, list | tuple):
@@ -264,10 +287,11 @@ _VERDICT_FIELDS = frozenset(
 )
 
 
-def checked(verdict: Verdict) -> Verdict:
+def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
     """Return the verdict when all of it can be carried out. Raises ValueError with the part that cannot.
 
     Every verdict of a processor goes through here, because it ends up in SMTP commands, header fields and the journal.
+    `edits` is how many header edits it may have; a pipeline's verdict has those of all its steps.
     """
     checked_tags(verdict.tags)
     if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
@@ -284,8 +308,8 @@ def checked(verdict: Verdict) -> Verdict:
     _check_hold(verdict)
     if verdict.rewrite:
         raise ValueError("rewrite: only the switch changes whose mail it is, when it forwards")
-    if len(verdict.edits) > MAX_EDITS:
-        raise ValueError(f"{len(verdict.edits)} header edits; at most {MAX_EDITS} are made")
+    if len(verdict.edits) > edits:
+        raise ValueError(f"{len(verdict.edits)} header edits; at most {edits} are made")
     for edit in verdict.edits:
         _check_edit(edit)
     reason = storable(verdict.reason, MAX_REASON)
@@ -339,7 +363,7 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
 
 
 def step_from_json(data: Mapping[str, Any]) -> StepRecord:
-    """Return the inverse of `Step.to_json`."""
+    """Return the inverse of `StepRecord.to_json`."""
     return StepRecord(
         processor=str(data.get("processor", "")),
         version=str(data.get("version", "")),

@@ -59,10 +59,7 @@ class Candidates:
             # Now, because the mail may be delivered and its content forgotten before a worker begins.
             held = await message.load() if content is None else content
 
-            async def load() -> Content:
-                return held
-
-            now = await self._dispatcher.rehearse(delivery, replace(route, version=route.candidate), load)
+            now = await self._dispatcher.rehearse(delivery, replace(route, version=route.candidate), held)
             if isinstance(held, InFile) and not await asyncio.to_thread(held.path.exists):
                 raise SpoolUnavailable("the content went before the candidate had read it")
             fields = _differing(was, now)

@@ -1,7 +1,7 @@
 """Offers tasks and waits for their answers: each question has a token, and one answer counts.
 
-The deadline counts while a worker has the task, so the worker keeps it. An offer that a broker has lost is offered
-again, however often that happens.
+The deadline counts while a worker has the task, so the worker keeps it. An offer that the broker has lost is made
+again, when it is overdue and when the broker is connected again, however often that happens.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sendswitch import logs, metrics
-from sendswitch.broker.base import Broker
+from sendswitch.broker.base import TaskPublisher
 from sendswitch.clock import Clock
 from sendswitch.errors import classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
-from sendswitch.mail.task import Task
+from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
 from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout
@@ -43,14 +43,23 @@ class Dispatcher:
     undecided.
     """
 
-    def __init__(self, broker: Broker, current: Current, *, clock: Clock, suspects: Suspects | None = None) -> None:
-        self._broker, self._current, self._clock = broker, current, clock
+    def __init__(
+        self, publisher: TaskPublisher, current: Current, *, clock: Clock, suspects: Suspects | None = None
+    ) -> None:
+        self._publisher, self._current, self._clock = publisher, current, clock
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
         self._random = b""
         self._waiting: dict[str, tuple[Task, asyncio.Future[PipelineResult | None]]] = {}
         self._begun: dict[Key, tuple[asyncio.Task[PipelineResult], asyncio.TimerHandle]] = {}
-        broker.listen(self._answered)
+
+    async def open(self) -> None:
+        """Connect to the broker; call it before anything is asked. Raises Temporary."""
+        await self._publisher.open(self._answered, self._reconnected)
+
+    async def close(self) -> None:
+        """Disconnect from the broker. No question gets an answer after this."""
+        await self._publisher.close()
 
     @property
     def waiting(self) -> int:
@@ -94,7 +103,11 @@ class Dispatcher:
         """Offer a task and wait for its answer. Suspects (`poison`) are offered one at a time."""
         began = time.perf_counter()
         task = self._task(delivery, route)
-        async with self.suspects.in_turn(delivery.key, task.digest):
+        suspects = self.suspects
+        if delivery.key in suspects.counts or task.digest in suspects.digests:
+            async with suspects.turn:
+                answer = await self._answer(task, route)
+        else:
             answer = await self._answer(task, route)
         _tell(delivery, answer, time.perf_counter() - began)
         if route.candidate:
@@ -102,11 +115,9 @@ class Dispatcher:
                 observer(delivery, route, answer)
         return answer
 
-    async def rehearse(
-        self, delivery: Delivery, route: Route, load: Callable[[], Awaitable[Content]]
-    ) -> PipelineResult:
+    async def rehearse(self, delivery: Delivery, route: Route, content: Content) -> PipelineResult:
         """Return the answer that would count. It is recorded and counted nowhere."""
-        task = replace(self._task(delivery, route), load=load, rehearsal=True)
+        task = replace(self._task(delivery, route), content=content, rehearsal=True)
         return await self._answer(task, route)
 
     def _task(self, delivery: Delivery, route: Route) -> Task:
@@ -116,8 +127,9 @@ class Dispatcher:
             n=delivery.n,
             token=self._token(),
             recipient=delivery.recipient,
-            envelope=message.envelope,
-            load=message.load,
+            sender=message.envelope.sender,
+            client=message.envelope.client,
+            content=message.content or Reference(message.id, message.size, message.digest),
             pipeline=route.owner,
             version=route.version,
             queue=route.queue,
@@ -140,7 +152,7 @@ class Dispatcher:
             logs.failed("offering a task", error=error, msg_id=to_text(task.message))
             answer = Deferral(f"the task could not be offered: {classify(error)}")
         except BaseException:
-            await self._broker.withdraw(task)
+            await self._publisher.withdraw(task)
             raise
         finally:
             self._waiting.pop(task.token, None)
@@ -157,7 +169,7 @@ class Dispatcher:
         while True:
             future: asyncio.Future[PipelineResult | None] = loop.create_future()
             self._waiting[task.token] = (task, future)
-            await self._broker.offer(task)
+            await self._publisher.offer(task)
             timer = loop.call_later(overdue, self._check, task.token, overdue)
             try:
                 answer = await future
@@ -172,19 +184,25 @@ class Dispatcher:
         if (known := self._waiting.get(token)) is None or known[1].done():
             return
         task, future = known
-        if self._broker.has(task):
+        if self._publisher.has(task):
             asyncio.get_running_loop().call_later(overdue, self._check, token, overdue)
         else:
             future.set_result(None)
 
-    def _answered(self, message: int, n: int, token: str, answer: PipelineResult) -> None:
+    def _reconnected(self) -> None:
+        """Offer again what the broker lost with its connection."""
+        for task, future in self._waiting.values():
+            if not future.done() and not self._publisher.has(task):
+                future.set_result(None)
+
+    def _answered(self, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from a worker that was never asked.
-        known = self._waiting.get(token)
+        known = self._waiting.get(answer.token)
         if known is None:
             return
         task, future = known
-        if (task.message, task.n) == (message, n) and not future.done():
-            future.set_result(answer)
+        if (task.message, task.n) == (answer.message, answer.n) and not future.done():
+            future.set_result(answer.result)
 
 
 def _tell(delivery: Delivery, answer: PipelineResult, seconds: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,13 +35,17 @@ async def _nowhere(counts: Mapping[Key, int]) -> None:
 
 @dataclass(slots=True)
 class Suspects:
-    """The suspects of one node. `counts` says how often each broke something; `digests` are those of content whose
-    message is not in the spool, which was asked about while its sender waited."""
+    """The suspects of one node.
+
+    `counts` says how often each broke something; `digests` are those of content whose message is not in the spool,
+    which was asked about while its sender waited. `turn` is held while one is asked about, so that they are offered one
+    at a time.
+    """
 
     counts: dict[Key, int] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
     write: Write = _nowhere
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def poison(self, key: Key) -> bool:
         """Return whether a delivery broke its pipeline too often to be asked again."""
@@ -55,13 +59,8 @@ class Suspects:
 
     async def clear(self, key: Key) -> None:
         """Forget a suspect that came to a verdict. Raises SpoolUnavailable."""
-        if key in self.counts:
-            await self.write({key: -1})
-            self.counts.pop(key, None)
-
-    def in_turn(self, key: Key, digest: bytes) -> AbstractAsyncContextManager[None]:
-        """Return a context that one suspect can be in at a time, and everything else always."""
-        return self._turn if key in self.counts or digest in self.digests else nullcontext()
+        await self.write({key: -1})
+        self.counts.pop(key, None)
 
 
 class Notes:

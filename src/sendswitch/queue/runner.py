@@ -139,15 +139,15 @@ class QueueRunner:
     async def _decide(self, delivery: Delivery) -> None:
         """Get the answer and make it durable; nothing for a delivery that needs none."""
         if (route := self._route(delivery)) is not None:
-            if self._dispatcher.suspects.poison(delivery.key):
+            suspects = self._dispatcher.suspects
+            if delivery.key in suspects.counts and suspects.poison(delivery.key):
                 await self._outcomes.put_poison_aside(delivery, self._current.settings.policy.quarantine)
             else:
                 await self._decided(delivery, await self._dispatcher.ask(delivery, route))
 
     async def _decided(self, delivery: Delivery, answer: PipelineResult) -> None:
-        reason = policy.undecided(answer)
+        reason, suspects = policy.undecided(answer), self._dispatcher.suspects
         if isinstance(answer, Deferral) or reason:
-            suspects = self._dispatcher.suspects
             if isinstance(answer, Deferral) and answer.why == BROKE:
                 await suspects.broke(delivery.key)
                 if suspects.poison(delivery.key):
@@ -162,7 +162,8 @@ class QueueRunner:
             else:
                 await self._outcomes.put_off(delivery, reason, trace=trace, **whose)
             return
-        await self._dispatcher.suspects.clear(delivery.key)
+        if delivery.key in suspects.counts:
+            await suspects.clear(delivery.key)
         before, verdict, told = delivery.verdict, answer, answer.to_json()
         if delivery.attempts:
             told["attempt"] = delivery.attempts + 1

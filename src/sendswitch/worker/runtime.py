@@ -13,7 +13,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from sendswitch import logs
-from sendswitch.broker.base import Broker, Lease
+from sendswitch.broker.base import Lease, TaskConsumer
 from sendswitch.clock import Clock
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.deadline import within
@@ -101,7 +101,7 @@ class Worker:
 
     def __init__(
         self,
-        broker: Broker,
+        consumer: TaskConsumer,
         pipelines: PipelineCache,
         *,
         queues: tuple[str, ...],
@@ -109,7 +109,7 @@ class Worker:
         clock: Clock,
         hands: Hands | None = None,
     ) -> None:
-        self._broker, self._pipelines, self._queues, self._hands = broker, pipelines, queues, hands
+        self._consumer, self._pipelines, self._queues, self._hands = consumer, pipelines, queues, hands
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
@@ -121,14 +121,18 @@ class Worker:
         await self._pipelines.retain(routes)
 
     async def run(self) -> None:
-        """Run until `stop` is called; then every lease in hand is answered before this returns."""
-        async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._loop()) for _ in range(self._concurrency)]
-            await self._stopping.wait()
-            for loop in loops:
-                if loop in self._idle:
-                    loop.cancel()
-        await self._pipelines.close()
+        """Run until `stop` is called; then every lease in hand is answered before this returns. Raises Temporary."""
+        await self._consumer.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = [group.create_task(self._loop()) for _ in range(self._concurrency)]
+                await self._stopping.wait()
+                for loop in loops:
+                    if loop in self._idle:
+                        loop.cancel()
+        finally:
+            await self._consumer.close()
+            await self._pipelines.close()
 
     def stop(self) -> None:
         """Take no more tasks."""
@@ -140,14 +144,14 @@ class Worker:
         while not self._stopping.is_set():
             self._idle.add(me)
             try:
-                lease = await self._broker.lease(self._queues)
+                lease = await self._consumer.lease(self._queues)
             finally:
                 self._idle.discard(me)
             try:
                 await self._work(lease)
             except Exception as error:
                 # The node offers the task again; this loop must live on.
-                lease.drop()
+                await lease.discard()
                 logs.failed("a lease", error=error, msg_id=to_text(lease.task.message))
 
     async def _work(self, lease: Lease) -> None:
@@ -172,36 +176,38 @@ class Worker:
                 hands.end(task.message, task.n)
         await lease.answer(answer)
 
-    async def _read(self, task: Task) -> Mail:
-        """Return the message, read once for all its recipients in hand. Raises the errors of loading it."""
-        mail = self._mails.get(task.message)
+    async def _read(self, lease: Lease) -> Mail:
+        """Return the message, read once for all its recipients in hand. Raises Temporary."""
+        message = lease.task.message
+        mail = self._mails.get(message)
         while mail is None:
-            if (reading := self._reading.get(task.message)) is None:
-                return await self._read_first(task)
+            if (reading := self._reading.get(message)) is None:
+                return await self._read_first(lease)
             mail = await asyncio.shield(reading)
         return mail
 
-    async def _read_first(self, task: Task) -> Mail:
+    async def _read_first(self, lease: Lease) -> Mail:
         """Read a message. The others that wait for it get None if this fails or is cancelled."""
-        reading = self._reading[task.message] = asyncio.get_running_loop().create_future()
+        message = lease.task.message
+        reading = self._reading[message] = asyncio.get_running_loop().create_future()
         mail = None
         try:
-            mail = self._mails[task.message] = await _prepared(task)
+            mail = self._mails[message] = await _prepared(lease)
             return mail
         finally:
-            del self._reading[task.message]
+            del self._reading[message]
             reading.set_result(mail)
 
     async def _answer(self, lease: Lease) -> PipelineResult:
         task = lease.task
         try:
             chain = await self._pipelines.get(task)
-            mail = await self._read(task)
+            mail = await self._read(lease)
             context = Context(
                 message=to_text(task.message),
                 recipient=task.recipient,
-                sender=task.envelope.sender,
-                client=task.envelope.client,
+                sender=task.sender,
+                client=task.client,
                 now=self._clock(),
                 attempt=task.attempt,
                 rehearsal=task.rehearsal,
@@ -212,9 +218,9 @@ class Worker:
             return Deferral(f"the pipeline of {task.pipeline} cannot run: {error}")
 
 
-async def _prepared(task: Task) -> Mail:
+async def _prepared(lease: Lease) -> Mail:
     """Return a message. A large header is read outside the event loop."""
-    mail = Mail(await task.load())
+    mail = Mail(await lease.content())
     if isinstance(mail.content, InFile) or mail.large_header:
         await asyncio.to_thread(mail.prepare)
     return mail

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sendswitch.mail.envelope import Client, Recipient
+from sendswitch.mail.envelope import Recipient, client_from_json, client_to_json
 from sendswitch.processors.base import Context
-
-_CLIENT = ("address", "name", "port", "helo", "protocol", "source", "ident", "login")
 
 
 def context_to_json(context: Context) -> dict[str, Any]:
@@ -17,7 +15,7 @@ def context_to_json(context: Context) -> dict[str, Any]:
         "message": context.message,
         "recipient": context.recipient.address,
         "sender": context.sender,
-        "client": {name: value for name in _CLIENT if (value := getattr(context.client, name))},
+        "client": client_to_json(context.client),
         "now": context.now,
         "attempt": context.attempt,
         "tags": context.tags,
@@ -32,7 +30,7 @@ def context_from_json(data: Mapping[str, Any]) -> Context:
         message=data["message"],
         recipient=Recipient(data["recipient"]),
         sender=data["sender"],
-        client=Client(**data["client"]),
+        client=client_from_json(data["client"]),
         now=data["now"],
         attempt=data["attempt"],
         tags=tuple(data["tags"]),
