@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from sendswitch import durable
 from sendswitch.admin.base import at
 from sendswitch.cli.output import Session, local
 from sendswitch.config.model import Config
@@ -73,9 +74,8 @@ def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A 
                 for path in (work / "manifest.json", *parts):
                     archive.add(path, path.name)
         partial.chmod(0o600)
-        with partial.open("rb") as whole:
-            os.fsync(whole.fileno())
-        os.rename(partial, file)
+        durable.sync(partial)
+        durable.publish(partial, file)
     session.done(
         f"{messages} messages and {rows} rows are in {file}",
         file=str(file),

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from sendswitch import durable
 from sendswitch.errors import NotFound, Refused, Temporary
 
 STATE = "postfix.json"
@@ -79,7 +80,7 @@ class Postconf:
             # With its parameters, as postconf prints a service; '' where there was none.
             known["services"].setdefault(service.name, self._run("-M", service.name).strip())
         self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._state.write_bytes(orjson.dumps(known | {"modes": dict(modes)}))
+        durable.replace(self._state, [orjson.dumps(known | {"modes": dict(modes)})])
         for command in commands:
             _check(command)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
+from sendswitch import durable
 from sendswitch.accounts.users import all_pipelines
 from sendswitch.admin import messages
 from sendswitch.bootstrap.parts import make_trial
@@ -165,9 +165,7 @@ class _State:
         if self._file is None or not (now or time.monotonic() - self._saved > SAVE):
             return
         data = {"asked": self._asked, "after": to_text(self.after), "tally": self.tally.to_json()}
-        temporary = self._file.with_name(self._file.name + ".tmp")
-        temporary.write_bytes(orjson.dumps(data))
-        os.replace(temporary, self._file)
+        durable.replace(self._file, [orjson.dumps(data)])
         self._saved = time.monotonic()
 
 

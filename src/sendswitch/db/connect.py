@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insp
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sendswitch import logs
+from sendswitch import durable, logs
 from sendswitch.errors import InvalidConfiguration, Refused, Temporary, in_words
 
 P = ParamSpec("P")
@@ -159,11 +159,10 @@ def _copy(engine: Engine, version: str) -> Path | None:
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(part)) as target:
         source.backup(target)
     owner = file.stat()
-    with part.open("rb") as written:
-        os.fsync(written.fileno())
-        if os.geteuid() == 0:
-            os.fchown(written.fileno(), owner.st_uid, owner.st_gid)
-    part.rename(copy)
+    if os.geteuid() == 0:
+        os.chown(part, owner.st_uid, owner.st_gid)
+    durable.sync(part)
+    durable.publish(part, copy)
     return copy
 
 

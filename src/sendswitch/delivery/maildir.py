@@ -7,14 +7,15 @@ rename leaves nothing in new/; after it the message is there once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import socket
 import time
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
+from sendswitch.durable import publish, write_new
 from sendswitch.mail.address import key
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope
@@ -73,15 +74,9 @@ class MaildirCourier:
         try:
             for part in ("tmp", "new", "cur"):
                 (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
-            with temporary.open("xb") as file:
-                file.write(f"Return-Path: <{envelope.sender}>\r\nDelivered-To: {address}\r\n".encode())
-                for piece in content.chunks():
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
+            head = f"Return-Path: <{envelope.sender}>\r\nDelivered-To: {address}\r\n".encode()
+            write_new(temporary, chain([head], content.chunks()))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             return _failed(folder, error)
         return temporary
 
@@ -90,12 +85,7 @@ def _show(temporary: Path) -> Reply:
     """Move a complete file into new/, where readers see it."""
     new = temporary.parent.parent / "new"
     try:
-        temporary.rename(new / temporary.name)
-        handle = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        publish(temporary, new / temporary.name)
     except OSError as error:
         return _failed(new, error)
     return _STORED

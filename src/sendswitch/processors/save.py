@@ -8,8 +8,6 @@ is saved.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import orjson
 from pydantic import Field, field_validator
 
+from sendswitch.durable import replace
 from sendswitch.mail.ids import from_text, received
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
@@ -81,7 +80,7 @@ class Save:
         else:
             target, beside = folder / f"{name}.{format_}", folder / f".{name}.{format_}.part"
         if not target.exists():
-            _write(mail.content.chunks() if told is None else _json(told), target, beside)
+            replace(target, mail.content.chunks() if told is None else _json(told), beside)
         return target
 
 
@@ -91,22 +90,3 @@ def _host() -> str:
 
 def _json(told: dict[str, Any]) -> Iterable[bytes]:
     yield orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def _write(pieces: Iterable[bytes], target: Path, beside: Path) -> None:
-    beside = beside.with_name(f"{beside.name}.{secrets.token_hex(8)}")
-    try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(handle, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,6 +12,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from sendswitch.durable import publish
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.ids import to_text
@@ -110,18 +111,8 @@ class Body:
         assert self._file is not None
         try:
             os.fsync(self._file)
-            os.rename(self._temporary, self._final)
-            sync_folder(self._folder)
+            publish(self._temporary, self._final)
         except OSError as error:
             raise SpoolUnavailable(f"cannot complete {self._final}: {error.strerror}") from error
         os.close(self._file)
         self._file = None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
