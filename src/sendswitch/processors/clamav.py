@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -24,7 +23,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.sharing import SharedClient, connect, pieces
+from sendswitch.processors.sharing import SharedClient, connect, pieces, write_while
 
 TAG, UNSCANNED = "VIRUS", "UNSCANNED"
 # Bytes of an answer; a signature's name has some dozen.
@@ -161,18 +160,9 @@ class _Session:
     async def scan(self, content: Content) -> str:
         """Stream a message; the signature that matched, '' for none. Raises OSError, EOFError, TooLarge, ValueError."""
         self._writer.write(b"zINSTREAM\0")
-        # clamd says at once what it does not take, and closes: its words are worth more than our failed write, and they
-        # are lost with the connection unless somebody listens meanwhile.
         answering = asyncio.create_task(self._answer())
         try:
-            with suppress(ConnectionError, RuntimeError):  # the second is uvloop's word for a closed transport
-                async for piece in pieces(content):
-                    if answering.done():
-                        break
-                    self._writer.write(len(piece).to_bytes(4, "big") + piece)
-                    await self._writer.drain()
-                else:
-                    self._writer.write(b"\0\0\0\0")
+            await write_while(answering, self._writer, _chunks(content))
             answer = await answering
         finally:
             answering.cancel()
@@ -196,3 +186,10 @@ class _Session:
     def close(self) -> None:
         """Close the connection."""
         self._writer.transport.abort()
+
+
+async def _chunks(content: Content) -> AsyncIterator[bytes]:
+    """Yield content as clamd reads it: each piece behind its length, and a length of zero at the end."""
+    async for piece in pieces(content):
+        yield len(piece).to_bytes(4, "big") + piece
+    yield b"\0\0\0\0"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -115,6 +115,20 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
     read = content.chunks()
     while (piece := await asyncio.to_thread(next, read, None)) is not None:
         yield piece
+
+
+async def write_while(answering: asyncio.Task[Any], writer: asyncio.StreamWriter, data: AsyncIterator[bytes]) -> None:
+    """Write data until all is written or the answer begins, whichever comes first. Never raises a broken connection.
+
+    A scanner says at once what it does not take, and closes: its words are worth more than our failed write, and they
+    are lost with the connection unless `answering` reads meanwhile.
+    """
+    with suppress(ConnectionError, RuntimeError):  # the second is uvloop's word for a closed transport
+        async for piece in data:
+            if answering.done():
+                return
+            writer.write(piece)
+            await writer.drain()
 
 
 class Nothing:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -24,7 +23,7 @@ from sendswitch.mail.headers import SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.sharing import SharedClient, connect, pieces
+from sendswitch.processors.sharing import Nothing, SharedClient, connect, pieces, write_while
 from sendswitch.processors.unscanned import TooLarge, unscanned
 
 # Bytes of an answer: names of rules, of which a message meets some dozens.
@@ -113,26 +112,18 @@ class SpamAssassin:
         await self._spamd.release()
 
 
-class Spamd:
+class Spamd(Nothing):
     """One spamd. Nothing is kept open."""
 
     def __init__(self, address: str) -> None:
         self._address = address
-
-    async def aclose(self) -> None:
-        """Do nothing: nothing is kept open."""
 
     async def scan(self, mail: Mail, user: str) -> dict[str, Any]:
         """Return `score`, `required` and the names of `rules`. Raises OSError, EOFError, ValueError."""
         reader, writer = await connect(self._address, "spamd", LONGEST)
         answering = asyncio.create_task(reader.read(LONGEST + 1))
         try:
-            # spamd may have said what it thinks of us before it has read everything.
-            with suppress(ConnectionError, RuntimeError):
-                writer.write(_request(mail.size, user))
-                async for piece in pieces(mail.content):
-                    writer.write(piece)
-                    await writer.drain()
+            await write_while(answering, writer, _request(mail, user))
             said = bytearray()
             while piece := await answering:
                 said += piece
@@ -162,11 +153,13 @@ class Spamd:
         return {"score": float(scored[1]), "required": float(scored[2]), "rules": rules}
 
 
-def _request(size: int, user: str) -> bytes:
-    head = f"SYMBOLS SPAMC/1.5\r\nContent-length: {size}\r\n"
+async def _request(mail: Mail, user: str) -> AsyncIterator[bytes]:
+    head = f"SYMBOLS SPAMC/1.5\r\nContent-length: {mail.size}\r\n"
     if user and user.isascii() and user.isprintable() and " " not in user:
         head += f"User: {user}\r\n"
-    return head.encode() + b"\r\n"
+    yield head.encode() + b"\r\n"
+    async for piece in pieces(mail.content):
+        yield piece
 
 
 def _status(score: float, tag: float, rules: list[str]) -> SetHeader:

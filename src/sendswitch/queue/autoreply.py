@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from sendswitch.clock import Clock
-from sendswitch.mail.content import InMemory
-from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.processors.base import AutoReply
 from sendswitch.queue.active import ActiveQueue
-from sendswitch.spool.records import Delivery
 from sendswitch.spool.replied import write_reply
-from sendswitch.spool.spool import Spool, new_message
+from sendswitch.spool.spool import Spool, own_message
 
 
 class AutoReplies:
@@ -21,13 +18,7 @@ class AutoReplies:
     async def send(self, reply: AutoReply) -> bool:
         """Send a reply, unless its sender had one before. Both is on disk on return, or neither."""
         now = self._clock()
-        to = Recipient(reply.to)
-        body = "" if reply.data.isascii() else "8BITMIME"
-        envelope = Envelope("", (to,), body=body, smtputf8=not reply.to.isascii())
-        message = new_message(
-            self._spool, envelope, InMemory(reply.data), now=now, lifetime=self._lifetime, via="report"
-        )
-        delivery = Delivery(message, 0, to, due=now)
+        message, delivery = own_message(self._spool, reply.to, reply.data, now=now, lifetime=self._lifetime)
         row = self._spool.row(message, [delivery], {"about": reply.about})
 
         sent: bool = await self._queue.enqueue(

@@ -10,9 +10,8 @@ from sendswitch.clock import Clock
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.mail import dsn
 from sendswitch.mail.content import InMemory
-from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.spool.records import Delivery, Message
-from sendswitch.spool.spool import Spool, new_message
+from sendswitch.spool.spool import Spool, own_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,4 @@ class Reporter:
             )
 
         data = await asyncio.to_thread(build)
-        to = Recipient(message.envelope.sender)
-        smtputf8 = not to.address.isascii()
-        envelope = Envelope("", (to,), body="" if data.isascii() else "8BITMIME", smtputf8=smtputf8)
-        report = new_message(self.spool, envelope, InMemory(data), now=now, lifetime=self.lifetime, via="report")
-        return report, Delivery(report, 0, to, due=now)
+        return own_message(self.spool, message.envelope.sender, data, now=now, lifetime=self.lifetime)

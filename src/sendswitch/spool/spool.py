@@ -25,7 +25,7 @@ from sendswitch.clock import Clock
 from sendswitch.errors import SpoolUnavailable, in_words
 from sendswitch.journal.events import Event
 from sendswitch.mail.content import Content, InMemory, digest_of
-from sendswitch.mail.envelope import Envelope
+from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
 from sendswitch.mail.verdict import Verdict
@@ -607,3 +607,15 @@ def new_message(
         loader=spool.content,
         digest=digest_of(content),
     )
+
+
+def own_message(spool: Spool, to: str, data: bytes, *, now: float, lifetime: float) -> tuple[Message, Delivery]:
+    """Return a message of our own, such as a report, and its one delivery, not written yet.
+
+    It has the null sender, so that no report follows it (RFC 5321 4.5.5), and is never filtered.
+    """
+    recipient = Recipient(to)
+    body = "" if data.isascii() else "8BITMIME"
+    envelope = Envelope("", (recipient,), body=body, smtputf8=not to.isascii())
+    message = new_message(spool, envelope, InMemory(data), now=now, lifetime=lifetime, via="report")
+    return message, Delivery(message, 0, recipient, due=now)
