@@ -17,7 +17,7 @@ from sendswitch.db import journal, lists
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import Event, EventKind
 from sendswitch.journal.search import parse
 from sendswitch.mail import ids
 from sendswitch.mail.content import InMemory
@@ -421,7 +421,7 @@ def test_events_go_over_once_and_an_outage_costs_only_time(
                     while tried < 3:
                         await asyncio.sleep(0.01)
                 # Nothing is purged that the journal does not have.
-                await spool.change([Change(delivery, State.DELIVERED, "delivered", {"reply": "250 ok"})])
+                await spool.change([Change(delivery, State.DELIVERED, EventKind.DELIVERED, {"reply": "250 ok"})])
                 clock.advance(30 * DAY)
                 assert await spool.purge(clock()) == 0
                 away = False
@@ -471,11 +471,11 @@ def test_the_ledger_notices_what_the_journal_has_lost(
             )
             both = [Delivery(message, n, r, due=clock()) for n, r in enumerate(message.envelope.recipients)]
             await spool.accept(message, both)
-            await spool.change([Change(both[0], State.DELIVERED, "delivered", {"reply": "250 ok"})])
+            await spool.change([Change(both[0], State.DELIVERED, EventKind.DELIVERED, {"reply": "250 ok"})])
         assert ledger.full_audit(tmp_path, engine).findings == ()  # the journal was told nothing yet
         await journaling.finish_journal(spool, lambda batch: journal.write(engine, batch))
         # Something happens that the journal is not told of yet: no finding.
-        await spool.change([Change(both[1], State.DELIVERED, "delivered", {"reply": "250 ok"})])
+        await spool.change([Change(both[1], State.DELIVERED, EventKind.DELIVERED, {"reply": "250 ok"})])
         await spool.close()
 
     run(inside())
@@ -501,7 +501,7 @@ def test_the_ledger_knows_what_was_pruned(engine: Engine, run: Run, tmp_path: Pa
             (one,) = [Delivery(message, n, r, due=clock()) for n, r in enumerate(message.envelope.recipients)]
             await spool.accept(message, [one])
             if number:
-                await spool.change([Change(one, State.DELIVERED, "delivered", {"reply": "250 ok"})])
+                await spool.change([Change(one, State.DELIVERED, EventKind.DELIVERED, {"reply": "250 ok"})])
             clock.advance(1)
         await journaling.finish_journal(spool, lambda batch: journal.write(engine, batch))
         await spool.close()

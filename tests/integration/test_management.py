@@ -23,6 +23,7 @@ from sendswitch.client import Client, InProcess, OverSocket, connect
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, InvalidSearch, NotFound, Refused, Temporary
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import read_all
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import to_text
@@ -151,7 +152,7 @@ def kept(run: Run, config: Config, clock: FakeClock) -> Callable[..., list[str]]
                 (delivery,) = await _accept(spool, clock, address, data=data)
                 if state is not State.ACCEPTED:
                     verdict = Verdict(Action.QUARANTINE, reason="odd")
-                    await spool.change([Change(delivery, state, state.value, {}, clock() + 100, verdict)])
+                    await spool.change([Change(delivery, state, EventKind(state.value), {}, clock() + 100, verdict)])
                 ids.append(f"{to_text(delivery.message.id)}.0")
             await spool.close()
             return ids

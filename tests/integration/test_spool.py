@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sendswitch.errors import ContentDamaged, NotFound, Refused, SpoolUnavailable, Temporary
+from sendswitch.journal.events import EventKind
 from sendswitch.journal.search import parse
 from sendswitch.mail.content import InFile, InMemory, read_all
 from sendswitch.mail.ids import to_text
@@ -45,7 +46,7 @@ async def stored(spool: Spool, clock: FakeClock, *to: str, size: int = 100) -> t
 
 
 def done(delivery: Delivery, state: State = State.DELIVERED) -> Change:
-    return Change(delivery, state, state.value, {"reply": "250 ok"}, reply="250 ok")
+    return Change(delivery, state, EventKind(state.value), {"reply": "250 ok"}, reply="250 ok")
 
 
 def test_what_was_accepted_is_there_after_a_restart(run: Run, tmp_path: Path, clock: FakeClock) -> None:
@@ -181,7 +182,7 @@ def test_what_is_recorded_outlives_its_delivery(
     async def inside() -> None:
         spool = open_spool(tmp_path / "spool", clock, recording=recording)
         message, (one, two) = await stored(spool, clock, "a@x", "b@x", size=size)
-        await spool.change([Change(one, State.DECIDED, "verdict", {}, clock(), verdict)])
+        await spool.change([Change(one, State.DECIDED, EventKind.VERDICT, {}, clock(), verdict)])
         await spool.change([done(one)])
         assert await spool.recorded() == 0  # the other one needs it still
         await spool.change([done(two)])
@@ -258,7 +259,7 @@ def test_quarantine_from_outside(run: Run, tmp_path: Path, clock: FakeClock) -> 
         message, (one, two) = await stored(spool, clock, "a@x", "b@x")
         for delivery in (one, two):
             verdict = Verdict(Action.QUARANTINE, tags=("SPAM",), reason="why")
-            kept = Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 100, verdict)
+            kept = Change(delivery, State.QUARANTINED, EventKind.QUARANTINED, {}, clock() + 100, verdict)
             await spool.change([kept])
         connection = admin.open_files(tmp_path)
         first, second = (f"{message.text_id}.{n}" for n in (0, 1))
@@ -362,7 +363,7 @@ def test_answered_mail_gets_its_delivery_time_again(run: Run, tmp_path: Path, cl
     async def inside() -> None:
         spool = open_spool(tmp_path / "spool", clock)
         message, (held,) = await stored(spool, clock)
-        await spool.change([Change(held, State.HELD, "held", {}, clock() + 1e9, Verdict.pending("wait"))])
+        await spool.change([Change(held, State.HELD, EventKind.HELD, {}, clock() + 1e9, Verdict.pending("wait"))])
         clock.advance(10 * (message.expires - message.received))
         connection = admin.open_files(tmp_path)
         admin.answer(connection, f"{message.text_id}.0", "pass", clock(), by="me", reason="")
@@ -395,7 +396,7 @@ def test_time_does_not_add_up_for_each_recipient(run: Run, tmp_path: Path, clock
         spool = open_spool(tmp_path / "spool", clock)
         message, deliveries = await stored(spool, clock, *(f"u{n}@x" for n in range(20)))
         for delivery in deliveries:
-            await spool.change([Change(delivery, State.QUARANTINED, "quarantined", {}, clock() + 10**6)])
+            await spool.change([Change(delivery, State.QUARANTINED, EventKind.QUARANTINED, {}, clock() + 10**6)])
         connection = admin.open_files(tmp_path)
         clock.advance(5000)
         for n in range(20):

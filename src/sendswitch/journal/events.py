@@ -9,28 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from sendswitch.mail.address import key
 from sendswitch.mail.text import storable
 
-# Events that are not named after the state they lead to. None: the state stays.
-STATES = {
-    "verdict": "decided",
-    "hold expired": "decided",
-    "delay over": "accepted",
-    "answered": "decided",
-    "released": "decided",
-    "deleted": "discarded",
-    "deferred": None,
-    "candidate": None,
-    "suspended": None,
-    "requeued": None,
-    "sent on": None,
-    "dropped": "discarded",
+
+class EventKind(StrEnum):
+    """The kinds of events. Those named after a state lead to it; of the others `STATES` says where they lead."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    VERDICT = "verdict"
+    CANDIDATE = "candidate"
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FORWARDED = "forwarded"
+    BOUNCED = "bounced"
+    FAILED = "failed"
+    DISCARDED = "discarded"
+    HELD = "held"
+    DELAY_OVER = "delay over"
+    HOLD_EXPIRED = "hold expired"
+    ANSWERED = "answered"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"
+    DELETED = "deleted"
+    SUSPENDED = "suspended"
+    DROPPED = "dropped"
+    REQUEUED = "requeued"
+    SENT_ON = "sent on"
+
+
+# The state that an event leads to where it has another name. None: the state stays.
+STATES: Mapping[str, str | None] = {
+    EventKind.VERDICT: "decided",
+    EventKind.HOLD_EXPIRED: "decided",
+    EventKind.DELAY_OVER: "accepted",
+    EventKind.ANSWERED: "decided",
+    EventKind.RELEASED: "decided",
+    EventKind.DELETED: "discarded",
+    EventKind.DEFERRED: None,
+    EventKind.CANDIDATE: None,
+    EventKind.SUSPENDED: None,
+    EventKind.REQUEUED: None,
+    EventKind.SENT_ON: None,
+    EventKind.DROPPED: "discarded",
 }
 # What the first event of a message may be.
-BEGINNINGS = ("accepted", "rejected", "refused")
+BEGINNINGS = (EventKind.ACCEPTED, EventKind.REJECTED, EventKind.REFUSED)
 # Characters kept of what a stranger can make as long as they like.
 MAX_TEXT = 500
 MAX_ADDRESS = 320
@@ -41,6 +70,7 @@ MAX_READERS = 1000
 class Event:
     """One event. `n` is the delivery's number, None for the whole message; `seq` rises in a spool.
 
+    `event` is an `EventKind`, or the kind of a newer version, which is shown as it is.
     `raw` is `data` as JSON where it came from a store, so that it need not be encoded again.
     """
 
@@ -71,7 +101,7 @@ def fold(events: Iterable[Event]) -> Batch:
     """Return the rows these events add up to."""
     batch = Batch()
     for event in events:
-        if event.event == "candidate":
+        if event.event == EventKind.CANDIDATE:
             _compare(batch, event)
         elif event.n is not None:
             _change(batch, event)
@@ -134,9 +164,9 @@ def _change(batch: Batch, event: Event) -> None:
     state = STATES.get(event.event, event.event)
     if state is not None:
         change |= {"state": state, "since": event.at}
-    if event.event == "verdict":
+    if event.event == EventKind.VERDICT:
         _judge(change, data)
-    elif event.event == "deferred":
+    elif event.event == EventKind.DEFERRED:
         change |= {"attempts": int(data.get("attempt", 0)), "reply": storable(data.get("why"), MAX_TEXT)}
     elif reply := data.get("reply") or data.get("reason"):
         change["reply"] = storable(reply, MAX_TEXT)

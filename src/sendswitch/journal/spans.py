@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import Event, EventKind
 from sendswitch.journal.story import steps_of
 from sendswitch.mail import ids
 
 Attribute = str | int | float | bool
 _ALL = 1 << 64
 # Events that are a failure for who looks at a trace.
-_FAILED = frozenset(("deferred", "bounced", "failed", "rejected", "refused"))
+_FAILED = frozenset((EventKind.DEFERRED, EventKind.BOUNCED, EventKind.FAILED, EventKind.REJECTED, EventKind.REFUSED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def traceparent(message: int) -> str:
 def spans(events: Iterable[Event], share: float = 1.0) -> Iterator[Span]:
     """Yield the spans of these events, of those messages that are sampled."""
     for event in events:
-        if event.event != "candidate" and sampled(event.message, share):
+        if event.event != EventKind.CANDIDATE and sampled(event.message, share):
             yield from _of(event)
 
 
@@ -68,7 +68,7 @@ def _of(event: Event) -> Iterator[Span]:
         yield _received(event)
         for n, verdict in data.get("verdicts", {}).items():
             yield from _processed(event, int(n), verdict)
-    elif event.event == "verdict" or "trace" in data:
+    elif event.event == EventKind.VERDICT or "trace" in data:
         yield from _processed(event, event.n, data)
     else:
         yield _happened(event)
@@ -100,7 +100,7 @@ def _processed(event: Event, n: int, data: Mapping[str, Any]) -> Iterator[Span]:
         "mail.tags": " ".join(data.get("tags", ())),
         "mail.pipeline.version": int(data.get("version", 0)),
     }
-    error = "defer" if event.event == "deferred" else ""
+    error = "defer" if event.event == EventKind.DEFERRED else ""
     yield Span("process", "consumer", trace, own, _root(event.message), begin, event.at, attributes, error)
     for number, step in enumerate(steps, 1):
         end = begin + step.seconds
@@ -117,7 +117,7 @@ def _happened(event: Event) -> Span:
     """Return the span of an attempt, or of another event, which takes no time."""
     data = event.data
     attributes = _about(event, event.n or 0)
-    attempt = event.event in ("delivered", "deferred")
+    attempt = event.event in (EventKind.DELIVERED, EventKind.DEFERRED)
     reply = str(data.get("reply") or data.get("why") or "")[:3]
     if reply.isdigit():
         attributes["smtp.reply.code"] = int(reply)

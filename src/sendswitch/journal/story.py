@@ -6,11 +6,11 @@ with its facts and result, every attempt with the next hop's reply, and the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sendswitch.journal.events import BEGINNINGS, Event
+from sendswitch.journal.events import BEGINNINGS, Event, EventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,8 @@ def explain(events: Sequence[Event], n: int, state: str) -> Explanation:
             sentences += _beginning(event, n)
             steps += steps_of(event.data.get("verdicts", {}).get(str(n), {}))
         elif any(int(child) == n for child, _, _ in event.data.get("children", ())):
-            how = {"forwarded": "by a forward", "sent on": "by hand"}.get(event.event, "into the queue again")
-            sentences.append(f"It came here {how} from delivery {event.n}.")
-        elif event.n == n and event.event == "candidate":
+            sentences.append(f"It came here {_CAME.get(event.event, 'into the queue again')} from delivery {event.n}.")
+        elif event.n == n and event.event == EventKind.CANDIDATE:
             sentences.append(_sentence(event))
         elif event.n == n:
             told = steps_of(event.data)
@@ -157,38 +156,57 @@ def _because(data: Mapping[str, Any]) -> str:
 
 
 def _sentence(event: Event) -> str:
-    data = event.data
-    if "by" in data:
+    if "by" in event.data:
         return _by_hand(event)
-    match event.event:
-        case "accepted" | "rejected" | "refused":
-            return _came(event)
-        case "verdict":
-            return verdict_told(data)
-        case "delivered":
-            return f"The next hop took it in {data.get('seconds', 0) * 1000:.0f} ms and said: {data.get('reply')}."
-        case "candidate":
-            same = f"would have been {data.get('now')}" if data.get("differing") else "agreed"
-            why = f", because {data['reason']}" if data.get("differing") else ""
-            return f"The candidate, version {data.get('version')}, {same}{why}."
-        case "deferred":
-            what = "No answer from the pipeline" if "trace" in data else "Not delivered"
-            doubt = "; it may have arrived all the same" if data.get("may_have_been_delivered") else ""
-            return f"{what} at attempt {data.get('attempt')}: {data.get('why')}{doubt}; tried again later."
-        case "bounced" | "failed":
-            told = "the sender was sent a report" if event.event == "bounced" else "nobody could be told"
-            return f"Given up, {told}: {data.get('reply')} ({data.get('reason')})."
-        case "forwarded":
-            copy = ", with a copy here" if data.get("copy") else ""
-            sender = f", with a sender of {data['srs']}" if data.get("srs") else ""
-            return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}{sender}."
-        case "held" | "quarantined":
-            return f"{event.event.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
-        case "delay over":
-            return "The delay was over; the pipeline is asked again."
-        case "hold expired":
-            return f"The time of its hold was over; then: {verdict_told(data.get('then', {}))}"
-    return f"{event.event.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."
+    told = _SENTENCES.get(event.event)
+    return told(event.event, event.data) if told is not None else _other(event.event, event.data)
+
+
+def _other(kind: str, data: Mapping[str, Any]) -> str:
+    return f"{kind.capitalize()}: {data.get('reason', '')}".rstrip(": ") + "."
+
+
+def _verdict(kind: str, data: Mapping[str, Any]) -> str:
+    return verdict_told(data)
+
+
+def _delivered(kind: str, data: Mapping[str, Any]) -> str:
+    return f"The next hop took it in {data.get('seconds', 0) * 1000:.0f} ms and said: {data.get('reply')}."
+
+
+def _candidate(kind: str, data: Mapping[str, Any]) -> str:
+    same = f"would have been {data.get('now')}" if data.get("differing") else "agreed"
+    why = f", because {data['reason']}" if data.get("differing") else ""
+    return f"The candidate, version {data.get('version')}, {same}{why}."
+
+
+def _deferred(kind: str, data: Mapping[str, Any]) -> str:
+    what = "No answer from the pipeline" if "trace" in data else "Not delivered"
+    doubt = "; it may have arrived all the same" if data.get("may_have_been_delivered") else ""
+    return f"{what} at attempt {data.get('attempt')}: {data.get('why')}{doubt}; tried again later."
+
+
+def _given_up(kind: str, data: Mapping[str, Any]) -> str:
+    told = "the sender was sent a report" if kind == EventKind.BOUNCED else "nobody could be told"
+    return f"Given up, {told}: {data.get('reply')} ({data.get('reason')})."
+
+
+def _forwarded(kind: str, data: Mapping[str, Any]) -> str:
+    copy = ", with a copy here" if data.get("copy") else ""
+    sender = f", with a sender of {data['srs']}" if data.get("srs") else ""
+    return f"Forwarded to {', '.join(data.get('to', ())) or 'nobody new'}{copy}{sender}."
+
+
+def _put_aside(kind: str, data: Mapping[str, Any]) -> str:
+    return f"{kind.capitalize()}: {data.get('reason') or 'the pipeline asked for it'}."
+
+
+def _delay_over(kind: str, data: Mapping[str, Any]) -> str:
+    return "The delay was over; the pipeline is asked again."
+
+
+def _hold_expired(kind: str, data: Mapping[str, Any]) -> str:
+    return f"The time of its hold was over; then: {verdict_told(data.get('then', {}))}"
 
 
 def _by_hand(event: Event) -> str:
@@ -197,11 +215,11 @@ def _by_hand(event: Event) -> str:
     rule = data.get("rule", data.get("order"))  # older events have "order"
     by = f"by {data['by']}" + (f" with rule {rule}" if rule else "") + _because(data)
     match event.event:
-        case "requeued":
+        case EventKind.REQUEUED:
             return f"Put into the queue again {'without its pipeline ' if data.get('unfiltered') else ''}{by}."
-        case "sent on":
+        case EventKind.SENT_ON:
             return f"Sent on to {', '.join(str(address) for _, address, _ in data.get('children', ()))} {by}."
-        case "answered":
+        case EventKind.ANSWERED:
             return f"Answered {str(data.get('answer')).upper()} {by}."
     return f"{event.event.capitalize()} {by}."
 
@@ -213,15 +231,14 @@ _THROUGH = {
 }
 
 
-def _came(event: Event) -> str:
-    data = event.data
+def _came(kind: str, data: Mapping[str, Any]) -> str:
     client = data.get("client", {})
     where = client.get("name") or client.get("helo") or ""
     address = f" [{client['address']}]" if client.get("address") else ""
     by = f" from {where or 'a client'}{address}" if where or address else ""
     by += f" as {client['login']}" if client.get("login") else ""
     subject = f', "{data["subject"]}"' if data.get("subject") else ""
-    begin = "Accepted" if event.event == "accepted" else "Refused"
+    begin = "Accepted" if kind == EventKind.ACCEPTED else "Refused"
     through = _THROUGH.get(data.get("via", ""), str(data.get("via", "")))
     came = f"{begin} {through}{by}: from <{data.get('from', '')}>, {data.get('size', 0)} bytes{subject}."
     for address, sender in data.get("returned", {}).items():
@@ -230,3 +247,22 @@ def _came(event: Event) -> str:
         if state in data:
             came += f" The sender was told: {data[state]}."
     return came + (f" That was because {data['why']}." if data.get("why") else "")
+
+
+_CAME: Mapping[str, str] = {EventKind.FORWARDED: "by a forward", EventKind.SENT_ON: "by hand"}
+_SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
+    EventKind.ACCEPTED: _came,
+    EventKind.REJECTED: _came,
+    EventKind.REFUSED: _came,
+    EventKind.VERDICT: _verdict,
+    EventKind.CANDIDATE: _candidate,
+    EventKind.DELIVERED: _delivered,
+    EventKind.DEFERRED: _deferred,
+    EventKind.FORWARDED: _forwarded,
+    EventKind.BOUNCED: _given_up,
+    EventKind.FAILED: _given_up,
+    EventKind.HELD: _put_aside,
+    EventKind.DELAY_OVER: _delay_over,
+    EventKind.HOLD_EXPIRED: _hold_expired,
+    EventKind.QUARANTINED: _put_aside,
+}

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.ids import to_text
@@ -84,20 +85,24 @@ def _stages(
             state = name
     for happened, event, data in deliveries_events(connection, message):
         state = event
-        if event == "verdict":
+        if event == EventKind.VERDICT:
             whose = f"pipeline of {data.get('pipeline')}, version {data.get('version')}"
             stages.append(Stage(whose, str(data.get("action")), happened - began))
         else:
             said = data.get("reply") or data.get("why") or data.get("reason") or event
             stages.append(
-                Stage("next hop" if event in ("delivered", "deferred") else event, str(said), happened - began)
+                Stage(
+                    "next hop" if event in (EventKind.DELIVERED, EventKind.DEFERRED) else event,
+                    str(said),
+                    happened - began,
+                )
             )
     return stages, state
 
 
 def arrived(state: str) -> bool:
     """Return whether the chain has done with it, whatever the pipeline wanted."""
-    return state not in ("", "verdict", "deferred", "suspended")
+    return state not in ("", EventKind.VERDICT, EventKind.DEFERRED, EventKind.SUSPENDED)
 
 
 def drawing(stages: Sequence[Stage]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import to_text
@@ -59,7 +60,7 @@ def _cases(message: Recorded) -> list[Case]:
             found.append(Case(message.id, n, recipient, message.envelope, content, subject, at, attempt, verdict))
 
     for n, at, event, told in message.events:
-        if event == "verdict":
+        if event == EventKind.VERDICT:
             attempt = int(told.pop("attempt", 1))
             told.pop("before", None)
             add(n, at, attempt, verdict_from_json(told))

@@ -16,6 +16,7 @@ from typing import Any
 from sendswitch import logs, metrics
 from sendswitch.errors import SpoolUnavailable
 from sendswitch.journal.compare import action, differing, told
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.verdict import Deferral, PipelineResult
 from sendswitch.queue.dispatcher import Dispatcher
@@ -25,7 +26,7 @@ from sendswitch.spool.records import Delivery
 # Most candidates asked at once; of the hundred places a worker has by default, so many may hang with them.
 AT_ONCE = 10
 
-Note = Callable[[int, int, str, dict[str, Any]], Awaitable[None]]
+Note = Callable[[int, int, EventKind, dict[str, Any]], Awaitable[None]]
 """Writes an event about a message's delivery that changes nothing."""
 
 
@@ -75,7 +76,7 @@ class Candidates:
                 "reason": now.reason,
                 "trace": [step.to_json() for step in now.trace],
             }
-            await self._note(message.id, delivery.n, "candidate", data)
+            await self._note(message.id, delivery.n, EventKind.CANDIDATE, data)
         except Exception as error:
             metrics.CANDIDATES.labels("failed").inc()
             logs.failed(f"the candidate of {route.owner}", error=error, msg_id=message.text_id)

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sendswitch.journal.events import EventKind
 from sendswitch.mail import xtext
 from sendswitch.mail.address import domain_key, key, split, valid
 from sendswitch.mail.envelope import Recipient
@@ -77,7 +78,9 @@ async def forward(
         data = {"to": fresh, "copy": copy, "children": children}
         if srs is not None and any(child.verdict is not None and child.verdict.rewrite for child in new):
             data["srs"] = srs.domain
-        return new, Change(delivery, State.FORWARDED, "forwarded", data, reply=f"250 forwarded to {', '.join(fresh)}")
+        return new, Change(
+            delivery, State.FORWARDED, EventKind.FORWARDED, data, reply=f"250 forwarded to {', '.join(fresh)}"
+        )
 
     return await replace_delivery(spool, delivery, make, now=now)
 

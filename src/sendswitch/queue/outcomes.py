@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
 from sendswitch.errors import ContentDamaged, SpoolUnavailable, classify
+from sendswitch.journal.events import EventKind
 from sendswitch.mail import dsn
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
@@ -69,7 +70,7 @@ class Outcomes:
             if reply.positive:
                 text = str(reply)
                 data = {"reply": text, "seconds": round(seconds, 6)}
-                changes.append(Change(delivery, State.DELIVERED, "delivered", data, reply=text))
+                changes.append(Change(delivery, State.DELIVERED, EventKind.DELIVERED, data, reply=text))
             elif reply.permanent:
                 why = "the next hop cannot take it" if outcome.ours else "the next hop refused it"
                 failed.append((delivery, dsn.Outcome(delivery.recipient, reply, why, said=not outcome.ours)))
@@ -163,12 +164,12 @@ class Outcomes:
         metrics.DEFERRALS.labels("pipeline" if "trace" in extra else "delivery").inc()
         logs.deferred(message.text_id, rcpt=delivery.recipient.address, why=why, attempt=attempt, retry_in=due - now)
         data = {"why": why, "attempt": attempt, "due": due, **extra}
-        return Change(delivery, delivery.state, "deferred", data, due, attempts=attempt, reply=printable(why))
+        return Change(delivery, delivery.state, EventKind.DEFERRED, data, due, attempts=attempt, reply=printable(why))
 
     async def keep(self, delivery: Delivery, state: State, until: float, reason: str, **extra: object) -> None:
         """Hold or quarantine."""
         data = {"reason": reason, "until": until, **extra}
-        await self.record([Change(delivery, state, state.value, data, until, reply=printable(reason))])
+        await self.record([Change(delivery, state, EventKind(state.value), data, until, reply=printable(reason))])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=state, reason=reason, until=until)
 
     async def put_poison_aside(self, delivery: Delivery, keep_for: float) -> None:
@@ -184,7 +185,7 @@ class Outcomes:
         verdict = Verdict.pending(why, hold=DAMAGED_FOR, then="quarantine")
         until = self._clock() + DAMAGED_FOR
         data = {"reason": why, "until": until, "class": "damaged"}
-        await self.record([Change(delivery, State.HELD, "held", data, until, verdict, reply=printable(why))])
+        await self.record([Change(delivery, State.HELD, EventKind.HELD, data, until, verdict, reply=printable(why))])
         logs.kept(delivery.message.text_id, rcpt=delivery.recipient.address, state=State.HELD, reason=why, until=until)
 
     async def forward(
@@ -198,7 +199,7 @@ class Outcomes:
     async def end(self, delivery: Delivery, state: State, reason: str) -> None:
         """End without the next hop and without a report."""
         data = {"reason": reason}
-        await self.record([Change(delivery, state, state.value, data, reply=f"250 2.0.0 {reason}")])
+        await self.record([Change(delivery, state, EventKind(state.value), data, reply=f"250 2.0.0 {reason}")])
         self.tell_end(delivery, state, reason)
 
     async def apply(
@@ -214,18 +215,21 @@ class Outcomes:
                 data, due = told | {"until": rule.expires}, rule.expires
                 reply = printable(f"{rule.mark} {rule.reason}")
                 changes = [
-                    Change(d, d.state, "suspended", data, due, attempts=d.attempts, reply=reply) for d in deliveries
+                    Change(d, d.state, EventKind.SUSPENDED, data, due, attempts=d.attempts, reply=reply)
+                    for d in deliveries
                 ]
                 return _left(deliveries, await self._spool.change_by_rule(rule.id, changes))
             case Kind.QUARANTINE:
                 until = self._clock() + quarantine
                 reply = printable(f"quarantined by rule {rule.id}: {rule.reason}")
                 data = told | {"until": until}
-                changes = [Change(d, State.QUARANTINED, "quarantined", data, until, reply=reply) for d in deliveries]
+                changes = [
+                    Change(d, State.QUARANTINED, EventKind.QUARANTINED, data, until, reply=reply) for d in deliveries
+                ]
                 return _left(deliveries, await self._spool.change_by_rule(rule.id, changes, keeps=True))
             case Kind.DROP:
                 reply = printable(f"dropped by rule {rule.id}: {rule.reason}")
-                changes = [Change(d, State.DISCARDED, "dropped", told, reply=reply) for d in deliveries]
+                changes = [Change(d, State.DISCARDED, EventKind.DROPPED, told, reply=reply) for d in deliveries]
                 done = await self._spool.change_by_rule(rule.id, changes)
                 for change in done:
                     self.tell_end(change.delivery, State.DISCARDED, reply)
@@ -248,7 +252,7 @@ class Outcomes:
                 state = State.BOUNCED
                 told.append(outcome)
             data = {"reply": str(outcome.reply), "reason": outcome.explanation}
-            changes.append(Change(delivery, state, state.value, data, reply=str(outcome.reply)))
+            changes.append(Change(delivery, state, EventKind(state.value), data, reply=str(outcome.reply)))
         if told:
             await self._report(dsn.Kind.FAILED, message, told, changes)
         else:

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from sendswitch.clock import Clock
 from sendswitch.delivery.compose import Composer
+from sendswitch.journal.events import EventKind
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.message import LARGE_HEADER
@@ -173,7 +174,7 @@ class QueueRunner:
             verdict = merged(before, verdict)
             told["before"] = list(before.tags)
         await self._outcomes.record(
-            [Change(delivery, State.DECIDED, "verdict", told, delivery.due, verdict, delivery.attempts)]
+            [Change(delivery, State.DECIDED, EventKind.VERDICT, told, delivery.due, verdict, delivery.attempts)]
         )
 
     async def _hold_expired(self, delivery: Delivery) -> bool:
@@ -183,10 +184,10 @@ class QueueRunner:
         if policy.asked_again(held) and now < message.expires:
             on_it = Verdict(tags=held.tags, edits=held.edits, rewrite=held.rewrite)
             attempts = delivery.attempts
-            change = Change(delivery, State.ACCEPTED, "delay over", {}, now, on_it, attempts)
+            change = Change(delivery, State.ACCEPTED, EventKind.DELAY_OVER, {}, now, on_it, attempts)
         else:
             verdict = policy.after_hold(held)
-            change = Change(delivery, State.DECIDED, "hold expired", {"then": verdict.to_json()}, now, verdict)
+            change = Change(delivery, State.DECIDED, EventKind.HOLD_EXPIRED, {"then": verdict.to_json()}, now, verdict)
         await self._outcomes.record([change])
         if change.state is State.ACCEPTED:
             return True

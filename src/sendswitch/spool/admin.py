@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import Event, EventKind
 from sendswitch.journal.search import Facts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
@@ -194,7 +194,7 @@ def release(connection: sqlite3.Connection, id_: str, now: float, *, by: str) ->
     message, n = parse_id(id_)
     old = scalar(connection, "SELECT verdict FROM delivery WHERE message = ? AND n = ?", message, n)
     verdict = (orjson.loads(old) if old else {}) | {"action": "pass", "reason": f"released by {by}"}
-    _decide(connection, id_, State.QUARANTINED, "released", {"by": by}, verdict, now)
+    _decide(connection, id_, State.QUARANTINED, EventKind.RELEASED, {"by": by}, verdict, now)
 
 
 # What a person may say to a held delivery, as the verdict that it becomes.
@@ -217,14 +217,14 @@ def answer(connection: sqlite3.Connection, id_: str, what: str, now: float, *, b
     }
     told = {"by": by, "answer": what, "reason": reason}
     verdict = kept | ANSWERS[what] | {"reason": reason or f"{what} by {by}"}
-    _decide(connection, id_, State.HELD, "answered", told, verdict, now)
+    _decide(connection, id_, State.HELD, EventKind.ANSWERED, told, verdict, now)
 
 
 def _decide(
     connection: sqlite3.Connection,
     id_: str,
     was: State,
-    event: str,
+    event: EventKind,
     told: dict[str, Any],
     verdict: dict[str, Any],
     now: float,
@@ -241,7 +241,7 @@ def delete(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> 
     row = change_row(
         message,
         now,
-        "deleted",
+        EventKind.DELETED,
         {"by": by},
         n=n,
         was=State.QUARANTINED,

@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.schema import FILES_NEEDED, content_file
 from sendswitch.spool.states import NEVER_OURS, TERMINAL, State
@@ -31,11 +32,11 @@ class Report:
 
 
 _ENDS = {
-    State.DELIVERED: ("delivered",),
-    State.FORWARDED: ("forwarded",),
-    State.BOUNCED: ("bounced",),
-    State.FAILED: ("failed",),
-    State.DISCARDED: ("discarded", "deleted", "dropped"),
+    State.DELIVERED: (EventKind.DELIVERED,),
+    State.FORWARDED: (EventKind.FORWARDED,),
+    State.BOUNCED: (EventKind.BOUNCED,),
+    State.FAILED: (EventKind.FAILED,),
+    State.DISCARDED: (EventKind.DISCARDED, EventKind.DELETED, EventKind.DROPPED),
 }
 _TERMINAL = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
 _STATES = ", ".join(f"'{state.value}'" for state in State)

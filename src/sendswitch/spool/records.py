@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import Event, EventKind
 from sendswitch.journal.search import Facts
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
@@ -93,7 +93,7 @@ class Change:
 
     delivery: Delivery
     state: State
-    event: str
+    event: EventKind
     data: dict[str, Any]
     due: float | None = None
     verdict: Verdict | None = None
@@ -104,7 +104,7 @@ class Change:
 def message_row(
     message: int,
     at: float,
-    event: str,
+    event: EventKind,
     data: dict[str, Any],
     *,
     expires: float,
@@ -126,7 +126,7 @@ def message_row(
 def change_row(
     message: int,
     at: float,
-    event: str,
+    event: EventKind,
     data: dict[str, Any],
     *,
     n: int,

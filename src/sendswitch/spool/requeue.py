@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sendswitch.errors import NotFound, Refused
+from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.admin import parse_id
@@ -51,14 +52,14 @@ def requeue(
     """
     told = {"by": by, "reason": reason} | ({"unfiltered": True} if unfiltered else {})
     passed = {"action": "pass", "reason": f"put into the queue again by {by}"} if unfiltered else None
-    return _add(connection, data, id_, [], passed, "requeued", told, now, once_more=once_more)[0]
+    return _add(connection, data, id_, [], passed, EventKind.REQUEUED, told, now, once_more=once_more)[0]
 
 
 def send_on(
     connection: sqlite3.Connection, data: Path, id_: str, to: Sequence[str], now: float, *, by: str, reason: str
 ) -> list[str]:
     """Deliver to other addresses, each through its own pipeline. Return the new deliveries' ids. Raises NotFound."""
-    return _add(connection, data, id_, to, None, "sent on", {"by": by, "reason": reason}, now)
+    return _add(connection, data, id_, to, None, EventKind.SENT_ON, {"by": by, "reason": reason}, now)
 
 
 def _require_final(
@@ -92,7 +93,7 @@ def _add(
     id_: str,
     to: Sequence[str],
     verdict: dict[str, Any] | None,
-    event: str,
+    event: EventKind,
     told: dict[str, Any],
     now: float,
     *,

@@ -23,7 +23,7 @@ import orjson
 from sendswitch import logs
 from sendswitch.clock import Clock
 from sendswitch.errors import SpoolUnavailable, in_words
-from sendswitch.journal.events import Event
+from sendswitch.journal.events import Event, EventKind
 from sendswitch.mail.content import Content, InMemory, digest_of
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import NODES, first_at, to_text
@@ -48,7 +48,7 @@ from sendswitch.spool.records import (
 )
 from sendswitch.spool.rules import SUSPENDED, AdminRule, active, in_force, let_go_since
 from sendswitch.spool.schema import content_file
-from sendswitch.spool.states import NEVER_OURS, State
+from sendswitch.spool.states import NEVER_OURS
 from sendswitch.spool.writer import Call, Writer
 
 # Seconds that content without a message is kept before it is deleted.
@@ -154,8 +154,10 @@ class Spool:
         content, envelope = message.content, message.envelope
         alive = any(delivery.due is not None for delivery in deliveries)
         states = {delivery.state for delivery in deliveries}
-        first = states.pop().value if not alive and len(states) == 1 and states <= NEVER_OURS else "accepted"
-        recorded = not alive and first != State.REFUSED and self.records(deliveries)
+        first = EventKind.ACCEPTED
+        if not alive and len(states) == 1 and states <= NEVER_OURS:
+            first = EventKind(states.pop().value)
+        recorded = not alive and first is not EventKind.REFUSED and self.records(deliveries)
         told = envelope.to_json()
         facts = {
             "from": envelope.sender,
@@ -231,7 +233,7 @@ class Spool:
         except SpoolUnavailable as error:
             logs.failed("removing a file", error=error, msg_id=to_text(message))
 
-    async def note(self, message: int, n: int, event: str, data: dict[str, Any]) -> None:
+    async def note(self, message: int, n: int, event: EventKind, data: dict[str, Any]) -> None:
         """Write an event that changes no delivery, durable on return. Raises SpoolUnavailable."""
         row = (message, n, self._clock(), event, dumps(data))
         await self.call(
