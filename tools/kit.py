@@ -91,7 +91,7 @@ VERDICT = {
     "score": "Verdict(score=7.5).to_json()",
     "tagged": 'Verdict.tagged("NEWS", "WEEKLY").to_json()',
     "tags": 'Verdict.tagged("NEWS").tags',
-    "then": 'Verdict.pending("wait", then="deny").then',
+    "then": 'Verdict.pending("wait", then="deny").then.value',
     "to_json": "Verdict().to_json()",
 }
 
@@ -100,7 +100,7 @@ OF_THE_NODE = {
     Mail: {"content", "examined", "know", "large_header", "prepare"},
     Attachment: set(),
     Context: {"broke"},
-    Verdict: {"pipeline", "rewrite", "trace", "version", "with_trace", "written"},
+    Verdict: {"denial", "pipeline", "rewrite", "trace", "version", "with_trace", "written"},
 }
 
 HEAD = """<!-- made from the code by tools/kit.py; do not edit -->

@@ -29,7 +29,7 @@ from sendswitch.mail.content import InMemory, read_all
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, StepRecord, Verdict
+from sendswitch.mail.verdict import Action, Denial, StepRecord, Verdict
 from sendswitch.processors import registry
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.reply import Reply
@@ -202,7 +202,7 @@ _VERDICT = Verdict(
     edits=(AddHeader("X-Score", "9.1"), RemoveHeader("X-Old"), MarkSubject("[spam] ")),
     reply=Reply(550, "5.7.1", "Not wanted here"),
     reason="too many exclamation marks",
-    then="bounce",
+    denial=Denial.BOUNCE,
     trace=(
         StepRecord("lists", seconds=0.0001, outcome="no opinion"),
         StepRecord("python", seconds=0.02, outcome="deny", saw="9 of 5"),

@@ -13,7 +13,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded as display
-from sendswitch.mail.verdict import Action, Verdict, checked
+from sendswitch.mail.verdict import Action, Denial, Verdict, checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, InThreads, Reads, Services
 from sendswitch.processors.sieve import Sieve, SieveOptions
@@ -75,7 +75,7 @@ def test_reject_tells_the_sender(run: Run) -> None:
 
 
 def test_discard_is_silent(run: Run) -> None:
-    assert ask(run, "discard;") == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+    assert ask(run, "discard;") == Verdict(Action.DENY, reason="line 1: discard", denial=Denial.DISCARD)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_script_is_no_work_for_the_event_loop(run: Run) -> None:
     step = Sieve(SieveOptions(script="discard;"))
     step.setup(Services(readers=Spied()))
     verdict = run(step.process(mail(To="ann@example.test"), context()))
-    assert verdict == Verdict(Action.DENY, reason="line 1: discard", then="discard")
+    assert verdict == Verdict(Action.DENY, reason="line 1: discard", denial=Denial.DISCARD)
     assert elsewhere == ["sieve"]
 
 

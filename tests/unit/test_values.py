@@ -41,7 +41,16 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Kind
 from sendswitch.mail.mime.reader import MAX_PARTS
 from sendswitch.mail.mime.words import decoded
-from sendswitch.mail.verdict import Action, StepRecord, Verdict, checked, verdict_from_json
+from sendswitch.mail.verdict import (
+    Action,
+    AfterHold,
+    Denial,
+    StepRecord,
+    Verdict,
+    checked,
+    step_from_json,
+    verdict_from_json,
+)
 from sendswitch.queue.forward import targets_of
 from sendswitch.reply import Reply
 from sendswitch.routing import Route, Routes
@@ -515,7 +524,8 @@ VERDICTS = st.builds(
     reply=st.one_of(st.none(), st.just(Reply(550, "5.7.1", "no"))),
     reason=st.text(max_size=20),
     hold=st.one_of(st.none(), st.floats(1, 1e6)),
-    then=st.sampled_from(["", "pass", "deny"]),
+    then=st.sampled_from(AfterHold),
+    denial=st.sampled_from(Denial),
     score=st.one_of(st.none(), st.floats(-1e3, 1e3)),
     trace=st.lists(st.builds(StepRecord, st.just("p"), st.just("1"), st.just(0.5), st.just("x")), max_size=2).map(
         tuple
@@ -536,7 +546,9 @@ def test_a_score_of_nothing_is_a_score() -> None:
 
 @given(VERDICTS)
 def test_a_verdict_comes_back_from_json(verdict: Verdict) -> None:
-    assert verdict_from_json(verdict.to_json()) == verdict
+    denied = verdict.action is Action.DENY  # then `then` has no meaning, else `denial`
+    kept = replace(verdict, then=AfterHold.UNSET) if denied else replace(verdict, denial=Denial.UNSET)
+    assert verdict_from_json(verdict.to_json()) == kept
 
 
 @pytest.mark.parametrize(
@@ -734,7 +746,8 @@ def test_more_parts_than_are_read() -> None:
     [
         (Verdict(Action.FORWARD, forward="a@b"), "list of at most"),  # type: ignore[arg-type]
         (Verdict(Action.FORWARD), "needs an address"),
-        (Verdict(Action.PENDING, then="explode"), "none of"),
+        (Verdict(Action.PENDING, then="explode"), "none of"),  # type: ignore[arg-type]
+        (Verdict(Action.DENY, denial="explode"), "none of"),  # type: ignore[arg-type]
         (Verdict(edits=(AddHeader("X", 5),)), "text of at most"),  # type: ignore[arg-type]
         (Verdict(edits=(AddHeader("X: y", "1"),)), "no header field name"),
         (Verdict(edits=(AddHeader("X", "\ud800"),)), "text of at most"),
@@ -752,7 +765,7 @@ def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -
 
 def test_what_comes_from_outside_throws_nothing_away() -> None:
     told = {"action": "deny", "then": "discard"}
-    assert verdict_from_json(told).then == "discard"
+    assert verdict_from_json(told).denial is Denial.DISCARD
     with pytest.raises(ValueError, match="then: what is denied is thrown away where the pipeline says"):
         verdict_from_json(told, outside=True)
 
@@ -767,7 +780,7 @@ def test_a_verdict_is_read_as_it_was_written() -> None:
     step = StepRecord("lists", "1", 0.5, "deny", "saw it")
     verdict = Verdict(Action.DENY, ("T",), edits, reply=Reply(550, "5.7.1", "no"), reason="r", trace=(step,))
     assert verdict_from_json(checked(verdict).to_json()) == verdict
-    empty = Verdict(hold=5.0, then="deny", forward=("a@b",), keep_copy=True, trace=(StepRecord("x"),))
+    empty = Verdict(hold=5.0, then=AfterHold.DENY, forward=("a@b",), keep_copy=True, trace=(StepRecord("x"),))
     assert verdict_from_json(empty.to_json()) == empty
     with pytest.raises(ValueError, match="not a header edit"):
         verdict_from_json({"edits": [{"explode": "X"}]})
@@ -790,8 +803,17 @@ def test_how_much_a_verdict_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "failed"),
-    [("error", True), ("timeout, in the shadow", True), ("pass", False), ("no opinion", False), ("", False)],
+    ("outcome", "failed", "spoke"),
+    [
+        ("error", True, True),
+        ("timeout, in the shadow", True, False),
+        ("pass", False, True),
+        ("deny, in the shadow", False, False),
+        ("no opinion", False, False),
+        ("", False, True),
+    ],
 )
-def test_a_step_that_could_not_do_its_work_failed(outcome: str, failed: bool) -> None:
-    assert StepRecord("x", outcome=outcome).failed is failed
+def test_a_step_is_read_from_its_outcome(outcome: str, failed: bool, spoke: bool) -> None:
+    step = step_from_json({"processor": "x", "outcome": outcome})
+    assert (step.failed, step.spoke) == (failed, spoke)
+    assert step.to_json().get("outcome", "") == outcome

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from sendswitch.mail.address import valid
 from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
@@ -26,6 +26,34 @@ class Action(StrEnum):
     FORWARD = "forward"
     QUARANTINE = "quarantine"
     PENDING = "pending"
+
+
+class AfterHold(StrEnum):
+    """The action when a hold is over. UNSET leaves it to the configuration; ASK asks the pipeline again."""
+
+    UNSET = ""
+    PASS = "pass"  # noqa: S105 - an action
+    DENY = "deny"
+    QUARANTINE = "quarantine"
+    ASK = "ask"
+
+
+class Denial(StrEnum):
+    """The way a DENY is carried out when the sender does not wait any more. UNSET leaves it to the configuration."""
+
+    UNSET = ""
+    BOUNCE = "bounce"
+    DISCARD = "discard"
+    QUARANTINE = "quarantine"
+
+
+class StepOutcome(StrEnum):
+    """The outcomes of steps that have no effect on the mail. Of others the outcome is the effect in words."""
+
+    NO_OPINION = "no opinion"
+    NOT_ASKED = "not asked"
+    ERROR = "error"
+    TIMEOUT = "timeout"
 
 
 # The header field that says where in their mailbox a recipient wants it.
@@ -47,16 +75,15 @@ MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 # Why nothing was decided.
 LATE, BROKE = "late", "broke"
-# How steps end that decide nothing.
-NO_OPINION, NOT_ASKED, SHADOWED = "no opinion", "not asked", ", in the shadow"
-# How steps end that could not do their work.
-ERROR, TIMEOUT = "error", "timeout"
+# The end of an outcome, as people read it, of a step whose opinion did not count.
+SHADOWED = ", in the shadow"
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of the trace: the processor, its time (seconds), its outcome, and the facts it saw.
 
+    `outcome` is a StepOutcome, an action, or the effect in words. A step in the `shadow` was asked and did not count.
     `answer` is the answer of a service, as JSON, because a replay cannot get it again; None for other steps.
     """
 
@@ -66,16 +93,17 @@ class StepRecord:
     outcome: str = ""
     saw: str = ""
     answer: Mapping[str, Any] | None = None
+    shadow: bool = False
 
     @property
     def spoke(self) -> bool:
         """Return whether the step had an opinion that counted."""
-        return self.outcome not in (NO_OPINION, NOT_ASKED) and not self.outcome.endswith(SHADOWED)
+        return self.outcome not in (StepOutcome.NO_OPINION, StepOutcome.NOT_ASKED) and not self.shadow
 
     @property
     def failed(self) -> bool:
         """Return whether the step could not do its work, whatever came of that."""
-        return self.outcome.removesuffix(SHADOWED) in (ERROR, TIMEOUT)
+        return self.outcome in (StepOutcome.ERROR, StepOutcome.TIMEOUT)
 
     def to_json(self) -> dict[str, Any]:
         """Return the step with its empty fields left out."""
@@ -83,6 +111,8 @@ class StepRecord:
         for name in ("version", "outcome", "saw"):
             if value := getattr(self, name):
                 out[name] = value
+        if self.shadow:
+            out["outcome"] = self.outcome + SHADOWED
         if self.answer is not None:
             out["answer"] = self.answer
         return out
@@ -92,11 +122,13 @@ class StepRecord:
 class Verdict:
     """The opinion of a processor or of a pipeline. Without an action it only adds tags and header edits.
 
-    `reply` is the reply to a sender who waits, on DENY, and bounces quote it. `forward` are addresses; `keep_copy` also
-    delivers to the recipient. `hold` is seconds for PENDING, `then` the action after them; None and '' leave both to
-    the configuration. `score` is the scanner's spam score. `pipeline` (its owner) and `version` name the pipeline that
-    gave the verdict; the switch sets them. It also sets `rewrite`, for forwarded mail that leaves with a sender of ours
-    (`mail.srs`).
+    `reply` is the reply to a sender who waits, on DENY, and bounces quote it; `denial` is how a DENY is carried out.
+    `forward` are addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` the
+    action after them. None and UNSET leave these to the configuration. `score` is the scanner's spam score. `pipeline`
+    (its owner) and `version` name the pipeline that gave the verdict; the switch sets them. It also sets `rewrite`, for
+    forwarded mail that leaves with a sender of ours (`mail.srs`).
+
+    In JSON `denial` of a DENY and `then` of everything else are one field, "then".
     """
 
     action: Action | None = None
@@ -107,7 +139,8 @@ class Verdict:
     reply: Reply | None = None
     reason: str = ""
     hold: float | None = None
-    then: str = ""
+    then: AfterHold = AfterHold.UNSET
+    denial: Denial = Denial.UNSET
     score: float | None = None
     trace: tuple[StepRecord, ...] = field(default=())
     pipeline: str = ""
@@ -136,8 +169,11 @@ class Verdict:
 
     @staticmethod
     def pending(reason: str = "", *, hold: float | None = None, then: str = "") -> Verdict:
-        """Hold it for `hold` seconds, then do `then`: pass, deny, quarantine, or ask the pipeline again."""
-        return Verdict(Action.PENDING, reason=reason, hold=hold, then=then)
+        """Hold it for `hold` seconds, then do `then`: pass, deny, quarantine, or ask the pipeline again.
+
+        Raises ValueError for another `then`.
+        """
+        return Verdict(Action.PENDING, reason=reason, hold=hold, then=AfterHold(then))
 
     @staticmethod
     def tagged(*tags: str, reason: str = "") -> Verdict:
@@ -158,9 +194,11 @@ class Verdict:
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
-        for name in ("tags", "forward", "keep_copy", "reason", "hold", "then", "pipeline", "version", "rewrite"):
+        for name in ("tags", "forward", "keep_copy", "reason", "hold", "pipeline", "version", "rewrite"):
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
+        if then := self.denial if self.action is Action.DENY else self.then:
+            out["then"] = then.value
         if self.score is not None:
             out["score"] = self.score
         if self.edits:
@@ -198,6 +236,7 @@ class Deferral:
 
 
 PipelineResult = Verdict | Deferral
+_E = TypeVar("_E", AfterHold, Denial)
 
 
 def merged(before: Verdict, later: Verdict) -> Verdict:
@@ -228,7 +267,8 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         action = Action(data["action"]) if data.get("action") else None
     except ValueError:
         raise ValueError(f"action {data['action']!r} is none of {', '.join(Action)}") from None
-    hold = data.get("hold")
+    hold, then = data.get("hold"), str(data.get("then", ""))
+    denied = action is Action.DENY
     return Verdict(
         action=action,
         tags=_list(data, "tags"),
@@ -238,7 +278,8 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         reply=parse_reply(str(data["reply"])) if data.get("reply") else None,
         reason=str(data.get("reason", ""))[:1000],
         hold=float(hold) if hold is not None else None,
-        then=str(data.get("then", "")),
+        then=AfterHold.UNSET if denied else _member(AfterHold, then, "then"),
+        denial=_member(Denial, then, "then") if denied else Denial.UNSET,
         score=float(data["score"]) if data.get("score") is not None else None,
         trace=tuple(step_from_json(step) for step in data.get("trace", ())),
         pipeline=str(data.get("pipeline", "")),
@@ -258,6 +299,14 @@ def deferral_from_json(data: Mapping[str, Any]) -> Deferral:
         version=int(data.get("version", 0)),
         why=why,
     )
+
+
+def _member(kind: type[_E], text: str, name: str) -> _E:
+    """Return the member with this text. Raises ValueError."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}: {text!r} is none of {', '.join(filter(None, kind))}") from None
 
 
 def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
@@ -317,11 +366,11 @@ def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
 
 
 def _check_hold(verdict: Verdict) -> None:
-    if verdict.then not in ("", "pass", "deny", "quarantine", "ask", "bounce", "discard"):
-        raise ValueError(f"then: {verdict.then!r} is none of pass, deny, quarantine, ask")
+    _member(AfterHold, verdict.then, "then")
+    _member(Denial, verdict.denial, "denial")
     if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
         raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
-    if verdict.then == "ask" and (verdict.hold is None or verdict.hold < MIN_DELAY):
+    if verdict.then == AfterHold.ASK and (verdict.hold is None or verdict.hold < MIN_DELAY):
         raise ValueError(f"then = ask needs a hold of at least {MIN_DELAY:g} s, or nothing else would be done")
 
 
@@ -364,13 +413,16 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
 
 def step_from_json(data: Mapping[str, Any]) -> StepRecord:
     """Return the inverse of `StepRecord.to_json`."""
+    told = str(data.get("outcome", ""))
+    outcome = told.removesuffix(SHADOWED)
     return StepRecord(
         processor=str(data.get("processor", "")),
         version=str(data.get("version", "")),
         seconds=float(data.get("seconds", 0.0)),
-        outcome=str(data.get("outcome", "")),
+        outcome=outcome,
         saw=str(data.get("saw", "")),
         answer=data.get("answer"),
+        shadow=outcome != told,
     )
 
 

@@ -23,15 +23,11 @@ from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     BROKE,
-    ERROR,
     MAX_REASON,
-    NO_OPINION,
-    NOT_ASKED,
-    SHADOWED,
-    TIMEOUT,
     Action,
     Deferral,
     PipelineResult,
+    StepOutcome,
     StepRecord,
     Verdict,
     checked,
@@ -82,9 +78,8 @@ class Chain:
             if _reads(bound) and not mail.examined:
                 await self._examine(mail, context)
             if bound.when is not None and not await self._holds(bound.when, mail, context):
-                trace.append(
-                    StepRecord(bound.name, bound.processor.version, 0.0, NOT_ASKED, f"only when {bound.when.text}")
-                )
+                why = f"only when {bound.when.text}"
+                trace.append(StepRecord(bound.name, bound.processor.version, 0.0, StepOutcome.NOT_ASKED, why))
                 continue
             began = time.perf_counter()
             # A step in the shadow leaves its own effects out, too.
@@ -141,13 +136,13 @@ class Chain:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            failure = _Failure(ERROR, "the processor cancelled itself")
+            failure = _Failure(StepOutcome.ERROR, "the processor cancelled itself")
         except TimeoutError as error:
-            failure = _Failure(TIMEOUT, _words(error) or f"no answer within {bound.limit:g} s")
+            failure = _Failure(StepOutcome.TIMEOUT, _words(error) or f"no answer within {bound.limit:g} s")
         except _FailedThen as error:
             failure = error.failure
         except Exception as error:
-            failure = _Failure(ERROR, _words(error) or type(error).__name__)
+            failure = _Failure(StepOutcome.ERROR, _words(error) or type(error).__name__)
         metrics.PROCESSOR_ERRORS.labels(bound.name).inc()
         if answer is None and service is not None:
             answer = {"failed": failure.kind, "text": failure.text}
@@ -218,18 +213,16 @@ def _step(
     outcome, saw = _said(opinion)
     if notes:
         saw = storable("; ".join([saw, *notes] if saw else notes), MAX_REASON)
-    if bound.shadow:
-        outcome += SHADOWED
-    return StepRecord(bound.name, bound.processor.version, seconds, outcome, saw, answer)
+    return StepRecord(bound.name, bound.processor.version, seconds, outcome, saw, answer, bound.shadow)
 
 
 def _said(opinion: Verdict | _Failure | None) -> tuple[str, str]:
     """Return the outcome of a step, and the facts it saw."""
     if opinion is None:
-        return NO_OPINION, ""
+        return StepOutcome.NO_OPINION, ""
     if isinstance(opinion, _Failure):
         return opinion.kind, opinion.text
-    outcome = NO_OPINION
+    outcome: str = StepOutcome.NO_OPINION
     if opinion.action:
         outcome = opinion.action.value
     elif opinion.tags or opinion.edits:
@@ -253,7 +246,7 @@ def _recorded(bound: BoundStep, said: list[StepRecord]) -> Mapping[str, Any]:
     """Return the recorded answer of a service. Each answer is used once, in order."""
     step = next((step for step in said if step.processor == bound.name), None)
     if step is None or step.answer is None:
-        raise _FailedThen(_Failure(ERROR, "no answer of this service is on record"))
+        raise _FailedThen(_Failure(StepOutcome.ERROR, "no answer of this service is on record"))
     said.remove(step)
     if "failed" in step.answer:
         raise _FailedThen(_Failure(str(step.answer["failed"]), str(step.answer.get("text", ""))))

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Verdict, checked_tags
+from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Denial, Verdict, checked_tags
 from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
 from sendswitch.reply import Reply, printable
@@ -116,7 +116,7 @@ def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
         to = tuple(out.redirects)
         return Verdict(Action.FORWARD, edits=folders, forward=to, keep_copy=out.delivered, reason=did)
     if not out.delivered:
-        return Verdict(Action.DENY, reason=did, then="discard")
+        return Verdict(Action.DENY, reason=did, denial=Denial.DISCARD)
     tags = tuple(dict.fromkeys(options.folders.get(folder) or _tag(folder) for folder in out.folders))
     return Verdict(tags=tags, edits=folders, reason=did) if did else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sendswitch.mail.dsn import Kind, wanted
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.verdict import LATE, Action, Deferral, PipelineResult, Verdict
+from sendswitch.mail.verdict import LATE, Action, AfterHold, Deferral, Denial, PipelineResult, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
 
@@ -92,14 +92,14 @@ def completed(answer: PipelineResult, route: Route, policy: Policy) -> PipelineR
     """
     if isinstance(answer, Deferral):
         return replace(answer, pipeline=route.owner, version=route.version)
-    reply, hold, then = answer.reply, answer.hold, answer.then
-    if answer.action is Action.DENY and answer.then == "discard" and reply is None:
-        pass  # it is thrown away in silence, before the queue too
-    elif answer.action is Action.DENY:
-        reply, then = reply or REFUSED, route.deny
-    elif answer.action is Action.PENDING:
-        hold, then = policy.hold if hold is None else min(hold, policy.hold), then or policy.hold_then
-    return replace(answer, reply=reply, hold=hold, then=then, pipeline=route.owner, version=route.version)
+    done = replace(answer, pipeline=route.owner, version=route.version)
+    if answer.action is Action.DENY and not (answer.denial == Denial.DISCARD and answer.reply is None):
+        # A discard without a reply is thrown away in silence, before the queue too.
+        return replace(done, reply=answer.reply or REFUSED, denial=Denial(route.deny))
+    if answer.action is Action.PENDING:
+        hold = policy.hold if answer.hold is None else min(answer.hold, policy.hold)
+        return replace(done, hold=hold, then=answer.then or AfterHold(policy.hold_then))
+    return done
 
 
 def undecided(answer: PipelineResult) -> str:
@@ -148,9 +148,9 @@ def in_words(effect: Effect) -> str:
 
 def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:
     reply = verdict.reply if verdict.reply is not None and verdict.reply.permanent else REFUSED
-    if verdict.then == "discard":
+    if verdict.denial == Denial.DISCARD:
         return Discard(verdict.reason)
-    if verdict.then == "quarantine":
+    if verdict.denial == Denial.QUARANTINE:
         return Quarantine(now + policy.quarantine, verdict.reason)
     if not wanted(Kind.FAILED, sender, recipient):
         return Quarantine(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
@@ -179,17 +179,17 @@ def is_local(client: Client) -> bool:
 
 def asked_again(verdict: Verdict) -> bool:
     """Return whether the pipeline is asked anew after the hold: nothing but the delay was decided."""
-    return verdict.action is Action.PENDING and verdict.then == "ask"
+    return verdict.action is Action.PENDING and verdict.then == AfterHold.ASK
 
 
 def after_hold(verdict: Verdict) -> Verdict:
     """Return the verdict for an expired hold."""
     reason = f"{verdict.reason}; held until it expired, then {verdict.then or 'quarantine'}"
-    base = replace(verdict, reason=reason, hold=None, then="", trace=())
+    base = replace(verdict, reason=reason, hold=None, then=AfterHold.UNSET, trace=())
     match verdict.then:
-        case "deny":
-            return replace(base, action=Action.DENY, then="bounce", reply=verdict.reply or REFUSED)
-        case "pass":  # a person has configured it
+        case AfterHold.DENY:
+            return replace(base, action=Action.DENY, denial=Denial.BOUNCE, reply=verdict.reply or REFUSED)
+        case AfterHold.PASS:  # a person has configured it
             return replace(base, action=Action.PASS)
     return replace(base, action=Action.QUARANTINE)
 

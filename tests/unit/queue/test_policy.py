@@ -8,7 +8,7 @@ import pytest
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.headers import AddHeader
-from sendswitch.mail.verdict import Action, Deferral, PipelineResult, Verdict
+from sendswitch.mail.verdict import Action, Deferral, Denial, PipelineResult, Verdict
 from sendswitch.queue import policy as decide
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
@@ -23,7 +23,7 @@ REMOTE = Client(source="REMOTE", address="127.0.0.1")
 
 
 def denied(then: str, reply: str = "550 5.7.1 no") -> Verdict:
-    return replace(Verdict.deny("why", reply=reply), then=then)
+    return replace(Verdict.deny("why", reply=reply), denial=Denial(then))
 
 
 def effect(verdict: Verdict, *, sender: str = "s@x", client: Client = LOCAL, notify: str = "") -> decide.Effect:
@@ -72,10 +72,10 @@ def test_a_route_completes_a_verdict() -> None:
     route = Route("o", 1, 60, "quarantine", "discard")
     done = decide.completed(Verdict.deny("x"), route, POLICY)
     assert isinstance(done, Verdict)
-    assert (done.then, done.reply) == ("discard", decide.REFUSED)
-    silent = decide.completed(Verdict(Action.DENY, then="discard"), replace(route, deny="bounce"), POLICY)
+    assert (done.denial, done.reply) == ("discard", decide.REFUSED)
+    silent = decide.completed(Verdict(Action.DENY, denial=Denial.DISCARD), replace(route, deny="bounce"), POLICY)
     assert isinstance(silent, Verdict)
-    assert (silent.then, silent.reply) == ("discard", None)
+    assert (silent.denial, silent.reply) == ("discard", None)
     held = decide.completed(Verdict.pending("x", hold=10**9), route, POLICY)
     assert isinstance(held, Verdict)
     assert (held.hold, held.then) == (100.0, "pass")
@@ -163,7 +163,7 @@ TAGGED = Verdict(Action.PASS, tags=("X",))
         ([Verdict(Action.DENY, reply=NO)], NO),
         ([Verdict(Action.DENY, reply=NO), Verdict(Action.DENY, reply=LATER)], LATER),
         ([Verdict(Action.DENY, reply=NO), None], None),
-        ([Verdict(Action.DENY, reply=NO), Verdict(Action.DENY, then="discard")], None),
+        ([Verdict(Action.DENY, reply=NO), Verdict(Action.DENY, denial=Denial.DISCARD)], None),
         ([Verdict(Action.DENY, reply=NO), Deferral("down")], None),
         ([Verdict.passed()], None),
     ],
