@@ -20,7 +20,7 @@ from sendswitch.journal.search import Facts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.connection import connect, scalar, transaction, write_rows
-from sendswitch.spool.records import EVENTS, Record, change_row, dumps, event_from_row
+from sendswitch.spool.records import EVENTS, NewState, dumps, event_from_row
 from sendswitch.spool.states import State
 
 
@@ -231,35 +231,28 @@ def _decide(
 ) -> None:
     """Put a person's decision in the place of the pipeline's."""
     message, n = parse_id(id_)
-    row = change_row(message, now, event, told, n=n, was=was, state=State.DECIDED, due=now, verdict=dumps(verdict))
-    _leave(connection, message, n, was, row)
+    _leave(connection, NewState(message, n, now, event, told, was, State.DECIDED, due=now, verdict=dumps(verdict)))
 
 
 def delete(connection: sqlite3.Connection, id_: str, now: float, *, by: str) -> None:
     """Delete a quarantined delivery; its content stays as long as recorded mail does. Raises NotFound, Refused."""
     message, n = parse_id(id_)
-    row = change_row(
-        message,
-        now,
-        EventKind.DELETED,
-        {"by": by},
-        n=n,
-        was=State.QUARANTINED,
-        state=State.DISCARDED,
-        reply=f"250 2.0.0 deleted by {by}",
-    )
-    _leave(connection, message, n, State.QUARANTINED, row)
+    reply = f"250 2.0.0 deleted by {by}"
+    was, state = State.QUARANTINED, State.DISCARDED
+    _leave(connection, NewState(message, n, now, EventKind.DELETED, {"by": by}, was, state, reply=reply))
 
 
-def _leave(connection: sqlite3.Connection, message: int, n: int, state: State, row: Record) -> None:
+def _leave(connection: sqlite3.Connection, new: NewState) -> None:
+    """Write a new state, if the delivery is still in the state it was. Raises NotFound, Refused."""
     with transaction(connection):
-        found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", message, n)
+        found = scalar(connection, "SELECT state FROM delivery WHERE message = ? AND n = ?", new.message, new.n)
+        id_ = f"{to_text(new.message)}.{new.n}"
         if found is None:
-            noun = "hold" if state is State.HELD else "quarantine"
-            raise NotFound(f"there is no delivery {to_text(message)}.{n}; `sendswitch {noun} list` shows all")
-        if found != state:
-            raise Refused(f"{to_text(message)}.{n} is {found}, not {state}")
-        write_rows(connection, [row])
+            noun = "hold" if new.was is State.HELD else "quarantine"
+            raise NotFound(f"there is no delivery {id_}; `sendswitch {noun} list` shows all")
+        if found != new.was:
+            raise Refused(f"{id_} is {found}, not {new.was}")
+        write_rows(connection, [new.row()])
 
 
 def damage(connection: sqlite3.Connection) -> str:

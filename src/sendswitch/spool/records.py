@@ -101,45 +101,59 @@ class Change:
     reply: str = ""
 
 
-def message_row(
-    message: int,
-    at: float,
-    event: EventKind,
-    data: dict[str, Any],
-    *,
-    expires: float,
-    sender: str,
-    size: int,
-    in_file: bool,
-    via: str,
-    envelope: str,
-    content: bytes | None,
-    deliveries: str,
-    recorded: bool,
-    digest: bytes,
-) -> Record:
-    """Return a new message as the writer takes it. `envelope` and `deliveries` are JSON."""
-    new = (expires, sender, size, in_file, via, envelope, content, deliveries, recorded, digest)
-    return (message, at, event, dumps(data), None, None, None, None, None, None, None, *new)
+@dataclass(slots=True)
+class NewMessage:
+    """A new message as the writer takes it.
+
+    `envelope` and `deliveries` are JSON. `content` is None where it is in a file or not kept.
+    """
+
+    message: int
+    at: float
+    event: EventKind
+    data: dict[str, Any]
+    expires: float
+    sender: str
+    size: int
+    in_file: bool
+    via: str
+    envelope: str
+    content: bytes | None
+    deliveries: str
+    recorded: bool
+    digest: bytes
+
+    def row(self) -> Record:
+        """Return the row."""
+        new = (self.expires, self.sender, self.size, self.in_file, self.via, self.envelope)
+        kept = (self.content, self.deliveries, self.recorded, self.digest)
+        return (self.message, self.at, self.event, dumps(self.data), *_NO_CHANGE, *new, *kept)
 
 
-def change_row(
-    message: int,
-    at: float,
-    event: EventKind,
-    data: dict[str, Any],
-    *,
-    n: int,
-    was: State,
-    state: State,
-    due: float | None = None,
-    verdict: str | None = None,
-    attempts: int = 0,
-    reply: str = "",
-) -> Record:
-    """Return a delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
-    new = (n, was, state, due, verdict, attempts, reply)
-    return (message, at, event, dumps(data), *new, None, None, None, None, None, None, None, None, None, None)
+@dataclass(slots=True)
+class NewState:
+    """A delivery's new state as the writer takes it. `verdict` is JSON; None leaves the one that is there."""
+
+    message: int
+    n: int
+    at: float
+    event: EventKind
+    data: dict[str, Any]
+    was: State
+    state: State
+    due: float | None = None
+    verdict: str | None = None
+    attempts: int = 0
+    reply: str = ""
+
+    def row(self) -> Record:
+        """Return the row."""
+        change = (self.n, self.was, self.state, self.due, self.verdict, self.attempts, self.reply)
+        return (self.message, self.at, self.event, dumps(self.data), *change, *_NO_MESSAGE)
+
+
+_NO_CHANGE = (None,) * 7
+_NO_MESSAGE = (None,) * 10
 
 
 def facts_of(message: Message, delivery: Delivery) -> Facts:

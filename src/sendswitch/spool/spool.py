@@ -39,12 +39,12 @@ from sendswitch.spool.records import (
     Change,
     Delivery,
     Message,
+    NewMessage,
+    NewState,
     Record,
-    change_row,
     delivery_from_row,
     dumps,
     event_from_row,
-    message_row,
 )
 from sendswitch.spool.rules import SUSPENDED, AdminRule, active, in_force, let_go_since
 from sendswitch.spool.schema import content_file
@@ -167,11 +167,11 @@ class Spool:
             **told,
             **message.about,
         }
-        return message_row(
-            message.id,
-            message.received,
-            first,
-            facts | data if data else facts,
+        return NewMessage(
+            message=message.id,
+            at=message.received,
+            event=first,
+            data=facts | data if data else facts,
             expires=message.expires,
             sender=envelope.sender,
             size=message.size,
@@ -182,7 +182,7 @@ class Spool:
             deliveries=orjson.dumps([_delivery_values(delivery) for delivery in deliveries]).decode(),
             recorded=recorded,
             digest=message.digest,
-        )
+        ).row()
 
     def records(self, deliveries: Sequence[Delivery]) -> bool:
         """Return whether the content of a message is kept when these deliveries are final."""
@@ -195,19 +195,19 @@ class Spool:
     def change_row(self, change: Change) -> Record:
         """Return the row for a new state and its event. Content goes with the last delivery that needs it."""
         delivery = change.delivery
-        return change_row(
-            delivery.message.id,
-            self._clock(),
-            change.event,
-            change.data,
+        return NewState(
+            message=delivery.message.id,
             n=delivery.n,
+            at=self._clock(),
+            event=change.event,
+            data=change.data,
             was=delivery.state,
             state=change.state,
             due=change.due,
             verdict=_verdict_text(change.verdict),
             attempts=change.attempts,
             reply=change.reply,
-        )
+        ).row()
 
     async def change(self, changes: Sequence[Change], *, more: Sequence[Record] = ()) -> None:
         """Write new states with their events, durable on return. Raises SpoolUnavailable: then nothing changed."""
