@@ -20,12 +20,12 @@ from sendswitch.mail.verdict import Verdict
 from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
+from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.sasl import Credentials
 from sendswitch.smtp.protocol.server import EndOfData, ServerConnection
 from sendswitch.smtp.protocol.server import Mail as MailCommand
 from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
-from sendswitch.smtp.server import Sink
 
 OK = Reply(250, "2.0.0", "Ok")
 
@@ -187,11 +187,11 @@ class Inbox:
         """Take any session."""
         return None
 
-    def mail(self, mail: MailCommand) -> Reply:
+    def mail(self, mail: MailCommand) -> Reply | asyncio.Future[Reply]:
         """Take any sender."""
         return OK
 
-    def recipient(self, recipient: RecipientCommand) -> Reply:
+    def recipient(self, recipient: RecipientCommand) -> Reply | asyncio.Future[Reply]:
         """Take any recipient that is not refused."""
         return self._refuse.get(recipient.recipient.address, OK)
 

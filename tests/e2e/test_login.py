@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Node
-from sendswitch.smtp.server import LOGINS, WRONG_PASSWORD
+from sendswitch.smtp.server import LOGINS
+from sendswitch.smtp.session import WRONG_PASSWORD
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, said, until
 

@@ -22,9 +22,11 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
-from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.handler import Sink
+from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.server import ServerConnection
-from sendswitch.smtp.server import Listener, Options, Sink
+from sendswitch.smtp.server import Listener, Options
 from sendswitch.testing import Inbox, MemoryCourier, envelope
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

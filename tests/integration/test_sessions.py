@@ -7,6 +7,7 @@ import contextlib
 import smtplib
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from ipaddress import ip_network
@@ -16,12 +17,15 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import free_port
+from sendswitch.errors import Temporary
 from sendswitch.monitoring.health import make_app
+from sendswitch.reply import Reply
 from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.protocol.server import Limits
+from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
 from sendswitch.smtp.server import Listener, Options, Timeouts
 from sendswitch.smtp.turn import Turn
-from sendswitch.testing import Inbox
+from sendswitch.testing import OK, Inbox
 from sendswitch.web.server import WebServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -84,6 +88,69 @@ def test_a_reply_comes_although_the_end_came_with_the_command(run: Run) -> None:
                 client.settimeout(5)
                 said = await asyncio.to_thread(lambda: b"".join(iter(lambda: client.recv(65536), b"")))
             assert said.endswith(b"250 2.0.0 Ok\r\n")
+
+    run(inside())
+
+
+class Asking(Inbox):
+    """A handler that knows a recipient only after it asked: 'late' is taken, 'away' cannot be asked about."""
+
+    def recipient(self, recipient: RecipientCommand) -> Reply | asyncio.Future[Reply]:
+        async def ask() -> Reply:
+            await asyncio.sleep(0.05)
+            if recipient.recipient.address.startswith("away@"):
+                raise Temporary("the directory does not answer")
+            known = super(Asking, self).recipient(recipient)
+            assert isinstance(known, Reply)
+            return known
+
+        return asyncio.get_running_loop().create_task(ask())
+
+
+def test_a_recipient_that_must_be_asked_about_is_answered_in_order(run: Run) -> None:
+    async def inside() -> None:
+        refuse = {"nobody@d": Reply(550, "5.1.1", "no such user")}
+        async with listening(inbox=Asking(refuse)) as (_, inbox, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            to = b"".join(b"RCPT TO:<%s@d>\r\n" % name for name in (b"late", b"nobody", b"away", b"other"))
+            writer.write(b"EHLO x\r\nMAIL FROM:<a@b>\r\n" + to + b"DATA\r\nSubject: x\r\n\r\nx\r\n.\r\nQUIT\r\n")
+            said = [line[:9] for line in (await everything(reader)).split(b"\r\n") if not line.startswith(b"250-")]
+            assert said[3:7] == [b"250 2.0.0", b"550 5.1.1", b"451 4.3.0", b"250 2.0.0"]
+            assert said[7][:4] == b"354 "
+            assert [r.address for r in inbox.parcels[0].envelope.recipients] == ["late@d", "other@d"]
+            assert [str(reply)[:9] for _, reply in inbox.refusals] == ["550 5.1.1", "451 4.3.0"]
+            writer.close()
+
+    run(inside())
+
+
+def test_a_client_may_leave_while_a_recipient_is_asked_about(run: Run) -> None:
+    async def inside() -> None:
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        class Slow(Inbox):
+            def recipient(self, recipient: RecipientCommand) -> asyncio.Future[Reply]:
+                async def ask() -> Reply:
+                    asked.set()
+                    await answer.wait()
+                    return OK
+
+                return asyncio.get_running_loop().create_task(ask())
+
+        async with listening(inbox=Slow()) as (listener, inbox, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<late@d>\r\nDATA\r\nx\r\n.\r\n")
+            await asyncio.wait_for(asked.wait(), 5)
+            reset = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+            async with asyncio.timeout(5):
+                while listener.connections:
+                    await asyncio.sleep(0.01)
+            answer.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert inbox.parcels == []
 
     run(inside())
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sendswitch import logs
 from sendswitch.accounts import users
+from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
 from sendswitch.accounts.routes import load_routes
 from sendswitch.bootstrap.background import Background
@@ -147,7 +148,7 @@ class Node:
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         routes = await in_thread(load_routes, self._engine, config)
-        self._users = await in_thread(users.keys, self._engine)
+        self._directory = KnownUsers(await in_thread(users.keys, self._engine))
         self.current.swap(routes=routes, rules=await self.spool.rules())
         self._keep("queue", self.queue.run)
         self._keep("runner", self._runner.run)
@@ -239,7 +240,7 @@ class Node:
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
             origin=config.routing.origin,
-            known=lambda key: key in self._users,
+            directory=self._directory,
             srs=make_srs(config, self._srs_secret),
         )
         if section.mode == "filter":
@@ -309,7 +310,7 @@ class Node:
                 self.queue.wake()
                 self.sender.look()
                 self.current.swap(routes=await in_thread(load_routes, self._engine, self.config))
-                self._users = await in_thread(users.keys, self._engine)
+                self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
                 if self._worker is not None:
                     await self._worker.retain(self.current.settings.routes)

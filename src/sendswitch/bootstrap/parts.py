@@ -41,7 +41,8 @@ from sendswitch.queue.policy import Policy
 from sendswitch.queue.settings import Settings
 from sendswitch.routing import POOL
 from sendswitch.smtp.address import parse_endpoint
-from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
 from sendswitch.spool.spool import Spool

@@ -19,7 +19,8 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.address import Endpoint, parse_endpoint
-from sendswitch.smtp.client import ClientOptions, Pool
+from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.replies import TOO_BIG
 
 # Seconds; Postfix's command_time_limit for pipe(8) is 1000.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sendswitch import logs, metrics
+from sendswitch.accounts.directory import NOBODY, Directory
 from sendswitch.clock import Clock
 from sendswitch.delivery.compose import loops
 from sendswitch.errors import HeaderTooLarge, MailLoop
@@ -26,9 +27,9 @@ from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.srs import Srs, looks_rewritten
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.reply import Reply, printable
+from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
 from sendswitch.smtp.protocol.server import Mail, Recipient
-from sendswitch.smtp.server import Sink
 from sendswitch.spool.body import Body
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
@@ -46,7 +47,7 @@ class IntakeOptions:
     `host` is our name, `lifetime` the time of delivery attempts (seconds), `max_hops` the loop limit, `min_free` the
     space (bytes) to leave free. `subject` says whether the journal may have it. `overload` returns the reason to refuse
     mail, '' for none. `delimiters` begin an address extension, `origin` is the domain of recipients without one, and
-    `known` says whether an address key is a user's. `srs` resolves rewritten senders of forwarded mail.
+    `directory` knows the users. `srs` resolves rewritten senders of forwarded mail.
     """
 
     host: str
@@ -57,7 +58,7 @@ class IntakeOptions:
     overload: Callable[[], str] = lambda: ""
     delimiters: str = "+"
     origin: str = ""
-    known: Callable[[str], bool] = lambda key: False
+    directory: Directory = NOBODY
     srs: Srs | None = None
 
 
@@ -89,22 +90,28 @@ class FilterIntake:
         """Keep in the history that a message was not taken."""
         self._refusals.keep(envelope, reply, why, self.via)
 
-    def mail(self, mail: Mail) -> Reply:
+    def mail(self, mail: Mail) -> Reply | asyncio.Future[Reply]:
         """Accept any sender while there is space and no overload. A user who logged in may use own addresses only."""
         if self._options.overload():
             return OVERLOADED
-        if mail.login and not self._owns(mail.login, mail.sender):
-            return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
-        return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
+        if not mail.login or not mail.sender:  # the null path of a report is everybody's
+            return self._room_for(mail)
+        own, wanted = key(mail.login), key(mail.sender)
+        if wanted == own:
+            return self._room_for(mail)
+        if without_extension(wanted, self._options.delimiters) != own:
+            return _not_owned(mail)
+        # An extension of the own address, unless it is another user's address.
+        found = self._options.directory.lookup(wanted)
+        if isinstance(found, asyncio.Future):
+            return asyncio.get_running_loop().create_task(self._unless_owned(mail, found))
+        return _not_owned(mail) if found else self._room_for(mail)
 
-    def _owns(self, login: str, sender: str) -> bool:
-        """Return whether a user may send from an address: the own one, with an extension that is nobody else's address,
-        or the null path of a report.
-        """
-        own, wanted = key(login), key(sender)
-        if not sender or wanted == own:
-            return True
-        return without_extension(wanted, self._options.delimiters) == own and not self._options.known(wanted)
+    async def _unless_owned(self, mail: Mail, found: asyncio.Future[str]) -> Reply:
+        return _not_owned(mail) if await found else self._room_for(mail)
+
+    def _room_for(self, mail: Mail) -> Reply:
+        return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
     def recipient(self, recipient: Recipient) -> Reply:
         """Accept any recipient, because Postfix has checked it. At `forward.srs_domain` accept only rewritten
@@ -186,6 +193,10 @@ class FilterIntake:
     def _remove(self, content: Content | None) -> None:
         if isinstance(content, InFile):
             content.path.unlink(missing_ok=True)
+
+
+def _not_owned(mail: Mail) -> Reply:
+    return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
 
 
 def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[str, Any]]:

@@ -22,9 +22,9 @@ from sendswitch.queue.runner import QueueRunner, compose
 from sendswitch.queue.settings import Current
 from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
+from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.server import Recipient
-from sendswitch.smtp.server import Sink
 from sendswitch.spool.body import Body
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool

@@ -1,7 +1,8 @@
-"""The address of a peer: `host:port`, `[v6]:port` or `unix:/path`."""
+"""The address of a peer: `host:port`, `[v6]:port` or `unix:/path`; and networks of peers."""
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -30,3 +31,16 @@ def parse_endpoint(text: str) -> Endpoint:
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise ValueError(f"{text!r} is no address; write host:port, [ipv6]:port or unix:/path")
     return Endpoint(host, int(port))
+
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def within(address: str, networks: Networks) -> bool:
+    """Return whether a peer's address is in one of the networks; a unix socket has none."""
+    if not address or not networks:
+        return False
+    peer = ipaddress.ip_address(address.partition("%")[0])
+    if peer.version == 6 and peer.ipv4_mapped is not None:
+        peer = peer.ipv4_mapped
+    return any(peer in network for network in networks)
