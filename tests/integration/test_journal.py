@@ -18,7 +18,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
 from sendswitch.journal.events import Event, EventKind
-from sendswitch.journal.search import parse
+from sendswitch.journal.search import Facts, matches, parse
 from sendswitch.mail import ids
 from sendswitch.mail.content import InMemory
 from sendswitch.monitoring import auditor as ledger
@@ -310,6 +310,9 @@ def test_children_of_a_forward_and_mail_refused_before_the_queue(engine: Engine)
         ("before:2d", ["a"]),
         ("ip:192.0.2.7", ["c"]),
         ("queue-id:4ABC", ["c"]),
+        ("helo:laptop", ["c"]),
+        ("helo:mail.example", ["c"]),
+        ("addressed:bob@", ["b"]),
         ("message-id:x@y", ["c"]),
         ("100%", ["c"]),
         ("subject:_", []),
@@ -342,7 +345,7 @@ def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
             size=2_000_000,
             subject="100% off",
             message_id="<x@y>",
-            client={"address": "192.0.2.7", "ident": "4ABC"},
+            client={"address": "192.0.2.7", "ident": "4ABC", "helo": "laptop", "name": "mail.example.org"},
             header_to="Ann <ANN+x@example.test>",
             header_cc="Carol <carol@example.org>",
             reply_to="desk@example.org",
@@ -352,8 +355,26 @@ def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
     ]
     journal.write(engine, batch)
     names = {a: "a", b: "b", c: "c"}
-    found = [names[row.message["id"]] for row in journal.find(engine, parse(search, NOW), limit=10)]
+    terms = parse(search, NOW)
+    found = [names[row.message["id"]] for row in journal.find(engine, terms, limit=10)]
     assert sorted(found) == expected
+    if "processor" not in search:  # the spool does not know it
+        rows = journal.find(engine, [], limit=10)
+        assert sorted(names[row.message["id"]] for row in rows if matches(terms, _facts(row))) == expected
+
+
+def _facts(row: journal.Found) -> Facts:
+    """Return the facts of a row as the spool would have them."""
+    message, delivery = row.message, row.delivery
+    names = ("sender", "size", "subject", "message_id", "helo", "client_name", "queue_id")
+    return Facts(
+        message=message["id"],
+        **{name: message[name] for name in (*names, "header_to", "header_cc", "reply_to")},
+        **{name: delivery[name] for name in ("recipient", "state", "action", "reason", "score")},
+        address=message["client_address"],
+        tags=tuple(delivery["tags"].split()),
+        parts=tuple(message["parts"].split()),
+    )
 
 
 def test_pages(engine: Engine) -> None:

@@ -27,7 +27,7 @@ FACTS = Facts(
     Mail(InMemory(MAIL)),
     "Shop@Partner.example",
     "joe+x@example.test",
-    Client(address="192.0.2.7", helo="mail.partner.example", ident="4XyZ"),
+    Client(address="192.0.2.7", name="dns.partner.example", helo="mail.partner.example", ident="4XyZ"),
     ("SPAM", "NEWS"),
     7.5,
 )
@@ -54,6 +54,8 @@ FACTS = Facts(
         "not user:joe@example.test",
         "addressed:example.test addressed:partner",
         "helo:mail.*",
+        "helo:dns.partner",
+        "not helo:partner.exampl?x",
         "message-id:shop.example",
         "queue-id:4XyZ",
         "not queue-id:4xyz",

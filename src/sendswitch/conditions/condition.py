@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from ipaddress import ip_address, ip_network
+from itertools import chain
 
+from sendswitch.conditions.fields import FIELDS
 from sendswitch.config.units import COMPARE, comparison, size
 from sendswitch.mail.address import key, spellings
 from sendswitch.mail.envelope import Client
@@ -250,13 +252,25 @@ def _user(value: str) -> Test:
     return lambda facts: key(facts.recipient) == wanted
 
 
+_FACTS: dict[str, Callable[[Facts], Iterable[str]]] = {
+    "sender": lambda facts: (facts.sender,),
+    "recipient": lambda facts: (facts.recipient,),
+    "subject": lambda facts: (facts.mail.subject,),
+    "helo": lambda facts: (facts.client.helo,),
+    "client_name": lambda facts: (facts.client.name,),
+    "message_id": lambda facts: facts.mail.headers("message-id"),
+}
+
+
+def _facts_of(name: str) -> Callable[[Facts], Iterable[str]]:
+    """Return a function that returns the texts of a field."""
+    found = [_FACTS[fact] for fact in FIELDS[name].facts]
+    return lambda facts: chain.from_iterable(of(facts) for of in found)
+
+
 _WORDS: dict[str, Callable[[str], Test]] = {
-    "from": _address(lambda facts: (facts.sender,)),
-    "to": _address(lambda facts: (facts.recipient,)),
-    "addressed": _address(lambda facts: (facts.sender, facts.recipient)),
-    "subject": _text(lambda facts: (facts.mail.subject,)),
-    "helo": _text(lambda facts: (facts.client.helo,)),
-    "message-id": _text(lambda facts: facts.mail.headers("message-id")),
+    **{name: _address(_facts_of(name)) for name in ("from", "to", "addressed")},
+    **{name: _text(_facts_of(name)) for name in ("subject", "helo", "message-id")},
     "user": _user,
     "queue-id": lambda value: lambda facts: facts.client.ident == value,
     "ip": _ip,

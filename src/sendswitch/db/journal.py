@@ -35,6 +35,7 @@ from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from sendswitch import logs
+from sendswitch.conditions.fields import FIELDS, How
 from sendswitch.config.units import COMPARE
 from sendswitch.db.tables import comparisons, deliveries, events, marks, messages
 from sendswitch.journal.events import Event, Key, Row, fold
@@ -172,25 +173,23 @@ def _found(row: Any) -> Found:
     )
 
 
-_CONTAINS = {
-    "from": (messages.c.sender,),
-    "to": (deliveries.c.recipient,),
-    "addressed": (messages.c.sender, deliveries.c.recipient),
-    "subject": (messages.c.subject,),
-    "text": (messages.c.sender, deliveries.c.recipient, messages.c.subject),
-    "helo": (messages.c.helo, messages.c.client_name),
-    "message-id": (messages.c.message_id,),
-    "cc": (messages.c.header_cc,),
-    "reply-to": (messages.c.reply_to,),
-    "rule": (deliveries.c.reason,),
-}
-_EQUALS = {
-    "state": deliveries.c.state,
-    "verdict": deliveries.c.action,
-    "processor": deliveries.c.processor,
-    "queue-id": messages.c.queue_id,
-    "ip": messages.c.client_address,
+_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+    "sender": messages.c.sender,
+    "recipient": deliveries.c.recipient,
+    "subject": messages.c.subject,
+    "helo": messages.c.helo,
+    "client_name": messages.c.client_name,
+    "message_id": messages.c.message_id,
+    "header_cc": messages.c.header_cc,
+    "reply_to": messages.c.reply_to,
+    "reason": deliveries.c.reason,
     "user": deliveries.c.recipient_key,
+    "state": deliveries.c.state,
+    "action": deliveries.c.action,
+    "processor": deliveries.c.processor,
+    "queue_id": messages.c.queue_id,
+    "address": messages.c.client_address,
+    "message": deliveries.c.message,
 }
 
 
@@ -203,10 +202,11 @@ def _condition(term: Term) -> ColumnElement[bool]:
 
 
 def _positive(name: str, value: str | float) -> ColumnElement[bool]:
-    if name in _CONTAINS:
-        return or_(*(func.lower(column).contains(str(value).lower(), autoescape=True) for column in _CONTAINS[name]))
-    if name in _EQUALS:
-        return _EQUALS[name] == value
+    if (field := FIELDS.get(name)) is not None:
+        found = [_COLUMNS[fact] for fact in field.facts]
+        if field.how is How.EQUALS:
+            return or_(*(column == value for column in found))
+        return or_(*(func.lower(column).contains(str(value).lower(), autoescape=True) for column in found))
     match name:
         case "tag":
             return func.lower(deliveries.c.tags).contains(f" {str(value).lower()} ", autoescape=True)
@@ -225,9 +225,7 @@ def _positive(name: str, value: str | float) -> ColumnElement[bool]:
         # Ids rise with time, and are the index.
         case "before":
             return deliveries.c.message < first_at(float(value))
-        case "after":
-            return deliveries.c.message >= first_at(float(value))
-    return deliveries.c.message == value  # id
+    return deliveries.c.message >= first_at(float(value))  # after
 
 
 # One message

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from sendswitch.conditions.fields import FIELDS, How
 from sendswitch.config.units import COMPARE, comparison, duration, size
 from sendswitch.errors import InvalidSearch
 from sendswitch.mail.address import key
@@ -67,6 +68,7 @@ class Facts:
     message_id: str = ""
     address: str = ""
     helo: str = ""
+    client_name: str = ""
     queue_id: str = ""
     action: str = ""
     tags: tuple[str, ...] = ()
@@ -77,6 +79,11 @@ class Facts:
     parts: tuple[str, ...] = ()
     score: float | None = None
 
+    @property
+    def user(self) -> str:
+        """Return the recipient in the form in which addresses are compared."""
+        return key(self.recipient)
+
 
 def matches(terms: Sequence[Term], facts: Facts) -> bool:
     """Return whether every condition holds, as the journal would find it."""
@@ -84,10 +91,12 @@ def matches(terms: Sequence[Term], facts: Facts) -> bool:
 
 
 def _holds(term: Term, facts: Facts) -> bool:
-    value = term.value
-    within = _within(term.name, facts)
-    if within is not None:
-        return any(str(value).lower() in text.lower() for text in within)
+    field, value = FIELDS.get(term.name), term.value
+    if field is not None:
+        found = [getattr(facts, name) for name in field.facts]
+        if field.how is How.EQUALS:
+            return value in found
+        return any(str(value).lower() in text.lower() for text in found)
     match term.name:
         case "tag":
             return str(value).lower() in [tag.lower() for tag in facts.tags]
@@ -97,7 +106,7 @@ def _holds(term: Term, facts: Facts) -> bool:
             return bool(facts.tags)
         case "bcc":
             named = f"{facts.header_to} {facts.header_cc}".lower()
-            return str(value).lower() in facts.recipient.lower() and key(facts.recipient) not in named
+            return str(value).lower() in facts.recipient.lower() and facts.user not in named
         case "score":
             return facts.score is not None and bool(COMPARE[term.how](facts.score, value))
         case "larger":
@@ -106,51 +115,7 @@ def _holds(term: Term, facts: Facts) -> bool:
             return facts.size < float(value)
         case "before":
             return facts.message < first_at(float(value))
-        case "after":
-            return facts.message >= first_at(float(value))
-    return _equal(term.name, facts) == value
-
-
-def _equal(name: str, facts: Facts) -> str | int:
-    """Return the value that a word must equal."""
-    match name:
-        case "user":
-            return key(facts.recipient)
-        case "state":
-            return facts.state
-        case "verdict":
-            return facts.action
-        case "queue-id":
-            return facts.queue_id
-        case "ip":
-            return facts.address
-    return facts.message  # id
-
-
-def _within(name: str, facts: Facts) -> tuple[str, ...] | None:
-    """Return the texts in which a word is looked for; None when it must equal something."""
-    match name:
-        case "from":
-            return (facts.sender,)
-        case "to":
-            return (facts.recipient,)
-        case "addressed":
-            return (facts.sender, facts.recipient)
-        case "subject":
-            return (facts.subject,)
-        case "text":
-            return (facts.sender, facts.recipient, facts.subject)
-        case "helo":
-            return (facts.helo,)
-        case "message-id":
-            return (facts.message_id,)
-        case "cc":
-            return (facts.header_cc,)
-        case "reply-to":
-            return (facts.reply_to,)
-        case "rule":
-            return (facts.reason,)
-    return None
+    return facts.message >= first_at(float(value))  # after
 
 
 def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:

@@ -45,6 +45,7 @@ class Row:
     message_id: str
     client: str
     helo: str
+    client_name: str
     queue_id: str
     header_to: str
     header_cc: str
@@ -65,6 +66,7 @@ class Row:
             message_id=self.message_id,
             address=self.client,
             helo=self.helo,
+            client_name=self.client_name,
             queue_id=self.queue_id,
             action=self.action,
             tags=self.tags,
@@ -165,6 +167,7 @@ def _row(message: int, n: int, *rest: Any) -> Row:
         message_id=told.get("message_id", ""),
         client=client.get("address", ""),
         helo=client.get("helo", ""),
+        client_name=client.get("name", ""),
         queue_id=client.get("ident", ""),
         header_to=told.get("header_to", ""),
         header_cc=told.get("header_cc", ""),

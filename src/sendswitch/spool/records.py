@@ -167,6 +167,7 @@ def facts_of(message: Message, delivery: Delivery) -> Facts:
         state=delivery.state,
         address=client.address,
         helo=client.helo,
+        client_name=client.name,
         queue_id=client.ident,
         action=verdict.action.value if verdict and verdict.action else "",
         tags=verdict.tags if verdict else (),
