@@ -14,9 +14,22 @@ import pytest
 import uvloop
 from sqlalchemy import Engine
 
-from sendswitch.admin import app, configuration, deliveries, lists, messages, node, pipelines, rules, users
+from sendswitch.admin import (
+    app,
+    configuration,
+    deliveries,
+    hold,
+    lists,
+    messages,
+    node,
+    pipelines,
+    quarantine,
+    queue,
+    rules,
+    users,
+)
 from sendswitch.admin.base import Actor, Installation, Page
-from sendswitch.admin.deliveries import HeldAnswer
+from sendswitch.admin.hold import HeldAnswer
 from sendswitch.admin.node import DialogLine, Status
 from sendswitch.admin.wire import NAME, address_of
 from sendswitch.client import Client, InProcess, OverSocket, connect
@@ -227,19 +240,19 @@ def test_lists(client: Client) -> None:
 def test_a_list_comes_page_by_page(client: Client, kept: Callable[..., list[str]]) -> None:
     ids = kept(State.ACCEPTED, *(f"u{n}@example.test" for n in range(5)))
     seen: list[str] = []
-    page: Page[Any] = client.call(deliveries.list_queue, limit=2)
+    page: Page[Any] = client.call(queue.list_queue, limit=2)
     while True:
         seen += [row.id for row in page.items]
         if not page.next:
             break
-        page = client.call(deliveries.list_queue, limit=2, after=page.next)
+        page = client.call(queue.list_queue, limit=2, after=page.next)
     assert seen == ids
-    assert [g.deliveries for g in client.call(deliveries.top)] == [5]
-    assert client.call(deliveries.flush, search="to:u1@") == 0  # it is due
+    assert [g.deliveries for g in client.call(queue.top)] == [5]
+    assert client.call(queue.flush, search="to:u1@") == 0  # it is due
     with pytest.raises(InvalidSearch, match="quarantene"):
-        client.call(deliveries.list_queue, search="state:quarantene")
+        client.call(queue.list_queue, search="state:quarantene")
     with pytest.raises(ValueError, match="limit 0"):
-        client.call(deliveries.list_queue, limit=0)
+        client.call(queue.list_queue, limit=0)
 
 
 def test_bulk_requests_take_ids_or_a_search(
@@ -247,20 +260,20 @@ def test_bulk_requests_take_ids_or_a_search(
 ) -> None:
     monkeypatch.setattr(deliveries, "PAGE", 2)
     one, two, three = kept(State.QUARANTINED, "a@example.test", "b@example.test", "c@example.test")
-    first = client.call(deliveries.release, search="from:s@x.example")
+    first = client.call(quarantine.release, search="from:s@x.example")
     assert ([result.id for result in first.results], first.next) == ([one, two], two)
-    second = client.call(deliveries.release, search="from:s@x.example", after=first.next)
+    second = client.call(quarantine.release, search="from:s@x.example", after=first.next)
     assert ([result.id for result in second.results], second.next) == ([three], "")
-    (again,) = client.call(deliveries.release, ids=(one,)).results
+    (again,) = client.call(quarantine.release, ids=(one,)).results
     assert (again.kind, again.text) == ("refused", f"{one} is decided, not quarantined")
-    (unknown,) = client.call(deliveries.delete, ids=("0000000000000.7",)).results
+    (unknown,) = client.call(quarantine.delete, ids=("0000000000000.7",)).results
     assert unknown.kind == "not_found"
     with pytest.raises(NotFound, match="no quarantined delivery matches"):
-        client.call(deliveries.delete, search="from:nobody@")
+        client.call(quarantine.delete, search="from:nobody@")
     with pytest.raises(ValueError, match="give ids, or a search"):
-        client.call(deliveries.delete)
+        client.call(quarantine.delete)
     (held,) = kept(State.HELD, "d@example.test")
-    (answered,) = client.call(deliveries.answer, answer=HeldAnswer.PASS, ids=(held,), reason="fine").results
+    (answered,) = client.call(hold.answer, answer=HeldAnswer.PASS, ids=(held,), reason="fine").results
     assert answered.kind == ""
     told = client.call(deliveries.show, id=held)
     assert (told.delivery.state, told.timeline[-1].about["by"]) == ("decided", "me")
@@ -327,7 +340,7 @@ def test_where_no_node_runs(config: Config) -> None:
     with pytest.raises(Temporary, match="no node runs in"):
         client.call(node.status)
     with pytest.raises(NotFound, match="there is no spool"):
-        client.call(deliveries.list_queue)
+        client.call(queue.list_queue)
     with pytest.raises(Temporary, match="is not there yet"):
         client.call(users.list_users)
     client.call(users.add, address="ann@example.test")

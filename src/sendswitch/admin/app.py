@@ -18,7 +18,20 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sendswitch import logs
-from sendswitch.admin import configuration, deliveries, lists, messages, node, pipelines, rules, users, webhooks
+from sendswitch.admin import (
+    configuration,
+    deliveries,
+    hold,
+    lists,
+    messages,
+    node,
+    pipelines,
+    quarantine,
+    queue,
+    rules,
+    users,
+    webhooks,
+)
 from sendswitch.admin.base import Actor, Installation, place_of
 from sendswitch.admin.perform import perform
 from sendswitch.admin.wire import ACTOR, BASE, as_ours, to_problem
@@ -32,8 +45,9 @@ MAX_BODY = 32 * 1024 * 1024
 USE_CASES: tuple[Callable[..., Any], ...] = (
     *(node.refresh, node.reload, node.status, node.drain, node.set_level, node.start_trace, node.trace),
     *(node.stop_trace,),
-    *(deliveries.list_queue, deliveries.list_kept, deliveries.top, deliveries.show, deliveries.flush),
-    *(deliveries.release, deliveries.delete, deliveries.answer, deliveries.requeue, deliveries.forward),
+    *(queue.list_queue, queue.top, queue.flush),
+    *(quarantine.list_quarantine, quarantine.release, quarantine.delete, hold.list_held, hold.answer),
+    *(deliveries.show, deliveries.requeue, deliveries.forward),
     *(rules.list_rules, rules.add, rules.cancel, rules.resume),
     *(messages.search, messages.history, messages.content),
     *(users.list_users, users.list_removed, users.add, users.remove, users.restore, users.set_password),

@@ -1,4 +1,4 @@
-"""Use cases about deliveries in the spool: mail in the queue, in quarantine and held, and requests to move it on."""
+"""Use cases about single deliveries in the spool, and what those about queue, quarantine and holds share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -82,16 +81,6 @@ class DeliveryHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Deliveries in the queue that have a property in common: their number, bytes, and the oldest one's arrival."""
-
-    name: str
-    deliveries: int
-    bytes: int
-    oldest: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """The result for one delivery. `kind` is the kind of the error, '' when it was done; `text` says why it failed."""
 
@@ -106,36 +95,6 @@ class Results:
 
     results: tuple[Result, ...]
     next: str = ""
-
-
-class By(StrEnum):
-    """The property that `top` groups by."""
-
-    DOMAIN = "domain"
-    RECIPIENT = "recipient"
-    SENDER = "sender"
-    CLIENT = "client"
-    ANSWER = "answer"
-    STATE = "state"
-
-
-_NAMES: dict[By, Callable[[admin.Row], str]] = {
-    By.DOMAIN: lambda row: row.recipient.rpartition("@")[2],
-    By.RECIPIENT: lambda row: row.recipient,
-    By.SENDER: lambda row: row.sender or "<>",
-    By.CLIENT: lambda row: row.client,
-    By.ANSWER: lambda row: row.reply,
-    By.STATE: lambda row: row.state,
-}
-
-
-class HeldAnswer(StrEnum):
-    """The decision about held mail, as `spool.admin.ANSWERS` knows it."""
-
-    PASS = "pass"  # noqa: S105 - a decision
-    DENY = "deny"
-    QUARANTINE = "quarantine"
-    DISCARD = "discard"
 
 
 def terms_of(search: str, known: tuple[str, ...] = OF_SPOOLED) -> list[Term]:
@@ -158,50 +117,13 @@ def summary(row: admin.Row) -> DeliverySummary:
 # Reading
 
 
-@use_case("GET", "/queue")
-def list_queue(
-    installation: Installation, actor: Actor, *, search: str = "", limit: Limit = PAGE, after: str = ""
-) -> Page[DeliverySummary]:
-    """List deliveries that are not final, the oldest first."""
-    return _page(installation, WAITING, search, limit, after)
-
-
-@use_case("GET", "/kept/{state}")
-def list_kept(
-    installation: Installation,
-    actor: Actor,
-    *,
-    state: Literal["held", "quarantined"],
-    search: str = "",
-    limit: Limit = PAGE,
-    after: str = "",
-) -> Page[DeliverySummary]:
-    """List held mail or the quarantine, the oldest first."""
-    return _page(installation, (State(state),), search, limit, after)
-
-
-def _page(
+def page(
     installation: Installation, states: tuple[State, ...], search: str, limit: int, after: str
 ) -> Page[DeliverySummary]:
+    """Return deliveries in these states that a search finds, the oldest first, behind the id `after`."""
     with installation.spool() as connection:
         rows = admin.rows(connection, states, terms=terms_of(search), limit=limit, after=after)
     return Page(tuple(map(summary, rows)), rows[-1].id if len(rows) == limit else "")
-
-
-@use_case("GET", "/queue:top")
-def top(
-    installation: Installation, actor: Actor, *, search: str = "", by: By = By.DOMAIN, limit: Limit = 20
-) -> tuple[Group, ...]:
-    """Count deliveries of the queue by a property, the largest groups first."""
-    groups: dict[str, list[float]] = {}
-    with installation.spool() as connection:
-        for row in admin.rows(connection, WAITING, terms=terms_of(search), limit=ALL):
-            group = groups.setdefault(_NAMES[by](row), [0, 0, row.received])
-            group[0] += 1
-            group[1] += row.size
-            group[2] = min(group[2], row.received)
-    largest = sorted(groups.items(), key=lambda pair: -pair[1][0])[:limit]
-    return tuple(Group(name, int(count), int(size), at(oldest)) for name, (count, size, oldest) in largest)
 
 
 @use_case("GET", "/deliveries/{id}")
@@ -222,61 +144,6 @@ def timeline_of(lines: list[story.Line]) -> tuple[TimelineLine, ...]:
 # Changing
 
 
-@use_case("POST", "/queue:flush")
-def flush(installation: Installation, actor: Actor, *, search: str = "") -> int:
-    """Make mail that waits for its next attempt due now: all of it, or what a search finds. Return how many."""
-    with installation.spool() as connection:
-        terms = terms_of(search)
-        ids = [row.id for row in admin.rows(connection, MOVING, terms=terms, limit=ALL)] if terms else None
-        count = admin.flush(connection, ids, time.time())
-    installation.changed()
-    return count
-
-
-@use_case("POST", "/quarantine:release")
-def release(
-    installation: Installation, actor: Actor, *, ids: tuple[str, ...] = (), search: str = "", after: str = ""
-) -> Results:
-    """Deliver quarantined mail to its recipients without filtering it again; a second release is refused."""
-
-    def act(connection: sqlite3.Connection, id_: str) -> None:
-        admin.release(connection, id_, time.time(), by=actor.name)
-
-    return _each(installation, State.QUARANTINED, ids, search, after, act)
-
-
-@use_case("POST", "/quarantine:delete")
-def delete(
-    installation: Installation, actor: Actor, *, ids: tuple[str, ...] = (), search: str = "", after: str = ""
-) -> Results:
-    """Delete quarantined mail. Until its record goes, `requeue` brings it back."""
-
-    def act(connection: sqlite3.Connection, id_: str) -> None:
-        admin.delete(connection, id_, time.time(), by=actor.name)
-
-    return _each(installation, State.QUARANTINED, ids, search, after, act)
-
-
-@use_case("POST", "/held:answer")
-def answer(
-    installation: Installation,
-    actor: Actor,
-    *,
-    answer: HeldAnswer,
-    reason: str = "",
-    ids: tuple[str, ...] = (),
-    search: str = "",
-    after: str = "",
-) -> Results:
-    """Decide about held mail. It is not filtered again; a second answer is refused."""
-    why = reason_of(reason)
-
-    def act(connection: sqlite3.Connection, id_: str) -> None:
-        admin.answer(connection, id_, answer.value, time.time(), by=actor.name, reason=why)
-
-    return _each(installation, State.HELD, ids, search, after, act)
-
-
 @use_case("POST", "/deliveries:requeue")
 def requeue(
     installation: Installation,
@@ -295,7 +162,7 @@ def requeue(
             connection, data, id_, time.time(), by=actor.name, reason=why, unfiltered=unfiltered, once_more=again
         )
 
-    return _each(installation, None, ids, "", "", act)
+    return each(installation, None, ids, "", "", act)
 
 
 @use_case("POST", "/deliveries:forward")
@@ -311,10 +178,10 @@ def forward(
     def act(connection: sqlite3.Connection, id_: str) -> None:
         spool_requeue.send_on(connection, data, id_, to, time.time(), by=actor.name, reason=why)
 
-    return _each(installation, None, ids, "", "", act)
+    return each(installation, None, ids, "", "", act)
 
 
-def _each(
+def each(
     installation: Installation,
     state: State | None,
     ids: tuple[str, ...],

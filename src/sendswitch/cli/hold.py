@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sendswitch.admin import deliveries
-from sendswitch.admin.deliveries import HeldAnswer, Results
+from sendswitch.admin import hold
+from sendswitch.admin.deliveries import Results
+from sendswitch.admin.hold import HeldAnswer
 from sendswitch.cli.output import Session
 from sendswitch.cli.quarantine import Chosen, Ids, User, Where, change, show_kept
 from sendswitch.cli.queue import SEARCH, DryRun, Limit, Reason, Words
@@ -23,7 +24,7 @@ def list_(
     limit: Limit = 1000,
 ) -> None:
     """List held mail with the reason and the end of its hold."""
-    show_kept(context.obj, "held", words or [], user, limit, "nothing is held")
+    show_kept(context.obj, hold.list_held, words or [], user, limit, "nothing is held")
 
 
 @app.command("answer")
@@ -40,7 +41,7 @@ def answer(
 
     def page(chosen: Chosen) -> Results:
         return session.client.call(
-            deliveries.answer,
+            hold.answer,
             answer=what,
             reason=reason,
             ids=chosen.ids,
@@ -48,4 +49,4 @@ def answer(
             after=chosen.after,
         )
 
-    change(session, "held", "answered", page, ids, where, dry_run)
+    change(session, hold.list_held, "answered", page, ids, where, dry_run)

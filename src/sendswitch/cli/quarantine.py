@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from sendswitch.admin import deliveries
+from sendswitch.admin import deliveries, quarantine
+from sendswitch.admin.base import Page
 from sendswitch.admin.deliveries import DeliverySummary, Results
 from sendswitch.admin.wire import error_of
 from sendswitch.cli.output import Bytes, Session, exit_code
@@ -22,7 +23,8 @@ SPARE = ("size", "until", "from", "since", "subject")
 
 ALL, NONE = 1_000_000, "no delivery matches"
 
-Kept = Literal["held", "quarantined"]
+Listing = Callable[..., Page[DeliverySummary]]
+"""The use case that lists the mail."""
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
 User = Annotated[str, typer.Option("--user", help="Only this recipient's.")]
@@ -37,7 +39,7 @@ def list_(
     limit: Limit = 1000,
 ) -> None:
     """List the mail in quarantine with the reasons."""
-    show_kept(context.obj, "quarantined", words or [], user, limit, "the quarantine is empty")
+    show_kept(context.obj, quarantine.list_quarantine, words or [], user, limit, "the quarantine is empty")
 
 
 @app.command("release")
@@ -46,9 +48,9 @@ def release(context: typer.Context, ids: Ids = None, where: Where = None, dry_ru
     session: Session = context.obj
 
     def page(chosen: Chosen) -> Results:
-        return session.client.call(deliveries.release, ids=chosen.ids, search=chosen.search, after=chosen.after)
+        return session.client.call(quarantine.release, ids=chosen.ids, search=chosen.search, after=chosen.after)
 
-    change(session, "quarantined", "released", page, ids, where, dry_run)
+    change(session, quarantine.list_quarantine, "released", page, ids, where, dry_run)
 
 
 @app.command("delete")
@@ -57,9 +59,9 @@ def delete(context: typer.Context, ids: Ids = None, where: Where = None, dry_run
     session: Session = context.obj
 
     def page(chosen: Chosen) -> Results:
-        return session.client.call(deliveries.delete, ids=chosen.ids, search=chosen.search, after=chosen.after)
+        return session.client.call(quarantine.delete, ids=chosen.ids, search=chosen.search, after=chosen.after)
 
-    change(session, "quarantined", "deleted", page, ids, where, dry_run)
+    change(session, quarantine.list_quarantine, "deleted", page, ids, where, dry_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Chosen:
 
 def change(
     session: Session,
-    state: Kept,
+    listing: Listing,
     done: str,
     page: Callable[[Chosen], Results],
     ids: list[str] | None,
@@ -87,7 +89,7 @@ def change(
     if not dry_run:
         tell_each(session, done, _pages(page, chosen))
     elif chosen.search:
-        _list(session, session.pages(deliveries.list_kept, ALL, state=state, search=chosen.search), NONE)
+        _list(session, session.pages(listing, ALL, search=chosen.search), NONE)
     else:
         _list(session, [session.client.call(deliveries.show, id=id_).delivery for id_ in chosen.ids], NONE)
 
@@ -101,10 +103,10 @@ def _pages(page: Callable[[Chosen], Results], chosen: Chosen) -> Iterator[Result
         chosen = replace(chosen, after=results.next)
 
 
-def show_kept(session: Session, state: Kept, words: list[str], user: str, limit: int, empty: str) -> None:
-    """List the mail in a state that a search finds, for one recipient or, with '', for all."""
+def show_kept(session: Session, listing: Listing, words: list[str], user: str, limit: int, empty: str) -> None:
+    """List the mail that a search finds, for one recipient or, with '', for all."""
     search = joined([*words, *([f"user:{user}"] if user else ())])
-    _list(session, session.pages(deliveries.list_kept, limit, state=state, search=search), empty)
+    _list(session, session.pages(listing, limit, search=search), empty)
 
 
 def tell_each(session: Session, done: str, pages: Iterable[Results]) -> None:

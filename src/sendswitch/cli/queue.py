@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sendswitch.admin import deliveries, rules
-from sendswitch.admin.deliveries import By, DeliverySummary, TimelineLine
+from sendswitch.admin import deliveries, queue, rules
+from sendswitch.admin.deliveries import DeliverySummary, TimelineLine
+from sendswitch.admin.queue import By
 from sendswitch.admin.rules import CancelledRules, RuleSummary
 from sendswitch.cli.output import Bytes, Session, readable
 from sendswitch.cli.words import joined
@@ -40,7 +41,7 @@ TIMELINE = ("at", "recipient", "text")
 def list_(context: typer.Context, words: Words = None, limit: Limit = 1000) -> None:
     """List deliveries that are not final, the oldest first."""
     session: Session = context.obj
-    found = session.pages(deliveries.list_queue, limit, search=joined(words or ()))
+    found = session.pages(queue.list_queue, limit, search=joined(words or ()))
     _show(session, found, "the queue is empty" if not words else "no delivery in the queue matches")
 
 
@@ -61,7 +62,7 @@ def top(
     session: Session = context.obj
     rows = [
         {by.value: group.name, "deliveries": group.deliveries, "bytes": Bytes(group.bytes), "oldest": group.oldest}
-        for group in session.client.call(deliveries.top, search=joined(words or ()), by=by, limit=limit)
+        for group in session.client.call(queue.top, search=joined(words or ()), by=by, limit=limit)
     ]
     session.show(rows, (by.value, "deliveries", "bytes", "oldest"), "the queue is empty")
 
@@ -89,7 +90,7 @@ def timeline_row(line: TimelineLine) -> dict[str, object]:
 def flush(context: typer.Context, words: Words = None) -> None:
     """Try waiting mail now: all of it, or the mail a search finds."""
     session: Session = context.obj
-    count = session.client.call(deliveries.flush, search=joined(words or ()))
+    count = session.client.call(queue.flush, search=joined(words or ()))
     session.done(f"{count} deliveries are due now{hint(session)}", flushed=count, node_told=session.client.running)
 
 
@@ -148,7 +149,7 @@ def _add(session: Session, kind: Kind, words: list[str], reason: str, ttl: str, 
     search = joined(words)
     if dry_run:
         parse(search, time.time(), OF_MOVING)  # a word that the rule itself would refuse
-        found = session.pages(deliveries.list_queue, 1_000_000, search=search)
+        found = session.pages(queue.list_queue, 1_000_000, search=search)
         moving = [row for row in found if row.state in (State.ACCEPTED, State.DECIDED)]
         _show(session, moving, "no delivery in the queue matches now")
         return

@@ -7,7 +7,7 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,27 +16,19 @@ import typer
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sqlalchemy import Engine
 
 from sendswitch import durable
-from sendswitch.accounts.users import all_pipelines
 from sendswitch.admin import messages
+from sendswitch.admin.replay import Replay
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session
 from sendswitch.cli.pipeline import read_file
 from sendswitch.cli.words import joined
-from sendswitch.config.model import Config
-from sendswitch.db.connect import open_database
 from sendswitch.errors import Refused
-from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
+from sendswitch.journal.compare import Tally, tally_from_json
 from sendswitch.journal.search import moment
 from sendswitch.mail.ids import first_at, from_text, to_text
-from sendswitch.mail.verdict import PipelineResult
-from sendswitch.pipeline import recording as record
-from sendswitch.pipeline.recording import Case
-from sendswitch.pipeline.trial import Trial, replay_each
-from sendswitch.routing import Route, Routes
-from sendswitch.spool import admin, recorded
+from sendswitch.spool import admin
 
 # Seconds between two states written to the file of --state: so much is done again after an interruption.
 SAVE = 1.0
@@ -65,14 +57,21 @@ def replay(
     Each message that it would have treated differently is shown.
     """
     session: Session = context.obj
-    config = session.config()
     now = time.time()
     text = read_file(pipeline) if pipeline else ""
-    run = _Run(config, pipeline, text, user, _found(session, where or []))
+    make = partial(make_trial, session.config())
+    run = Replay(
+        session.installation,
+        session.actor,
+        make=make,
+        own=make(str(pipeline), 0, text) if pipeline else None,
+        user=user,
+        found=_found(session, where or []),
+    )
     first, last = first_at(moment(since, now)) - 1, first_at(moment(until, now) if until else now + 1)
     asked = hashlib.sha256(orjson.dumps([text, user, since, until, where])).hexdigest()
     saved = _State(state, asked, Tally(limit))
-    done = uvloop.run(_replay(run, saved, max(first, saved.after), last))
+    done = uvloop.run(_run(run, saved, max(first, saved.after), last))
     _tell(session, saved.tally, run.skipped)
     if not done:
         hint = f"the same command goes on behind {to_text(saved.after)}" if state else "--state FILE would let it go on"
@@ -86,61 +85,6 @@ def _found(session: Session, words: list[str]) -> set[tuple[int, int]] | None:
         return None
     found = session.pages(messages.search, MOST_FOUND, search=joined(words))
     return {admin.parse_id(row.id) for row in found}
-
-
-class _Run:
-    """One replay: the cases to ask about, and the pipeline for each."""
-
-    def __init__(
-        self, config: Config, file: Path | None, text: str, user: str, found: set[tuple[int, int]] | None
-    ) -> None:
-        self.config, self._found = config, found
-        self.read = self.skipped = 0
-        self.data = config.node.data
-        self.connection = admin.open_files(self.data)
-        self._trial = make_trial(config, str(file), 0, text) if file else None
-        self._user = _only(user, config) if user else None
-        self._engine: Engine | None = None if file else open_database(config.database_url, migrate=False)
-        self._stored = {stored.owner: stored for stored in all_pipelines(self._engine)} if self._engine else {}
-        self._trials: dict[str, Trial] = {}
-
-    def trial(self, case: Case) -> Trial | None:
-        """Return the trial for a case; None without one."""
-        if self._found is not None and (case.message, case.n) not in self._found:
-            return None
-        if self._user is not None and self._user.find(case.recipient.address) is None:
-            return None
-        if self._trial is not None:
-            return self._trial if case.verdict is not None or self._user is not None else None
-        owner = case.verdict.pipeline if case.verdict else ""
-        if not owner:
-            return None
-        if owner not in self._trials:
-            stored = self._stored.get(owner)
-            if stored is None:
-                self.skipped += 1  # the user is gone
-                return None
-            self._trials[owner] = make_trial(self.config, owner, stored.version, stored.text)
-        return self._trials[owner]
-
-    def pairs(self, after: int, before: int) -> Iterator[tuple[Case, Trial]]:
-        """Yield each case with its trial. `read` counts the messages looked at."""
-        for cases in record.cases(self.connection, self.data, after, before):
-            for case in cases:
-                if (trial := self.trial(case)) is not None:
-                    yield case, trial
-            self.read += 1
-
-    async def close(self) -> None:
-        """Close the pipelines."""
-        for trial in (*self._trials.values(), *([self._trial] if self._trial else ())):
-            await trial.close()
-
-
-def _only(user: str, config: Config) -> Routes:
-    """Return routes that find only this user's addresses."""
-    route = Route(user, 0, 1.0, "pass", "bounce")
-    return Routes([route], delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
 
 
 class _State:
@@ -169,47 +113,22 @@ class _State:
         self._saved = time.monotonic()
 
 
-async def _replay(run: _Run, state: _State, after: int, before: int) -> bool:
+async def _run(replay: Replay, state: _State, after: int, before: int) -> bool:
     """Ask about all cases. Return False when the user interrupted it."""
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-    last = after
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("", total=recorded.count(run.connection, after, before))
-            async for case, answer in replay_each(run.pairs(after, before)):
-                if case.message != last:
-                    state.step(last)
-                    progress.update(bar, completed=run.read)
-                    last = case.message
-                    if interrupted.is_set():
-                        break
-                state.tally.add(_difference(case, answer), action(case.verdict), action(answer))
-    finally:
-        await run.close()
-    if not interrupted.is_set():
-        state.step(before - 1, now=True)
-        return True
-    state.step(state.after, now=True)
-    return False
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=None)
 
+        def on_message(message: int, read: int, total: int) -> bool:
+            state.step(message)
+            progress.update(bar, completed=read, total=total)
+            return not interrupted.is_set()
 
-def _difference(case: Case, answer: PipelineResult) -> Difference | None:
-    fields = differing(case.verdict, answer)
-    if not fields:
-        return None
-    return Difference(
-        id=case.id,
-        to=case.recipient.address,
-        sender=case.envelope.sender or "<>",
-        subject=case.subject,
-        was=told(case.verdict),
-        now=told(answer),
-        fields=fields,
-        why=answer.reason,
-        step=answer.trace[-1].processor if answer.trace else "",
-    )
+        done = await replay.run(state.tally, after=after, before=before, on_message=on_message)
+    state.step(before - 1 if done else state.after, now=True)
+    return done
 
 
 def _tell(session: Session, tally: Tally, skipped: int) -> None:

@@ -6,7 +6,7 @@ A word is looked for in sender, recipient and subject. `-` or `!` before a word 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -97,25 +97,30 @@ def _holds(term: Term, facts: Facts) -> bool:
         if field.how is How.EQUALS:
             return value in found
         return any(str(value).lower() in text.lower() for text in found)
-    match term.name:
-        case "tag":
-            return str(value).lower() in [tag.lower() for tag in facts.tags]
-        case "has":
-            return value in facts.parts
-        case "is":
-            return bool(facts.tags)
-        case "bcc":
-            named = f"{facts.header_to} {facts.header_cc}".lower()
-            return str(value).lower() in facts.recipient.lower() and facts.user not in named
-        case "score":
-            return facts.score is not None and bool(COMPARE[term.how](facts.score, value))
-        case "larger":
-            return facts.size > float(value)
-        case "smaller":
-            return facts.size < float(value)
-        case "before":
-            return facts.message < first_at(float(value))
-    return facts.message >= first_at(float(value))  # after
+    if term.name == "score":
+        return facts.score is not None and bool(COMPARE[term.how](facts.score, value))
+    if isinstance(value, str):
+        return _TEXTS[term.name](facts, value)
+    return _NUMBERS[term.name](facts, value)
+
+
+def _blind_copy(facts: Facts, value: str) -> bool:
+    named = f"{facts.header_to} {facts.header_cc}".lower()
+    return value.lower() in facts.recipient.lower() and facts.user not in named
+
+
+_TEXTS: Mapping[str, Callable[[Facts, str], bool]] = {
+    "tag": lambda facts, value: value.lower() in [tag.lower() for tag in facts.tags],
+    "has": lambda facts, value: value in facts.parts,
+    "is": lambda facts, value: bool(facts.tags),
+    "bcc": _blind_copy,
+}
+_NUMBERS: Mapping[str, Callable[[Facts, float], bool]] = {
+    "larger": lambda facts, value: facts.size > value,
+    "smaller": lambda facts, value: facts.size < value,
+    "before": lambda facts, value: facts.message < first_at(value),
+    "after": lambda facts, value: facts.message >= first_at(value),
+}
 
 
 def parse(text: str, now: float, known: Sequence[str] = NAMES) -> list[Term]:

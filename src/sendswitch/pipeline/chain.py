@@ -93,8 +93,6 @@ class Chain:
             if bound.shadow:
                 continue
             if isinstance(opinion, _Failure):
-                if bound.on_error == "skip":
-                    continue
                 if bound.on_error == "defer":
                     return Deferral(f"{bound.name}: {opinion.text}", tuple(trace), why=BROKE if asked.broke else "")
                 opinion = _by_policy(bound, opinion)
@@ -196,7 +194,10 @@ def _facts(mail: Mail, context: Context) -> Facts:
     return Facts(mail, context.sender, context.recipient.address, context.client, context.tags, context.score)
 
 
-def _by_policy(bound: BoundStep, failure: _Failure) -> Verdict:
+def _by_policy(bound: BoundStep, failure: _Failure) -> Verdict | None:
+    """Return the opinion that a step's `on_error` has for it; None for skip."""
+    if bound.on_error == "skip":
+        return None
     reason = f"{bound.name} failed ({failure.text}) and on_error is {bound.on_error}"
     if bound.on_error == "hold":
         return Verdict.pending(reason)

@@ -24,6 +24,7 @@ from sendswitch.smtp.protocol.server import (
     Aborted,
     ContentPiece,
     EndOfData,
+    Event,
     Extensions,
     Mail,
     Recipient,
@@ -187,23 +188,9 @@ class Session(asyncio.Protocol):
     # The session
 
     def _advance(self) -> None:
-        machine, handler = self._machine, self._listener.handler
+        machine = self._machine
         while self._work is None and (event := machine.next_event()) is not None:
-            if isinstance(event, ContentPiece):
-                self._take(event.data)
-            elif isinstance(event, Mail):
-                self._say_when_known(handler.mail(event))
-            elif isinstance(event, Recipient):
-                self._say_when_known(handler.recipient(event))
-            elif isinstance(event, EndOfData):
-                self._finish_message(event)
-            elif isinstance(event, Aborted):
-                self._discard()
-            elif isinstance(event, StartTls):
-                machine.reply(replies.READY_FOR_TLS)
-                self._start(self._start_tls())
-            else:
-                self._start(self._log_in(event))
+            self._take_event(event)
         self._listener.turn.add(self)
         if machine.more:
             # Many commands at once: others have their turn first.
@@ -215,6 +202,23 @@ class Session(asyncio.Protocol):
             self._began = self._last
         if self._work is None:
             self._end_if_over()
+
+    def _take_event(self, event: Event) -> None:
+        if isinstance(event, ContentPiece):
+            self._take(event.data)
+        elif isinstance(event, Mail):
+            self._say_when_known(self._listener.handler.mail(event))
+        elif isinstance(event, Recipient):
+            self._say_when_known(self._listener.handler.recipient(event))
+        elif isinstance(event, EndOfData):
+            self._finish_message(event)
+        elif isinstance(event, Aborted):
+            self._discard()
+        elif isinstance(event, StartTls):
+            self._machine.reply(replies.READY_FOR_TLS)
+            self._start(self._start_tls())
+        else:
+            self._start(self._log_in(event))
 
     def _say_when_known(self, reply: Reply | asyncio.Future[Reply]) -> None:
         if isinstance(reply, Reply):

@@ -296,18 +296,10 @@ class _Reader:
 
     def _multipart(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
         views = self._views(raw, one, end)
-        strict_type = one.type.startswith("multipart/")
         if not views:
-            why = "it is a multipart without parts" if one.boundaries else "it is a multipart without a boundary"
-            if strict_type and self._cut(raw, one, end, depth):
-                yield self._leaf(raw, one, end, inside)
-            elif strict_type:
-                self.find(Kind.UNREADABLE, why)
-                yield self._leaf(raw, one, end, inside, Finding(Kind.UNREADABLE, why))
-            else:
-                yield from self._single(raw, one, end, depth, inside=inside)
+            yield from self._without_parts(raw, one, end, depth, inside=inside)
             return
-        if not strict_type:
+        if not one.type.startswith("multipart/"):
             self.find(Kind.AMBIGUOUS, f"it is {one.type}, but has a boundary and parts")
             yield self._leaf(raw, one, end, inside)
         elif sum(not view.quiet for view in views) > 1 and not one.findings:
@@ -324,6 +316,17 @@ class _Reader:
             if view.quiet:
                 del self.findings[before:]
         yield from self._besides(raw, one, views[0].regions, end, depth, inside=inside)
+
+    def _without_parts(self, raw: bytes, one: Entity, end: int, depth: int, *, inside: bool) -> Iterator[Part]:
+        """Yield what declares a multipart, or a boundary, and has no parts."""
+        if not one.type.startswith("multipart/"):
+            yield from self._single(raw, one, end, depth, inside=inside)
+        elif self._cut(raw, one, end, depth):
+            yield self._leaf(raw, one, end, inside)
+        else:
+            why = "it is a multipart without parts" if one.boundaries else "it is a multipart without a boundary"
+            self.find(Kind.UNREADABLE, why)
+            yield self._leaf(raw, one, end, inside, Finding(Kind.UNREADABLE, why))
 
     def _cut(self, raw: bytes, one: Entity, end: int, depth: int) -> bool:
         """Return whether no reader finds a part in it: it was cut behind its header, or before its first part as the

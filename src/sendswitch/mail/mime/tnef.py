@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 MAGIC = b"\x78\x9f\x3e\x22"
 # MAPI properties: the long and the short name, and the content that is a message or a document.
@@ -86,21 +87,21 @@ def _text(value: bytes) -> str:
 
 def _properties(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield number and value of MAPI properties; stops at one that cannot be read."""
-    if len(data) < 4:
-        return
+    with suppress(struct.error):  # it would stand beyond the end
+        yield from _values(data)
+
+
+def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and value of MAPI properties. Raises struct.error where the data end too early."""
     (count,) = struct.unpack_from("<I", data, 0)
     at = 4
     for _ in range(min(count, MOST)):
-        if at + 4 > len(data):
-            return
         kind, number = struct.unpack_from("<HH", data, at)
         at += 4
         if number >= 0x8000:
             at = _named(data, at)
         many, base = kind & 0x1000, kind & 0xFFF
         if many or base in (0x001E, 0x001F, 0x000D, 0x0102):
-            if at + 4 > len(data):
-                return
             (items,) = struct.unpack_from("<I", data, at)
             at += 4
         else:
@@ -109,8 +110,6 @@ def _properties(data: bytes) -> Iterator[tuple[int, bytes]]:
             if base in _FIXED:
                 size = _FIXED[base]
             else:
-                if at + 4 > len(data):
-                    return
                 (size,) = struct.unpack_from("<I", data, at)
                 at += 4
             value = data[at : at + size]
@@ -121,9 +120,7 @@ def _properties(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _named(data: bytes, at: int) -> int:
-    """Return where the value of a named property begins."""
-    if at + 24 > len(data):
-        return len(data)
+    """Return where the value of a named property begins. Raises struct.error where the data end too early."""
     (kind,) = struct.unpack_from("<I", data, at + 16)
     at += 20
     if kind == 0:

@@ -373,19 +373,25 @@ class ServerConnection:
             return self._error(replies.NOT_TEXT)
         command = _COMMANDS.get(verb)
         if command is None:
-            if verb in _NOT_SMTP:
-                self.close(replies.NOT_SMTP)
-                return None
-            return self._error(replies.UNKNOWN)
+            return self._unknown(verb)
         if verb in _SEQUENCED and (self.state, verb) not in TRANSITIONS:
-            if self.state is ServerState.CONNECTED:
-                return self._error(replies.NO_HELLO)
-            return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
+            return self._out_of_sequence(verb)
         if verb in _JUNK:
             self._junk += 1
             if self._junk > self._limits.junk and self._too_many_errors():
                 return None
         return command(self, rest.strip())
+
+    def _unknown(self, verb: str) -> Event | None:
+        if verb in _NOT_SMTP:
+            self.close(replies.NOT_SMTP)
+            return None
+        return self._error(replies.UNKNOWN)
+
+    def _out_of_sequence(self, verb: str) -> Event | None:
+        if self.state is ServerState.CONNECTED:
+            return self._error(replies.NO_HELLO)
+        return self._error(replies.NO_RECIPIENTS if self._lacks_recipients(verb) else replies.NOT_NOW)
 
     def _lacks_recipients(self, verb: str) -> bool:
         return self.state is ServerState.MAIL and verb in ("DATA", "BDAT")
