@@ -16,9 +16,9 @@ from typing import Any
 import typer
 
 from sendswitch import logs, metrics
-from sendswitch.admin.app import USE_CASES
 from sendswitch.admin.base import place_of
-from sendswitch.admin.wire import BASE, NAME
+from sendswitch.admin.http_app import USE_CASES
+from sendswitch.admin.serialization import BASE, NAME
 from sendswitch.cli.main import app
 from sendswitch.conditions.pipeline import PipelineConfig, StepConfig
 from sendswitch.config import reference

@@ -16,8 +16,8 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from sendswitch.admin.base import Actor, Installation, place_of
-from sendswitch.admin.perform import perform, result_of
-from sendswitch.admin.wire import ACTOR, BASE, address_of, as_ours, to_error
+from sendswitch.admin.dispatch import perform, result_of
+from sendswitch.admin.serialization import ACTOR, BASE, address_of, as_ours, to_error
 from sendswitch.errors import Temporary, in_words
 from sendswitch.mail.content import InMemory
 

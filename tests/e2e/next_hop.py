@@ -13,7 +13,7 @@ import uvloop
 from sendswitch.bench.peers import free_port
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply
-from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Listener, Options

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sendswitch.mail import address, results, xtext
-from sendswitch.mail.addresses import addresses
+from sendswitch.mail.address_list import addresses
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.headers import (

@@ -15,8 +15,8 @@ from sendswitch.bench.scanners import EICAR, clamd
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.processors import sharing
 from sendswitch.processors.clamav import ClamAV, ClamAVOptions, TooLarge
+from sendswitch.processors.support import connections as sharing
 from sendswitch.testing import context, message, opinion
 from tests.conftest import need
 

@@ -21,8 +21,8 @@ from sendswitch.delivery.maildir import MaildirCourier, folder_name
 from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply
-from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.server import ServerConnection

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 
 from sendswitch.accounts import users
-from sendswitch.admin import declared
+from sendswitch.admin import desired_state as declared
 from sendswitch.db import journal, lists
 from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages

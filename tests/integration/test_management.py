@@ -15,10 +15,10 @@ import uvloop
 from sqlalchemy import Engine
 
 from sendswitch.admin import (
-    app,
     configuration,
     deliveries,
     hold,
+    http_app,
     lists,
     messages,
     node,
@@ -31,7 +31,7 @@ from sendswitch.admin import (
 from sendswitch.admin.base import Actor, Installation, Page
 from sendswitch.admin.hold import HeldAnswer
 from sendswitch.admin.node import DialogLine, Status
-from sendswitch.admin.wire import NAME, address_of
+from sendswitch.admin.serialization import NAME, address_of
 from sendswitch.client import Client, InProcess, OverSocket, connect
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
@@ -111,7 +111,7 @@ class Served:
         with address_of(self._installation.config.node.data) as address:
             line.bind(address)
         line.listen(10)
-        server = WebServer(app.make_app(self._installation))
+        server = WebServer(http_app.make_app(self._installation))
         await server.serve(line)
         self._ready.set()
         await self._stop.wait()
@@ -349,8 +349,8 @@ def test_where_no_node_runs(config: Config) -> None:
 
 def test_what_a_server_does_not_know(config: Config, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     installation = Installation(lambda: config, engine=engine, node=FakeNode())
-    monkeypatch.setattr(app, "USE_CASES", (node.status, lists.add))
-    monkeypatch.setattr(app, "MAX_BODY", 1000)
+    monkeypatch.setattr(http_app, "USE_CASES", (node.status, lists.add))
+    monkeypatch.setattr(http_app, "MAX_BODY", 1000)
     with Served(installation):
         client = connect(installation, ME)
         assert client.running

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch.accounts import passwords, users
 from sendswitch.accounts.passwords import MOST_WAITING, Passwords, generate, set_password
-from sendswitch.admin.declared import export
+from sendswitch.admin.desired_state import export
 from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, Temporary
 

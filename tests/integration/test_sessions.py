@@ -20,11 +20,11 @@ from sendswitch.bench.peers import free_port
 from sendswitch.errors import Temporary
 from sendswitch.monitoring.health import make_app
 from sendswitch.reply import Reply
-from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.endpoint import Endpoint
+from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
 from sendswitch.smtp.server import Listener, Options, Timeouts
-from sendswitch.smtp.turn import Turn
 from sendswitch.testing import OK, Inbox
 from sendswitch.web.server import WebServer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -437,6 +438,19 @@ def test_after_a_kill_suspects_are_offered_one_at_a_time(
             await s.held[3].answer(Verdict.passed())
             await s.until(lambda: set(s.states().values()) == {"delivered"})
             assert await s.spool.suspects() == {}
+
+    run(inside())
+
+
+def test_a_denial_that_is_released_is_delivered(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+    async def inside() -> None:
+        async with switch(tmp_path, clock) as s:
+            s.answers["ann@example.test"] = lambda: Verdict.deny("loud")
+            (delivery,) = await s.accept("ann@example.test", sender="")  # nobody to send a bounce to
+            await s.until(lambda: s.states()["ann@example.test"] == "quarantined")
+            with contextlib.closing(admin.open_files(s.folder)) as connection:
+                admin.release(connection, f"{delivery.message.text_id}.0", s.clock(), by="me")
+            await s.until(lambda: s.states()["ann@example.test"] == "delivered")
 
     run(inside())
 

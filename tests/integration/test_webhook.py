@@ -23,8 +23,9 @@ from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, PipelineResult, Verdict
 from sendswitch.pipeline.chain import BoundStep, Chain
-from sendswitch.processors import http, registry, webhook
+from sendswitch.processors import registry, webhook
 from sendswitch.processors.base import Context, Services
+from sendswitch.processors.support import http
 from sendswitch.processors.webhook import Webhook, WebhookOptions
 from sendswitch.testing import context, mail, message, opinion
 from tests.receiver import Receiver, receiver

@@ -21,7 +21,7 @@ from sendswitch.config.load import key_lines, load, load_with_origins, validate
 from sendswitch.config.model import Config, NodeSection, Section
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
-from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.endpoint import Endpoint
 
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.toml"))
 

@@ -16,9 +16,9 @@ from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
 from sendswitch.processors.base import Services
-from sendswitch.processors.entries import Book, Entries, Entry, checked
-from sendswitch.processors.entries import Lists as Kept
 from sendswitch.processors.lists import Lists, ListsOptions
+from sendswitch.processors.support.list_entries import Book, Entries, Entry, checked
+from sendswitch.processors.support.list_entries import Lists as Kept
 from sendswitch.testing import context, mail
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from sendswitch.admin.base import at
-from sendswitch.admin.wire import as_ours
+from sendswitch.admin.serialization import as_ours
 from sendswitch.cli import output
 from sendswitch.cli.output import Bytes, Session, exit_code, fitting, local, readable, sentences, sized
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, Temporary, in_words

@@ -15,7 +15,7 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import Action, Deferral, Verdict
 from sendswitch.pipeline.recording import Case
-from sendswitch.pipeline.smallest import SmallestChange, smallest_change
+from sendswitch.pipeline.smallest_change import SmallestChange, smallest_change
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Services

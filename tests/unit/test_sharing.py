@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.sharing import SharedClient
+from sendswitch.processors.support.connections import SharedClient
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

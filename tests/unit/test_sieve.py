@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendswitch.mail.addresses import addresses
+from sendswitch.mail.address_list import addresses
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.grammar import SieveError

@@ -18,9 +18,9 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
 from sendswitch.processors import rate
 from sendswitch.processors.delay import Delay, DelayOptions
-from sendswitch.processors.payload import described
 from sendswitch.processors.rate import Rate, RateOptions
 from sendswitch.processors.save import Save, SaveOptions
+from sendswitch.processors.support.payload import described
 from sendswitch.testing import context, mail, message
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

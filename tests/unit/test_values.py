@@ -763,6 +763,20 @@ def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -
         checked(verdict)
 
 
+@pytest.mark.parametrize(
+    ("data", "then", "denial"),
+    [
+        ({"action": "pass", "then": "bounce"}, AfterHold.UNSET, Denial.UNSET),  # a DENY that was released
+        ({"action": "deny", "then": "pass"}, AfterHold.UNSET, Denial.UNSET),
+        ({"action": "deny", "then": "quarantine"}, AfterHold.UNSET, Denial.QUARANTINE),
+        ({"action": "pending", "then": "quarantine"}, AfterHold.QUARANTINE, Denial.UNSET),
+    ],
+)
+def test_then_is_read_by_the_action(data: dict[str, str], then: AfterHold, denial: Denial) -> None:
+    verdict = verdict_from_json(data)
+    assert (verdict.then, verdict.denial) == (then, denial)
+
+
 def test_what_comes_from_outside_throws_nothing_away() -> None:
     told = {"action": "deny", "then": "discard"}
     assert verdict_from_json(told).denial is Denial.DISCARD

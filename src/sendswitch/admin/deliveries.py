@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sendswitch.admin.base import PAGE, Actor, Installation, Page, at, moment, use_case
-from sendswitch.admin.wire import as_ours, kind_of
+from sendswitch.admin.serialization import as_ours, kind_of
 from sendswitch.errors import NotFound, SendSwitchError
 from sendswitch.journal import story
 from sendswitch.journal.search import OF_SPOOLED, Term, parse
@@ -53,6 +53,7 @@ class DeliverySummary:
     message_id: str
     client: str
     helo: str
+    client_name: str
     queue_id: str
     header_to: str
     header_cc: str

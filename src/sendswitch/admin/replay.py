@@ -1,6 +1,6 @@
 """Replay: pipelines are asked again about recorded mail, without effect.
 
-It runs in the process of whoever asks, not in the node: the process that has the mail runs no pipeline on request.
+It runs in the process that calls it, not in the node: the process that has the mail runs no pipeline on request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from sendswitch.pipeline import recording
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.trial import Trial, replay_each
 from sendswitch.routing import Route, Routes
-from sendswitch.spool import admin, recorded
+from sendswitch.spool import admin
+from sendswitch.spool import recorded_mail as recorded
 
 MakeTrial = Callable[[str, int, str], Trial]
 """Makes a trial of an owner, a version and the pipeline's text. Raises InvalidConfiguration, ValueError."""

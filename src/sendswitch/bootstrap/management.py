@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Engine
 
 from sendswitch import logs
-from sendswitch.admin.app import make_app
 from sendswitch.admin.base import Installation, at, moment
+from sendswitch.admin.http_app import make_app
 from sendswitch.admin.node import DialogLine, Status
-from sendswitch.admin.wire import NAME, address_of
+from sendswitch.admin.serialization import NAME, address_of
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config
 from sendswitch.errors import NotFound, Refused, Temporary
-from sendswitch.smtp.trace import Trace
+from sendswitch.smtp.transcript import Trace
 from sendswitch.web.server import WebServer
 
 if TYPE_CHECKING:

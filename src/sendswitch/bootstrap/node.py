@@ -57,9 +57,9 @@ from sendswitch.monitoring.health import make_app
 from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
 from sendswitch.monitoring.overload import Overload
-from sendswitch.processors.book import read_book
-from sendswitch.processors.entries import Lists
-from sendswitch.processors.reach import Reach
+from sendswitch.processors.support.list_book import read_book
+from sendswitch.processors.support.list_entries import Lists
+from sendswitch.processors.support.reachable import Reach
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.autoreply import AutoReplies
 from sendswitch.queue.candidates import AT_ONCE, Candidates
@@ -68,7 +68,7 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
-from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.spool import close_to_others, open_spool
 from sendswitch.web.server import WebServer

@@ -31,17 +31,17 @@ from sendswitch.monitoring.canary import Flight
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Readers, Services
-from sendswitch.processors.book import read_book
-from sendswitch.processors.entries import Book, Lists
-from sendswitch.processors.readers import InProcesses
+from sendswitch.processors.support.list_book import read_book
+from sendswitch.processors.support.list_entries import Book, Lists
+from sendswitch.processors.support.reader_pool import InProcesses
 from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
 from sendswitch.queue.settings import Settings
 from sendswitch.routing import POOL
-from sendswitch.smtp.address import parse_endpoint
 from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.endpoint import parse_endpoint
 from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts

@@ -15,7 +15,7 @@ import typer.main
 from typer.completion import completion_init  # type: ignore[attr-defined] # not in its __all__
 from typer.core import CompletionItem  # type: ignore[attr-defined] # not in its __all__
 
-from sendswitch.cli.codes import EX_TEMPFAIL, EX_UNAVAILABLE
+from sendswitch.cli.exit_codes import EX_TEMPFAIL, EX_UNAVAILABLE
 
 # Each command with the function or the group that it is, and the first sentence of its help: only the module of the
 # command that was asked for is imported, because importing all of them takes longer than most commands run. A test
@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pipe": ("pipe.pipe", "Take a message on standard input, for Postfix's pipe(8)."),
     "audit": ("audit.audit", "Prove that no accepted mail is missing."),
     "doctor": ("doctor.doctor", "Say what is wrong with this installation and what to do."),
-    "try": ("trying.try_", "Ask a recipient's pipeline about a message, without effect."),
+    "try": ("try_command.try_", "Ask a recipient's pipeline about a message, without effect."),
     "replay": ("replay.replay", "Run a pipeline over recorded mail, without effect."),
     "reload": ("node.reload", "Make the running node read its configuration again."),
     "bench": ("bench.bench", "Measure against other mail programs."),
@@ -188,7 +188,7 @@ def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="sendswitch")
     except Exception as error:
-        from sendswitch.admin.wire import as_ours
+        from sendswitch.admin.serialization import as_ours
         from sendswitch.cli.output import complain, exit_code
 
         ours = as_ours(error)

@@ -16,13 +16,13 @@ from sendswitch.cli.ids import Id
 from sendswitch.cli.output import Bytes, Session, readable
 from sendswitch.cli.quarantine import tell_each
 from sendswitch.cli.queue import SEARCH, TIMELINE, Reason, timeline_row
-from sendswitch.cli.words import joined
+from sendswitch.cli.search_words import joined
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, SendSwitchError
 from sendswitch.spool import admin
 
 if TYPE_CHECKING:
-    from sendswitch.pipeline.smallest import SmallestChange
+    from sendswitch.pipeline.smallest_change import SmallestChange
 
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
 LOOK, GRACE = 0.3, 5.0
@@ -205,7 +205,7 @@ def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
     from sendswitch.accounts.users import get_pipeline
     from sendswitch.bootstrap.parts import make_trial
     from sendswitch.pipeline import recording as record
-    from sendswitch.pipeline.smallest import smallest_change
+    from sendswitch.pipeline.smallest_change import smallest_change
 
     installation = session.installation
     try:

@@ -15,7 +15,7 @@ from sendswitch.cli.output import Session
 from sendswitch.config.units import duration
 from sendswitch.errors import Temporary, in_words
 from sendswitch.logs import LEVELS
-from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 
 app = typer.Typer(help="The running node.", no_args_is_help=True)
 

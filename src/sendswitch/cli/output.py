@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
-from sendswitch.cli.codes import EX_TEMPFAIL
+from sendswitch.cli.exit_codes import EX_TEMPFAIL
 from sendswitch.config.load import load
 from sendswitch.config.model import Config
 from sendswitch.errors import (

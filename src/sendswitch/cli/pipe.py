@@ -12,14 +12,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sendswitch.cli.codes import EX_TEMPFAIL, EX_UNAVAILABLE
+from sendswitch.cli.exit_codes import EX_TEMPFAIL, EX_UNAVAILABLE
 from sendswitch.cli.output import Session
 from sendswitch.errors import InvalidConfiguration, in_words
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply, printable
-from sendswitch.smtp.address import Endpoint, parse_endpoint
 from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.replies import TOO_BIG
 

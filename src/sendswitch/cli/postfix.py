@@ -19,7 +19,7 @@ from sendswitch.config.model import Config
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, Refused
 from sendswitch.monitoring import probe
-from sendswitch.smtp.address import Endpoint, parse_endpoint
+from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.spool import admin
 from sendswitch.spool.history import last_event
 

@@ -18,7 +18,7 @@ from sendswitch.admin.deliveries import DeliverySummary, TimelineLine
 from sendswitch.admin.queue import By
 from sendswitch.admin.rules import CancelledRules, RuleSummary
 from sendswitch.cli.output import Bytes, Session, readable
-from sendswitch.cli.words import joined
+from sendswitch.cli.search_words import joined
 from sendswitch.config.units import duration
 from sendswitch.journal.search import OF_MOVING, parse
 from sendswitch.spool.rules import Kind

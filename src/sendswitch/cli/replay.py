@@ -23,7 +23,7 @@ from sendswitch.admin.replay import Replay
 from sendswitch.bootstrap.parts import make_trial
 from sendswitch.cli.output import Session
 from sendswitch.cli.pipeline import read_file
-from sendswitch.cli.words import joined
+from sendswitch.cli.search_words import joined
 from sendswitch.errors import Refused
 from sendswitch.journal.compare import Tally, tally_from_json
 from sendswitch.journal.search import moment

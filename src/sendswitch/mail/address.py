@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import idna
 
-from sendswitch.mail.addresses import addresses
+from sendswitch.mail.address_list import addresses
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.text import storable
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import isfinite
-from typing import Any, TypeVar
+from typing import Any
 
 from sendswitch.mail.address import valid
 from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
@@ -236,7 +236,6 @@ class Deferral:
 
 
 PipelineResult = Verdict | Deferral
-_E = TypeVar("_E", AfterHold, Denial)
 
 
 def merged(before: Verdict, later: Verdict) -> Verdict:
@@ -267,8 +266,7 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         action = Action(data["action"]) if data.get("action") else None
     except ValueError:
         raise ValueError(f"action {data['action']!r} is none of {', '.join(Action)}") from None
-    hold, then = data.get("hold"), str(data.get("then", ""))
-    denied = action is Action.DENY
+    hold, (then, denial) = data.get("hold"), _then(str(data.get("then", "")), denied=action is Action.DENY)
     return Verdict(
         action=action,
         tags=_list(data, "tags"),
@@ -278,8 +276,8 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         reply=parse_reply(str(data["reply"])) if data.get("reply") else None,
         reason=str(data.get("reason", ""))[:1000],
         hold=float(hold) if hold is not None else None,
-        then=AfterHold.UNSET if denied else _member(AfterHold, then, "then"),
-        denial=_member(Denial, then, "then") if denied else Denial.UNSET,
+        then=then,
+        denial=denial,
         score=float(data["score"]) if data.get("score") is not None else None,
         trace=tuple(step_from_json(step) for step in data.get("trace", ())),
         pipeline=str(data.get("pipeline", "")),
@@ -301,12 +299,21 @@ def deferral_from_json(data: Mapping[str, Any]) -> Deferral:
     )
 
 
-def _member(kind: type[_E], text: str, name: str) -> _E:
-    """Return the member with this text. Raises ValueError."""
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{name}: {text!r} is none of {', '.join(filter(None, kind))}") from None
+_AFTER_HOLD = {member.value: member for member in AfterHold}
+_DENIALS = {member.value: member for member in Denial}
+
+
+def _then(text: str, *, denied: bool) -> tuple[AfterHold, Denial]:
+    """Return the meaning of the field "then". Raises ValueError for a word that has none.
+
+    A word that the action does not have is left out: a DENY that a person released is a PASS with the "then" of a DENY.
+    """
+    after, denial = _AFTER_HOLD.get(text), _DENIALS.get(text)
+    if after is None and denial is None:
+        raise ValueError(f"then: {text!r} is none of {', '.join(filter(None, _AFTER_HOLD))}")
+    if denied:
+        return AfterHold.UNSET, denial or Denial.UNSET
+    return after or AfterHold.UNSET, Denial.UNSET
 
 
 def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
@@ -366,8 +373,10 @@ def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
 
 
 def _check_hold(verdict: Verdict) -> None:
-    _member(AfterHold, verdict.then, "then")
-    _member(Denial, verdict.denial, "denial")
+    if verdict.then not in _AFTER_HOLD:
+        raise ValueError(f"then: {verdict.then!r} is none of {', '.join(filter(None, _AFTER_HOLD))}")
+    if verdict.denial not in _DENIALS:
+        raise ValueError(f"denial: {verdict.denial!r} is none of {', '.join(filter(None, _DENIALS))}")
     if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
         raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
     if verdict.then == AfterHold.ASK and (verdict.hold is None or verdict.hold < MIN_DELAY):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sendswitch import logs, metrics
 from sendswitch.monitoring import probe
-from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.spool.history import last_event
 from sendswitch.spool.spool import Spool
 

@@ -18,8 +18,8 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.ids import to_text
 from sendswitch.reply import Reply
-from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions
+from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.pool import Pool
 from sendswitch.spool.history import arrivals, deliveries_events
 

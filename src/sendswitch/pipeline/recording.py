@@ -12,7 +12,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Verdict, verdict_from_json
-from sendswitch.spool.recorded import Recorded, recorded
+from sendswitch.spool.recorded_mail import Recorded, recorded
 from sendswitch.spool.states import TERMINAL
 
 

@@ -11,10 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
-from sendswitch.processors.entries import Lists
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.payload import described
-from sendswitch.smtp.address import parse_endpoint
+from sendswitch.processors.support.list_entries import Lists
+from sendswitch.processors.support.payload import described
+from sendswitch.smtp.endpoint import parse_endpoint
 
 
 def _refusal(text: str) -> str:
@@ -154,7 +154,7 @@ class Readers(Protocol):
         ...
 
     async def described(self, mail: Mail, context: Context, *, thin: bool) -> dict[str, Any]:
-        """Return the message as `processors.payload` describes it."""
+        """Return the message as `processors.support.payload` describes it."""
         ...
 
     def close(self) -> None:

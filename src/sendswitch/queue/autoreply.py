@@ -5,7 +5,7 @@ from __future__ import annotations
 from sendswitch.clock import Clock
 from sendswitch.processors.base import AutoReply
 from sendswitch.queue.active import ActiveQueue
-from sendswitch.spool.replied import write_reply
+from sendswitch.spool.autoreply_log import write_reply
 from sendswitch.spool.spool import Spool, own_message
 
 

@@ -23,7 +23,7 @@ from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import FOLDER, Action, Verdict
 from sendswitch.spool.records import Change, Delivery
-from sendswitch.spool.replacing import replace_delivery
+from sendswitch.spool.replace import replace_delivery
 from sendswitch.spool.spool import Spool
 from sendswitch.spool.states import State
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sendswitch.mail.address import key
-from sendswitch.sieve.given import EXTENSIONS, Given, Known
+from sendswitch.sieve.arguments import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command
 from sendswitch.sieve.run import Do, Run, Stop, Vacation
-from sendswitch.sieve.values import MODIFIERS, NAME
+from sendswitch.sieve.strings import MODIFIERS, NAME
 
 # Characters of a folder's name.
 LONGEST_FOLDER = 500

@@ -14,7 +14,7 @@ from typing import Any
 
 import re2
 
-from sendswitch.sieve.values import LONGEST_VALUE
+from sendswitch.sieve.strings import LONGEST_VALUE
 
 RELATIONS: dict[str, Callable[[Any, Any], bool]] = {"gt": gt, "ge": ge, "lt": lt, "le": le, "eq": eq, "ne": ne}
 COMPARATORS = ("i;ascii-casemap", "i;octet", "i;ascii-numeric")

@@ -9,7 +9,7 @@ from typing import Any
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.grammar import Spent
 from sendswitch.sieve.match import Match
-from sendswitch.sieve.values import Variables
+from sendswitch.sieve.strings import Variables
 
 # Nanoseconds of an action, and actions that are told.
 ACTION, MOST_TOLD = 20_000, 100

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.actions import action
-from sendswitch.sieve.asking import test
-from sendswitch.sieve.given import EXTENSIONS, Given, Known
+from sendswitch.sieve.arguments import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command, Spent, TooMuch, parse
 from sendswitch.sieve.run import Ask, Do, Outcome, Run, Stop
+from sendswitch.sieve.tests import test
 
 # What the comparisons of one message may cost (about nanoseconds), and as much more for each byte of a body.
 WORK, WORK_A_BYTE = 1_000_000_000, 200

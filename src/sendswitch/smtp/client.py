@@ -29,7 +29,7 @@ from sendswitch import logs
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply, printable
-from sendswitch.smtp.address import Endpoint
+from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.protocol.client import (
     LOST,
     ClientConnection,

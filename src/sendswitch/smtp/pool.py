@@ -15,10 +15,10 @@ from sendswitch import logs, metrics
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply, printable
-from sendswitch.smtp.address import Endpoint
 from sendswitch.smtp.client import ClientOptions, Connection, Delivered, Job
+from sendswitch.smtp.endpoint import Endpoint
+from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.protocol.client import Failed, Outcome
-from sendswitch.smtp.turn import Turn
 
 
 class Pool:

@@ -12,12 +12,12 @@ from typing import Literal
 
 from sendswitch import metrics
 from sendswitch.errors import Temporary
-from sendswitch.smtp.address import Endpoint, Networks
+from sendswitch.smtp.endpoint import Endpoint, Networks
+from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.handler import Handler
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.session import Session
-from sendswitch.smtp.trace import Trace
-from sendswitch.smtp.turn import Turn
+from sendswitch.smtp.transcript import Trace
 
 # Passwords of one address that are checked at once, so that one cannot keep all others waiting.
 LOGINS = 5

@@ -16,7 +16,7 @@ from sendswitch.errors import Permanent, SendSwitchError, SpoolUnavailable, clas
 from sendswitch.mail.address import MAX_ADDRESS
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
-from sendswitch.smtp.address import within
+from sendswitch.smtp.endpoint import within
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol import haproxy, replies
 from sendswitch.smtp.protocol.sasl import Credentials
@@ -31,7 +31,7 @@ from sendswitch.smtp.protocol.server import (
     ServerConnection,
     StartTls,
 )
-from sendswitch.smtp.trace import Tap, Trace
+from sendswitch.smtp.transcript import Tap, Trace
 
 if TYPE_CHECKING:
     from sendswitch.smtp.server import Listener

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from sendswitch.errors import Refused
-from sendswitch.processors.endpoint import signed
-from sendswitch.processors.http import asked, checked_url, new_client, retry_after
-from sendswitch.processors.reach import Reach
+from sendswitch.processors.support.endpoint import signed
+from sendswitch.processors.support.http import asked, checked_url, new_client, retry_after
+from sendswitch.processors.support.reachable import Reach
 from sendswitch.webhooks.outbox import Event
 
 # Seconds for a request; bytes of an answer.

@@ -33,8 +33,8 @@ from sendswitch.admin import (
     webhooks,
 )
 from sendswitch.admin.base import Actor, Installation, place_of
-from sendswitch.admin.perform import perform
-from sendswitch.admin.wire import ACTOR, BASE, as_ours, to_problem
+from sendswitch.admin.dispatch import perform
+from sendswitch.admin.serialization import ACTOR, BASE, as_ours, to_problem
 from sendswitch.errors import SendSwitchError
 from sendswitch.mail.content import InFile, InMemory
 

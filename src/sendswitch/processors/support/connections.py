@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sendswitch.mail.content import Content
-from sendswitch.smtp.address import parse_endpoint
+from sendswitch.smtp.endpoint import parse_endpoint
 
 
 class Closable(Protocol):

@@ -11,7 +11,7 @@ from sendswitch.mail.headers import valid_name
 from sendswitch.sieve.grammar import Argument, Command, SieveError, Strings, Tag
 from sendswitch.sieve.match import COMPARATORS, LARGEST_SCRIPT, LEAST, MAKING, RELATIONS, Match
 from sendswitch.sieve.run import Ask, Run
-from sendswitch.sieve.values import MODIFIERS, Text, text_of
+from sendswitch.sieve.strings import MODIFIERS, Text, text_of
 
 EXTENSIONS = (
     "body",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from sendswitch.mail.address import split
-from sendswitch.mail.addresses import addresses
+from sendswitch.mail.address_list import addresses
 from sendswitch.mail.mime.words import decoded as readable
-from sendswitch.sieve.given import EXTENSIONS, Given, Known
+from sendswitch.sieve.arguments import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command
 from sendswitch.sieve.run import Ask, Run
 
