@@ -39,8 +39,8 @@ bench: $(VENV)/.dev packages
 # A hundred kills under load, and 20,000 examples for each property of the protocol.
 soak: $(VENV)/.dev packages
 	SENDSWITCH_SOAK=1 $(BIN)/python -m pytest -m soak tests $(ARGS)
-	SENDSWITCH_EXAMPLES=20000 $(BIN)/python -m pytest -n $(WORKERS) tests/unit/test_server_protocol.py \
-	  tests/unit/test_client_protocol.py tests/unit/test_wire_content.py
+	SENDSWITCH_EXAMPLES=20000 $(BIN)/python -m pytest -n $(WORKERS) tests/unit/smtp/protocol/test_server.py \
+	  tests/unit/smtp/protocol/test_client.py tests/unit/smtp/protocol/test_content.py
 
 # What strangers may send: refused or read, never raised, and cheap (ARGS="--seconds 600 step_cost").
 fuzz: $(VENV)/.dev

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import shutil
 import subprocess
@@ -29,13 +31,35 @@ settings.register_profile("ours", deadline=None, max_examples=EXAMPLES, suppress
 settings.load_profile("ours")
 
 
+# Seconds for one asynchronous test.
+LIMIT = 60.0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Soak tests run only where they are asked for (make soak)."""
+    """Limit the time of asynchronous tests. Soak tests run only where they are asked for (make soak)."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _limited(item.obj)
     if os.environ.get("SENDSWITCH_SOAK"):
         return
     for item in items:
         if item.get_closest_marker("soak") is not None:  # keywords know folders too, and one may be called so
             item.add_marker(pytest.mark.skip(reason="runs with make soak"))
+
+
+def _limited(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def limited(**arguments: Any) -> None:
+        async with asyncio.timeout(LIMIT):
+            await test(**arguments)
+
+    return limited
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The event loop of the program, for asynchronous tests."""
+    return "asyncio", {"use_uvloop": True}
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -1,7 +1,7 @@
 """For tests, ours and yours: message builders, a clock that stands still, a courier and a listener's handler in memory,
 and dialogs as transcripts.
 
-The doubles pass the same contract suites as the real parts (tests/integration/test_couriers.py).
+The doubles pass the same contract suites as the real parts (tests/integration/delivery/test_couriers.py).
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def test_postfix_print_gives_lines_that_postfix_takes(chain: Chain, public: Path
     lines = node.run("postfix", "print").stdout
     assert f"content_filter=sendswitch:[127.0.0.1]:{node.port}" in lines
     with node:
-        postfix._write()
+        postfix.write_configuration()
         master = postfix.folder / "etc" / "master.cf"
         kept = [
             entry
@@ -250,7 +250,7 @@ def test_postfix_print_gives_lines_that_postfix_takes(chain: Chain, public: Path
         kept = [entry for entry in kept if not entry.startswith(f"127.0.0.1:{postfix.smtp} ")]
         printed = lines.replace("smtp inet", f"127.0.0.1:{postfix.smtp} inet", 1)
         master.write_text("\n".join(kept) + "\n" + printed)
-        postfix._write = lambda: None  # type: ignore[method-assign]
+        postfix.write_configuration = lambda: None  # type: ignore[method-assign]
         with postfix:
             chain.send(postfix.smtp, "sender@example.test", ["joe@example.test"], body("printed"))
             assert b"X-SendSwitch-Trace" in wait_of(postfix, "joe", "printed")
@@ -367,7 +367,7 @@ RESTRICTIONS = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions", "sm
 def test_what_comes_back_meets_no_restriction_a_second_time(chain: Chain, public: Path) -> None:
     """Restrictions of main.cf that let nothing through; the service that takes mail in has none of them."""
     beside = Beside(public, "filter", "".join(f"{name} = reject\n" for name in RESTRICTIONS))
-    beside.postfix._write()
+    beside.postfix.write_configuration()
     etc = beside.postfix.folder / "etc"
     plain = f"127.0.0.1:{beside.postfix.plain}/inet"
     for name in RESTRICTIONS:
@@ -376,7 +376,7 @@ def test_what_comes_back_meets_no_restriction_a_second_time(chain: Chain, public
     beside.run("apply", "--service", plain, *beside.where, "--no-reload")
     past = time.time() - 60
     os.utime(etc / "master.cf", (past, past))
-    beside.postfix._write = lambda: None  # type: ignore[method-assign]
+    beside.postfix.write_configuration = lambda: None  # type: ignore[method-assign]
     with beside.node, beside.postfix as postfix:
         chain.send(postfix.plain, "sender@example.test", ["joe@example.test"], body("unrestricted"))
         assert b"X-SendSwitch-Trace" in wait_of(postfix, "joe", "unrestricted")
@@ -429,7 +429,7 @@ def test_addresses_are_mapped_once(mode: str, chain: Chain, public: Path) -> Non
 
 def test_another_filter_is_not_pushed_aside(public: Path) -> None:
     beside = Beside(public, "filter", "content_filter = amavis:[127.0.0.1]:10024\n")
-    beside.postfix._write()
+    beside.postfix.write_configuration()
     beside.node.data.mkdir()
     master = beside.postfix.folder / "etc" / "master.cf"
     service = f"127.0.0.1:{beside.postfix.plain}/inet"
@@ -609,7 +609,7 @@ def test_a_canary_flies_through_the_chain_and_is_missed_when_it_does_not(public:
     node, postfix = beside.node, beside.postfix
     flight = f'\n[canary]\nto = "joe@example.test"\nsmtp = "127.0.0.1:{postfix.smtp}"\ninterval = "1s"\nlimit = "3s"\n'
     node.config.write_text(node.config.read_text().replace(f":{beside.back}", f":{postfix.reinject}") + flight)
-    postfix._content_filter = node.port
+    postfix.content_filter = node.port
     with node:
         with postfix:
             until(lambda: figure(node, "sendswitch_canary_seconds") > 0, 60, node)

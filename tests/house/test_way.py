@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import sendswitch
 from sendswitch.broker.base import TaskConsumer
@@ -21,15 +19,13 @@ from sendswitch.testing import FakeClock, message
 from sendswitch.worker.runtime import PipelineCache, Worker
 from tests.switch import Switch, switch
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
 MOST = 14
 # Values and their texts, which a reader meets but need not follow, and the steps of pipelines, which are many.
 APART = ("mail/", "processors/", "spool/records.py", "routing.py", "reply.py", "logs.py", "metrics.py", "testing.py")
 PIPELINE = '[[step]]\nuse = "lists"\nallow = ["friend@example.net"]\n\n[[step]]\nuse = "pass"\n'
 
 
-def test_one_filtered_delivery_takes_few_modules(run: Run, tmp_path: Path, clock: FakeClock) -> None:
+async def test_one_filtered_delivery_takes_few_modules(tmp_path: Path, clock: FakeClock) -> None:
     modules: dict[str, None] = {}
     source = str(Path(sendswitch.__file__).parent) + "/"
 
@@ -56,17 +52,15 @@ def test_one_filtered_delivery_takes_few_modules(run: Run, tmp_path: Path, clock
             while len(s.courier.parcels) == delivered or s.queue.active:
                 await asyncio.sleep(0.01)
 
-    async def inside() -> None:
-        async with switch(tmp_path, clock, worker=work) as s:
-            intake = FilterIntake(s.spool, s.queue, IntakeOptions("us.example", 1000, 50, 0), clock)
-            await deliver(s, intake)  # the first message makes what is made once
-            sys.setprofile(note)
-            try:
-                await deliver(s, intake)
-            finally:
-                sys.setprofile(None)
+    async with switch(tmp_path, clock, worker=work) as s:
+        intake = FilterIntake(s.spool, s.queue, IntakeOptions("us.example", 1000, 50, 0), clock)
+        await deliver(s, intake)  # the first message makes what is made once
+        sys.setprofile(note)
+        try:
+            await deliver(s, intake)
+        finally:
+            sys.setprofile(None)
 
-    run(inside())
     assert "pipeline/chain.py" in modules, "the trace saw no pipeline"
     assert len(modules) <= MOST, "\n".join(modules)
     page = (Path(__file__).parents[2] / "docs" / "flow.md").read_text(encoding="utf-8")

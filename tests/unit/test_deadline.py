@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
 from sendswitch.deadline import MOST, waiting, within
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-
-def test_work_that_takes_too_long_is_ended(run: Run) -> None:
+async def test_work_that_takes_too_long_is_ended() -> None:
     async def inside() -> float:
         began = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -22,20 +18,20 @@ def test_work_that_takes_too_long_is_ended(run: Run) -> None:
                 await asyncio.sleep(10)
         return time.monotonic() - began
 
-    assert 0.15 < run(inside()) < 2
+    assert 0.15 < await inside() < 2
 
 
-def test_what_is_done_in_time_goes_on(run: Run) -> None:
+async def test_what_is_done_in_time_goes_on() -> None:
     async def inside() -> str:
         async with within(1), within(0.5):
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.1)
         return "done"
 
-    assert run(inside()) == "done"
+    assert await inside() == "done"
 
 
-def test_a_process_that_stands_still_loses_no_time(run: Run) -> None:
+async def test_a_process_that_stands_still_loses_no_time() -> None:
     async def inside() -> str:
         async with within(1.0):
             await asyncio.sleep(0.1)
@@ -44,10 +40,10 @@ def test_a_process_that_stands_still_loses_no_time(run: Run) -> None:
         return "done"
 
     assert MOST < 1.0
-    assert run(inside()) == "done"
+    assert await inside() == "done"
 
 
-def test_waiting_for_a_place_does_not_count(run: Run) -> None:
+async def test_waiting_for_a_place_does_not_count() -> None:
     async def inside() -> str:
         async with within(0.3):
             async with waiting():
@@ -55,10 +51,10 @@ def test_waiting_for_a_place_does_not_count(run: Run) -> None:
             await asyncio.sleep(0.1)
         return "done"
 
-    assert run(inside()) == "done"
+    assert await inside() == "done"
 
 
-def test_after_the_wait_it_counts_again(run: Run) -> None:
+async def test_after_the_wait_it_counts_again() -> None:
     async def waits_and_works() -> None:
         async with within(0.2):
             async with waiting():
@@ -66,10 +62,10 @@ def test_after_the_wait_it_counts_again(run: Run) -> None:
             await asyncio.sleep(5)
 
     with pytest.raises(TimeoutError):
-        run(waits_and_works())
+        await waits_and_works()
 
 
-def test_only_the_own_deadline_ends_it(run: Run) -> None:
+async def test_only_the_own_deadline_ends_it() -> None:
     async def inside() -> list[bool]:
         async with within(5) as outer:
             with pytest.raises(TimeoutError):
@@ -77,10 +73,10 @@ def test_only_the_own_deadline_ends_it(run: Run) -> None:
                     await asyncio.sleep(5)
         return [outer.passed, inner.passed]
 
-    assert run(inside()) == [False, True]
+    assert await inside() == [False, True]
 
 
-def test_many_deadlines_at_once(run: Run) -> None:
+async def test_many_deadlines_at_once() -> None:
     async def one(n: int) -> bool:
         try:
             async with within(0.1 if n % 2 else 5):
@@ -92,4 +88,4 @@ def test_many_deadlines_at_once(run: Run) -> None:
     async def inside() -> list[bool]:
         return await asyncio.gather(*(one(n) for n in range(200)))
 
-    assert run(inside()) == [not n % 2 for n in range(200)]
+    assert await inside() == [not n % 2 for n in range(200)]

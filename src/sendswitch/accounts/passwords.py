@@ -24,7 +24,7 @@ LONGEST = 1024
 CHANCE = 18
 
 # OWASP's parameters for Argon2id: 19 MiB and two passes.
-_hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 def generate() -> str:
@@ -40,7 +40,7 @@ def set_password(engine: Engine, address: str, password: str) -> None:
         raise ValueError(f"{address} is a domain; only a user with a mailbox can log in")
     if len(password.encode()) > LONGEST or "\0" in password:
         raise ValueError(f"a password has at most {LONGEST} bytes and no NUL")
-    users.set_password(engine, address, _hasher.hash(password) if password else "")
+    users.set_password(engine, address, hasher.hash(password) if password else "")
 
 
 class Passwords:
@@ -51,21 +51,21 @@ class Passwords:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
-        self._nobodys = _hasher.hash(generate())  # the hash of a password that nobody has
+        self.waiting = 0
+        self._nobodys = hasher.hash(generate())  # the hash of a password that nobody has
 
     async def check(self, user: str, password: str) -> str:
         """Return the address of the user with this password, '' when there is none. Raises Temporary."""
-        if self._waiting >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             raise Temporary("too many log in at once")
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with asyncio.timeout(LIMIT), self._places:
                 return await in_thread(self._check, user, password)
         except TimeoutError as error:
             raise Temporary(f"nobody said within {LIMIT:g} s who {user[:100]!r} is") from error
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     def _check(self, user: str, password: str) -> str:
         try:
@@ -73,7 +73,7 @@ class Passwords:
         except SQLAlchemyError as error:
             raise Temporary(f"passwords cannot be read: {error}") from error
         try:
-            _hasher.verify(hashed or self._nobodys, password)
+            hasher.verify(hashed or self._nobodys, password)
         except (VerifyMismatchError, InvalidHashError):
             return ""
         except Argon2Error as error:  # no memory, say: that proves nothing about the password

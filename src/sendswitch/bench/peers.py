@@ -208,7 +208,7 @@ class Postfix:
     ) -> None:
         self.folder = folder
         self.smtp, self.proxy, self.plain, self.reinject = (free_port() for _ in range(4))
-        self._content_filter = content_filter or self.reinject
+        self.content_filter = content_filter or self.reinject
         self._proxy_filter = proxy_filter or self.reinject
         self._lmtp, self._relay, self._extra = lmtp, relay, extra
         self.process: subprocess.Popen[bytes] | None = None
@@ -219,7 +219,7 @@ class Postfix:
         return (POSTFIX_DAEMONS / "master").exists() and os.getuid() == 0
 
     def __enter__(self) -> Self:
-        self._write()
+        self.write_configuration()
         with (self.folder / "stdout").open("wb") as out:
             self.process = subprocess.Popen(
                 [str(POSTFIX_DAEMONS / "master"), "-c", str(self.folder / "etc"), "-d"], stdout=out, stderr=out
@@ -272,7 +272,8 @@ class Postfix:
         line = ["postqueue", "-c", str(self.folder / "etc"), "-j"]
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=30).stdout
 
-    def _write(self) -> None:
+    def write_configuration(self) -> None:
+        """Write the folders and files that this Postfix needs; it does not run yet."""
         folder = self.folder
         etc, spool = folder / "etc", folder / "spool"
         for part in (etc, spool, folder / "data", folder / "mail"):
@@ -362,7 +363,7 @@ smtpd_client_connection_count_limit = 0
 """
         return (
             f"127.0.0.1:{self.smtp} inet n - n - - smtpd\n"
-            f"  -o content_filter=sendswitch:[127.0.0.1]:{self._content_filter}\n"
+            f"  -o content_filter=sendswitch:[127.0.0.1]:{self.content_filter}\n"
             f"127.0.0.1:{self.proxy} inet n - n - 20 smtpd\n"
             f"  -o smtpd_proxy_filter=127.0.0.1:{self._proxy_filter}\n"
             "  -o smtpd_proxy_options=speed_adjust\n"

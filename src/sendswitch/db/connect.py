@@ -118,7 +118,7 @@ def _migrate(engine: Engine, *, migrate: bool) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with _alone(engine) as connection:
+    with alone(engine) as connection:
         if not _current(connection):  # the node that we waited for may have done it, and be newer
             copy = _copy(engine, before) if before else None
             config.attributes["connection"] = connection
@@ -167,7 +167,7 @@ def _copy(engine: Engine, version: str) -> Path | None:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
+def alone(engine: Engine) -> Iterator[Connection]:
     """Begin a transaction in which no other process changes the tables. Of two nodes that start at once, one waits.
 
     The locks end with the connection, so that a node which is killed leaves none.

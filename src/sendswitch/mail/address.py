@@ -30,7 +30,7 @@ _DOMAIN = re.compile(r"(?:\[[0-9A-Za-z.:\-]+\]|[^\s<>()\[\],;:\"\\@\x00-\x1f\x7f
 _WORD = re.compile(r"[^\s<>()\[\],;:\"\\\x00-\x1f]+")
 # Most fields: one address of plain atoms, alone or behind a name of plain words, about which all readers agree.
 _DOTTED = r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
-_PLAIN = re.compile(rf"[ \t]*(?:[A-Za-z0-9 '_+-]*<({_DOTTED})>|({_DOTTED}))[ \t]*\Z")
+PLAIN = re.compile(rf"[ \t]*(?:[A-Za-z0-9 '_+-]*<({_DOTTED})>|({_DOTTED}))[ \t]*\Z")
 # A name in quotes, without what a lenient reader might take for an address in brackets.
 _QUOTED_NAME = re.compile(r'"(?:[^"\\<>]|\\[^<>])*"(?=[ \t]*<)')
 # Characters of a field that an author is read from beyond doubt; a longer one is doubtful.
@@ -201,7 +201,7 @@ def in_header(values: Sequence[str]) -> list[str]:
     Deliberately wide: mail clients disagree about malformed fields, so an address counts when any reading finds it: by
     the grammar, as any word with an '@', or in an encoded word.
     """
-    if len(values) == 1 and (plain := _PLAIN.match(values[0])):
+    if len(values) == 1 and (plain := PLAIN.match(values[0])):
         return [(plain[1] or plain[2]).lower()]
     found: dict[str, None] = {}
     for value in values:

@@ -62,7 +62,7 @@ class Chain:
     """One version of one pipeline."""
 
     def __init__(self, steps: Sequence[BoundStep], readers: Readers | None = None) -> None:
-        self._steps, self._readers = tuple(steps), readers or Services().readers
+        self.steps, self._readers = tuple(steps), readers or Services().readers
         # False when no step ever waits, so that nobody need keep a time for the whole.
         self.waits = any(bound.waits or bound.when is not None for bound in steps)
 
@@ -74,7 +74,7 @@ class Chain:
         trace: list[StepRecord] = []
         so_far = Verdict()
         said = None if recorded is None else [step for step in recorded if step.answer is not None]
-        for bound in self._steps:
+        for bound in self.steps:
             if _reads(bound) and not mail.examined:
                 await self._examine(mail, context)
             if bound.when is not None and not await self._holds(bound.when, mail, context):
@@ -148,7 +148,7 @@ class Chain:
 
     async def close(self) -> None:
         """Close every processor."""
-        for bound in self._steps:
+        for bound in self.steps:
             await close(bound.processor)
 
 

@@ -79,7 +79,7 @@ class Auth:
     def __init__(self, options: AuthOptions) -> None:
         self._options, self._host, self._readers = options, "localhost", base.Services().readers
         self._trusted = frozenset(map(results.canonical, options.trusted))
-        _libraries()
+        libraries()
 
     def setup(self, services: base.Services) -> None:
         """Take the name for results, and the readers of content."""
@@ -163,7 +163,7 @@ async def _shared(readers: base.Readers, step: base.Reads, mail: Mail, context: 
 
 
 @cache
-def _libraries() -> Any:
+def libraries() -> Any:
     """Return the suffix list when every library is installed. Raises ValueError with the command that installs them."""
     try:
         with warnings.catch_warnings():
@@ -355,7 +355,7 @@ def _policy(domain: str) -> tuple[dict[str, str] | None, str]:
 
 
 def _organization(domain: str) -> str:
-    found = _libraries().privatesuffix(domain)
+    found = libraries().privatesuffix(domain)
     return str(found) if found else domain
 
 

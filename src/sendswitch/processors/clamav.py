@@ -66,14 +66,14 @@ class ClamAV:
     def __init__(self, options: ClamAVOptions) -> None:
         self._options = options
         address = options.address
-        self._clamd = SharedClient(lambda: Clamd(address), options.connections, Clamd, address)
+        self.clamd = SharedClient(lambda: Clamd(address), options.connections, Clamd, address)
 
     async def query(self, mail: Mail, context: base.Context) -> Mapping[str, Any]:
         """Return `signature`, '' for a clean message, or `too_large`. Raises when clamd cannot say."""
         try:
             if mail.size > self._options.largest:
                 raise TooLarge
-            async with self._clamd.use() as clamd:
+            async with self.clamd.use() as clamd:
                 return {"signature": await clamd.scan(mail.content)}
         except TooLarge:
             return {"too_large": mail.size}
@@ -99,7 +99,7 @@ class ClamAV:
 
     async def close(self) -> None:
         """Leave the connections to the others."""
-        await self._clamd.release()
+        await self.clamd.release()
 
 
 class Clamd:

@@ -54,8 +54,8 @@ class Rate:
 
     def __init__(self, options: RateOptions) -> None:
         self._options = options
-        self._counts: OrderedDict[str, _Count] = OrderedDict()
-        self._counted: OrderedDict[str, bool] = OrderedDict()
+        self.counts: OrderedDict[str, _Count] = OrderedDict()
+        self.counted: OrderedDict[str, bool] = OrderedDict()
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return the `action` when there is too much mail."""
@@ -82,23 +82,23 @@ class Rate:
 
     def _within_limit(self, who: str, context: base.Context) -> bool:
         message = f"{context.message} {context.recipient.address}"
-        if self._counted.get(message):
+        if self.counted.get(message):
             return True
         count = self._count(who, context.now)
         share = 1 - (context.now - count.began) / self._options.within
         allowed = count.now + count.before * min(1.0, max(0.0, share)) < self._options.most
         if allowed:
             count.now += 1
-            self._counted[message] = True
-            if len(self._counted) > COUNTED:
-                self._counted.popitem(last=False)
+            self.counted[message] = True
+            if len(self.counted) > COUNTED:
+                self.counted.popitem(last=False)
         return allowed
 
     def _count(self, who: str, now: float) -> _Count:
-        count = self._counts.setdefault(who, _Count(now))
-        self._counts.move_to_end(who)
-        if len(self._counts) > SENDERS:
-            self._counts.popitem(last=False)
+        count = self.counts.setdefault(who, _Count(now))
+        self.counts.move_to_end(who)
+        if len(self.counts) > SENDERS:
+            self.counts.popitem(last=False)
         periods = int((now - count.began) / self._options.within)
         if periods:
             count.before = count.now if periods == 1 else 0

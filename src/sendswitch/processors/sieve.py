@@ -56,7 +56,7 @@ class Sieve:
 
     def __init__(self, options: SieveOptions) -> None:
         """Read the script. Raises SieveError with the line that is wrong."""
-        self._options = options
+        self.options = options
         self._script = Script(options.script, delimiter=options.delimiter)
         self._auto_replies: base.AutoReplySender | None = None
         self._readers: base.Readers = base.Services().readers
@@ -67,7 +67,7 @@ class Sieve:
 
     def options_json(self) -> Mapping[str, Any]:
         """Return the options."""
-        return self._options.model_dump(mode="json", exclude_unset=True)
+        return self.options.model_dump(mode="json", exclude_unset=True)
 
     def read(self, mail: Mail, context: base.Context) -> Any:
         """Return the actions of the script, or the reason why it failed. Raises Temporary for too much work."""
@@ -87,7 +87,7 @@ class Sieve:
                 raise Refused(read["failed"])
             vacation = read.pop("vacation")
             out = Outcome(**read, vacation=None if vacation is None else Vacation(**vacation))
-            verdict = verdict_of(out, self._options)
+            verdict = verdict_of(out, self.options)
         except Refused as error:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
             return Verdict(reason=f"the script failed, so the mail is kept: {error}")

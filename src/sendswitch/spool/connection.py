@@ -28,11 +28,12 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[Record]) -> None:
         size = 1 << (len(part) - 1).bit_length()
         values = list(chain.from_iterable(part))
         values += _NOTHING * (size - len(part))
-        connection.execute(_text(size), values)
+        connection.execute(statement(size), values)
 
 
 @cache
-def _text(rows: int) -> str:
+def statement(rows: int) -> str:
+    """Return the statement that writes so many rows."""
     return f"INSERT INTO writing VALUES {', '.join([_ROW] * rows)}"
 
 

@@ -99,30 +99,30 @@ class Outbox:
         self._lock = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
+            self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
             file.chmod(0o600)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = FULL")
+            if self.connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                self.connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
         except (sqlite3.Error, OSError) as error:
             raise SpoolUnavailable(f"the webhooks' outbox {file} cannot be used: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._connection.close()
+            self.connection.close()
 
     def _write(self, *statements: tuple[str, Sequence[Any]]) -> list[int]:
         """Write all or nothing, durable on return; return how many rows each changed."""
         with self._lock:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self.connection.execute("BEGIN IMMEDIATE")
                 try:
-                    changed = [self._connection.execute(sql, values).rowcount for sql, values in statements]
-                    self._connection.execute("COMMIT")
+                    changed = [self.connection.execute(sql, values).rowcount for sql, values in statements]
+                    self.connection.execute("COMMIT")
                 except BaseException:
-                    self._connection.execute("ROLLBACK")
+                    self.connection.execute("ROLLBACK")
                     raise
                 return changed
             except sqlite3.Error as error:
@@ -130,7 +130,7 @@ class Outbox:
 
     def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._connection.execute(sql, values).fetchall()
+            return self.connection.execute(sql, values).fetchall()
 
     def put(self, notice: Notice, now: float) -> None:
         """Keep an event, unless it is there already. To an endpoint that is disabled it is not sent."""

@@ -39,7 +39,7 @@ class Sender:
     def __init__(self, outbox: Outbox, reach: Reach, keep: Callable[[], float], clock: Clock) -> None:
         self._outbox, self._reach, self._keep, self._clock = outbox, reach, keep, clock
         self._wake = asyncio.Event()
-        self._sending: dict[str, asyncio.Task[None]] = {}
+        self.sending: dict[str, asyncio.Task[None]] = {}
         self._busy: Counter[int] = Counter()
         self._post: Post | None = None
 
@@ -73,24 +73,24 @@ class Sender:
                 except TimeoutError:
                     continue
         finally:
-            for task in list(self._sending.values()):
+            for task in list(self.sending.values()):
                 task.cancel()
-            if self._sending:
-                await asyncio.wait(list(self._sending.values()))
+            if self.sending:
+                await asyncio.wait(list(self.sending.values()))
             if self._post is not None:
                 await self._post.aclose()
 
     async def _start(self) -> float:
         """Start the due events that have a place. Return the seconds until there may be more."""
-        while (free := AT_ONCE - len(self._sending)) > 0:
-            under_way = list(self._sending)
+        while (free := AT_ONCE - len(self.sending)) > 0:
+            under_way = list(self.sending)
             full = [endpoint for endpoint, number in self._busy.items() if number >= EACH]
             now = self._clock()
             found = await asyncio.to_thread(lambda: self._outbox.due(now, free, but=under_way, full=full))  # noqa: B023
             for event in found:
                 if self._busy[event.endpoint] < EACH:
                     self._busy[event.endpoint] += 1
-                    self._sending[event.id] = asyncio.create_task(self._send(event))
+                    self.sending[event.id] = asyncio.create_task(self._send(event))
             if not found:
                 break
         # What is due and has no place is begun when another ends, which wakes us.
@@ -117,7 +117,7 @@ class Sender:
             logs.failed("recording a webhook", error=error, msg_id=event.message)
             await asyncio.sleep(PAUSE)  # it is still due: not at once again
         finally:
-            del self._sending[event.id]
+            del self.sending[event.id]
             self._busy[event.endpoint] -= 1
             self._wake.set()
 

@@ -35,7 +35,7 @@ class _Shared(Generic[Client]):
 
 
 # A loop's clients end with it; they are of no use to another.
-_all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
+CLIENTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
 
 
 class SharedClient(Generic[Client]):
@@ -60,7 +60,7 @@ class SharedClient(Generic[Client]):
         """Lend the client, in turn."""
         if self._shared is None:
             loop = asyncio.get_running_loop()
-            here = _all.setdefault(loop, {})
+            here = CLIENTS.setdefault(loop, {})
             if self._key not in here:
                 here[self._key] = _Shared(self._make(), asyncio.Semaphore(self._size))
             self._shared = here[self._key]
@@ -87,7 +87,7 @@ class SharedClient(Generic[Client]):
 
     async def _close_unused(self, shared: _Shared[Client]) -> None:
         if shared.steps == 0 and shared.uses == 0:
-            here = _all[asyncio.get_running_loop()]
+            here = CLIENTS[asyncio.get_running_loop()]
             if here.get(self._key) is shared:
                 del here[self._key]
             await shared.client.aclose()

@@ -52,8 +52,8 @@ def shown(url: str) -> str:
 
 
 @cache
-def _trusted() -> ssl.SSLContext:
-    # The machine's own certificates, which its administrator keeps; reading them takes longer than a request.
+def trusted() -> ssl.SSLContext:
+    """Return the machine's certificates, which its administrator keeps. To read them takes longer than a request."""
     return ssl.create_default_context()
 
 
@@ -63,7 +63,7 @@ def new_client() -> httpx.AsyncClient:
     It follows no redirects, and uses no proxy and no cookies.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=20)
-    client = httpx.AsyncClient(verify=_trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's
+    client = httpx.AsyncClient(verify=trusted(), limits=limits, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the step's
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return client
 

@@ -108,7 +108,7 @@ class Entries:
                 _keep(self._parents, domain_key(text[1:]), entry)
             else:
                 _keep(self._domains, domain_key(text.removeprefix("@")), entry)
-        self._alike = _Alike(alike, _address_pattern) if alike else None
+        self.alike = _Alike(alike, _address_pattern) if alike else None
         self._fields = {name: _Alike(some, _field_pattern) for name, some in fields.items()}
 
     def sender(self, address_key: str, now: float) -> Entry | None:
@@ -122,9 +122,9 @@ class Entries:
             domain = domain.partition(".")[2]
             if (entry := self._parents.get(domain)) is not None and entry.holds(now):
                 return entry
-        if self._alike is None or not address_key:
+        if self.alike is None or not address_key:
             return None
-        found = (self._alike.find(spelled, now) for spelled in spellings(address_key))
+        found = (self.alike.find(spelled, now) for spelled in spellings(address_key))
         return next(filter(None, found), None)
 
     def client(self, address: str, now: float) -> Entry | None:
@@ -163,13 +163,13 @@ class _Alike:
     """Many patterns asked as one, or as a few: a set of too many is more than RE2 makes."""
 
     def __init__(self, entries: Sequence[Entry], pattern: Callable[[str], str]) -> None:
-        self._sets: list[tuple[Any, Sequence[Entry]]] = []
+        self.sets: list[tuple[Any, Sequence[Entry]]] = []
         for n in range(0, len(entries), TOGETHER):
             self._add(entries[n : n + TOGETHER], pattern)
 
     def _add(self, together: Sequence[Entry], pattern: Callable[[str], str]) -> None:
         try:
-            self._sets.append((_set([pattern(entry.text.strip()) for entry in together]), together))
+            self.sets.append((_set([pattern(entry.text.strip()) for entry in together]), together))
         except re2.error:
             if len(together) == 1:
                 raise ValueError(f"{together[0].text!r} is more than RE2 makes of one expression") from None
@@ -180,7 +180,7 @@ class _Alike:
     def find(self, text: str, now: float) -> Entry | None:
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()  # RE2 takes no half characters
-        for one, together in self._sets:
+        for one, together in self.sets:
             found = one.Match(text)
             for n in sorted(found) if found else ():
                 entry: Entry = together[n]

@@ -62,11 +62,11 @@ class _Child:
     def __init__(self, nursery: _Nursery) -> None:
         ours, theirs = socket.socketpair()
         try:
-            self._pid = nursery.fork(theirs)
+            self.pid = nursery.fork(theirs)
         finally:
             theirs.close()
         self._socket, self._file = ours, ours.makefile("rb")
-        self._handle = os.pidfd_open(self._pid)
+        self._handle = os.pidfd_open(self.pid)
 
     def ask(self, job: _Job) -> dict[str, Any]:
         """Return the answer. Raises _Died."""
@@ -101,7 +101,7 @@ class _Nursery:
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
@@ -116,10 +116,10 @@ class _Nursery:
             return self._fork(theirs)
 
     def _fork(self, theirs: socket.socket) -> int:
-        if self._process is None or self._socket is None:
+        if self.process is None or self._socket is None:
             ours, its = socket.socketpair()
             command = [sys.executable, "-m", "sendswitch.processors.support.content_reader", str(self._memory)]
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
+            self.process = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=its.fileno(), env=environment(), start_new_session=True
             )
             its.close()
@@ -131,10 +131,10 @@ class _Nursery:
     def _end(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._socket = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = self._socket = None
 
     def close(self) -> None:
         """End it. Readers go on until they are closed."""
@@ -147,12 +147,12 @@ class Pool:
 
     def __init__(self, size: int, memory: int = MEMORY) -> None:
         self._most, self._share = size, max(1, size // 2)
-        self._nursery = _Nursery(memory)
+        self.nursery = _Nursery(memory)
         self._threads = ThreadPoolExecutor(size, "reader")
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running: Counter[str] = Counter()
-        self._idle: list[_Child] = []
+        self.idle: list[_Child] = []
         self._closed = False
 
     def submit(self, owner: str, head: bytes, raw: bytes) -> _Job:
@@ -200,8 +200,8 @@ class Pool:
         good = False
         try:
             with self._lock:
-                child = self._idle.pop() if self._idle else None
-            child = child or _Child(self._nursery)
+                child = self.idle.pop() if self.idle else None
+            child = child or _Child(self.nursery)
             with self._lock:
                 job.child = child
                 if job.cancelled:
@@ -221,7 +221,7 @@ class Pool:
                 self._running += Counter()  # without those who have none
                 keep = good and not job.cancelled and not self._closed
                 if keep and child is not None:
-                    self._idle.append(child)
+                    self.idle.append(child)
             if child is not None and not keep:
                 child.close()
             self._pump()
@@ -230,7 +230,7 @@ class Pool:
         """End every reader; blocks until its message is given up."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
+            idle, self.idle = self.idle, []
             jobs = [job for queue in self._waiting.values() for job in queue]
             self._waiting.clear()
         for job in jobs:
@@ -238,7 +238,7 @@ class Pool:
             job.done.set_exception(_Died())
         for child in idle:
             child.close()
-        self._nursery.close()
+        self.nursery.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
@@ -248,7 +248,7 @@ class InProcesses:
     """
 
     def __init__(self, cores: int) -> None:
-        self._pools = {False: Pool(2 * cores), True: Pool(8 * cores)}
+        self.pools = {False: Pool(2 * cores), True: Pool(8 * cores)}
 
     async def read(self, step: base.Reads, mail: Mail, context: base.Context) -> Any:
         """Return the result of the step's `read` in a reader. Raises ReaderFailed."""
@@ -271,7 +271,7 @@ class InProcesses:
         path = str(content.path) if isinstance(content, InFile) else ""
         raw = b"" if path else mail.raw
         head = orjson.dumps(call | {"path": path, "size": len(raw)}, default=str)
-        pool = self._pools[waits]
+        pool = self.pools[waits]
         job = pool.submit(key(context.recipient.address), head, raw)
         try:
             async with waiting():
@@ -294,5 +294,5 @@ class InProcesses:
 
     def close(self) -> None:
         """End every reader."""
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.close()

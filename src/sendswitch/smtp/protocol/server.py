@@ -427,11 +427,12 @@ class ServerConnection:
             return self._error(Reply(501, "", "Syntax: EHLO hostname"))
         aborted = self._abort()
         self.state, self._helo, self._forwarded, self._extended = ServerState.READY, name, None, extended
-        offers = self._offers() if extended else ()
+        offers = self.offers() if extended else ()
         self._say(Reply(250, "", self._host, offers))
         return aborted
 
-    def _offers(self) -> tuple[str, ...]:
+    def offers(self) -> tuple[str, ...]:
+        """Return the extensions that EHLO offers now."""
         offers = ["PIPELINING", f"SIZE {self._limits.size}", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
         offers += ["SMTPUTF8", "CHUNKING"]
         extensions = self._extensions

@@ -1,0 +1,47 @@
+"""Routes: whose pipeline a recipient has."""
+
+from __future__ import annotations
+
+from sendswitch.routing import Route, Routes
+
+# routes
+
+
+def test_routes() -> None:
+    def route(owner: str) -> Route:
+        return Route(owner, 1, 60, "pass", "bounce")
+
+    routes = Routes([route("joe@a.example"), route("joe+x@a.example"), route("@b.example")])
+
+    def owner(address: str) -> str | None:
+        found = routes.find(address)
+        return found.owner if found else None
+
+    assert owner("JOE@A.example") == "joe@a.example"
+    assert owner("joe+x@a.example") == "joe+x@a.example"
+    assert owner("joe+other@a.example") == "joe@a.example"
+    assert owner("anybody@b.example") == "@b.example"
+    assert owner("ann@a.example") is None
+    assert owner("postmaster") is None
+    assert Routes().find("joe@a.example") is None
+
+
+def test_a_recipient_without_a_domain_is_of_the_origin_and_of_anybody_where_none_is_known() -> None:
+    routes = [Route(owner, 1, 60, "pass", "bounce") for owner in ("joe@b.example", "joe@a.example", "@a.example")]
+    with_origin = Routes(routes, origin="B.example").find("joe")
+    assert with_origin is not None
+    assert with_origin.owner == "joe@b.example"
+    without = Routes(routes).find("JOE+lists")
+    assert without is not None
+    assert without.owner == "joe@a.example"
+    assert Routes(routes, origin="c.example").find("joe") is None
+
+
+def test_no_pipelines_no_route() -> None:
+    assert Routes().find("a@b") is None
+    assert len(Routes()) == 0
+
+
+def test_routes_can_be_gone_through() -> None:
+    route = Route("a@b", 1, 60, "pass", "bounce")
+    assert list(Routes([route])) == [route]
