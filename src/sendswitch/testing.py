@@ -23,9 +23,7 @@ from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.smtp.protocol.sasl import Credentials
-from sendswitch.smtp.protocol.server import EndOfData, ServerConnection
-from sendswitch.smtp.protocol.server import Mail as MailCommand
-from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
+from sendswitch.smtp.protocol.server import EndOfData, MailCommand, RcptCommand, ServerConnection
 
 OK = Reply(250, "2.0.0", "Ok")
 
@@ -191,7 +189,7 @@ class Inbox:
         """Take any sender."""
         return OK
 
-    def recipient(self, recipient: RecipientCommand) -> Reply | asyncio.Future[Reply]:
+    def recipient(self, recipient: RcptCommand) -> Reply | asyncio.Future[Reply]:
         """Take any recipient that is not refused."""
         return self._refuse.get(recipient.recipient.address, OK)
 

@@ -19,7 +19,7 @@ from sendswitch.admin.serialization import NAME, address_of
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config
 from sendswitch.errors import NotFound, Refused, Temporary
-from sendswitch.smtp.transcript import Trace
+from sendswitch.smtp.transcript import Transcript
 from sendswitch.web.server import WebServer
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Management:
         self._loop = asyncio.get_running_loop()
         self._server: WebServer | None = None
         self._level_until: asyncio.TimerHandle | None = None
-        self._trace: Trace | None = None
+        self._trace: Transcript | None = None
         self._trace_until: asyncio.TimerHandle | None = None
 
     async def start(self, data: Path, engine: Engine) -> None:
@@ -152,7 +152,7 @@ class Management:
 
         async def on_loop() -> None:
             self._end_trace()
-            self._trace = Trace(sender, system_clock)
+            self._trace = Transcript(sender, system_clock)
             for one in (one for section in sections for one in self._node.listener(section)):
                 one.listen_in(self._trace)
             # Who asked may go away without a word.

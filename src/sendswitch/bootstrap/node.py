@@ -58,7 +58,7 @@ from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_
 from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
 from sendswitch.monitoring.overload import Overload
 from sendswitch.processors.support.list_book import read_book
-from sendswitch.processors.support.list_entries import Lists
+from sendswitch.processors.support.list_entries import KeptLists
 from sendswitch.processors.support.reachable import Reach
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.autoreply import AutoReplies
@@ -155,7 +155,7 @@ class Node:
         self._outbox = Outbox(self.data / PLACE)
         reach = Reach(config.webhooks.allow)
         self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
-        lists_kept = Lists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter))
+        lists_kept = KeptLists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter))
         auto_replies = AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock)
         services = make_services(config)
         self._services = replace(

@@ -32,7 +32,7 @@ from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Readers, Services
 from sendswitch.processors.support.list_book import read_book
-from sendswitch.processors.support.list_entries import Book, Lists
+from sendswitch.processors.support.list_entries import Book, KeptLists
 from sendswitch.processors.support.reader_pool import InProcesses
 from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.limiter import Limiter
@@ -163,7 +163,7 @@ def make_readers() -> Readers:
 
 def make_services(config: Config) -> Services:
     """Return the facts about this node that steps may use."""
-    return Services(config.node.host, config.webhooks.allow, Lists(lambda: _book(config)))
+    return Services(config.node.host, config.webhooks.allow, KeptLists(lambda: _book(config)))
 
 
 def _book(config: Config) -> Book:

@@ -109,7 +109,7 @@ def _tell(session: Session, config: Config, trial: Trial, case: Case, answer: Pi
             now=case.at,
         )
         told = {name: value for name, value in answer.to_json().items() if name != "trace"}
-        added = _added(config, case, answer) if isinstance(effect, decide.Deliver) else []
+        added = _added(config, case, answer) if isinstance(effect, decide.DeliverEffect) else []
         facts |= {"verdict": told, "effect": decide.in_words(effect), "added": added}
         sentences += [story.verdict_told(told), decide.in_words(effect)]
         sentences += [f"With the field {field}" for field in added]

@@ -47,7 +47,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ConditionFacts:
     """The facts that a condition can test: the message, its envelope for one recipient, and the results of earlier
     steps.
     """
@@ -60,7 +60,7 @@ class Facts:
     score: float | None = None
 
 
-Test = Callable[[Facts], bool]
+Test = Callable[[ConditionFacts], bool]
 
 
 class Condition:
@@ -174,7 +174,7 @@ def _word(token: re.Match[str]) -> Test:
     return make(value)
 
 
-def _text(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
+def _text(of: Callable[[ConditionFacts], Iterable[str]]) -> Callable[[str], Test]:
     """Return a word that looks for a text, or with * and ? for a likeness."""
 
     def make(value: str) -> Test:
@@ -196,7 +196,7 @@ def _like(value: str) -> Callable[[str], bool]:
 def _ip(value: str) -> Test:
     network = ip_network(value, strict=False)
 
-    def test(facts: Facts) -> bool:
+    def test(facts: ConditionFacts) -> bool:
         try:
             return ip_address(facts.client.address) in network
         except ValueError:  # a unix socket, or nothing is known
@@ -227,7 +227,7 @@ def _has(value: str) -> Test:
     return lambda facts: wanted in facts.mail.dispositions
 
 
-def _address(of: Callable[[Facts], Iterable[str]]) -> Callable[[str], Test]:
+def _address(of: Callable[[ConditionFacts], Iterable[str]]) -> Callable[[str], Test]:
     """Return a word that looks for an address in any spelling."""
 
     def make(value: str) -> Test:
@@ -252,7 +252,7 @@ def _user(value: str) -> Test:
     return lambda facts: key(facts.recipient) == wanted
 
 
-_FACTS: dict[str, Callable[[Facts], Iterable[str]]] = {
+_FACTS: dict[str, Callable[[ConditionFacts], Iterable[str]]] = {
     "sender": lambda facts: (facts.sender,),
     "recipient": lambda facts: (facts.recipient,),
     "subject": lambda facts: (facts.mail.subject,),
@@ -262,7 +262,7 @@ _FACTS: dict[str, Callable[[Facts], Iterable[str]]] = {
 }
 
 
-def _facts_of(name: str) -> Callable[[Facts], Iterable[str]]:
+def _facts_of(name: str) -> Callable[[ConditionFacts], Iterable[str]]:
     """Return a function that returns the texts of a field."""
     found = [_FACTS[fact] for fact in FIELDS[name].facts]
     return lambda facts: chain.from_iterable(of(facts) for of in found)

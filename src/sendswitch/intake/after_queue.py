@@ -19,8 +19,7 @@ from sendswitch.errors import HeaderTooLarge, MailLoop
 from sendswitch.intake.refusals import Refusals
 from sendswitch.mail.address import key, without_extension
 from sendswitch.mail.content import MAX_HEAD, Content, InFile, InMemory
-from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
+from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.headers import dispositions, glance, unfinished
 from sendswitch.mail.message import LARGE_HEADER
 from sendswitch.mail.mime.words import decoded
@@ -29,7 +28,7 @@ from sendswitch.queue.active import ActiveQueue
 from sendswitch.reply import Reply, printable
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.replies import RECIPIENT_OK, SENDER_OK
-from sendswitch.smtp.protocol.server import Mail, Recipient
+from sendswitch.smtp.protocol.server import MailCommand, RcptCommand
 from sendswitch.spool.body import Body
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool, new_message
@@ -90,7 +89,7 @@ class FilterIntake:
         """Keep in the history that a message was not taken."""
         self._refusals.keep(envelope, reply, why, self.via)
 
-    def mail(self, mail: Mail) -> Reply | asyncio.Future[Reply]:
+    def mail(self, mail: MailCommand) -> Reply | asyncio.Future[Reply]:
         """Accept any sender while there is space and no overload. A user who logged in may use own addresses only."""
         if self._options.overload():
             return OVERLOADED
@@ -107,13 +106,13 @@ class FilterIntake:
             return asyncio.get_running_loop().create_task(self._unless_owned(mail, found))
         return _not_owned(mail) if found else self._room_for(mail)
 
-    async def _unless_owned(self, mail: Mail, found: asyncio.Future[str]) -> Reply:
+    async def _unless_owned(self, mail: MailCommand, found: asyncio.Future[str]) -> Reply:
         return _not_owned(mail) if await found else self._room_for(mail)
 
-    def _room_for(self, mail: Mail) -> Reply:
+    def _room_for(self, mail: MailCommand) -> Reply:
         return SENDER_OK if self._spool.free() >= self._options.min_free + mail.size else NO_ROOM
 
-    def recipient(self, recipient: Recipient) -> Reply:
+    def recipient(self, recipient: RcptCommand) -> Reply:
         """Accept any recipient, because Postfix has checked it. At `forward.srs_domain` accept only rewritten
         senders.
         """
@@ -195,7 +194,7 @@ class FilterIntake:
             content.path.unlink(missing_ok=True)
 
 
-def _not_owned(mail: Mail) -> Reply:
+def _not_owned(mail: MailCommand) -> Reply:
     return Reply(553, "5.7.1", printable(f"Sender address rejected: not owned by user {mail.login}"))
 
 
@@ -205,7 +204,7 @@ def returned(envelope: Envelope, srs: Srs, now: float) -> tuple[Envelope, dict[s
     if not any(srs.ours(recipient.address) for recipient in envelope.recipients):
         return envelope, {}
     came_for: dict[str, str] = {}
-    recipients: list[EnvelopeRecipient] = []
+    recipients: list[Recipient] = []
     for recipient in envelope.recipients:
         address = recipient.address
         # One that became too old since RCPT keeps its address, and its next hop says what it thinks of it.
@@ -220,7 +219,7 @@ def each_once(envelope: Envelope) -> Envelope:
     """Return the envelope with each mailbox once, as Postfix's cleanup(8) does; the first RCPT of it counts."""
     if len(envelope.recipients) == 1:
         return envelope
-    recipients: dict[str, EnvelopeRecipient] = {}
+    recipients: dict[str, Recipient] = {}
     for recipient in envelope.recipients:
         recipients.setdefault(key(recipient.address), recipient)
     return replace(envelope, recipients=tuple(recipients.values()))

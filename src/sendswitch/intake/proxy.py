@@ -24,7 +24,7 @@ from sendswitch.reply import Reply
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.handler import Sink
 from sendswitch.smtp.protocol.client import Outcome
-from sendswitch.smtp.protocol.server import Recipient
+from sendswitch.smtp.protocol.server import RcptCommand
 from sendswitch.spool.body import Body
 from sendswitch.spool.records import Delivery, Message
 from sendswitch.spool.spool import Spool
@@ -61,7 +61,7 @@ class ProxyIntake(FilterIntake):
         super().__init__(spool, queue, options, clock)
         self._runner, self._outcomes, self._current, self._budget = runner, outcomes, current, budget
 
-    def recipient(self, recipient: Recipient) -> Reply:
+    def recipient(self, recipient: RcptCommand) -> Reply:
         """Take a recipient whose mailbox is known.
 
         The domain that Postfix would add to a bare local part is known from `routing.origin` only; postmaster must be

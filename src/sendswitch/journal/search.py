@@ -56,7 +56,7 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SearchFacts:
     """The facts of one delivery that a search tests. `message` is the id as a number, which rises with time."""
 
     message: int
@@ -85,12 +85,12 @@ class Facts:
         return key(self.recipient)
 
 
-def matches(terms: Sequence[Term], facts: Facts) -> bool:
+def matches(terms: Sequence[Term], facts: SearchFacts) -> bool:
     """Return whether every condition holds, as the journal would find it."""
     return all(_holds(term, facts) is not term.negated for term in terms)
 
 
-def _holds(term: Term, facts: Facts) -> bool:
+def _holds(term: Term, facts: SearchFacts) -> bool:
     field, value = FIELDS.get(term.name), term.value
     if field is not None:
         found = [getattr(facts, name) for name in field.facts]
@@ -104,18 +104,18 @@ def _holds(term: Term, facts: Facts) -> bool:
     return _NUMBERS[term.name](facts, value)
 
 
-def _blind_copy(facts: Facts, value: str) -> bool:
+def _blind_copy(facts: SearchFacts, value: str) -> bool:
     named = f"{facts.header_to} {facts.header_cc}".lower()
     return value.lower() in facts.recipient.lower() and facts.user not in named
 
 
-_TEXTS: Mapping[str, Callable[[Facts, str], bool]] = {
+_TEXTS: Mapping[str, Callable[[SearchFacts, str], bool]] = {
     "tag": lambda facts, value: value.lower() in [tag.lower() for tag in facts.tags],
     "has": lambda facts, value: value in facts.parts,
     "is": lambda facts, value: bool(facts.tags),
     "bcc": _blind_copy,
 }
-_NUMBERS: Mapping[str, Callable[[Facts, float], bool]] = {
+_NUMBERS: Mapping[str, Callable[[SearchFacts, float], bool]] = {
     "larger": lambda facts, value: facts.size > value,
     "smaller": lambda facts, value: facts.size < value,
     "before": lambda facts, value: facts.message < first_at(value),

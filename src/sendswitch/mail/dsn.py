@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RecipientOutcome:
     """The outcome for one recipient, in words for the report. With `said` the reply is the next hop's, not ours."""
 
     recipient: Recipient
@@ -51,7 +51,7 @@ def wanted(kind: Kind, sender: str, recipient: Recipient) -> bool:
 
 def report(
     kind: Kind,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RecipientOutcome],
     *,
     envelope: Envelope,
     content: Content,
@@ -128,7 +128,7 @@ _FIRST = {
 }
 
 
-def _prose(kind: Kind, outcomes: Sequence[Outcome], message: str, host: str) -> bytes:
+def _prose(kind: Kind, outcomes: Sequence[RecipientOutcome], message: str, host: str) -> bytes:
     lines = [f"This is the mail system at host {host}.", "", _FIRST[kind], f"Its id here was {message}.", ""]
     for outcome in outcomes:
         lines += [f"<{outcome.recipient.address}>: {outcome.explanation}", f"    {outcome.reply}", ""]
@@ -136,7 +136,13 @@ def _prose(kind: Kind, outcomes: Sequence[Outcome], message: str, host: str) -> 
 
 
 def _status(
-    kind: Kind, outcomes: Sequence[Outcome], envelope: Envelope, message: str, host: str, received: float, utf8: bool
+    kind: Kind,
+    outcomes: Sequence[RecipientOutcome],
+    envelope: Envelope,
+    message: str,
+    host: str,
+    received: float,
+    utf8: bool,
 ) -> bytes:
     """Return the machine's part: 7-bit (RFC 3464 section 2.1) unless an address needs more (RFC 6533)."""
     lines = [f"Reporting-MTA: dns; {host}", f"X-SendSwitch-Message-Id: {message}"]

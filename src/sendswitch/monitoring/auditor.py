@@ -21,7 +21,7 @@ from sendswitch.db.journal import pruned_to
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.admin import open_files
-from sendswitch.spool.audit import Finding, Report, audit
+from sendswitch.spool.audit import AuditFinding, Report, audit
 from sendswitch.spool.history import (
     changed_after,
     events_told,
@@ -55,7 +55,7 @@ def full_audit(data: Path, engine: Engine | None) -> Report:
         connection.close()
 
 
-def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[Finding]:
+def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[AuditFinding]:
     told = journaled(connection)
     after = 0
     while told and (ids := messages_after(connection, after, PIECE)):
@@ -63,7 +63,9 @@ def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[Finding
         yield from _compare_piece(connection, engine, ids, told)
 
 
-def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence[int], told: int) -> Iterator[Finding]:
+def _compare_piece(
+    connection: sqlite3.Connection, engine: Engine, ids: Sequence[int], told: int
+) -> Iterator[AuditFinding]:
     first, end = ids[0], ids[-1]
     counts = events_told(connection, first, end, told)
     last = newest_events(connection, first, end)
@@ -85,10 +87,10 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
         if message <= pruned:
             continue  # it may have been forgotten
         if counts.get(message) and message not in known:
-            yield Finding(HAS_MESSAGE, to_text(message), "it has none of it")
+            yield AuditFinding(HAS_MESSAGE, to_text(message), "it has none of it")
         elif counts.get(message, 0) != kept.get(message, 0):
             text = f"{kept.get(message, 0)} of {counts.get(message, 0)} events are there"
-            yield Finding(HAS_EVENTS, to_text(message), text)
+            yield AuditFinding(HAS_EVENTS, to_text(message), text)
     for message, n, state in spooled:
         if message not in known or not counts.get(message) or last.get((message, n), 0) > told:
             continue
@@ -96,9 +98,9 @@ def _compare_piece(connection: sqlite3.Connection, engine: Engine, ids: Sequence
         if there != state and not changed_after(connection, message, n, told):
             about = f"{to_text(message)}.{n}"
             if there is None:
-                yield Finding(HAS_DELIVERY, about, f"it is {state} and missing there")
+                yield AuditFinding(HAS_DELIVERY, about, f"it is {state} and missing there")
             else:
-                yield Finding(SAME_STATE, about, f"it is {state}, and {there} there")
+                yield AuditFinding(SAME_STATE, about, f"it is {state}, and {there} there")
 
 
 async def keep_ledger(look: Callable[[], Report]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from sendswitch import metrics
-from sendswitch.conditions.condition import Condition, Facts
+from sendswitch.conditions.condition import Condition, ConditionFacts
 from sendswitch.conditions.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.deadline import within
 from sendswitch.errors import Temporary
@@ -190,8 +190,8 @@ def _bind(step: StepConfig, limit: float, services: Services) -> BoundStep:
     return BoundStep(step.use, processor, step.on_error, step.limit or limit, waits, when, step.shadow, service)
 
 
-def _facts(mail: Mail, context: Context) -> Facts:
-    return Facts(mail, context.sender, context.recipient.address, context.client, context.tags, context.score)
+def _facts(mail: Mail, context: Context) -> ConditionFacts:
+    return ConditionFacts(mail, context.sender, context.recipient.address, context.client, context.tags, context.score)
 
 
 def _by_policy(bound: BoundStep, failure: _Failure) -> Verdict | None:

@@ -12,7 +12,7 @@ from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.support.list_entries import Lists
+from sendswitch.processors.support.list_entries import KeptLists
 from sendswitch.processors.support.payload import described
 from sendswitch.smtp.endpoint import parse_endpoint
 
@@ -194,7 +194,7 @@ class Services:
 
     host: str = ""
     allow: tuple[str, ...] = ()
-    lists: Lists = field(default_factory=Lists)
+    lists: KeptLists = field(default_factory=KeptLists)
     outbox: NoticeSink | None = None
     auto_replies: AutoReplySender | None = None
     readers: Readers = field(default_factory=InThreads)

@@ -23,7 +23,7 @@ from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
 from sendswitch.reply import Reply, printable
 from sendswitch.sieve.grammar import LONGEST, SieveError, TooMuch
-from sendswitch.sieve.run import Outcome, Vacation
+from sendswitch.sieve.run import ScriptOutcome, Vacation
 from sendswitch.sieve.script import Script
 
 _NO_TAG = re.compile(r"[^A-Za-z0-9_-]+")
@@ -86,7 +86,7 @@ class Sieve:
             if "failed" in read:
                 raise Refused(read["failed"])
             vacation = read.pop("vacation")
-            out = Outcome(**read, vacation=None if vacation is None else Vacation(**vacation))
+            out = ScriptOutcome(**read, vacation=None if vacation is None else Vacation(**vacation))
             verdict = verdict_of(out, self.options)
         except Refused as error:
             # Asked again it would fail again, and RFC 5228 2.10.6 has such mail kept.
@@ -96,7 +96,7 @@ class Sieve:
         return verdict
 
 
-def verdict_of(out: Outcome, options: SieveOptions) -> Verdict | None:
+def verdict_of(out: ScriptOutcome, options: SieveOptions) -> Verdict | None:
     """Return the verdict that carries out a script's actions. Raises Refused when nothing can."""
     did = "; ".join(out.did)
     if out.rejected is not None:

@@ -23,7 +23,9 @@ class Reporter:
     lifetime: float
     clock: Clock
 
-    async def make(self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome]) -> tuple[Message, Delivery]:
+    async def make(
+        self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.RecipientOutcome]
+    ) -> tuple[Message, Delivery]:
         """Return the report and its one delivery, not written yet.
 
         When the mail cannot be read, the report comes without it.

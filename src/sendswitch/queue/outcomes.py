@@ -64,7 +64,7 @@ class Outcomes:
     async def settle(self, message: Message, deliveries: Sequence[Delivery], result: Delivered, seconds: float) -> None:
         """Record the next hop's reply: delivered, deferred, or failed."""
         changes: list[Change] = []
-        failed: list[tuple[Delivery, dsn.Outcome]] = []
+        failed: list[tuple[Delivery, dsn.RecipientOutcome]] = []
         for delivery, outcome in zip(deliveries, result.outcomes, strict=True):
             reply = outcome.reply or Reply(451, "4.3.0", "not sent")
             if reply.positive:
@@ -73,7 +73,7 @@ class Outcomes:
                 changes.append(Change(delivery, State.DELIVERED, EventKind.DELIVERED, data, reply=text))
             elif reply.permanent:
                 why = "the next hop cannot take it" if outcome.ours else "the next hop refused it"
-                failed.append((delivery, dsn.Outcome(delivery.recipient, reply, why, said=not outcome.ours)))
+                failed.append((delivery, dsn.RecipientOutcome(delivery.recipient, reply, why, said=not outcome.ours)))
             elif self._clock() >= message.expires:
                 failed.append((delivery, _expired(delivery, str(reply))))
             else:
@@ -239,12 +239,12 @@ class Outcomes:
                     return deliveries
                 refusal = Reply(554, "5.7.0", printable(f"Delivery was ended by the administrator: {rule.reason}"))
                 why = f"ended by rule {rule.id} of {rule.author}"
-                await self.fail(message, [(d, dsn.Outcome(d.recipient, refusal, why)) for d in deliveries])
+                await self.fail(message, [(d, dsn.RecipientOutcome(d.recipient, refusal, why)) for d in deliveries])
                 return ()
 
-    async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.Outcome]]) -> None:
+    async def fail(self, message: Message, failed: Sequence[tuple[Delivery, dsn.RecipientOutcome]]) -> None:
         """End deliveries for good: with a report where one is wanted, else as failed."""
-        told: list[dsn.Outcome] = []
+        told: list[dsn.RecipientOutcome] = []
         changes: list[Change] = []
         for delivery, outcome in failed:
             state = State.FAILED
@@ -261,7 +261,7 @@ class Outcomes:
             self.tell_end(change.delivery, change.state, change.reply)
 
     async def _report(
-        self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.Outcome], changes: Sequence[Change]
+        self, kind: dsn.Kind, message: Message, outcomes: Sequence[dsn.RecipientOutcome], changes: Sequence[Change]
     ) -> None:
         """Write a report and the changes it is about in one transaction, then deliver it like any mail."""
         report, delivery = await self._current.settings.reporter.make(kind, message, outcomes)
@@ -275,7 +275,7 @@ class Outcomes:
         logs.ended(message.text_id, rcpt=delivery.recipient.address, state=state, reply=reply, dur_ms=seconds * 1000)
 
 
-def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Delivered) -> list[dsn.Outcome]:
+def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Delivered) -> list[dsn.RecipientOutcome]:
     """Return the recipients of a report of success, none where the next hop sends one itself or it was not
     asked for.
     """
@@ -284,7 +284,7 @@ def _confirmations(message: Message, deliveries: Sequence[Delivery], result: Del
     kind, told_as = SERVED[result.final]
     sender = message.envelope.sender
     return [
-        dsn.Outcome(delivery.recipient, outcome.reply, told_as, said=not result.final)
+        dsn.RecipientOutcome(delivery.recipient, outcome.reply, told_as, said=not result.final)
         for delivery, outcome in zip(deliveries, result.outcomes, strict=True)
         if outcome.reply is not None and outcome.reply.positive and dsn.wanted(kind, sender, delivery.recipient)
     ]
@@ -295,6 +295,6 @@ def _left(deliveries: Sequence[Delivery], done: Sequence[Change]) -> Sequence[De
     return [delivery for delivery in deliveries if delivery.n not in changed]
 
 
-def _expired(delivery: Delivery, last: str) -> dsn.Outcome:
+def _expired(delivery: Delivery, last: str) -> dsn.RecipientOutcome:
     gone = Reply(554, "5.4.7", printable(f"Delivery time expired; last answer: {last}"))
-    return dsn.Outcome(delivery.recipient, gone, "it could not be delivered in time")
+    return dsn.RecipientOutcome(delivery.recipient, gone, "it could not be delivered in time")

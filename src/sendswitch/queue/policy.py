@@ -16,12 +16,12 @@ REFUSED = Reply(550, "5.7.1", "Message refused by the recipient's filter")
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
+class DeliverEffect:
     """Hand it to the next hop."""
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class ForwardEffect:
     """Deliver to these instead, and to the recipient with `keep_copy`."""
 
     targets: tuple[str, ...]
@@ -29,7 +29,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounce:
+class BounceEffect:
     """Send a report to the sender."""
 
     reply: Reply
@@ -37,7 +37,7 @@ class Bounce:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantine:
+class QuarantineEffect:
     """Put it into the quarantine until `until`."""
 
     until: float
@@ -45,7 +45,7 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class HoldEffect:
     """Keep it back until `until`."""
 
     until: float
@@ -53,13 +53,13 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
+class DiscardEffect:
     """End the delivery without a report."""
 
     reason: str
 
 
-Effect = Deliver | Forward | Bounce | Quarantine | Hold | Discard
+Effect = DeliverEffect | ForwardEffect | BounceEffect | QuarantineEffect | HoldEffect | DiscardEffect
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +120,28 @@ def effect(
     """Return the effect of a completed verdict."""
     match verdict.action:
         case Action.PASS | None:
-            return Deliver()
+            return DeliverEffect()
         case Action.FORWARD:
-            return Forward(verdict.forward, verdict.keep_copy)
+            return ForwardEffect(verdict.forward, verdict.keep_copy)
         case Action.QUARANTINE:
-            return Quarantine(now + policy.quarantine, verdict.reason)
+            return QuarantineEffect(now + policy.quarantine, verdict.reason)
         case Action.PENDING:
-            return Hold(now + (policy.hold if verdict.hold is None else verdict.hold), verdict.reason)
+            return HoldEffect(now + (policy.hold if verdict.hold is None else verdict.hold), verdict.reason)
     return _denied(verdict, sender, recipient, client, policy, now)
 
 
 def in_words(effect: Effect) -> str:
     """Return an effect as a sentence in the conditional, for a try."""
     match effect:
-        case Forward(targets, keep_copy):
+        case ForwardEffect(targets, keep_copy):
             return f"It would be forwarded to {', '.join(targets)}{', and delivered' if keep_copy else ''}."
-        case Bounce(reply, _):
+        case BounceEffect(reply, _):
             return f"It would not be delivered, and the sender would be sent a report: {reply}."
-        case Quarantine(_, reason):
+        case QuarantineEffect(_, reason):
             return f"It would be put into quarantine: {reason}."
-        case Hold(_, reason):
+        case HoldEffect(_, reason):
             return f"It would be held: {reason}."
-        case Discard(reason):
+        case DiscardEffect(reason):
             return f"It would be thrown away: {reason}."
     return "It would be delivered."
 
@@ -149,17 +149,17 @@ def in_words(effect: Effect) -> str:
 def _denied(verdict: Verdict, sender: str, recipient: Recipient, client: Client, policy: Policy, now: float) -> Effect:
     reply = verdict.reply if verdict.reply is not None and verdict.reply.permanent else REFUSED
     if verdict.denial == Denial.DISCARD:
-        return Discard(verdict.reason)
+        return DiscardEffect(verdict.reason)
     if verdict.denial == Denial.QUARANTINE:
-        return Quarantine(now + policy.quarantine, verdict.reason)
+        return QuarantineEffect(now + policy.quarantine, verdict.reason)
     if not wanted(Kind.FAILED, sender, recipient):
-        return Quarantine(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
+        return QuarantineEffect(now + policy.quarantine, f"{verdict.reason}; denied, and the sender takes no reports")
     if not is_local(client):
-        return Quarantine(
+        return QuarantineEffect(
             now + policy.quarantine, f"{verdict.reason}; denied, and a bounce could go to a forged sender"
         )
     # The sender reads the reply only: the reason is the recipient's, and may quote their lists.
-    return Bounce(reply, "refused by the recipient's filter")
+    return BounceEffect(reply, "refused by the recipient's filter")
 
 
 def is_local(client: Client) -> bool:

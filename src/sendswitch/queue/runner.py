@@ -254,7 +254,7 @@ class QueueRunner:
             await self._outcomes.end(delivery, State.DISCARDED, "expired in quarantine")
             return
         verdict = delivery.verdict
-        effect: policy.Effect = policy.Deliver()
+        effect: policy.Effect = policy.DeliverEffect()
         if delivery.state is State.DECIDED and verdict is not None:
             effect = policy.effect(
                 verdict,
@@ -264,7 +264,7 @@ class QueueRunner:
                 policy=self._current.settings.policy,
                 now=self._clock(),
             )
-        if isinstance(effect, policy.Deliver):
+        if isinstance(effect, policy.DeliverEffect):
             alike = (verdict.tags, verdict.edits, verdict.rewrite) if verdict else None
             groups.setdefault(alike, []).append(delivery)
         else:
@@ -272,15 +272,17 @@ class QueueRunner:
 
     async def _other(self, message: Message, delivery: Delivery, effect: policy.Effect) -> None:
         match effect:
-            case policy.Quarantine(until, reason):
+            case policy.QuarantineEffect(until, reason):
                 await self._outcomes.keep(delivery, State.QUARANTINED, until, reason)
-            case policy.Hold(until, reason):
+            case policy.HoldEffect(until, reason):
                 await self._outcomes.keep(delivery, State.HELD, until, reason)
-            case policy.Discard(reason):
+            case policy.DiscardEffect(reason):
                 await self._outcomes.end(delivery, State.DISCARDED, reason)
-            case policy.Bounce(reply, explanation):
-                await self._outcomes.fail(message, [(delivery, dsn.Outcome(delivery.recipient, reply, explanation))])
-            case policy.Forward(targets, keep_copy):
+            case policy.BounceEffect(reply, explanation):
+                await self._outcomes.fail(
+                    message, [(delivery, dsn.RecipientOutcome(delivery.recipient, reply, explanation))]
+                )
+            case policy.ForwardEffect(targets, keep_copy):
                 marks, srs = self._current.settings.marks, self._current.settings.srs
                 await self._queue.split(
                     delivery, lambda: self._outcomes.forward(delivery, targets, keep_copy, marks=marks, srs=srs)

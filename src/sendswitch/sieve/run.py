@@ -26,7 +26,7 @@ class Vacation:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ScriptOutcome:
     """The actions of a script. `implicit` is True while no action has replaced the implicit keep, `kept` after a keep;
     `did` has a sentence for each action.
     """
@@ -56,7 +56,7 @@ class Run:
     recipient: str
     left: int
     variables: Variables = field(default_factory=Variables)
-    out: Outcome = field(default_factory=Outcome)
+    out: ScriptOutcome = field(default_factory=ScriptOutcome)
     _read: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     _ready: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     _fields: dict[str, list[str]] = field(default_factory=dict)

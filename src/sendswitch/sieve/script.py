@@ -13,7 +13,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.sieve.actions import action
 from sendswitch.sieve.arguments import EXTENSIONS, Given, Known
 from sendswitch.sieve.grammar import Command, Spent, TooMuch, parse
-from sendswitch.sieve.run import Ask, Do, Outcome, Run, Stop
+from sendswitch.sieve.run import Ask, Do, Run, ScriptOutcome, Stop
 from sendswitch.sieve.tests import test
 
 # What the comparisons of one message may cost (about nanoseconds), and as much more for each byte of a body.
@@ -32,7 +32,7 @@ class Script:
         self._last_line = commands[-1].line if commands else 0
         self._reads_body = known.reads_body
 
-    def run(self, mail: Mail, sender: str, recipient: str) -> Outcome:
+    def run(self, mail: Mail, sender: str, recipient: str) -> ScriptOutcome:
         """Return the actions for a message. Call it in a thread, because it may take a second.
 
         Raises TooMuch for more work than a script may do for one message, SieveError for an error that only the message

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sendswitch.mail.envelope import Envelope
 from sendswitch.reply import Reply
-from sendswitch.smtp.protocol.server import Mail, Recipient
+from sendswitch.smtp.protocol.server import MailCommand, RcptCommand
 
 
 class Sink(Protocol):
@@ -38,7 +38,7 @@ class Handler(Protocol):
         """Take another session? None, or the reply that is all it gets. Must not block."""
         ...
 
-    def mail(self, mail: Mail) -> Reply | asyncio.Future[Reply]:
+    def mail(self, mail: MailCommand) -> Reply | asyncio.Future[Reply]:
         """Take a message of this sender and size? Must not block.
 
         A future is for replies that need a question to somebody else; nothing else in the session goes on meanwhile,
@@ -46,7 +46,7 @@ class Handler(Protocol):
         """
         ...
 
-    def recipient(self, recipient: Recipient) -> Reply | asyncio.Future[Reply]:
+    def recipient(self, recipient: RcptCommand) -> Reply | asyncio.Future[Reply]:
         """Take this recipient? As `mail`."""
         ...
 

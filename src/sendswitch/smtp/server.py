@@ -17,7 +17,7 @@ from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.handler import Handler
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.session import Session
-from sendswitch.smtp.transcript import Trace
+from sendswitch.smtp.transcript import Transcript
 
 # Passwords of one address that are checked at once, so that one cannot keep all others waiting.
 LOGINS = 5
@@ -62,9 +62,9 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._gone = asyncio.Event()
         self.stopping = False
-        self.trace: Trace | None = None
+        self.trace: Transcript | None = None
 
-    def listen_in(self, trace: Trace | None) -> None:
+    def listen_in(self, trace: Transcript | None) -> None:
         """Write the dialogs of all sessions down, or no longer."""
         self.trace = trace
         for session in self._sessions:

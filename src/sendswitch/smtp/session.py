@@ -26,12 +26,12 @@ from sendswitch.smtp.protocol.server import (
     EndOfData,
     Event,
     Extensions,
-    Mail,
-    Recipient,
+    MailCommand,
+    RcptCommand,
     ServerConnection,
     StartTls,
 )
-from sendswitch.smtp.transcript import Tap, Trace
+from sendswitch.smtp.transcript import Tap, Transcript
 
 if TYPE_CHECKING:
     from sendswitch.smtp.server import Listener
@@ -206,9 +206,9 @@ class Session(asyncio.Protocol):
     def _take_event(self, event: Event) -> None:
         if isinstance(event, ContentPiece):
             self._take(event.data)
-        elif isinstance(event, Mail):
+        elif isinstance(event, MailCommand):
             self._say_when_known(self._listener.handler.mail(event))
-        elif isinstance(event, Recipient):
+        elif isinstance(event, RcptCommand):
             self._say_when_known(self._listener.handler.recipient(event))
         elif isinstance(event, EndOfData):
             self._finish_message(event)
@@ -366,7 +366,7 @@ class Session(asyncio.Protocol):
                 self._tap.said(data)
             self._transport.write(data)
 
-    def listen_in(self, trace: Trace | None) -> None:
+    def listen_in(self, trace: Transcript | None) -> None:
         """Write this session's dialog down, or no longer."""
         name = f"{self.address or 'unix'}:{id(self):x}"
         self._tap = None if trace is None else trace.session(name)

@@ -24,7 +24,7 @@ class Line:
     text: str
 
 
-class Trace:
+class Transcript:
     """One request: the sessions whose sender has `sender` in it, '' for all."""
 
     def __init__(self, sender: str, clock: Callable[[], float]) -> None:
@@ -49,7 +49,7 @@ class Trace:
 class Tap:
     """Hears one session."""
 
-    def __init__(self, trace: Trace, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, trace: Transcript, name: str, clock: Callable[[], float]) -> None:
         self._trace, self._name, self._clock = trace, name, clock
         self._told = not trace.sender
         self._kept: deque[tuple[str, str, float]] = deque(maxlen=BEFORE_MAIL)

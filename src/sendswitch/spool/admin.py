@@ -16,7 +16,7 @@ import orjson
 
 from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.journal.events import Event, EventKind
-from sendswitch.journal.search import Facts, Term, matches
+from sendswitch.journal.search import SearchFacts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.connection import connect, scalar, transaction, write_rows
@@ -53,10 +53,10 @@ class Row:
     parts: tuple[str, ...]
     score: float | None
 
-    def facts(self) -> Facts:
+    def facts(self) -> SearchFacts:
         """Return the facts that a search looks at."""
         message, _ = parse_id(self.id)
-        return Facts(
+        return SearchFacts(
             message=message,
             sender=self.sender,
             recipient=self.recipient,

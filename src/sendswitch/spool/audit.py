@@ -13,7 +13,7 @@ from sendswitch.spool.states import NEVER_OURS, TERMINAL, State
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One inconsistency: the rule, the object, and an explanation."""
 
     rule: str
@@ -28,7 +28,7 @@ class Report:
     messages: int
     deliveries: int
     states: dict[str, int]
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
 
 
 _ENDS = {
@@ -106,7 +106,7 @@ def audit(connection: sqlite3.Connection, data: Path) -> Report:
     connection.execute("BEGIN")
     try:
         findings = [
-            Finding(rule, to_text(message) + ("" if n is None else f".{n}"), f"{meaning}: {detail}")
+            AuditFinding(rule, to_text(message) + ("" if n is None else f".{n}"), f"{meaning}: {detail}")
             for rule, query, meaning in _RULES
             for message, n, detail in connection.execute(query)
         ]
@@ -122,7 +122,7 @@ def audit(connection: sqlite3.Connection, data: Path) -> Report:
     return Report(messages, sum(states.values()), states, tuple(findings))
 
 
-def _histories(connection: sqlite3.Connection) -> list[Finding]:
+def _histories(connection: sqlite3.Connection) -> list[AuditFinding]:
     """Find final deliveries whose history does not have exactly one end, that of its state."""
     every = [event for events in _ENDS.values() for event in events]
     marks = ",".join("?" * len(every))
@@ -141,16 +141,16 @@ def _histories(connection: sqlite3.Connection) -> list[Finding]:
             continue  # told in the message's first event
         if (len(ended) != 1 or ended[0] not in allowed) if allowed else ended:
             told = ", ".join(ended) or "no end"
-            findings.append(Finding("a final delivery has one end", f"{to_text(message)}.{n}", f"{state}: {told}"))
+            findings.append(AuditFinding("a final delivery has one end", f"{to_text(message)}.{n}", f"{state}: {told}"))
     return findings
 
 
-def _files(connection: sqlite3.Connection, folder: Path) -> list[tuple[int, Finding]]:
+def _files(connection: sqlite3.Connection, folder: Path) -> list[tuple[int, AuditFinding]]:
     findings = []
     for message, size in connection.execute(FILES_NEEDED):
         path = content_file(folder, message)
         there = path.stat().st_size if path.exists() else None
         if there != size:
             text = "its file is missing" if there is None else f"its file has {there} bytes, not {size}"
-            findings.append((message, Finding("what is needed has its content", to_text(message), text)))
+            findings.append((message, AuditFinding("what is needed has its content", to_text(message), text)))
     return findings

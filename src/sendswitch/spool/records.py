@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sendswitch.journal.events import Event, EventKind
-from sendswitch.journal.search import Facts
+from sendswitch.journal.search import SearchFacts
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
@@ -156,10 +156,10 @@ _NO_CHANGE = (None,) * 7
 _NO_MESSAGE = (None,) * 10
 
 
-def facts_of(message: Message, delivery: Delivery) -> Facts:
+def facts_of(message: Message, delivery: Delivery) -> SearchFacts:
     """Return the facts for a search while mail is in the queue."""
     client, verdict = message.envelope.client, delivery.verdict
-    return Facts(
+    return SearchFacts(
         message=message.id,
         sender=message.envelope.sender,
         recipient=delivery.recipient.address,

@@ -18,7 +18,7 @@ from sendswitch.db.connect import open_database
 from sendswitch.db.tables import deliveries, events, messages
 from sendswitch.errors import InvalidConfiguration, NotFound, Temporary
 from sendswitch.journal.events import Event, EventKind
-from sendswitch.journal.search import Facts, matches, parse
+from sendswitch.journal.search import SearchFacts, matches, parse
 from sendswitch.mail import ids
 from sendswitch.mail.content import InMemory
 from sendswitch.monitoring import auditor as ledger
@@ -362,11 +362,11 @@ def test_searching(engine: Engine, search: str, expected: list[str]) -> None:
         assert sorted(names[row.message["id"]] for row in rows if matches(terms, _facts(row))) == expected
 
 
-def _facts(row: journal.Found) -> Facts:
+def _facts(row: journal.Found) -> SearchFacts:
     """Return the facts of a row as the spool would have them."""
     message, delivery = row.message, row.delivery
     names = ("sender", "size", "subject", "message_id", "helo", "client_name", "queue_id")
-    return Facts(
+    return SearchFacts(
         message=message["id"],
         **{name: message[name] for name in (*names, "header_to", "header_cc", "reply_to")},
         **{name: delivery[name] for name in ("recipient", "state", "action", "reason", "score")},

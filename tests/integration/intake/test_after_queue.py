@@ -11,7 +11,7 @@ from sendswitch.accounts.directory import Directory, KnownUsers
 from sendswitch.errors import Temporary
 from sendswitch.intake.after_queue import FilterIntake, IntakeOptions
 from sendswitch.reply import Reply
-from sendswitch.smtp.protocol.server import Mail
+from sendswitch.smtp.protocol.server import MailCommand
 from sendswitch.testing import FakeClock
 from tests.switch import switch
 
@@ -54,7 +54,7 @@ async def test_a_user_sends_from_own_addresses(
     async def inside() -> Reply:
         async with switch(tmp_path, clock) as s:
             options = IntakeOptions("us.example", 1000, 50, 0, directory=directory)
-            reply = FilterIntake(s.spool, s.queue, options, clock).mail(Mail(sender, 100, "joe@example.test"))
+            reply = FilterIntake(s.spool, s.queue, options, clock).mail(MailCommand(sender, 100, "joe@example.test"))
             return reply if isinstance(reply, Reply) else await reply
 
     assert (await inside()).code == code
@@ -64,7 +64,7 @@ async def test_a_directory_that_is_away_lets_nobody_send(tmp_path: Path, clock: 
     async with switch(tmp_path, clock) as s:
         options = IntakeOptions("us.example", 1000, 50, 0, directory=Elsewhere())
         reply = FilterIntake(s.spool, s.queue, options, clock).mail(
-            Mail("joe+lists@example.test", 100, "joe@example.test")
+            MailCommand("joe+lists@example.test", 100, "joe@example.test")
         )
         assert not isinstance(reply, Reply)
         with pytest.raises(Temporary):

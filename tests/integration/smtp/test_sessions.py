@@ -22,8 +22,7 @@ from sendswitch.monitoring.health import make_app
 from sendswitch.reply import Reply
 from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.flush import Turn
-from sendswitch.smtp.protocol.server import Limits
-from sendswitch.smtp.protocol.server import Recipient as RecipientCommand
+from sendswitch.smtp.protocol.server import Limits, RcptCommand
 from sendswitch.smtp.server import Listener, Options, Timeouts
 from sendswitch.testing import OK, Inbox
 from sendswitch.web.server import WebServer
@@ -85,7 +84,7 @@ async def test_a_reply_comes_although_the_end_came_with_the_command() -> None:
 class Asking(Inbox):
     """A handler that knows a recipient only after it asked: 'late' is taken, 'away' cannot be asked about."""
 
-    def recipient(self, recipient: RecipientCommand) -> Reply | asyncio.Future[Reply]:
+    def recipient(self, recipient: RcptCommand) -> Reply | asyncio.Future[Reply]:
         async def ask() -> Reply:
             await asyncio.sleep(0.05)
             if recipient.recipient.address.startswith("away@"):
@@ -115,7 +114,7 @@ async def test_a_client_may_leave_while_a_recipient_is_asked_about() -> None:
     asked, answer = asyncio.Event(), asyncio.Event()
 
     class Slow(Inbox):
-        def recipient(self, recipient: RecipientCommand) -> asyncio.Future[Reply]:
+        def recipient(self, recipient: RcptCommand) -> asyncio.Future[Reply]:
             async def ask() -> Reply:
                 asked.set()
                 await answer.wait()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendswitch.conditions.condition import DEEPEST, LONGEST, Condition, Facts
+from sendswitch.conditions.condition import DEEPEST, LONGEST, Condition, ConditionFacts
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
@@ -23,7 +23,7 @@ MAIL = message(
     Content_Type='application/pdf; name="bill.pdf"',
     Content_Disposition="attachment",
 )
-FACTS = Facts(
+FACTS = ConditionFacts(
     Mail(InMemory(MAIL)),
     "Shop@Partner.example",
     "joe+x@example.test",
@@ -125,7 +125,7 @@ def test_what_has_no_score_is_neither_above_nor_below() -> None:
 
 
 def test_who_the_client_is_may_not_be_known() -> None:
-    nobody = Facts(FACTS.mail, "", "joe@example.test", Client())
+    nobody = ConditionFacts(FACTS.mail, "", "joe@example.test", Client())
     assert not Condition("ip:192.0.2.0/24").holds(nobody)
 
 
@@ -135,4 +135,4 @@ def test_nothing_but_a_value_error_and_never_for_a_message(text: str, raw: bytes
         condition = Condition(text)
     except ValueError:
         condition = Condition("subject:x or header:from=y or has:attachment or message-id:z")
-    condition.holds(Facts(Mail(InMemory(raw)), "a@b", "c@d", Client()))
+    condition.holds(ConditionFacts(Mail(InMemory(raw)), "a@b", "c@d", Client()))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sendswitch.errors import InvalidSearch
 from sendswitch.journal.events import Event, fold
-from sendswitch.journal.search import ACTIONS, NAMES, OF_MOVING, OF_SPOOLED, STATES, Facts, Term, matches, parse
+from sendswitch.journal.search import ACTIONS, NAMES, OF_MOVING, OF_SPOOLED, STATES, SearchFacts, Term, matches, parse
 from sendswitch.journal.story import explain, recipients, timeline
 from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.verdict import Action
@@ -182,7 +182,7 @@ def test_a_candidate_is_compared_and_changes_nothing() -> None:
     assert "The candidate, version 7, agreed." in explain(events, 1, "accepted").sentences
 
 
-FACTS = Facts(
+FACTS = SearchFacts(
     message=first_at(NOW),
     sender="Alice@example.org",
     recipient="ann@Example.test",

@@ -37,7 +37,7 @@ def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None
     raw = dsn.report(
         dsn.Kind.FAILED,
         [
-            dsn.Outcome(
+            dsn.RecipientOutcome(
                 Recipient(to, orcpt="rfc822;first+40example.test"), Reply(550, "5.1.1", "no such"), "unknown", said=True
             )
         ],
@@ -71,7 +71,7 @@ def test_a_report_is_one_the_standard_parser_reads(ret: str, utf8: bool) -> None
 def test_a_report_names_8bit_where_a_part_has_it_and_its_status_is_7bit() -> None:
     raw = dsn.report(
         dsn.Kind.DELIVERED,
-        [dsn.Outcome(Recipient("a@b", orcpt="rfc822;j+C3+B6"), Reply(250, "2.0.0", "ok"), "delivered")],
+        [dsn.RecipientOutcome(Recipient("a@b", orcpt="rfc822;j+C3+B6"), Reply(250, "2.0.0", "ok"), "delivered")],
         envelope=Envelope("a@b", (), ret="FULL"),
         content=InMemory("Subject: x\r\n\r\nü\r\n".encode()),
         message="id",
@@ -95,7 +95,7 @@ def test_a_report_names_8bit_where_a_part_has_it_and_its_status_is_7bit() -> Non
 def test_a_report_without_an_enhanced_code_or_an_original_recipient() -> None:
     raw = dsn.report(
         dsn.Kind.FAILED,
-        [dsn.Outcome(Recipient("a@b"), Reply(452, "", "full"), "full")],
+        [dsn.RecipientOutcome(Recipient("a@b"), Reply(452, "", "full"), "full")],
         envelope=Envelope("a@b", ()),
         content=InMemory(message()),
         message="id",

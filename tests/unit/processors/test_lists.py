@@ -16,8 +16,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
 from sendswitch.processors.base import Services
 from sendswitch.processors.lists import Lists, ListsOptions
-from sendswitch.processors.support.list_entries import Book, Entries, Entry, checked
-from sendswitch.processors.support.list_entries import Lists as Kept
+from sendswitch.processors.support.list_entries import Book, Entries, Entry, KeptLists, checked
 from sendswitch.testing import context, mail
 from tests.verdicts import verdict_of
 
@@ -204,7 +203,9 @@ async def test_two_from_headers_do_not_slip_round_a_deny_list() -> None:
 
 
 def kept(*rows: tuple[str, str, str], delimiters: str = "+") -> Services:
-    return Services(lists=Kept(lambda: Book([(scope, kind, Entry(text)) for scope, kind, text in rows], delimiters)))
+    return Services(
+        lists=KeptLists(lambda: Book([(scope, kind, Entry(text)) for scope, kind, text in rows], delimiters))
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ async def test_clients_and_fields_and_reasons_are_told() -> None:
     assert told == "the field precedence is on the deny list (header:Precedence=bulk)"
     book = Book([("", "deny", Entry("192.0.2.7", reason="scans us"))])
     lists = Lists(ListsOptions())
-    lists.setup(Services(lists=Kept(lambda: book)))
+    lists.setup(Services(lists=KeptLists(lambda: book)))
     assert verdict_of(await lists.process(mail(), asked)).reason.endswith(
         "on the deny list of the site (192.0.2.7): scans us"
     )
@@ -261,7 +262,7 @@ async def test_clients_and_fields_and_reasons_are_told() -> None:
 
 def test_lists_are_read_when_asked_for_and_again_when_told() -> None:
     books = [Book([("", "deny", Entry("a.example"))]), Book()]
-    shelf = Kept(lambda: books.pop(0))
+    shelf = KeptLists(lambda: books.pop(0))
     assert shelf.book.of("x@y")
     assert shelf.book.of("x@y")
     shelf.refresh()

@@ -33,24 +33,26 @@ def effect(verdict: Verdict, *, sender: str = "s@x", client: Client = LOCAL, not
 
 
 def test_effects() -> None:
-    assert effect(Verdict.passed()) == decide.Deliver()
-    assert effect(Verdict.forwarded("a@b", keep_copy=True)) == decide.Forward(("a@b",), True)
-    assert effect(Verdict.quarantine("q")) == decide.Quarantine(1010.0, "q")
-    assert effect(Verdict.pending("p", hold=5)) == decide.Hold(15.0, "p")
-    assert effect(denied("discard")) == decide.Discard("why")
-    assert effect(denied("quarantine")) == decide.Quarantine(1010.0, "why")
-    assert effect(denied("bounce")) == decide.Bounce(Reply(550, "5.7.1", "no"), "refused by the recipient's filter")
+    assert effect(Verdict.passed()) == decide.DeliverEffect()
+    assert effect(Verdict.forwarded("a@b", keep_copy=True)) == decide.ForwardEffect(("a@b",), True)
+    assert effect(Verdict.quarantine("q")) == decide.QuarantineEffect(1010.0, "q")
+    assert effect(Verdict.pending("p", hold=5)) == decide.HoldEffect(15.0, "p")
+    assert effect(denied("discard")) == decide.DiscardEffect("why")
+    assert effect(denied("quarantine")) == decide.QuarantineEffect(1010.0, "why")
+    assert effect(denied("bounce")) == decide.BounceEffect(
+        Reply(550, "5.7.1", "no"), "refused by the recipient's filter"
+    )
     assert decide.undecided(denied("bounce", "450 4.7.1 later")) == "denied for now: 450 4.7.1 later"
     assert decide.undecided(denied("bounce")) == ""
     assert decide.undecided(Deferral("x")) == "x"
 
 
 def test_a_bounce_goes_only_where_it_is_safe() -> None:
-    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.Quarantine)
-    assert isinstance(effect(denied("bounce"), sender=""), decide.Quarantine)
-    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.Quarantine)
-    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.Quarantine)
-    assert isinstance(effect(denied("bounce"), notify="FAILURE"), decide.Bounce)
+    assert isinstance(effect(denied("bounce"), client=REMOTE), decide.QuarantineEffect)
+    assert isinstance(effect(denied("bounce"), sender=""), decide.QuarantineEffect)
+    assert isinstance(effect(denied("bounce"), notify="NEVER"), decide.QuarantineEffect)
+    assert isinstance(effect(denied("bounce"), notify="SUCCESS"), decide.QuarantineEffect)
+    assert isinstance(effect(denied("bounce"), notify="FAILURE"), decide.BounceEffect)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +139,16 @@ def test_what_a_deferral_and_a_hold_become() -> None:
 @pytest.mark.parametrize(
     ("effect", "words"),
     [
-        (decide.Deliver(), "It would be delivered."),
-        (decide.Forward(("a@x", "b@x"), True), "It would be forwarded to a@x, b@x, and delivered."),
-        (decide.Forward(("a@x",), False), "It would be forwarded to a@x."),
+        (decide.DeliverEffect(), "It would be delivered."),
+        (decide.ForwardEffect(("a@x", "b@x"), True), "It would be forwarded to a@x, b@x, and delivered."),
+        (decide.ForwardEffect(("a@x",), False), "It would be forwarded to a@x."),
         (
-            decide.Bounce(decide.REFUSED, "x"),
+            decide.BounceEffect(decide.REFUSED, "x"),
             f"It would not be delivered, and the sender would be sent a report: {decide.REFUSED}.",
         ),
-        (decide.Quarantine(1.0, "odd"), "It would be put into quarantine: odd."),
-        (decide.Hold(1.0, "later"), "It would be held: later."),
-        (decide.Discard("no"), "It would be thrown away: no."),
+        (decide.QuarantineEffect(1.0, "odd"), "It would be put into quarantine: odd."),
+        (decide.HoldEffect(1.0, "later"), "It would be held: later."),
+        (decide.DiscardEffect("no"), "It would be thrown away: no."),
     ],
 )
 def test_an_effect_in_words(effect: decide.Effect, words: str) -> None:

@@ -14,16 +14,16 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.sieve.grammar import SieveError
 from sendswitch.sieve.match import MEMORY, Match
-from sendswitch.sieve.run import MOST_TOLD, Outcome
+from sendswitch.sieve.run import MOST_TOLD, ScriptOutcome
 from sendswitch.sieve.script import Script
 from tests.sieve_corpus import CORPUS, MAIL, RECIPIENT, SENDER, STRICTER, WRONG
 
 
-def run(script: str, mail: bytes = MAIL, sender: str = SENDER, recipient: str = RECIPIENT) -> Outcome:
+def run(script: str, mail: bytes = MAIL, sender: str = SENDER, recipient: str = RECIPIENT) -> ScriptOutcome:
     return Script(script).run(Mail(InMemory(mail)), sender, recipient)
 
 
-def wanted(out: Outcome) -> str:
+def wanted(out: ScriptOutcome) -> str:
     """An outcome in the words of the corpus."""
     words = [f"file {folder}" for folder in out.folders] + [f"redirect {address}" for address in out.redirects]
     words += ["keep"] * (out.implicit or out.kept)

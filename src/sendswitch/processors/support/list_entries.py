@@ -299,7 +299,7 @@ class Book:
         return [self._pairs[scope] for scope in scopes if scope in self._pairs]
 
 
-class Lists:
+class KeptLists:
     """The kept lists for steps: read at the first use, and again after a change."""
 
     def __init__(self, read: Callable[[], Book] = Book) -> None:

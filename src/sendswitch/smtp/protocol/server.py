@@ -1,8 +1,8 @@
 """The server half of SMTP (RFC 5321) and LMTP (RFC 2033): bytes in, events and replies out.
 
 Theory of operation. `receive_data` adds bytes; `next_event` works through them until it has an event for the
-caller or needs more bytes, answering by itself what needs no opinion. An event that asks for one (`Mail`,
-`Recipient`, `EndOfData`, `StartTls`, `Credentials`) stops the machine until `reply` is called, so replies keep the
+caller or needs more bytes, answering by itself what needs no opinion. An event that asks for one (`MailCommand`,
+`RcptCommand`, `EndOfData`, `StartTls`, `Credentials`) stops the machine until `reply` is called, so replies keep the
 order of commands however much the client pipelines (RFC 2920 3.2). `data_to_send` takes what has gathered; a batch
 of pipelined commands is one write.
 
@@ -23,8 +23,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from sendswitch.mail.address import JOINERS, parse_path
-from sendswitch.mail.envelope import Client, Envelope
-from sendswitch.mail.envelope import Recipient as EnvelopeRecipient
+from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.reply import Reply
 from sendswitch.smtp.protocol import parameters, replies, sasl
 from sendswitch.smtp.protocol.content import ChunkDecoder, DotDecoder
@@ -107,7 +106,7 @@ class Extensions:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class MailCommand:
     """A well-formed MAIL: accept this sender? `login` is the user who logged in, '' for none."""
 
     sender: str
@@ -116,10 +115,10 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class RcptCommand:
     """RCPT was well-formed: take this recipient?"""
 
-    recipient: EnvelopeRecipient
+    recipient: Recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class StartTls:
     """The client asks for TLS. Reply 220, then `tls_started` once it is."""
 
 
-Event = Mail | Recipient | ContentPiece | EndOfData | Aborted | StartTls | sasl.Credentials
+Event = MailCommand | RcptCommand | ContentPiece | EndOfData | Aborted | StartTls | sasl.Credentials
 
 # Commands worked through before others have a turn: some milliseconds.
 TURN = 500
@@ -198,8 +197,8 @@ class ServerConnection:
     def _new_transaction(self) -> None:
         self._sender = ""
         self._mail: dict[str, str] = parameters.NO_PARAMETERS
-        self._recipients: list[EnvelopeRecipient] = []
-        self._pending: EnvelopeRecipient | None = None
+        self._recipients: list[Recipient] = []
+        self._pending: Recipient | None = None
         self._size = 0
         self._refusal: Reply | None = None
 
@@ -245,7 +244,7 @@ class ServerConnection:
             return replace(envelope, recipients=self._named_ahead())
         return replace(envelope, recipients=(self._pending,)) if self._pending is not None else envelope
 
-    def _named_ahead(self) -> tuple[EnvelopeRecipient, ...]:
+    def _named_ahead(self) -> tuple[Recipient, ...]:
         """Return the recipients of RCPT commands that were pipelined behind the command in hand."""
         found = []
         for line in self._rest()[: self._limits.line * MOST_AHEAD].split(b"\r\n")[:MOST_AHEAD]:
@@ -253,7 +252,7 @@ class ServerConnection:
             path = parse_path(line[8:].decode("utf-8", "surrogateescape").lstrip())
             if line[:8].upper() != b"RCPT TO:" or path is None or not path[0]:
                 break
-            found.append(EnvelopeRecipient(path[0]))
+            found.append(Recipient(path[0]))
         return tuple(found)
 
     def data_to_send(self) -> bytes:
@@ -465,7 +464,7 @@ class ServerConnection:
             return self._error(replies.LOGIN_FIRST)
         self._sender, self._mail = parsed[0], given
         self._waiting = "MAIL"
-        return Mail(parsed[0], size, self._login)
+        return MailCommand(parsed[0], size, self._login)
 
     def _rcpt(self, rest: str) -> Event | None:
         if rest[:3].upper() != "TO:":
@@ -481,9 +480,9 @@ class ServerConnection:
         if len(self._recipients) >= self._limits.recipients:
             self._say(replies.TOO_MANY_RECIPIENTS)
             return None
-        self._pending = EnvelopeRecipient(parsed[0], given.get("NOTIFY", ""), given.get("ORCPT", ""))
+        self._pending = Recipient(parsed[0], given.get("NOTIFY", ""), given.get("ORCPT", ""))
         self._waiting = "RCPT"
-        return Recipient(self._pending)
+        return RcptCommand(self._pending)
 
     def _data(self, rest: str) -> Event | None:
         if rest:

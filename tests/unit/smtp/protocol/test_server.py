@@ -22,7 +22,7 @@ from sendswitch.smtp.protocol.server import (
     EndOfData,
     Extensions,
     Limits,
-    Mail,
+    MailCommand,
     ServerConnection,
     ServerState,
     StartTls,
@@ -286,7 +286,7 @@ def test_whom_a_refused_command_was_about() -> None:
     machine = server()
     two = b"RCPT TO:<c@d>\r\nrcpt to:<e@f> NOTIFY=NEVER\r\n"
     machine.receive_data(HELLO + b"MAIL FROM:<a@b>\r\n" + two + b"NOOP\r\nRCPT TO:<x@y>\r\n")
-    assert isinstance(machine.next_event(), Mail)
+    assert isinstance(machine.next_event(), MailCommand)
     assert [to.address for to in machine.refused().recipients] == ["c@d", "e@f"]
     assert machine.refused().sender == "a@b"
     machine.reply(replies.OK)
@@ -570,7 +570,7 @@ def test_who_logs_in_may_send(wire: bytes) -> None:
     assert codes(said)[-5:] == [235, 250, 250, 354, 250]
     (end,) = ends(events)
     assert (end.envelope.client.login, end.envelope.client.protocol) == ("joe@example.test", "ESMTPA")
-    (mail,) = [event for event in events if isinstance(event, Mail)]
+    (mail,) = [event for event in events if isinstance(event, MailCommand)]
     assert mail.login == "joe@example.test"
 
 
