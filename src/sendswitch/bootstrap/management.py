@@ -81,7 +81,7 @@ class Management:
 
         async def on_loop() -> None:
             node = self._node
-            node.current.swap(rules=await node.spool.rules())
+            node.current.use_rules(await node.spool.rules())
             node.look()
             node.spool.written.set()
 

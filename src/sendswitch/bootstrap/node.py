@@ -27,12 +27,9 @@ from sendswitch.bootstrap.management import Management
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
     changed_defaults,
-    configured,
     find_suspects,
     listener_options,
-    make_courier,
     make_flight,
-    make_limiter,
     make_readers,
     make_services,
     make_settings,
@@ -122,6 +119,30 @@ class Node:
 
     async def start(self) -> None:
         """Start every part; mail is taken on return. Raises Temporary or InvalidConfiguration."""
+        self._open_stores()
+        broker = EmbeddedBroker()
+        await self._start_queue(broker)
+        await self._make_services()
+        self._start_worker(broker)
+        self.canary = Canary(self.spool, lambda: make_flight(self.config))
+        self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
+        self._management = Management(self)
+        await self._management.start(self.data, self._engine)
+        for part, work in self._beside_the_mail().items():
+            self._keep(part, work)
+        refresh = partial(refresh_gauges, self.spool, system_clock)
+        pages = make_routes(self._engine) if self._stories else ()
+        self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages))
+        try:
+            await self._start_web()
+            self._listeners = await self._bind(_by_name(self.config))
+        except BaseException:  # an address is taken: all that works by now ends in order
+            await self.stop()
+            raise
+        logs.started(**self.addresses())
+
+    def _open_stores(self) -> None:
+        """Lock the folder; open database, spool and outbox."""
         config = self.config
         self._lock = _lock(self.data)
         self._tracing = make_tracing(config)
@@ -130,7 +151,11 @@ class Node:
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
         if 0 < self.spool.version_before < SAFE_DEFAULTS_SINCE:
             logs.upgraded(changes=changed_defaults(config))
-        broker = EmbeddedBroker()
+        self._outbox = Outbox(self.data / PLACE)
+
+    async def _start_queue(self, broker: EmbeddedBroker) -> None:
+        """Start the queue and its runner, with the routes and rules that hold now."""
+        config = self.config
         self._srs_secret = await in_thread(secret, self._engine, "srs")
         marks = Marks(await in_thread(secret, self._engine, "forward"))
         place = self.data / "spool" / "in-hand"
@@ -145,42 +170,33 @@ class Node:
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self._dispatcher, self.spool.note, most=most)
-        self.canary = Canary(self.spool, lambda: make_flight(self.config))
-        self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
-        routes = await in_thread(load_routes, self._engine, config)
+        self.current.use_routes(await in_thread(load_routes, self._engine, config))
+        self.current.use_rules(await self.spool.rules())
         self._directory = KnownUsers(await in_thread(users.keys, self._engine))
-        self.current.swap(routes=routes, rules=await self.spool.rules())
         self._keep("queue", self.queue.run)
         self._keep("runner", self._runner.run)
-        self._outbox = Outbox(self.data / PLACE)
-        reach = Reach(config.webhooks.allow)
-        self.sender = Sender(self._outbox, reach, lambda: self.config.webhooks.keep, system_clock)
-        lists_kept = KeptLists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter))
-        auto_replies = AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock)
-        services = make_services(config)
+
+    async def _make_services(self) -> None:
+        """Make the services that steps may use."""
+        config = self.config
+        self.sender = Sender(
+            self._outbox, Reach(config.webhooks.allow), lambda: self.config.webhooks.keep, system_clock
+        )
         self._services = replace(
-            services, lists=lists_kept, outbox=self.sender, auto_replies=auto_replies, readers=make_readers()
+            make_services(config),
+            lists=KeptLists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter)),
+            outbox=self.sender,
+            auto_replies=AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock),
+            readers=make_readers(),
         )
         await self._read_lists()
+
+    def _start_worker(self, broker: EmbeddedBroker) -> None:
         self._worker = None
         if self._with_worker:
             consumer = broker.consumer(lambda reference: self.spool.content(reference.message))
-            self._worker = make_worker(config, consumer, self._engine, self._services, self._notes)
+            self._worker = make_worker(self.config, consumer, self._engine, self._services, self._notes)
             self._worker_task = self._keep("worker", self._worker.run)
-        self._management = Management(self)
-        await self._management.start(self.data, self._engine)
-        for part, work in self._beside_the_mail().items():
-            self._keep(part, work)
-        refresh = partial(refresh_gauges, self.spool, system_clock)
-        pages = make_routes(self._engine) if self._stories else ()
-        self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages))
-        try:
-            await self._start_web()
-            self._listeners = await self._bind(_by_name(config))
-        except BaseException:  # an address is taken: all that works by now ends in order
-            await self.stop()
-            raise
-        logs.started(**self.addresses())
 
     def _beside_the_mail(self) -> dict[str, Work]:
         """Return the background work of the node's whole life, by name."""
@@ -306,10 +322,10 @@ class Node:
             await self._looking.wait()
             self._looking.clear()
             try:
-                self.current.swap(rules=await self.spool.rules())
+                self.current.use_rules(await self.spool.rules())
                 self.queue.wake()
                 self.sender.look()
-                self.current.swap(routes=await in_thread(load_routes, self._engine, self.config))
+                self.current.use_routes(await in_thread(load_routes, self._engine, self.config))
                 self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
                 if self._worker is not None:
@@ -360,14 +376,19 @@ class Node:
             name: listener_options(section, config.node.host, self._passwords.check) for name, section in wanted.items()
         }
         before = self.current.settings
-        changes = configured(config, self.spool, self._srs_secret)
-        if config.next_hop != self.config.next_hop:
-            changes |= {"courier": make_courier(config), "sending": make_limiter(config)}
+        settings = make_settings(
+            config,
+            self.spool,
+            before.marks,
+            self._srs_secret,
+            before=before if config.next_hop == self.config.next_hop else None,
+        )
         new = await self._bind({name: wanted[name] for name in wanted if name not in self._listeners})
         # From here on nothing can fail, and nothing waits.
         self._management.log_as(config)
         self.config, self.draining = config, draining
-        self.current.swap(**changes)
+        now = self.current.settings  # routes and rules may be others than before the listeners were bound
+        self.current.swap(replace(settings, routes=now.routes, rules=now.rules))
         gone = [self._listeners.pop(name) for name in set(self._listeners) - set(wanted)]
         self._listeners |= new
         for name, section in wanted.items():

@@ -8,7 +8,6 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Engine
 
@@ -39,7 +38,7 @@ from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
 from sendswitch.queue.settings import Settings
-from sendswitch.routing import POOL
+from sendswitch.routing import POOL, Routes
 from sendswitch.smtp.client import ClientOptions
 from sendswitch.smtp.endpoint import parse_endpoint
 from sendswitch.smtp.pool import Pool
@@ -61,22 +60,26 @@ def make_srs(config: Config, secret: bytes) -> Srs | None:
     return Srs(config.forward.srs_domain, secret) if config.forward.srs_domain else None
 
 
-def make_settings(config: Config, spool: Spool, marks: Marks, srs_secret: bytes) -> Settings:
-    """Return the queue's settings, without routes and rules."""
-    courier = make_courier(config)
-    return Settings(courier=courier, sending=make_limiter(config), marks=marks, **configured(config, spool, srs_secret))
+def make_settings(
+    config: Config, spool: Spool, marks: Marks, srs_secret: bytes, *, before: Settings | None = None
+) -> Settings:
+    """Return the queue's settings by the configuration, with the routes and rules of `before`.
 
-
-def configured(config: Config, spool: Spool, srs_secret: bytes) -> dict[str, Any]:
-    """Return those of the queue's settings that each reload replaces."""
-    return {
-        "composer": Composer(config.node.host, dict(config.tags.subject)),
-        "policy": make_policy(config),
-        "backoff": Backoff(config.next_hop.first_retry, config.next_hop.last_retry),
-        "reporter": Reporter(spool, config.node.host, config.node.lifetime, system_clock),
-        "recipients": config.next_hop.recipients,
-        "srs": make_srs(config, srs_secret),
-    }
+    `before` is None at the start; otherwise its courier goes on, and with it the limit of what is under way.
+    """
+    return Settings(
+        courier=before.courier if before else make_courier(config),
+        composer=Composer(config.node.host, dict(config.tags.subject)),
+        policy=make_policy(config),
+        backoff=Backoff(config.next_hop.first_retry, config.next_hop.last_retry),
+        reporter=Reporter(spool, config.node.host, config.node.lifetime, system_clock),
+        recipients=config.next_hop.recipients,
+        sending=before.sending if before else make_limiter(config),
+        marks=marks,
+        srs=make_srs(config, srs_secret),
+        routes=before.routes if before else Routes(),
+        rules=before.rules if before else (),
+    )
 
 
 def make_limiter(config: Config) -> Limiter:

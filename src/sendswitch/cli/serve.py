@@ -89,6 +89,32 @@ def changes(stamp: Callable[[], object]) -> Callable[[], bool]:
     return changed
 
 
+class _Reloader:
+    """Reads a node's configuration again when it is asked to."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def reload(self) -> None:
+        """Reload now; the node tells why it cannot."""
+        with suppress(SendSwitchError):
+            await self._node.reload()
+
+    def soon(self) -> None:
+        """Reload without waiting for it."""
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def watch(self, changed: Callable[[], bool]) -> None:
+        """Reload whenever `changed` returns True; it is called every LOOK seconds."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if changed():
+                await self.reload()
+
+
 async def until_signal(
     config: Config, *, worker: bool, source: Source, changed: Callable[[], bool] | None = None
 ) -> None:
@@ -96,14 +122,13 @@ async def until_signal(
 
     Read the configuration again at SIGHUP, and when `changed` returns True; it is called every LOOK seconds.
     """
-    stop = asyncio.Event()
-    why: list[str] = []
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[str] = loop.create_future()
 
     def told(name: str) -> None:
-        why.append(name)
-        stop.set()
+        if not signalled.done():
+            signalled.set_result(name)
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
     supervisor = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
@@ -111,29 +136,13 @@ async def until_signal(
     await node.start()
     supervisor.tell("READY=1")
     living = loop.create_task(supervisor.watch())
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        with suppress(SendSwitchError):  # the log has told why
-            await node.reload()
-
-    def reload_soon() -> None:
-        task = loop.create_task(reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    async def watch(changed: Callable[[], bool]) -> None:
-        while True:
-            await asyncio.sleep(LOOK)
-            if changed():
-                await reload()
-
-    loop.add_signal_handler(signal.SIGHUP, reload_soon)
-    watching = loop.create_task(watch(changed)) if changed is not None else None
-    await stop.wait()
+    reloader = _Reloader(node)
+    loop.add_signal_handler(signal.SIGHUP, reloader.soon)
+    watching = loop.create_task(reloader.watch(changed)) if changed is not None else None
+    why = await signalled
     if watching is not None:
         watching.cancel()
-    logs.stopping(why=why[0])
+    logs.stopping(why=why)
     supervisor.tell("STOPPING=1")
     await node.stop()
     living.cancel()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
@@ -58,9 +57,20 @@ class Current:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def swap(self, **changes: Any) -> None:
-        """Replace fields of the settings, all at once."""
-        before = self.settings
-        self.settings = replace(before, **changes)
-        if self.settings.sending is not before.sending:
+    def swap(self, settings: Settings) -> None:
+        """Replace all settings at once.
+
+        Whoever changes some of them takes the others from `settings` without waiting in between, or a change of
+        somebody else is lost.
+        """
+        before, self.settings = self.settings, settings
+        if settings.sending is not before.sending:
             before.sending.close()
+
+    def use_routes(self, routes: Routes) -> None:
+        """Replace the routes."""
+        self.swap(replace(self.settings, routes=routes))
+
+    def use_rules(self, rules: Sequence[AdminRule]) -> None:
+        """Replace the administrators' rules."""
+        self.swap(replace(self.settings, rules=rules))

@@ -174,7 +174,7 @@ async def test_a_lost_offer_is_offered_again(tmp_path: Path, clock: FakeClock, m
     monkeypatch.setattr(dispatcher, "OVERDUE", 0.05)
 
     async with switch(tmp_path, clock, lost="defer") as s:
-        s.current.swap(routes=Routes([Route("lost@example.test", 1, 0.05, "defer", "bounce")]))
+        s.current.use_routes(Routes([Route("lost@example.test", 1, 0.05, "defer", "bounce")]))
         await s.accept("lost@example.test")
         for n in range(3):
             await s.until(lambda: len(s.held) > n)  # noqa: B023
@@ -520,8 +520,8 @@ async def test_a_sender_stays_rewritten_whatever_comes_after(tmp_path: Path, clo
     srs, held = Srs("srs.example.test", b"key"), iter([Verdict.pending(hold=5, then="ask"), Verdict.tagged("SEEN")])
 
     async with switch(tmp_path, clock, srs=srs) as s:
-        s.current.swap(
-            routes=Routes(Route(owner, 1, 5, "pass", "bounce") for owner in ("ann@example.test", "bob@example.net"))
+        s.current.use_routes(
+            Routes(Route(owner, 1, 5, "pass", "bounce") for owner in ("ann@example.test", "bob@example.net"))
         )
         s.answers["ann@example.test"] = lambda: Verdict.forwarded("bob@example.net")
         s.answers["bob@example.net"] = lambda: next(held)
@@ -663,11 +663,11 @@ async def test_what_an_order_ended_is_not_sent_after_a_reload(tmp_path: Path, cl
         new = MemoryCourier()
 
         async def deliver(envelope: Envelope, content: Content, *, unanimous: bool = False) -> Delivered:
-            made.current.swap(courier=new)
+            made.current.swap(replace(made.current.settings, courier=new))
             return Delivered((Outcome(None),) * len(envelope.recipients))
 
         gone.deliver = deliver  # type: ignore[method-assign]
-        made.current.swap(rules=await made.spool.rules())
+        made.current.use_rules(await made.spool.rules())
         await made.accept("ann2@example.test", "bob2@example.test")
         await made.until(lambda: new.parcels)
         await made.until(lambda: made.states()["bob2@example.test"] == "delivered")
