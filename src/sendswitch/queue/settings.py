@@ -60,8 +60,8 @@ class Current:
     def swap(self, settings: Settings) -> None:
         """Replace all settings at once.
 
-        Whoever changes some of them takes the others from `settings` without waiting in between, or a change of
-        somebody else is lost.
+        A caller that changes some of them takes the others from `settings`, and does not wait in between. Otherwise it
+        undoes what another caller changed meanwhile.
         """
         before, self.settings = self.settings, settings
         if settings.sending is not before.sending:
