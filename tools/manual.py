@@ -17,8 +17,8 @@ from sendswitch.config import reference
 
 EXIT = (
     ("0", "done"),
-    ("1", "failed, or found what must not be"),
-    ("2", "usage, or a wrong configuration or search"),
+    ("1", "failed, or found a problem"),
+    ("2", "invalid usage, configuration or search"),
     ("3", "not found"),
     ("4", "refused: the thing is not in a state that allows this"),
     ("75", "try again later (EX_TEMPFAIL of sysexits.h)"),

@@ -198,7 +198,7 @@ def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int
 
 
 def withdraw(engine: Engine, address: str) -> None:
-    """Run the candidate no longer. Raises NotFound when there is none."""
+    """Stop running the candidate. Raises NotFound when there is none."""
     with engine.begin() as connection:
         if not _retire(connection, _user_id(connection, address)):
             raise NotFound(f"{address} has no candidate")

@@ -156,7 +156,7 @@ def check(installation: Installation, actor: Actor, *, text: str, name: str = "p
 def set_live(
     installation: Installation, actor: Actor, *, address: str, text: str, name: str = "pipeline"
 ) -> StoredVersion:
-    """Check a pipeline and make it the user's. Mail that comes from now on meets it."""
+    """Check a pipeline and make it the user's. It applies from now on, to deferred mail too."""
     steps = check(installation, actor, text=text, name=name)
     version = users.set_pipeline(installation.database(create=True), address, text, author=actor.name)
     installation.changed()
@@ -218,7 +218,7 @@ def promote(installation: Installation, actor: Actor, *, address: str) -> Replac
 
 @use_case("POST", "/users/{address}/pipeline/candidate:withdraw")
 def withdraw(installation: Installation, actor: Actor, *, address: str) -> None:
-    """Run the candidate no longer. Its comparison stays."""
+    """Stop running the candidate. Keeps its comparison."""
     users.withdraw(installation.database(create=True), address)
     installation.changed()
 

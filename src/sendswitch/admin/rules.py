@@ -90,7 +90,7 @@ def add(
 
 @use_case("POST", "/rules/{id}:cancel")
 def cancel(installation: Installation, actor: Actor, *, id: int) -> CancelledRules:
-    """Cancel a rule. Mail that it suspended goes on."""
+    """Cancel a rule. Resumes mail that it suspended."""
     return _cancel(installation, [id])
 
 

@@ -137,7 +137,7 @@ def resend(
 
 @use_case("POST", "/webhooks/{number}:enable")
 def enable(installation: Installation, actor: Actor, *, number: int) -> None:
-    """Send to a disabled endpoint again what comes from now on."""
+    """Enable a disabled endpoint for new events."""
     with _outbox(installation) as outbox:
         outbox.enable(number)
     installation.changed()

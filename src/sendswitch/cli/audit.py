@@ -13,7 +13,7 @@ from sendswitch.spool.admin import open_files
 
 
 def audit(context: typer.Context) -> None:
-    """Prove that no accepted mail is missing. By spool and journal each recipient is in exactly one state."""
+    """Prove that no accepted mail is missing. Each recipient must have one state in spool and journal."""
     session: Session = context.obj
     config = session.config()
     data = config.node.data

@@ -34,7 +34,7 @@ def create(context: typer.Context, file: Annotated[Path, typer.Argument(help="A 
 
 @app.command("restore")
 def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="What `create` made.")]) -> None:
-    """Put a backup into an empty folder and database. Its mail is suspended until you let it go."""
+    """Put a backup into an empty folder and database. Its mail is suspended until you resume it."""
     session: Session = context.obj
     made = backup.restore(session.installation, session.actor, file=file)
     session.done(

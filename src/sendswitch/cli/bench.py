@@ -17,7 +17,7 @@ def bench(
     only: Annotated[list[str] | None, typer.Option("--only", help=f"One of {', '.join(suite.MEASURES)}.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One round of everything, a tenth of the backlog.")] = False,
 ) -> None:
-    """Measure against other mail programs. Ends with 1 when a figure is not reached."""
+    """Measure against other mail programs. Exits with 1 if a target is missed."""
     session: Session = context.obj
     unknown = set(only or ()) - set(suite.MEASURES)
     if unknown:

@@ -10,7 +10,7 @@ from sendswitch.errors import InvalidConfiguration, SendSwitchError
 
 
 def check(context: typer.Context) -> None:
-    """Check the configuration. Every error is shown with file, line and the probable meaning."""
+    """Check the configuration. Shows each error with file, line and the probable meaning."""
     session: Session = context.obj
     config = session.config()
     problems = []

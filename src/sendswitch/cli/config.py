@@ -16,7 +16,7 @@ from sendswitch.config import reference
 from sendswitch.config.load import load_with_origins, read_text
 from sendswitch.config.model import Config
 
-app = typer.Typer(help="The configuration, and the database's as a file.", no_args_is_help=True)
+app = typer.Typer(help="Configuration, and database content as a file.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="Users, pipelines and lists as TOML, as `config export` prints them.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Also remove users and entries that the file does not name.")]
@@ -29,7 +29,7 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Where each value came from.")] = False,
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not the default.")] = False,
 ) -> None:
-    """Show every setting in force; secrets are not shown."""
+    """Show the effective settings, without secrets."""
     session: Session = context.obj
     loaded = load_with_origins(session.config_file)
     rows = [
@@ -84,7 +84,7 @@ def plan(context: typer.Context, file: File, prune: Prune = False) -> None:
 
 @app.command("apply")
 def apply(context: typer.Context, file: File, prune: Prune = False) -> None:
-    """Make users, pipelines and lists as the file says.
+    """Set users, pipelines and lists as in the file.
 
     All changes are made, or none.
     """

@@ -25,7 +25,7 @@ Output = Annotated[Path | None, typer.Option("--output", help="Write here instea
 
 
 def raw(context: typer.Context, id_: Id, output: Output = None) -> None:
-    """Print a message as it came, byte for byte. Its content must still be here."""
+    """Print a message exactly as received. The spool must still have it."""
     session: Session = context.obj
     message, content = _content(session, id_)
     if output is None and session.json:
@@ -40,11 +40,11 @@ def show(
     id_: Id,
     headers: Annotated[bool, typer.Option("--headers", help="All header fields.")] = False,
     attachment: Annotated[
-        int, typer.Option("--attachment", min=0, help="The content of this attachment, by its number, and no more.")
+        int, typer.Option("--attachment", min=0, help="Print only the content of the attachment with this number.")
     ] = 0,
     output: Output = None,
 ) -> None:
-    """Show a message decoded: its header, text and attachments. Its content must still be here."""
+    """Show a message decoded: its header, text and attachments. The spool must still have it."""
     session: Session = context.obj
     message, content = _content(session, id_)
     mail = Mail(content)

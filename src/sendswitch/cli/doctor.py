@@ -68,7 +68,7 @@ def warning(what: str, found: str, do: str) -> Finding:
 
 
 def doctor(context: typer.Context) -> None:
-    """Say what is wrong with this installation and what to do. Ends with 1 when there is a problem."""
+    """Find problems in this installation and suggest fixes. Exits with 1 if there is a problem."""
     session: Session = context.obj
     findings = list(_examine(session))
     if session.json:

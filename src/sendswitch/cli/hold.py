@@ -23,7 +23,7 @@ def list_(
     user: User = "",
     limit: Limit = 1000,
 ) -> None:
-    """List held mail with the reason and the end of its hold."""
+    """List held mail with the reason and expiry time."""
     show_kept(context.obj, hold.list_held, words or [], user, limit, "nothing is held")
 
 

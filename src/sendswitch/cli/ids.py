@@ -6,4 +6,4 @@ from typing import Annotated
 
 import typer
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="A message's id, or message and recipient number, as listed.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A message id or a delivery id, as listed.")]

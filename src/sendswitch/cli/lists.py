@@ -54,13 +54,13 @@ def add(
     which: List,
     entries: Annotated[list[str] | None, typer.Argument(help="Addresses, domains, globs, networks, fields.")] = None,
     whose: For = "",
-    file: Annotated[Path | None, typer.Option("--file", help="More of them, one a line; # begins a comment.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="File of entries, one a line; # is a comment.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Reason, for administrators only.")] = "",
     expires: Annotated[
-        str, typer.Option("--expires", help="For how long, such as 30d, or until which day; without it for ever.")
+        str, typer.Option("--expires", help="Duration such as 30d, or last day; by default it never expires.")
     ] = "",
 ) -> None:
-    """Put entries on a list. One that is there already gets the new reason and time."""
+    """Put entries on a list. An existing entry gets the new reason and expiry."""
     session: Session = context.obj
     wanted = [checked(entry) for entry in entries or []]
     if file is not None:
@@ -101,7 +101,7 @@ def _from_file(file: Path, *, quiet: bool) -> list[str]:
 
 @app.command("rm")
 def remove(context: typer.Context, numbers: Annotated[list[int], typer.Argument(help="As `list show` tells.")]) -> None:
-    """Take entries off, all of them or none."""
+    """Remove list entries; all or none."""
     session: Session = context.obj
     done = session.client.call(lists.remove, ids=tuple(numbers))
     session.done(f"{done} taken off", removed=done)
@@ -110,11 +110,11 @@ def remove(context: typer.Context, numbers: Annotated[list[int], typer.Argument(
 @app.command("test")
 def probe(
     context: typer.Context,
-    sender: Annotated[str, typer.Argument(help="An address that might write, or that of a client.")],
+    sender: Annotated[str, typer.Argument(help="A sender's mail address or a client's IP address.")],
     to: Annotated[str, typer.Option("--to", help="The recipient.")],
     address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "",
 ) -> None:
-    """Show the kept entry that would decide about a sender.
+    """Show the list entry that would apply to a sender.
 
     The scope of the entry is shown too.
     """

@@ -32,7 +32,7 @@ ID = re.compile(r"[0-7][0-9A-Za-z]{12}(\..*)?")
 
 app = typer.Typer(help="Messages: what happened to them, and why.", no_args_is_help=True)
 
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Row limit.")]
 
 
 app.command("raw")(raw)
@@ -47,9 +47,9 @@ def list_(
         typer.Argument(metavar="[SEARCH]...", help="Words like from:alice subject:invoice -state:delivered after:2d."),
     ] = None,
     limit: Limit = 100,
-    follow_: Annotated[bool, typer.Option("--follow", help="Go on: show each delivery when it changes.")] = False,
+    follow_: Annotated[bool, typer.Option("--follow", help="Keep showing deliveries as they change.")] = False,
 ) -> None:
-    """List mail, the newest first. With --follow new lines come at the end, until Ctrl-C."""
+    """List mail, the newest first. With --follow, appends new lines until Ctrl-C."""
     session: Session = context.obj
     if follow_:
         from sendswitch.cli.follow import follow
@@ -100,9 +100,9 @@ def explain(
     words: Annotated[
         list[str], typer.Argument(metavar="ID|SEARCH...", help="An id as listed, or words that find the mail.")
     ],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most deliveries that a search tells of.")] = 3,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum deliveries to explain.")] = 3,
 ) -> None:
-    """Explain the fate of a message for each recipient. With a search, of the newest deliveries it finds."""
+    """Explain the fate of a message for each recipient. A search explains the newest matching deliveries."""
     session: Session = context.obj
     stories = [story for id_ in _wanted(session, words, limit) for story in _stories(session, id_)]
     told = [(story, _smallest_change(session, story.id) if story.steps else None) for story in stories]
@@ -132,11 +132,11 @@ def _stories(session: Session, id_: str) -> tuple[DeliveryStory, ...]:
 @app.command("trace")
 def trace(
     context: typer.Context,
-    listener: Annotated[str, typer.Option("--listener", help="Only of this listener, by its bind address.")] = "",
-    sender: Annotated[str, typer.Option("--from", help="Only of senders with this in them.")] = "",
+    listener: Annotated[str, typer.Option("--listener", help="Only the listener with this bind address.")] = "",
+    sender: Annotated[str, typer.Option("--from", help="Only senders that contain this.")] = "",
     time_: Annotated[str, typer.Option("--for", help="How long.")] = "1m",
 ) -> None:
-    """Show SMTP dialogs as they happen, without content. Ctrl-C ends it."""
+    """Show live SMTP sessions, without message content. Ctrl-C ends it."""
     session: Session = context.obj
     end = time.monotonic() + duration(time_)
     client, seconds = session.client, duration(time_) + GRACE
@@ -167,7 +167,7 @@ def requeue(
     ids: Deliveries,
     reason: Reason = "",
     unfiltered: Annotated[bool, typer.Option("--unfiltered", help="Deliver without asking the pipeline.")] = False,
-    once_more: Annotated[bool, typer.Option("--again", help="Also what was requeued and got through.")] = False,
+    once_more: Annotated[bool, typer.Option("--again", help="Also requeued mail that was delivered.")] = False,
 ) -> None:
     """Deliver once more to the same recipient.
 
@@ -184,10 +184,10 @@ def requeue(
 def forward(
     context: typer.Context,
     ids: Deliveries,
-    to: Annotated[list[str], typer.Option("--to", help="Where to; may be given more than once.")],
+    to: Annotated[list[str], typer.Option("--to", help="New recipient; may be repeated.")],
     reason: Reason = "",
 ) -> None:
-    """Send a message on to other addresses too. Each goes through its own pipeline."""
+    """Forward a message to other addresses too. Each address's own pipeline runs."""
     session: Session = context.obj
     results = session.client.call(deliveries.forward, ids=tuple(ids), to=tuple(to), reason=reason)
     tell_each(session, "sent on", [results])

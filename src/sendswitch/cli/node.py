@@ -24,7 +24,7 @@ LOOK, PATIENCE = 0.5, 10.0
 
 
 def reload(context: typer.Context) -> None:
-    """Make the running node read its configuration again. A wrong one is refused and changes nothing."""
+    """Make the running node read its configuration again. An invalid one changes nothing."""
     session: Session = context.obj
     session.config()  # said here already when it is wrong, with file and line
     later = session.client.call(node.reload)
@@ -47,9 +47,9 @@ def status(context: typer.Context) -> None:
 @app.command("ready")
 def ready(
     context: typer.Context,
-    wait: Annotated[str, typer.Option("--wait", help="How long to wait until it is.")] = "0s",
+    wait: Annotated[str, typer.Option("--wait", help="How long to wait until ready.")] = "0s",
 ) -> None:
-    """Ask whether the node takes mail and can hand it on. Ends with 75 and the causes (`/readyz`) when it does not."""
+    """Check that the node accepts mail and can deliver. If not, shows the causes (`/readyz`) and exits with 75."""
     session: Session = context.obj
     web = parse_endpoint(session.config().web.bind)
     end = time.monotonic() + duration(wait)
@@ -82,7 +82,7 @@ def drain(
     context: typer.Context,
     wait: Annotated[str, typer.Option("--wait", help="How long to wait until the queue is empty.")] = "0s",
 ) -> None:
-    """Stop taking mail; mail in the queue goes on. Ends with 75 when the queue is not empty after --wait."""
+    """Accept no more mail; deliver the queue. Exits with 75 if the queue is not empty after --wait."""
     session: Session = context.obj
     end = time.monotonic() + duration(wait)
     session.client.call(node.drain, on=True)
@@ -99,7 +99,7 @@ def drain(
 
 @app.command("resume")
 def resume(context: typer.Context) -> None:
-    """Take mail again."""
+    """Accept mail again."""
     session: Session = context.obj
     session.client.call(node.drain, on=False)
     session.done("mail is taken again", draining=False)

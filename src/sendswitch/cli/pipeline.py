@@ -24,7 +24,7 @@ Secrets = Annotated[bool, typer.Option("--secrets", help="Show secrets, too.")]
 
 @app.command("set")
 def set_(context: typer.Context, address: Address, file: File) -> None:
-    """Check a pipeline and make it the user's. Mail that comes from now on meets it."""
+    """Check a pipeline and make it the user's. It applies from now on, to deferred mail too."""
     session: Session = context.obj
     stored = session.client.call(pipelines.set_live, address=address, text=read_file(file), name=str(file))
     session.done(
@@ -113,7 +113,7 @@ def candidate(context: typer.Context, address: Address, file: File) -> None:
 def compare(
     context: typer.Context,
     address: Address,
-    version: Annotated[int | None, typer.Option("--version", help="One that was; by default the one that is.")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="Candidate version; default: the current.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Most differences that are shown.")] = 100,
 ) -> None:
     """Show where a candidate differs from the live pipeline.
@@ -156,7 +156,7 @@ def promote(context: typer.Context, address: Address) -> None:
 
 @app.command("withdraw")
 def withdraw(context: typer.Context, address: Address) -> None:
-    """Run the candidate no longer. Its comparison stays."""
+    """Stop running the candidate. Keeps its comparison."""
     session: Session = context.obj
     session.client.call(pipelines.withdraw, address=address)
     session.done(f"{address} has no candidate now", address=address, node_told=session.client.running)

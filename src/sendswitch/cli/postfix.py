@@ -26,15 +26,15 @@ from sendswitch.spool.history import last_event
 app = typer.Typer(help="The lines for a Postfix before and behind the node.", no_args_is_help=True)
 
 Mode = Annotated[
-    Literal["filter", "proxy", "pipe"], typer.Option("--mode", help="After the queue, before it, or through pipe(8).")
+    Literal["filter", "proxy", "pipe"], typer.Option("--mode", help="After-queue, before-queue or pipe(8) filter.")
 ]
-Services = Annotated[list[str] | None, typer.Option("--service", help="Services that take mail; by default smtp/inet.")]
-Folder = Annotated[Path | None, typer.Option("--postfix-config", help="Postfix's folder, if not the system's.")]
+Services = Annotated[list[str] | None, typer.Option("--service", help="master.cf services; by default smtp/inet.")]
+Folder = Annotated[Path | None, typer.Option("--postfix-config", help="Postfix's config_directory.")]
 
 
 @app.command("print")
 def print_(context: typer.Context, mode: Mode = "filter", service: Services = None) -> None:
-    """Print the lines that put SendSwitch into Postfix. Nothing is changed."""
+    """Print the Postfix settings for SendSwitch. Nothing is changed."""
     session: Session = context.obj
     text = as_text(wanted(session.config(), dict.fromkeys(service or SMTP, mode), session.config_file))
     session.done(text, mode=mode, master_cf=text)
@@ -48,11 +48,11 @@ def apply(
     folder: Folder = None,
     reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be run.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of another filter.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another filter.")] = False,
 ) -> None:
     """Put SendSwitch into Postfix with postconf. `remove` restores the former values.
 
-    Other services may follow with another mode: `proxy` for smtp/inet, `filter` for submission/inet.
+    Repeat it for other services and modes: `proxy` for smtp/inet, `filter` for submission/inet.
     """
     session: Session = context.obj
     config = session.config()
@@ -76,7 +76,7 @@ def remove(
     folder: Folder = None,
     reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Make Postfix read it.")] = True,
 ) -> None:
-    """Take SendSwitch out of Postfix and restore the former values."""
+    """Remove SendSwitch from Postfix; restore the old values."""
     session: Session = context.obj
     postconf = Postconf(folder, session.config().node.data)
     commands = [" ".join(_quoted(word) for word in line) for line in postconf.remove()]
@@ -89,15 +89,15 @@ def remove(
 @app.command("check")
 def check(
     context: typer.Context,
-    to: Annotated[str, typer.Option("--to", help="Who gets the probe; their pipeline is asked.")],
-    smtp: Annotated[str, typer.Option("--smtp", help="Where Postfix takes mail.")] = "127.0.0.1:25",
+    to: Annotated[str, typer.Option("--to", help="The probe's recipient; its pipeline runs.")],
+    smtp: Annotated[str, typer.Option("--smtp", help="Postfix's SMTP address.")] = "127.0.0.1:25",
     sender: Annotated[str, typer.Option("--from", help="The probe's sender.")] = "postmaster",
     limit: Annotated[str, typer.Option("--limit", help="How long to wait.")] = "30s",
     folder: Folder = None,
 ) -> None:
-    """Send a probe through Postfix and draw its way.
+    """Send a probe through Postfix; show its path.
 
-    Ends with 1 when it is not through, or when addresses are mapped twice or never.
+    Exits with 1 if it does not arrive, or if addresses are mapped twice or never.
     """
     session: Session = context.obj
     config = session.config()

@@ -60,7 +60,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Lower case, words joined by hyphens, such as find-offers.")],
     folder: Annotated[Path, typer.Option("--folder", help="Where the package's folder is made.")] = Path(),
 ) -> None:
-    """Make a package with a processor, tests and a README. Everything in it runs at once."""
+    """Make a package with a processor, tests and a README. It runs without changes."""
     session: Session = context.obj
     module = name.replace("-", "_")
     if not _NAME.match(name) or keyword.iskeyword(module):

@@ -28,7 +28,7 @@ Listing = Callable[..., Page[DeliverySummary]]
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `list` shows them.")]
 User = Annotated[str, typer.Option("--user", help="Only this recipient's.")]
-Where = Annotated[list[str] | None, typer.Option("--where", help="All that this search finds, instead of ids.")]
+Where = Annotated[list[str] | None, typer.Option("--where", help="Select mail by this search, not by ids.")]
 
 
 @app.command("list", context_settings=SEARCH)
@@ -55,7 +55,7 @@ def release(context: typer.Context, ids: Ids = None, where: Where = None, dry_ru
 
 @app.command("delete")
 def delete(context: typer.Context, ids: Ids = None, where: Where = None, dry_run: DryRun = False) -> None:
-    """Delete mail. Until its record goes, `message requeue` brings it back."""
+    """Delete mail. `message requeue` delivers it while its record is kept."""
     session: Session = context.obj
 
     def page(chosen: Chosen) -> Results:

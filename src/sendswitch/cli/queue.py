@@ -26,7 +26,7 @@ from sendswitch.spool.states import State
 
 app = typer.Typer(help="The queue: mail on its way or held.", no_args_is_help=True)
 
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Row limit.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[SEARCH]...", help="Words like from:alice larger:1MB.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, for each message's history.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the mail that it would change.")]
@@ -56,9 +56,9 @@ def top(
     context: typer.Context,
     words: Words = None,
     by: Annotated[By, typer.Option("--by", help="The property to group by.")] = By.DOMAIN,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most rows.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Row limit.")] = 20,
 ) -> None:
-    """Count deliveries in the queue by domain or another property."""
+    """Count queued deliveries by domain or another property."""
     session: Session = context.obj
     rows = [
         {by.value: group.name, "deliveries": group.deliveries, "bytes": Bytes(group.bytes), "oldest": group.oldest}
@@ -88,7 +88,7 @@ def timeline_row(line: TimelineLine) -> dict[str, object]:
 
 @app.command("flush", context_settings=SEARCH)
 def flush(context: typer.Context, words: Words = None) -> None:
-    """Try waiting mail now: all of it, or the mail a search finds."""
+    """Retry deferred mail now: all, or what a search finds."""
     session: Session = context.obj
     count = session.client.call(queue.flush, search=joined(words or ()))
     session.done(f"{count} deliveries are due now{hint(session)}", flushed=count, node_told=session.client.running)
@@ -111,10 +111,10 @@ def bounce(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="The mail to bounce.")],
     reason: Annotated[str, typer.Option("--reason", help="The reason; senders read it in the report.")],
-    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to mail that comes.")] = "5m",
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to new mail.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
-    """End deliveries with a report to their senders. Prints the rule's number."""
+    """Bounce mail: send its senders a DSN. Prints the rule's number."""
     _add(context.obj, Kind.BOUNCE, words, reason, ttl, dry_run)
 
 
@@ -123,7 +123,7 @@ def quarantine(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="The mail to quarantine.")],
     reason: Reason,
-    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to mail that comes.")] = "5m",
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to new mail.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
     """Move mail to the quarantine.
@@ -138,10 +138,10 @@ def drop(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="The mail to drop.")],
     reason: Reason,
-    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to mail that comes.")] = "5m",
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it applies to new mail.")] = "5m",
     dry_run: DryRun = False,
 ) -> None:
-    """End deliveries without a report. `message requeue` brings mail back as long as its record is kept."""
+    """Discard mail without a bounce. `message requeue` can deliver it while its record is kept."""
     _add(context.obj, Kind.DROP, words, reason, ttl, dry_run)
 
 
@@ -177,13 +177,13 @@ def rules_(context: typer.Context) -> None:
 
 @app.command("orders", hidden=True)
 def orders(context: typer.Context) -> None:
-    """List the rules that apply now: the old name of `queue rules`."""
+    """List the active rules (old name of `queue rules`)."""
     rules_(context)
 
 
 @app.command("cancel")
 def cancel(context: typer.Context, rule: Annotated[int, typer.Argument(help="A rule's number.")]) -> None:
-    """Cancel a rule. Mail that it suspended goes on."""
+    """Cancel a rule. Resumes mail that it suspended."""
     session: Session = context.obj
     _tell_cancelled(session, session.client.call(rules.cancel, id=rule))
 

@@ -40,21 +40,21 @@ INTERRUPTED = 130
 def replay(
     context: typer.Context,
     pipeline: Annotated[
-        Path | None, typer.Option("--pipeline", help="The changed pipeline; without it each user's live one is asked.")
+        Path | None, typer.Option("--pipeline", help="The pipeline to run; by default each user's live one.")
     ] = None,
     user: Annotated[str, typer.Option("--user", help="Only mail to this user, or to @domain.")] = "",
-    since: Annotated[str, typer.Option("--since", help="From when on: 7d, 2h, yesterday, 2026-11-21.")] = "7d",
-    until: Annotated[str, typer.Option("--until", help="Until when; now by default.")] = "",
+    since: Annotated[str, typer.Option("--since", help="Start time: 7d, 2h, yesterday, 2026-11-21.")] = "7d",
+    until: Annotated[str, typer.Option("--until", help="End time; now by default.")] = "",
     where: Annotated[list[str] | None, typer.Option("--where", help="Only mail that this search finds.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most differences that are told.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Maximum differences to show.")] = 1000,
     state: Annotated[
         Path | None,
-        typer.Option("--state", help="Keep the progress here; the same command goes on from it."),
+        typer.Option("--state", help="File for progress; the same command resumes from it."),
     ] = None,
 ) -> None:
     """Run a pipeline over recorded mail, without effect.
 
-    Each message that it would have treated differently is shown.
+    Shows each message with a different result.
     """
     session: Session = context.obj
     now = time.time()

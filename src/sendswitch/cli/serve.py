@@ -30,7 +30,7 @@ LOOK = 0.5
 
 
 def serve(context: typer.Context) -> None:
-    """Take mail and deliver it as workers decide."""
+    """Accept and deliver mail as workers decide."""
     _start(context.obj, worker=False)
 
 
@@ -40,7 +40,7 @@ def run(
         bool, typer.Option("--reload", help="Read the configuration again whenever its files are edited.")
     ] = False,
 ) -> None:
-    """Serve, and run the pipelines in this process. Users' programs that are edited count from the next message on."""
+    """Accept mail and run pipelines in one process. Edited user programs are used from the next message on."""
     _start(context.obj, worker=True, watch=reload)
 
 

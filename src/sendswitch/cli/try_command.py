@@ -34,18 +34,18 @@ from sendswitch.smtp.protocol.content import clean
 def try_(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The message as a file; - for standard input.")],
-    to: Annotated[str, typer.Option("--to", help="The recipient whose pipeline is asked.")],
+    to: Annotated[str, typer.Option("--to", help="The recipient whose pipeline runs.")],
     sender: Annotated[str, typer.Option("--from", help="MAIL FROM; '' for the null sender.")] = "sender@example.org",
     address: Annotated[str, typer.Option("--ip", help="The client's address.")] = "192.0.2.1",
-    name: Annotated[str, typer.Option("--client-name", help="The client's name, as its address resolves.")] = "",
-    helo: Annotated[str, typer.Option("--helo", help="What the client said in EHLO.")] = "client.example.org",
+    name: Annotated[str, typer.Option("--client-name", help="The client's name, from reverse DNS.")] = "",
+    helo: Annotated[str, typer.Option("--helo", help="The client's EHLO argument.")] = "client.example.org",
     source: Annotated[str, typer.Option("--source", help="XFORWARD SOURCE: LOCAL or REMOTE.")] = "REMOTE",
-    pipeline: Annotated[Path | None, typer.Option("--pipeline", help="A file instead of the live pipeline.")] = None,
-    attempt: Annotated[int, typer.Option("--attempt", min=1, help="As if offered for the nth time.")] = 1,
+    pipeline: Annotated[Path | None, typer.Option("--pipeline", help="Use a file, not the live pipeline.")] = None,
+    attempt: Annotated[int, typer.Option("--attempt", min=1, help="Attempt number to simulate.")] = 1,
 ) -> None:
-    """Ask a recipient's pipeline about a message, without effect.
+    """Run a recipient's pipeline on a message, without effect.
 
-    The message has a whole envelope. Ends with 1 when a step failed or nothing was decided.
+    The message has a whole envelope. Exits with 1 if a step failed or there is no verdict.
     """
     session: Session = context.obj
     config = session.config()

@@ -49,7 +49,7 @@ def password(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Take the password from standard input, its first line.")
     ] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="The user can no longer log in.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the user's password.")] = False,
 ) -> None:
     """Set a user's password for AUTH on listeners.
 

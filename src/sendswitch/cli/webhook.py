@@ -25,7 +25,7 @@ State = Annotated[EventState, typer.Option("--state", help="waiting, delivered o
 
 @app.command("list")
 def list_(context: typer.Context) -> None:
-    """List endpoints with the numbers of their events by state."""
+    """List endpoints with the count of their events by state."""
     session: Session = context.obj
     rows = [asdict(one) for one in session.client.call(webhooks.endpoints)]
     for row in rows:
@@ -46,7 +46,7 @@ def events(context: typer.Context, endpoint: Endpoint = None, since: Since = "",
 
 @app.command("show")
 def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID", help="An event's id.")]) -> None:
-    """Show each attempt to send an event, with the receiver's answer."""
+    """Show each attempt to send an event, with its response."""
     session: Session = context.obj
     rows = [asdict(one) for one in session.client.call(webhooks.attempts, id=id_)]
     session.show(rows, ("n", "at", "seconds", "status", "said"), "not tried yet")
@@ -56,13 +56,13 @@ def show(context: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID"
 def resend(
     context: typer.Context,
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Events; without any --since or --endpoint says which.")
+        list[str] | None, typer.Argument(help="Event ids; if none, select by --since or --endpoint.")
     ] = None,
     endpoint: Endpoint = None,
     since: Since = "",
     state: State = "",
 ) -> None:
-    """Send events once more, one or a range, with the ids they had."""
+    """Resend one event or a range, with the original ids."""
     session: Session = context.obj
     if not ids and endpoint is None and not since:
         raise typer.BadParameter("name events, or say which with --since or --endpoint")
@@ -74,7 +74,7 @@ def resend(
 
 @app.command("enable")
 def enable(context: typer.Context, number: Annotated[int, typer.Argument(help="As `webhook list` tells.")]) -> None:
-    """Send to a disabled endpoint again what comes from now on."""
+    """Enable a disabled endpoint for new events."""
     session: Session = context.obj
     session.client.call(webhooks.enable, number=number)
     more = "; `sendswitch webhook resend` sends what came meanwhile"

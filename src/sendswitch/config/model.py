@@ -58,19 +58,19 @@ class NodeSection(Section):
     host: str = Field(
         default_factory=socket.getfqdn,
         pattern=r"^[A-Za-z0-9.-]{1,255}$",
-        description="Our name in greetings and trace fields; the default is this machine's.",
+        description="Hostname in greetings and trace fields; default: this machine's.",
     )
     lifetime: Duration = Field(
         432000.0, description="How long delivery is tried before a bounce (Postfix maximal_queue_lifetime is 5d)."
     )
     keep: Duration = Field(604800.0, description="How long final deliveries and their events stay in the spool.")
     min_free: Size = Field(
-        52_428_800, description="Free space below which no mail is taken (452), so that what is here can move on."
+        52_428_800, description="Minimum free space to accept mail, else 452; queued mail is still delivered."
     )
     max_memory: Size = Field(
-        1_073_741_824, description="Memory above which no mail is taken (421) until there is less; 0: no limit."
+        1_073_741_824, description="Maximum memory for accepting mail, else 421 until it falls; 0: no limit."
     )
-    max_hops: int = Field(50, ge=5, le=1000, description="Received fields before a message counts as looping.")
+    max_hops: int = Field(50, ge=5, le=1000, description="Maximum Received fields; more mean a mail loop.")
 
 
 class ListenerSection(Section):
@@ -80,7 +80,7 @@ class ListenerSection(Section):
         "filter", description="filter: after the queue (content_filter); proxy: before it (smtpd_proxy_filter)."
     )
     bind: Endpoint = Field("127.0.0.1:8025", description="Address to listen on: host:port or unix:/path.")
-    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="lmtp gives one reply per recipient.")
+    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="lmtp sends one reply per recipient.")
     message_size: Size = Field(52_428_800, description="Largest message taken, in bytes.")
     recipients: int = Field(1000, ge=100, description="Most recipients of one message (RFC 5321 asks for 100).")
     errors: int = Field(20, ge=1, description="Bad commands before the connection is closed with 421.")
@@ -89,21 +89,21 @@ class ListenerSection(Section):
     idle_timeout: Duration = Field(300.0, description="Time without a byte from the client before 421.")
     transaction_timeout: Duration = Field(3600.0, description="Time from MAIL to the end of data before 421.")
     xforward_from: tuple[Network, ...] = Field(
-        ("127.0.0.0/8", "::1/128"), description="Networks whose XFORWARD is believed."
+        ("127.0.0.0/8", "::1/128"), description="Networks allowed to use XFORWARD."
     )
-    xclient_from: tuple[Network, ...] = Field((), description="Networks that may say with XCLIENT who the client is.")
+    xclient_from: tuple[Network, ...] = Field((), description="Networks that are allowed to use XCLIENT.")
     haproxy_from: tuple[Network, ...] = Field(
-        (), description="Networks whose connections begin with a PROXY header, version 1 or 2; others have none."
+        (), description="Networks that must send a PROXY header, version 1 or 2; others must not send it."
     )
     budget: Duration = Field(
-        20.0, description="proxy: time for verdicts while the sender waits (Postfix smtpd_proxy_timeout is 100s)."
+        20.0, description="proxy: time limit for verdicts during the session (Postfix smtpd_proxy_timeout: 100s)."
     )
     tls_certificate: Path | None = Field(None, description="PEM file with certificate and chain; offers STARTTLS.")
     tls_key: Path | None = Field(None, description="PEM file with the private key.")
     auth: Literal["off", "may", "require"] = Field(
         "off",
-        description="AUTH PLAIN and LOGIN with the passwords of `sendswitch user password`: none, if the client wants,"
-        " or before any mail. Without TLS it is offered to clients on this machine only.",
+        description="AUTH PLAIN and LOGIN with the passwords of `sendswitch user password`: `off`, `may`, or `require`"
+        " before MAIL. Without TLS it is offered to clients on this machine only.",
     )
 
     @model_validator(mode="after")
@@ -123,11 +123,11 @@ class NextHopSection(Section):
     address: Annotated[str, AfterValidator(_next_hop)] = Field(
         "127.0.0.1:10025", description="host:port, unix:/path, or maildir:/folder."
     )
-    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="What the next hop speaks.")
+    protocol: Literal["smtp", "lmtp"] = Field("smtp", description="Protocol of the next hop.")
     connections: int = Field(
         10, ge=1, le=1000, description="Most connections; no more than maxproc of Postfix's re-injection service."
     )
-    idle: Duration = Field(2.0, description="Time before an unused connection is given back.")
+    idle: Duration = Field(2.0, description="Time before an idle connection is closed.")
     recipients: int = Field(50, ge=1, description="Most recipients in one transaction.")
     connect_timeout: Duration = Field(30.0, description="Time to connect.")
     command_timeout: Duration = Field(300.0, description="Time for a reply.")
@@ -167,9 +167,9 @@ class DatabaseSection(Section):
 class JournalSection(Section):
     """The history of mail, in the database."""
 
-    enabled: bool = Field(True, description="Keep a journal; without it only the spool knows, for node.keep.")
+    enabled: bool = Field(True, description="Keep a journal; else the spool keeps history, for node.keep.")
     keep: Duration = Field(7_776_000.0, gt=0, description="How long final messages stay in the journal.")
-    most: int = Field(10_000_000, ge=1000, description="Most messages in the journal; the oldest go first.")
+    most: int = Field(10_000_000, ge=1000, description="Maximum messages; the oldest are deleted first.")
     subject: bool = Field(True, description="Keep each message's Subject, so that people can find their mail by it.")
 
 
@@ -177,9 +177,9 @@ class RecordingSection(Section):
     """The content of final mail, kept in the spool for `try`, `replay` and `message requeue`."""
 
     mail: Literal["filtered", "all", "none"] = Field(
-        "filtered", description="Whose content is kept, for node.keep: mail that a pipeline judged, all, or none."
+        "filtered", description="Mail whose content is kept for node.keep: filtered by a pipeline, all, or none."
     )
-    most: Size = Field(1_000_000_000, description="Most bytes of it; the oldest goes first.")
+    most: Size = Field(1_000_000_000, description="Maximum bytes; deletes the oldest first.")
 
 
 class RoutingSection(Section):
@@ -187,7 +187,7 @@ class RoutingSection(Section):
 
     recipient_delimiter: str = Field("+", max_length=8, description="Characters that begin an address extension.")
     origin: str = Field(
-        "", max_length=255, description="Domain of recipients without one (Postfix myorigin); empty: such are refused."
+        "", max_length=255, description="Domain added to recipients without one (Postfix myorigin); empty: reject."
     )
 
 
@@ -196,10 +196,10 @@ class PipelinesSection(Section):
 
     deadline: Duration = Field(60.0, gt=0, description="Time that a worker may take for a verdict.")
     on_timeout: Literal["defer", "pass", "deny", "hold", "quarantine"] = Field(
-        "defer", description="What then; `defer` asks again later, and `pass` delivers mail that nobody has looked at."
+        "defer", description="Action after the deadline; `defer` tries again later, `pass` delivers without filtering."
     )
     deny: Literal["bounce", "discard", "quarantine"] = Field(
-        "bounce", description="What DENY means after the queue; bounce only where that is safe."
+        "bounce", description="Action for DENY after the queue; `bounce` only where it is safe."
     )
     limit: Duration = Field(10.0, gt=0, description="Time for one step.")
 
@@ -210,8 +210,8 @@ class ForwardSection(Section):
     srs_domain: str = Field(
         "",
         pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$",
-        description="Domain of the senders that mail forwarded to other domains gets, from which bounces find back"
-        " (Sender Rewriting Scheme); Postfix must send mail for it here. Empty: the sender stays.",
+        description="Domain for the SRS (Sender Rewriting Scheme) envelope senders of mail forwarded to other domains;"
+        " Postfix must route it to SendSwitch. Empty: the sender is not rewritten.",
     )
 
 
@@ -220,7 +220,7 @@ class HoldSection(Section):
 
     expires: Duration = Field(604800.0, gt=0, description="How long it waits.")
     then: Literal["pass", "deny", "quarantine"] = Field(
-        "quarantine", description="What happens then; `pass` delivers mail that nobody has decided about."
+        "quarantine", description="Action on expiry; `pass` delivers mail without a decision."
     )
 
 
@@ -239,24 +239,24 @@ class TagsSection(Section):
 
 
 class WebhooksSection(Section):
-    """Requests that pipelines make to addresses of their users' choice."""
+    """HTTP requests from pipelines to URLs that users choose."""
 
     allow: tuple[str, ...] = Field(
         (),
-        description="Hosts, addresses and networks that may be asked although they are not public, "
+        description="Non-public hosts, addresses and networks to which requests are allowed, "
         "such as 10.1.2.0/24 or hooks.example.internal.",
     )
-    keep: Duration = Field(604800.0, gt=0, description="How long events are kept when they were taken or given up.")
+    keep: Duration = Field(604800.0, gt=0, description="How long delivered and failed events are kept.")
 
 
 class CanarySection(Section):
-    """A message of our own, sent through Postfix and back now and then, to see whether the chain works."""
+    """A test message, sent through Postfix and back at intervals, to check that the chain works."""
 
     to: str = Field("", description="Who gets it; empty: none is sent.")
     sender: str = Field("", description="Its envelope sender; empty: the null sender.")
-    smtp: Endpoint = Field("127.0.0.1:25", description="Where Postfix takes mail.")
-    interval: Duration = Field(300.0, ge=1, description="Time between two.")
-    limit: Duration = Field(60.0, ge=1, description="Time in which it must be through.")
+    smtp: Endpoint = Field("127.0.0.1:25", description="Postfix's SMTP address.")
+    interval: Duration = Field(300.0, ge=1, description="Sending interval.")
+    limit: Duration = Field(60.0, ge=1, description="Time limit for its arrival.")
 
 
 class WorkerSection(Section):
@@ -269,7 +269,7 @@ class LogSection(Section):
     """Events on standard error."""
 
     format: Literal["json", "text"] = Field("json", description="One JSON object a line, or lines for people.")
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is shown.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level to log.")
 
 
 class TracingSection(Section):
@@ -283,7 +283,7 @@ class TracingSection(Section):
     sample: float = Field(1.0, ge=0, le=1, description="Share of messages that are traced.")
     header: dict[str, Secret] = Field(
         default_factory=dict,
-        description='What the collector asks for, such as Authorization = "Bearer …"; a value may be {file = "/path"}.',
+        description='HTTP headers to send, such as Authorization = "Bearer …"; a value may be {file = "/path"}.',
     )
 
 

@@ -35,9 +35,9 @@ HEAD = f"""# Configuration
 Every key has a default, so an empty file works. Durations are written `30s`, `5m`, `2h`, `7d` or as seconds; sizes
 `256KiB`, `25MB` or as bytes. Defaults below are in seconds and bytes.
 
-Read are `sendswitch.toml`, then `conf.d/*.toml` beside it in the order of their names, then the environment:
+SendSwitch reads `sendswitch.toml`, then `conf.d/*.toml` beside it in name order, then the environment:
 `{PREFIX}SECTION__KEY`, or `{PREFIX}SECTION__KEY_FILE` for what stands in a file; a listener by its number,
-`{PREFIX}LISTENER__0__BIND`. What is read later wins, key by key; an array of tables as a whole.
+`{PREFIX}LISTENER__0__BIND`. Later values override earlier ones; an array of tables as a whole.
 `sendswitch config show --origin` tells where each value came from.
 """
 
