@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,15 +13,19 @@ from typing import Literal
 
 from sendswitch import metrics
 from sendswitch.errors import Temporary
-from sendswitch.smtp.endpoint import Endpoint, Networks
+from sendswitch.smtp.endpoint import Endpoint, Networks, within
 from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.handler import Handler
-from sendswitch.smtp.protocol.server import Limits
+from sendswitch.smtp.protocol.server import Extensions, Limits
 from sendswitch.smtp.session import Session
 from sendswitch.smtp.transcript import Transcript
 
 # Passwords of one address that are checked at once, so that one cannot keep all others waiting.
 LOGINS = 5
+# Clients whose extensions are remembered; behind Postfix it is one.
+ADDRESSES = 1000
+
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,26 @@ class Options:
     auth: Literal["off", "may", "require"] = "off"
     # Who has this name and password, '' for nobody. Raises Temporary when that cannot be known now.
     authenticate: Callable[[str, str], Awaitable[str]] | None = None
+    _extensions: dict[str, Extensions] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def extensions_for(self, address: str) -> Extensions:
+        """Return the extensions that a client with this address is offered; '' is a unix socket.
+
+        They are kept for ADDRESSES clients, because to compare an address with networks takes longer than to greet it.
+        """
+        found = self._extensions.get(address)
+        if found is None:
+            if len(self._extensions) >= ADDRESSES:
+                self._extensions.clear()
+            found = self._extensions[address] = Extensions(
+                # A unix socket has file permissions instead.
+                xforward=not address or within(address, self.xforward_from),
+                xclient=within(address, self.xclient_from),
+                starttls=self.tls is not None,
+                auth=self.auth,
+                clear=not address or within(address, _LOOPBACK),
+            )
+        return found
 
 
 class Listener:

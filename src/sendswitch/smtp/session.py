@@ -7,7 +7,6 @@ message takes.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from sendswitch.smtp.protocol.server import (
     ContentPiece,
     EndOfData,
     Event,
-    Extensions,
     MailCommand,
     RcptCommand,
     ServerConnection,
@@ -45,8 +43,6 @@ TLS_LIMIT = 60.0
 LINGER = 5.0
 # Seconds before a failed login is answered, whatever the cause (Postfix smtpd_error_sleep_time).
 WRONG_PASSWORD = 1.0
-
-_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 class Session(asyncio.Protocol):
@@ -96,14 +92,7 @@ class Session(asyncio.Protocol):
             limits=options.limits,
             client=Client(address=self.address, port=port, protocol="LMTP" if options.lmtp else "ESMTP"),
             lmtp=options.lmtp,
-            extensions=Extensions(
-                # A unix socket has file permissions instead.
-                xforward=not self.address or within(self.address, options.xforward_from),
-                xclient=within(self.address, options.xclient_from),
-                starttls=options.tls is not None,
-                auth=options.auth,
-                clear=not self.address or within(self.address, _LOOPBACK),
-            ),
+            extensions=options.extensions_for(self.address),
         )
 
     def _greet(self) -> None:
@@ -242,7 +231,7 @@ class Session(asyncio.Protocol):
 
     def _end_if_over(self) -> None:
         if self._machine.closed:
-            self._end(linger=True)
+            self._end(linger=not self._machine.quitted)  # a client that said QUIT sends nothing more
         elif self._listener.stopping and not self._machine.in_transaction:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
