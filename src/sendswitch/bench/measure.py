@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import resource
 import smtplib
 import socket
@@ -202,6 +203,7 @@ def _through_chain(first: Postfix, last: Postfix, messages: int) -> float:
     """Return the messages a second from the first Postfix to a Maildir of the last."""
     last.put_aside("bob")
     time.sleep(SETTLE)
+    os.sync()  # what the round before left to be written would be written in this one
     began = time.perf_counter()
     source(first.smtp, messages=messages, sessions=20, size=SIZE, to="bob@example.test")
     end = time.monotonic() + 180

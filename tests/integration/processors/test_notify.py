@@ -63,6 +63,11 @@ async def until(true: Callable[[], object], limit: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
+async def nothing_is_due(one: Sender, outbox: Outbox, clock: FakeClock) -> None:
+    """Wait until all that is due by the clock was tried."""
+    await until(lambda: not one.sending and not outbox.due(clock(), 1, but=[], full=[]))
+
+
 def states(outbox: Outbox) -> dict[str, str]:
     return {event["id"]: event["state"] for event in outbox.events(limit=1000)}
 
@@ -100,8 +105,7 @@ async def test_an_hour_of_500_loses_nothing_and_keeps_the_order(
             clock.advance(60)
             before = len(hook.requests)
             one.look()
-            await asyncio.sleep(0.01)
-            await until(lambda: not one.sending)
+            await nothing_is_due(one, outbox, clock)
             assert len(hook.requests) - before <= 5  # of each message the first, and by its schedule only
         assert set(states(outbox).values()) == {"waiting"}
         assert 5 * 3 <= len(hook.requests) <= 5 * 5
@@ -110,8 +114,8 @@ async def test_an_hour_of_500_loses_nothing_and_keeps_the_order(
         for _ in range(10):
             clock.advance(3600)
             one.look()
-            await asyncio.sleep(0.05)
-        await until(lambda: set(states(outbox).values()) == {"delivered"})
+            await nothing_is_due(one, outbox, clock)
+        assert set(states(outbox).values()) == {"delivered"}
 
     told = [request.headers["webhook-id"] for request in hook.requests]
     assert len(told) == len(set(told)) == 20
@@ -168,7 +172,7 @@ async def test_a_receiver_that_asks_for_time_gets_it(outbox: Outbox, hook: Recei
         await until(lambda: len(hook.requests) == 1 and not one.sending)
         clock.advance(7000)
         one.look()
-        await asyncio.sleep(0.05)
+        await nothing_is_due(one, outbox, clock)
         assert len(hook.requests) == 1
         clock.advance(300)
         one.look()
@@ -190,10 +194,9 @@ async def test_it_is_given_up_after_about_three_days(outbox: Outbox, hook: Recei
     async with sending(outbox, clock) as one:
         await one.put(notice(hook))
         for _ in range(100):
-            await until(lambda: not one.sending)
+            await nothing_is_due(one, outbox, clock)
             clock.advance(3600)
             one.look()
-            await asyncio.sleep(0.02)
         await until(lambda: states(outbox)["msg_0_0"] == "failed")
 
     assert len(hook.requests) == len(schedule.PAUSES) + 1
