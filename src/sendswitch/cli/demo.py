@@ -35,6 +35,8 @@ from sendswitch.spool.states import TERMINAL, State
 
 # Seconds for six messages; a slow machine needs two.
 LIMIT = 30.0
+# How often the start is tried again when a port was taken in the meantime.
+TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +148,25 @@ def _set_up(config: Config, folder: Path) -> None:
     engine.dispose()
 
 
+async def start(folder: Path) -> Node:
+    """Return a running node with the demonstration's users. Raises Temporary."""
+    for left in reversed(range(TRIES)):
+        config = _config(folder)
+        _set_up(config, folder)
+        node = Node(config, worker=True, stories=True)
+        try:
+            await node.start()
+        except Temporary:
+            if not left:
+                raise
+        else:
+            return node
+    raise AssertionError("one of the tries returns or raises")
+
+
 async def _run(session: Session, folder: Path, *, once: bool) -> int:
-    config = _config(folder)
-    _set_up(config, folder)
-    node = Node(config, worker=True, stories=True)
-    await node.start()
+    node = await start(folder)
+    config = node.config
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
