@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sendswitch.admin import desired_state as declared
 from sendswitch.admin.base import Actor, Installation, use_case
 from sendswitch.processors import registry
-from sendswitch.processors.support.list_entries import checked
-from sendswitch.processors.support.masks import masked
+from sendswitch.processors.list_entries import checked
+from sendswitch.processors.masks import masked
 
 
 @dataclass(frozen=True, slots=True)

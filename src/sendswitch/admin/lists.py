@@ -17,8 +17,8 @@ from sendswitch.config.load import parse
 from sendswitch.db import lists
 from sendswitch.errors import NotFound
 from sendswitch.mail.address import key
-from sendswitch.processors.support.list_book import read_book
-from sendswitch.processors.support.list_entries import Entries, Entry, checked
+from sendswitch.processors.list_book import read_book
+from sendswitch.processors.list_entries import Entries, Entry, checked
 
 # Entries that one request adds.
 MOST = 10_000

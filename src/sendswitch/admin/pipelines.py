@@ -17,7 +17,7 @@ from sendswitch.db import journal
 from sendswitch.errors import NotFound
 from sendswitch.mail.ids import to_text
 from sendswitch.processors import registry
-from sendswitch.processors.support.masks import masked
+from sendswitch.processors.masks import masked
 
 
 @dataclass(frozen=True, slots=True)

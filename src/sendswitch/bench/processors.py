@@ -22,10 +22,10 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.pipeline.chain import build
 from sendswitch.processors.clamav import Clamd
+from sendswitch.processors.list_entries import Entries, Entry
 from sendswitch.processors.registry import check
+from sendswitch.processors.services.connections import Closable
 from sendswitch.processors.spamassassin import Spamd
-from sendswitch.processors.support.connections import Closable
-from sendswitch.processors.support.list_entries import Entries, Entry
 
 Client = TypeVar("Client", bound=Closable)
 

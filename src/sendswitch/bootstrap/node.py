@@ -54,9 +54,9 @@ from sendswitch.monitoring.health import make_app
 from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
 from sendswitch.monitoring.overload import Overload
-from sendswitch.processors.support.list_book import read_book
-from sendswitch.processors.support.list_entries import KeptLists
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.list_book import read_book
+from sendswitch.processors.list_entries import KeptLists
+from sendswitch.processors.services.reachable import Reach
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.autoreply import AutoReplies
 from sendswitch.queue.candidates import AT_ONCE, Candidates

@@ -30,9 +30,9 @@ from sendswitch.monitoring.canary import Flight
 from sendswitch.pipeline.trial import Trial
 from sendswitch.processors import registry
 from sendswitch.processors.base import Readers, Services
-from sendswitch.processors.support.list_book import read_book
-from sendswitch.processors.support.list_entries import Book, KeptLists
-from sendswitch.processors.support.reader_pool import InProcesses
+from sendswitch.processors.hosting.reader_pool import InProcesses
+from sendswitch.processors.list_book import read_book
+from sendswitch.processors.list_entries import Book, KeptLists
 from sendswitch.queue.bounce import Reporter
 from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand

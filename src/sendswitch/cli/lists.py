@@ -17,7 +17,7 @@ from sendswitch.admin.lists import MOST, Which
 from sendswitch.cli.output import Session
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, in_words
-from sendswitch.processors.support.list_entries import checked
+from sendswitch.processors.list_entries import checked
 
 app = typer.Typer(help="Allow and deny lists of users, domains and the site.", no_args_is_help=True)
 

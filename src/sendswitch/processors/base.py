@@ -12,8 +12,8 @@ from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.support.list_entries import KeptLists
-from sendswitch.processors.support.payload import described
+from sendswitch.processors.list_entries import KeptLists
+from sendswitch.processors.services.payload import described
 from sendswitch.smtp.endpoint import parse_endpoint
 
 
@@ -154,7 +154,7 @@ class Readers(Protocol):
         ...
 
     async def described(self, mail: Mail, context: Context, *, thin: bool) -> dict[str, Any]:
-        """Return the message as `processors.support.payload` describes it."""
+        """Return the message as `processors.services.payload` describes it."""
         ...
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.support.connections import SharedClient, connect, pieces, write_while
+from sendswitch.processors.services.connections import SharedClient, connect, pieces, write_while
 
 TAG, UNSCANNED = "VIRUS", "UNSCANNED"
 # Bytes of an answer; a signature's name has some dozen.

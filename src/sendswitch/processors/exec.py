@@ -32,7 +32,7 @@ from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.hosting import supervise
-from sendswitch.processors.support.connections import Nothing, SharedClient, pieces
+from sendswitch.processors.services.connections import Nothing, SharedClient, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
 MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800

@@ -20,7 +20,7 @@ from sendswitch.mail.address import key, only
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.support.list_entries import Entries, Entry, Pair, checked
+from sendswitch.processors.list_entries import Entries, Entry, Pair, checked
 
 
 class ListsOptions(base.Options):

@@ -14,7 +14,7 @@ from sendswitch.mail.address import key
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
-from sendswitch.processors.support.endpoint import EndpointOptions, body_of, id_of
+from sendswitch.processors.services.endpoint import EndpointOptions, body_of, id_of
 
 
 class NotifyOptions(EndpointOptions):

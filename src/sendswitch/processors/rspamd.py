@@ -31,9 +31,9 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_EDITS, SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.support.connections import SharedClient, pieces
-from sendswitch.processors.support.http import Url, asked, new_client
-from sendswitch.processors.support.unscanned import TooLarge, unscanned
+from sendswitch.processors.services.connections import SharedClient, pieces
+from sendswitch.processors.services.http import Url, asked, new_client
+from sendswitch.processors.services.unscanned import TooLarge, unscanned
 
 # Bytes of an answer: symbols with their options, and header fields.
 LONGEST = 1024 * 1024

@@ -23,8 +23,8 @@ from sendswitch.mail.headers import SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base
-from sendswitch.processors.support.connections import Nothing, SharedClient, connect, pieces, write_while
-from sendswitch.processors.support.unscanned import TooLarge, unscanned
+from sendswitch.processors.services.connections import Nothing, SharedClient, connect, pieces, write_while
+from sendswitch.processors.services.unscanned import TooLarge, unscanned
 
 # Bytes of an answer: names of rules, of which a message meets some dozens.
 LONGEST = 64 * 1024

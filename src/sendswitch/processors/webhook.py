@@ -24,10 +24,10 @@ from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict, verdict_from_json
 from sendswitch.processors import base
-from sendswitch.processors.support.connections import SharedClient
-from sendswitch.processors.support.endpoint import EndpointOptions, body_of, id_of, signed
-from sendswitch.processors.support.http import PipelineResult, asked, checked_url, new_client, retry_after, shown
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.connections import SharedClient
+from sendswitch.processors.services.endpoint import EndpointOptions, body_of, id_of, signed
+from sendswitch.processors.services.http import PipelineResult, asked, checked_url, new_client, retry_after, shown
+from sendswitch.processors.services.reachable import Reach
 
 # Bytes of an answer: a verdict.
 LONGEST = 256 * 1024

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from sendswitch.errors import Refused
-from sendswitch.processors.support.endpoint import signed
-from sendswitch.processors.support.http import asked, checked_url, new_client, retry_after
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.endpoint import signed
+from sendswitch.processors.services.http import asked, checked_url, new_client, retry_after
+from sendswitch.processors.services.reachable import Reach
 from sendswitch.webhooks.outbox import Event
 
 # Seconds for a request; bytes of an answer.

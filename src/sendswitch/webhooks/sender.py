@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
 from sendswitch.processors.base import Notice
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.reachable import Reach
 from sendswitch.webhooks.outbox import Event, Outbox
 from sendswitch.webhooks.schedule import next_try
 

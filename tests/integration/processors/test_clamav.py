@@ -16,7 +16,7 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.processors.clamav import ClamAV, ClamAVOptions, TooLarge
-from sendswitch.processors.support import connections as sharing
+from sendswitch.processors.services import connections as sharing
 from sendswitch.testing import context, message, opinion
 from tests.conftest import need
 

@@ -16,7 +16,7 @@ from sendswitch.errors import NotFound, Refused, SpoolUnavailable
 from sendswitch.mail.ids import first_at, to_text
 from sendswitch.processors.base import Notice, Services
 from sendswitch.processors.notify import Notify, NotifyOptions
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.reachable import Reach
 from sendswitch.testing import FakeClock, context, mail
 from sendswitch.webhooks import schedule, sender
 from sendswitch.webhooks.outbox import Outbox

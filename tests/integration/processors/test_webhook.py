@@ -25,7 +25,7 @@ from sendswitch.mail.verdict import Action, PipelineResult, Verdict
 from sendswitch.pipeline.chain import BoundStep, Chain
 from sendswitch.processors import registry, webhook
 from sendswitch.processors.base import Context, Services
-from sendswitch.processors.support import http
+from sendswitch.processors.services import http
 from sendswitch.processors.webhook import Webhook, WebhookOptions
 from sendswitch.testing import context, mail, message, opinion
 from tests.receiver import Receiver, receiver

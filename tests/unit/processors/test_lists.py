@@ -15,8 +15,8 @@ from sendswitch.mail.envelope import Client
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
 from sendswitch.processors.base import Services
+from sendswitch.processors.list_entries import Book, Entries, Entry, KeptLists, checked
 from sendswitch.processors.lists import Lists, ListsOptions
-from sendswitch.processors.support.list_entries import Book, Entries, Entry, KeptLists, checked
 from sendswitch.testing import context, mail
 from tests.verdicts import verdict_of
 

@@ -19,7 +19,7 @@ from sendswitch.processors import rate
 from sendswitch.processors.delay import Delay, DelayOptions
 from sendswitch.processors.rate import Rate, RateOptions
 from sendswitch.processors.save import Save, SaveOptions
-from sendswitch.processors.support.payload import described
+from sendswitch.processors.services.payload import described
 from sendswitch.testing import context, mail, message
 from tests.verdicts import verdict_of
 

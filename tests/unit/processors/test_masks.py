@@ -9,7 +9,7 @@ import pytest
 from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors import registry
-from sendswitch.processors.support.masks import masked
+from sendswitch.processors.masks import masked
 
 SECRET = "whsec_" + "c2VjcmV0" * 6
 STEP = '[[step]]\nuse = "notify"\nurl = "https://hook.example/in"\nsecret = {}\n'

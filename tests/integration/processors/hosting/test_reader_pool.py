@@ -20,8 +20,8 @@ from sendswitch.mail.verdict import Deferral, Verdict
 from sendswitch.pipeline.chain import build
 from sendswitch.processors import base
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
+from sendswitch.processors.hosting.reader_pool import InProcesses, Pool, ReaderFailed
 from sendswitch.processors.sieve import Sieve, SieveOptions
-from sendswitch.processors.support.reader_pool import InProcesses, Pool, ReaderFailed
 from sendswitch.testing import context
 from tests.mime_samples import HEAD, TEXT, multipart, part, zipped
 

@@ -19,7 +19,7 @@ from sendswitch.mail.ids import from_text
 from sendswitch.mail.message import Mail
 from sendswitch.processors import base
 from sendswitch.processors.hosting.threads import reading
-from sendswitch.processors.support.http import Url
+from sendswitch.processors.services.http import Url
 
 
 class EndpointOptions(base.Options):

@@ -14,7 +14,7 @@ from typing import Annotated
 import httpx
 from pydantic import AfterValidator
 
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.reachable import Reach
 
 
 def _url(text: str) -> str:

@@ -29,7 +29,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.mime import reader as _mime  # noqa: F401 - loaded before the fork
 from sendswitch.processors import base, registry
 from sendswitch.processors.hosting.wire import context_from_json
-from sendswitch.processors.support.payload import described
+from sendswitch.processors.services.payload import described
 
 # Pipelines' steps that a reader keeps ready.
 KEPT = 200

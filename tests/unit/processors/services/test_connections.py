@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from sendswitch.processors.hosting.threads import asking_names, reading
-from sendswitch.processors.support.connections import SharedClient
+from sendswitch.processors.services.connections import SharedClient
 
 
 class Client:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sendswitch.errors import Refused
-from sendswitch.processors.support.reachable import Reach, public
+from sendswitch.processors.services.reachable import Reach, public
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def ioctl(what, *more):
         fcntl.ioctl(s, what, struct.pack("16s", b"lo") + b"".join(more).ljust(16, b"\\0"))
 ioctl(0x8916, struct.pack("=H2x4s", socket.AF_INET, socket.inet_aton("93.184.216.34")))  # SIOCSIFADDR
 ioctl(0x8914, struct.pack("h", 0x41))  # SIOCSIFFLAGS: up, running
-from sendswitch.processors.support.reachable import Reach
+from sendswitch.processors.services.reachable import Reach
 for address in ("93.184.216.34", "93.184.216.35", "2606:2800:220:1::1"):
     print(Reach().may(ipaddress.ip_address(address)), Reach(["93.184.216.34"]).may(ipaddress.ip_address(address)))
 """

@@ -1,4 +1,4 @@
-"""A bounded pool of reader processes (`processors.support.content_reader`), with a fair share for each user.
+"""A bounded pool of reader processes (`processors.hosting.content_reader`), with a fair share for each user.
 
 Steps that read content run there, because a thread of the node cannot be ended: four slow messages would keep all
 others waiting. A reader that is too slow is killed at the step's time limit, and replaced. A step that waits for a
@@ -118,7 +118,7 @@ class _Nursery:
     def _fork(self, theirs: socket.socket) -> int:
         if self.process is None or self._socket is None:
             ours, its = socket.socketpair()
-            command = [sys.executable, "-m", "sendswitch.processors.support.content_reader", str(self._memory)]
+            command = [sys.executable, "-m", "sendswitch.processors.hosting.content_reader", str(self._memory)]
             self.process = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=its.fileno(), env=environment(), start_new_session=True
             )

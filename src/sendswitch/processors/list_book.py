@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Engine
 
 from sendswitch.db import lists
-from sendswitch.processors.support.list_entries import Book, Entry
+from sendswitch.processors.list_entries import Book, Entry
 
 
 def read_book(engine: Engine, delimiters: str) -> Book:
