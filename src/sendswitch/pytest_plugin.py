@@ -44,7 +44,7 @@ def _judge() -> Callable[..., Verdict | None]:
     """
 
     def judge(processor: Processor | ServiceStep, mail: Mail, context: Context | None = None) -> Verdict | None:
-        from sendswitch.mail.verdict import checked
+        from sendswitch.mail.verdict_checks import checked
         from sendswitch.processors.base import close
         from sendswitch.testing import context as any_context
         from sendswitch.testing import opinion

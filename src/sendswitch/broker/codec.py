@@ -15,7 +15,9 @@ import orjson
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.envelope import Recipient, client_from_json, client_to_json
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import MAX_EDITS, Deferral, checked, deferral_from_json, verdict_from_json
+from sendswitch.mail.verdict import MAX_EDITS, Deferral
+from sendswitch.mail.verdict_checks import checked
+from sendswitch.mail.verdict_json import deferral_from_json, verdict_from_json
 
 # The format. A worker that is older than its node refuses what it cannot read.
 FORMAT = 1
@@ -100,7 +102,7 @@ def decode_answer(data: bytes, *, outside: bool = True) -> Answer:
     """Return the answer that `encode_answer` encoded. Raises ValueError when it is malformed or cannot be carried out.
 
     An answer from a worker of a user's own is `outside`: it may do only what the verdict of a user's program may
-    (`mail.verdict.verdict_from_json`).
+    (`mail.verdict_json`).
     """
     if len(data) > MAX_ANSWER:
         raise ValueError(f"an answer of {len(data)} bytes; at most {MAX_ANSWER} are read")

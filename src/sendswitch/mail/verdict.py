@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import isfinite
 from typing import Any
 
-from sendswitch.mail.address import valid
-from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
-from sendswitch.mail.text import storable
+from sendswitch.mail.headers import AddHeader, Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.reply import Reply, parse_reply
 
 
@@ -58,23 +55,42 @@ class StepOutcome(StrEnum):
 
 # The header field that says where in their mailbox a recipient wants it.
 FOLDER = "X-SendSwitch-Folder"
+
+
 SPAM = "SPAM"
+
+
 VIRUS = "VIRUS"
+
 
 # Tags become a header and metrics labels in people's rules; these limits keep both readable.
 MAX_TAGS = 32
+
+
 MAX_TAG = 64
+
+
 MAX_FORWARD = 50
+
+
 # Characters of a reason; it is a sentence that people read in lists.
 MAX_REASON = 1000
+
+
 MAX_EDITS = 100
+
+
 MAX_VALUE = 10_000
+
+
 # Seconds of a hold, and of one after which the pipeline is asked again.
 MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 
 # Why nothing was decided.
 LATE, BROKE = "late", "broke"
+
+
 # The end of an outcome, as people read it, of a step whose opinion did not count.
 SHADOWED = ", in the shadow"
 
@@ -246,193 +262,17 @@ def merged(before: Verdict, later: Verdict) -> Verdict:
     return replace(later, tags=tags, edits=edits, score=score, rewrite=rewrite)
 
 
-def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
-    """Return the verdict that JSON describes: the inverse of `Verdict.to_json`.
-
-    Raises ValueError with the wrong field. An unknown field is an error, because a misspelt one would silently lose its
-    meaning. A verdict of a stranger's program goes through `checked` as well and is `outside`: it cannot cut, because a
-    cut at the wrong place would turn content into commands, and it cannot discard.
-    """
-    if outside and any("cut" in edit for edit in data.get("edits", ()) if isinstance(edit, Mapping)):
-        raise ValueError("edits: only what is built in can cut")
-    if outside and data.get("action") == "deny" and data.get("then") == "discard":
-        raise ValueError(
-            "then: what is denied is thrown away where the pipeline says deny = 'discard', not by an answer"
-        )
-    unknown = set(data) - _VERDICT_FIELDS
-    if unknown:
-        raise ValueError(f"a verdict has no field {sorted(unknown)[0]!r}; it has {', '.join(sorted(_VERDICT_FIELDS))}")
-    try:
-        action = Action(data["action"]) if data.get("action") else None
-    except ValueError:
-        raise ValueError(f"action {data['action']!r} is none of {', '.join(Action)}") from None
-    hold, (then, denial) = data.get("hold"), _then(str(data.get("then", "")), denied=action is Action.DENY)
-    return Verdict(
-        action=action,
-        tags=_list(data, "tags"),
-        edits=tuple(_edit_from_json(edit) for edit in data.get("edits", ())),
-        forward=_list(data, "forward"),
-        keep_copy=bool(data.get("keep_copy", False)),
-        reply=parse_reply(str(data["reply"])) if data.get("reply") else None,
-        reason=str(data.get("reason", ""))[:1000],
-        hold=float(hold) if hold is not None else None,
-        then=then,
-        denial=denial,
-        score=float(data["score"]) if data.get("score") is not None else None,
-        trace=tuple(step_from_json(step) for step in data.get("trace", ())),
-        pipeline=str(data.get("pipeline", "")),
-        version=int(data.get("version", 0)),
-        rewrite=bool(data.get("rewrite", False)),
-    )
-
-
-def deferral_from_json(data: Mapping[str, Any]) -> Deferral:
-    """Return the deferral that JSON describes: the inverse of `Deferral.to_json`. Raises ValueError."""
-    if (why := data.get("why", "")) not in ("", LATE, BROKE):
-        raise ValueError(f"why: {why!r} is none of {LATE}, {BROKE}")
-    return Deferral(
-        reason=storable(data.get("reason", ""), MAX_REASON),
-        trace=tuple(step_from_json(step) for step in data.get("trace", ())),
-        pipeline=str(data.get("pipeline", "")),
-        version=int(data.get("version", 0)),
-        why=why,
-    )
-
-
-_AFTER_HOLD = {member.value: member for member in AfterHold}
-_DENIALS = {member.value: member for member in Denial}
-
-
-def _then(text: str, *, denied: bool) -> tuple[AfterHold, Denial]:
-    """Return the meaning of the field "then". Raises ValueError for a word that has none.
-
-    A word that the action does not have is left out: a DENY that a person released is a PASS with the "then" of a DENY.
-    """
-    after, denial = _AFTER_HOLD.get(text), _DENIALS.get(text)
-    if after is None and denial is None:
-        raise ValueError(f"then: {text!r} is none of {', '.join(filter(None, _AFTER_HOLD))}")
-    if denied:
-        return AfterHold.UNSET, denial or Denial.UNSET
-    return after or AfterHold.UNSET, Denial.UNSET
-
-
-def _list(data: Mapping[str, Any], name: str) -> tuple[Any, ...]:
-    value = data.get(name, ())
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{name} must be a list")
-    return tuple(value)
-
-
-_VERDICT_FIELDS = frozenset(
-    (
-        "action",
-        "tags",
-        "edits",
-        "forward",
-        "keep_copy",
-        "reply",
-        "reason",
-        "hold",
-        "then",
-        "score",
-        "trace",
-        "pipeline",
-        "version",
-        "rewrite",
-    )
-)
-
-
-def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
-    """Return the verdict when all of it can be carried out. Raises ValueError with the part that cannot.
-
-    Every verdict of a processor goes through here, because it ends up in SMTP commands, header fields and the journal.
-    `edits` is how many header edits it may have; a pipeline's verdict has those of all its steps.
-    """
-    checked_tags(verdict.tags)
-    if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
-        raise ValueError(f"forward must be a list of at most {MAX_FORWARD} addresses")
-    for address in verdict.forward:
-        if not isinstance(address, str) or "@" not in address or not valid(address):
-            raise ValueError(f"forward: {address!r} is no mail address")
-    if verdict.action is Action.FORWARD and not verdict.forward:
-        raise ValueError("action forward needs an address in forward")
-    if verdict.reply is not None:
-        _check_refusal(verdict.reply)
-    if verdict.score is not None and not isfinite(verdict.score):
-        raise ValueError(f"score {verdict.score!r} is no number")
-    _check_hold(verdict)
-    if verdict.rewrite:
-        raise ValueError("rewrite: only the switch changes whose mail it is, when it forwards")
-    if len(verdict.edits) > edits:
-        raise ValueError(f"{len(verdict.edits)} header edits; at most {edits} are made")
-    for edit in verdict.edits:
-        _check_edit(edit)
-    reason = storable(verdict.reason, MAX_REASON)
-    return verdict if reason == verdict.reason else replace(verdict, reason=reason)
-
-
-def _check_hold(verdict: Verdict) -> None:
-    if verdict.then not in _AFTER_HOLD:
-        raise ValueError(f"then: {verdict.then!r} is none of {', '.join(filter(None, _AFTER_HOLD))}")
-    if verdict.denial not in _DENIALS:
-        raise ValueError(f"denial: {verdict.denial!r} is none of {', '.join(filter(None, _DENIALS))}")
-    if verdict.hold is not None and not 0 <= verdict.hold < MAX_HOLD:
-        raise ValueError(f"hold {verdict.hold!r} is no number of seconds")
-    if verdict.then == AfterHold.ASK and (verdict.hold is None or verdict.hold < MIN_DELAY):
-        raise ValueError(f"then = ask needs a hold of at least {MIN_DELAY:g} s, or nothing else would be done")
-
-
-def _check_edit(edit: Edit) -> None:
-    if isinstance(edit, Cut):
-        if not 0 < edit.start < edit.end or len(edit.text) > MAX_VALUE or storable(edit.text, MAX_VALUE) != edit.text:
-            raise ValueError(f"cut {edit.start} to {edit.end}: not a place with text of at most {MAX_VALUE} characters")
-        return
-    values = (edit.mark,) if isinstance(edit, MarkSubject) else (edit.name, getattr(edit, "value", ""))
-    for value in values:
-        if not isinstance(value, str) or len(value) > MAX_VALUE or storable(value, MAX_VALUE) != value:
-            raise ValueError(f"header edit {edit!r}: names and values are text of at most {MAX_VALUE} characters")
-    if not isinstance(edit, MarkSubject) and not valid_name(edit.name):
-        raise ValueError(f"header edit: {edit.name!r} is no header field name")
-
-
 def parse_refusal(text: str) -> Reply:
     """Return a reply that refuses: 4xx or 5xx, but not 421, which would end the whole session. Raises ValueError."""
     reply = parse_reply(text)
-    _check_refusal(reply)
+    check_refusal(reply)
     return reply
 
 
-def _check_refusal(reply: Reply) -> None:
+def check_refusal(reply: Reply) -> None:
+    """Raise ValueError when a reply does not refuse, or would end the whole session."""
     if reply.positive or reply.code == 421:
         raise ValueError(f"{str(reply)!r} is no refusal; begin it with 4xx or 5xx, and not with 421")
-
-
-def checked_tags(tags: Any) -> tuple[str, ...]:
-    """Return `tags` as a tuple of distinct words that fit a header. Raises ValueError."""
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-        raise ValueError("tags must be a list of words")
-    for tag in tags:
-        if not tag or len(tag) > MAX_TAG or not tag.isascii() or not tag.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"tag {tag!r} must be 1 to {MAX_TAG} letters, digits, '-' or '_'")
-    if len(tags) > MAX_TAGS:
-        raise ValueError(f"{len(tags)} tags; at most {MAX_TAGS} are kept")
-    return tuple(dict.fromkeys(tags))
-
-
-def step_from_json(data: Mapping[str, Any]) -> StepRecord:
-    """Return the inverse of `StepRecord.to_json`."""
-    told = str(data.get("outcome", ""))
-    outcome = told.removesuffix(SHADOWED)
-    return StepRecord(
-        processor=str(data.get("processor", "")),
-        version=str(data.get("version", "")),
-        seconds=float(data.get("seconds", 0.0)),
-        outcome=outcome,
-        saw=str(data.get("saw", "")),
-        answer=data.get("answer"),
-        shadow=outcome != told,
-    )
 
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -446,20 +286,3 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
         case Cut(start, end, text):
             return {"cut": [start, end], "text": text}
     return {"mark_subject": edit.mark}
-
-
-def _edit_from_json(data: Mapping[str, Any]) -> Edit:
-    match data:
-        case {"add": name, "value": value}:
-            return AddHeader(name, value)
-        case {"set": name, "value": value}:
-            return SetHeader(name, value)
-        case {"remove": name}:
-            return RemoveHeader(name)
-        case {"mark_subject": mark}:
-            return MarkSubject(mark)
-        case {"cut": [int(start), int(end)], "text": text}:
-            return Cut(start, end, text)
-    raise ValueError(
-        f"not a header edit: {dict(data)!r}; use add/set with value, remove, mark_subject, or cut with text"
-    )

@@ -30,9 +30,9 @@ from sendswitch.mail.verdict import (
     StepOutcome,
     StepRecord,
     Verdict,
-    checked,
     merged,
 )
+from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor, Readers, Services, ServiceStep, close
 from sendswitch.reply import Reply

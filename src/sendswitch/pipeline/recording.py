@@ -11,7 +11,8 @@ from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import to_text
-from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.spool.recorded_mail import Recorded, recorded
 from sendswitch.spool.states import TERMINAL
 

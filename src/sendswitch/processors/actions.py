@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 from sendswitch.config.units import Duration
 from sendswitch.mail.address import valid
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked_tags
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.mail.verdict_checks import checked_tags
 from sendswitch.processors import base
 
 

@@ -30,7 +30,8 @@ from sendswitch.mail.mime.archives.base import DEEPEST, MOST_BYTES, MOST_NAMES, 
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.mime.names import spellings
 from sendswitch.mail.mime.reader import Part, Reading
-from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal, verdict_from_json
+from sendswitch.mail.verdict import MAX_EDITS, Action, Verdict, parse_refusal
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
 
 __all__ = ("DEEPEST", "MOST_BYTES", "MOST_NAMES", "Attachment", "AttachmentOptions")

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict, checked_tags, parse_refusal
+from sendswitch.mail.verdict import Verdict, parse_refusal
+from sendswitch.mail.verdict_checks import checked_tags
 from sendswitch.processors.hosting.threads import asking_names, reading
 from sendswitch.processors.list_entries import KeptLists
 from sendswitch.processors.services.payload import described

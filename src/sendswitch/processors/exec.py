@@ -29,7 +29,8 @@ from sendswitch.config.units import Duration, Size
 from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import Action, Verdict, parse_refusal, verdict_from_json
+from sendswitch.mail.verdict import Action, Verdict, parse_refusal
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.hosting import supervise
 from sendswitch.processors.services.connections import Nothing, SharedClient, pieces

@@ -18,7 +18,8 @@ from pydantic import Field, field_validator
 from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Denial, Verdict, checked_tags
+from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Denial, Verdict
+from sendswitch.mail.verdict_checks import checked_tags
 from sendswitch.processors import base
 from sendswitch.processors.reply import ReplyOptions, answer
 from sendswitch.reply import Reply, printable

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from sendswitch.errors import Temporary
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.services.connections import SharedClient
 from sendswitch.processors.services.endpoint import EndpointOptions, body_of, id_of, signed

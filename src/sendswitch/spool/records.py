@@ -14,7 +14,8 @@ from sendswitch.journal.search import SearchFacts
 from sendswitch.mail.content import Content
 from sendswitch.mail.envelope import Envelope, Recipient, from_json
 from sendswitch.mail.ids import to_text
-from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.spool.states import State
 
 Loader = Callable[[int], Awaitable[Content]]

@@ -17,7 +17,8 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, RemoveHeader, edit
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import auth
 from sendswitch.processors.auth import MOST_QUESTIONS, Auth, AuthOptions
 from sendswitch.processors.base import Context, Services

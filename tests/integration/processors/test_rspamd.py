@@ -18,7 +18,8 @@ from sendswitch.mail.content import InFile
 from sendswitch.mail.envelope import Client
 from sendswitch.mail.headers import AddHeader, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Verdict, checked
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors.base import Context
 from sendswitch.processors.rspamd import Rspamd, RspamdOptions
 from sendswitch.testing import context, mail, message, opinion

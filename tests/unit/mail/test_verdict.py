@@ -14,16 +14,9 @@ from sendswitch.mail.headers import (
     RemoveHeader,
     SetHeader,
 )
-from sendswitch.mail.verdict import (
-    Action,
-    AfterHold,
-    Denial,
-    StepRecord,
-    Verdict,
-    checked,
-    step_from_json,
-    verdict_from_json,
-)
+from sendswitch.mail.verdict import Action, AfterHold, Denial, StepRecord, Verdict
+from sendswitch.mail.verdict_checks import checked
+from sendswitch.mail.verdict_json import step_from_json, verdict_from_json
 from sendswitch.reply import Reply
 
 EDITS = st.one_of(

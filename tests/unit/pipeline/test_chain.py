@@ -14,7 +14,8 @@ from sendswitch.conditions.pipeline import OnError
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.journal.story import numbered, steps_of
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Action, Deferral, Verdict, step_from_json, verdict_from_json
+from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.mail.verdict_json import step_from_json, verdict_from_json
 from sendswitch.pipeline.chain import BoundStep, Chain, build
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Options

@@ -21,7 +21,9 @@ from sendswitch.mail.headers import AddHeader, Cut, MarkSubject, RemoveHeader, S
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.archives import look
 from sendswitch.mail.mime.archives.base import DEEPEST, Budget, Unreadable
-from sendswitch.mail.verdict import Action, Verdict, checked, verdict_from_json
+from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.mail.verdict_checks import checked
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.processors.headers import Headers, HeadersOptions, Subject, SubjectOptions

@@ -12,7 +12,8 @@ from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded as display
-from sendswitch.mail.verdict import Action, Denial, Verdict, checked
+from sendswitch.mail.verdict import Action, Denial, Verdict
+from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, InThreads, Reads, Services
 from sendswitch.processors.sieve import Sieve, SieveOptions

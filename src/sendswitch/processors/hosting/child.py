@@ -25,7 +25,8 @@ from sendswitch.errors import Temporary
 from sendswitch.mail.content import InFile
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import Verdict, verdict_from_json
+from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
 from sendswitch.processors.hosting.wire import context_to_json
 

@@ -24,7 +24,8 @@ import orjson
 from sendswitch.config.load import validate
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.message import Mail
-from sendswitch.mail.verdict import Verdict, checked
+from sendswitch.mail.verdict import Verdict
+from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
 from sendswitch.processors.hosting.wire import context_from_json
