@@ -30,8 +30,9 @@ from sendswitch.queue.settings import Current, Settings
 from sendswitch.routing import Route, Routes
 from sendswitch.spool import admin
 from sendswitch.spool.audit import audit
+from sendswitch.spool.opening import open_spool
 from sendswitch.spool.records import Delivery
-from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock, MemoryCourier, message
 

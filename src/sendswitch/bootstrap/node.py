@@ -67,7 +67,7 @@ from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
-from sendswitch.spool.spool import close_to_others, open_spool
+from sendswitch.spool.opening import close_to_others, open_spool
 from sendswitch.web.server import WebServer
 from sendswitch.web.stories import make_routes
 from sendswitch.webhooks.outbox import PLACE, Outbox

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import sqlite3
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +24,8 @@ from sendswitch.errors import SpoolUnavailable, in_words
 from sendswitch.journal.events import Event, EventKind
 from sendswitch.mail.content import Content, InMemory, digest_of
 from sendswitch.mail.envelope import Envelope, Recipient
-from sendswitch.mail.ids import NODES, first_at, to_text
 from sendswitch.mail.ids import Sequence as IdSequence
+from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.verdict import Verdict
 from sendswitch.spool import schema
 from sendswitch.spool.body import LARGE, Body
@@ -51,8 +49,6 @@ from sendswitch.spool.schema import content_file
 from sendswitch.spool.states import NEVER_OURS
 from sendswitch.spool.writer import Call, Writer
 
-# Seconds that content without a message is kept before it is deleted.
-ORPHANS_KEPT = 7 * 86400.0
 # Seconds that a look at the free space counts.
 FREE_FOR = 1.0
 
@@ -503,95 +499,12 @@ class Spool:
         self._reader.close()
 
 
-def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Spool:
-    """Open or create the spool in `folder`, and repair what a crash left. Raises SpoolUnavailable.
-
-    Content of messages that were never acknowledged is moved away; everything else is as it was. A spool without its
-    database is refused. `recording` is one of `schema.RECORDINGS`: the messages whose content is kept after their last
-    delivery.
-    """
-    files = folder / "content"
-    try:
-        files.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_without_database(folder, files)
-        connection = connect(folder / "spool.db")
-        close_to_others(folder, "**/*")
-        before = schema.prepare(connection)
-        connection.executescript(schema.WRITER)
-        connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
-        # In the file, because commands that end deliveries must do the same.
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('recording', ?)", (recording,))
-    except (sqlite3.Error, OSError) as error:
-        raise SpoolUnavailable(f"cannot prepare the spool in {folder}: {in_words(error)}") from error
-    orphans = _put_orphans_aside(connection, folder, files)
-    alive = scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL")
-    logs.recovered(deliveries=alive, orphans=orphans)
-    spool = Spool(folder, connection, clock, recording)
-    spool.version_before = before
-    return spool
-
-
-def _refuse_without_database(folder: Path, files: Path) -> None:
-    """Raise SpoolUnavailable when there is content but no database that tells its owners."""
-    if (folder / "spool.db").exists() or not any(files.glob("*.eml")):
-        return
-    raise SpoolUnavailable(
-        f"{folder}/spool.db is missing, and there is mail in {files}; put the database back (with its -wal file),"
-        f" restore a backup, or move {files} away to begin with an empty spool"
-    )
-
-
-def close_to_others(folder: Path, *names: str) -> None:
-    """Remove other users' access to a folder, and to its files of these names (globs, ** for all), whatever modes they
-    had.
-
-    Raises OSError.
-    """
-    _close(folder)
-    for name in names:
-        for path in folder.glob(name):
-            _close(path)
-
-
-def _close(path: Path) -> None:
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        return
-    wanted = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
-    if stat.S_IMODE(status.st_mode) != wanted:
-        path.chmod(wanted)
-
-
 def _forget_content(connection: sqlite3.Connection, ids: Sequence[tuple[int]]) -> list[int]:
     """Delete the recorded content of final messages. Return those with a file; the caller deletes the files."""
     large = [id_ for (id_,) in ids if scalar(connection, "SELECT in_file FROM message WHERE id = ?", id_)]
     connection.executemany("DELETE FROM content WHERE message = ?", ids)
     connection.executemany("DELETE FROM recorded WHERE message = ?", ids)
     return large
-
-
-def _put_orphans_aside(connection: sqlite3.Connection, folder: Path, files: Path) -> int:
-    """Move content without a message to `orphans`. Return the number of files.
-
-    A crash between a file and its row leaves one, of a message that was never acknowledged. Many of them mean that the
-    database is older than they are, so that none is deleted before `ORPHANS_KEPT` is over. Unfinished files are
-    deleted.
-    """
-    wanted = {content_file(files, row[0]) for row in connection.execute(schema.FILES_NEEDED)}
-    aside, moved = folder / "orphans", 0
-    for path in files.iterdir():
-        if path.suffix == ".tmp":
-            path.unlink(missing_ok=True)
-        elif path not in wanted:
-            aside.mkdir(mode=0o700, exist_ok=True)
-            path.rename(aside / path.name)
-            (aside / path.name).touch()
-            moved += 1
-    if aside.exists():
-        for path in aside.iterdir():
-            if path.stat().st_mtime < time.time() - ORPHANS_KEPT:
-                path.unlink(missing_ok=True)
-    return moved
 
 
 def new_message(

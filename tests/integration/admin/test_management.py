@@ -41,10 +41,11 @@ from sendswitch.mail.content import read_all
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.verdict import Action, Verdict
+from sendswitch.spool.opening import open_spool
 from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.rules import Kind
 from sendswitch.spool.schema import content_file
-from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock
 from sendswitch.web.server import WebServer

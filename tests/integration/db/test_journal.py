@@ -24,8 +24,9 @@ from sendswitch.mail.content import InMemory
 from sendswitch.monitoring import auditor as ledger
 from sendswitch.monitoring import journal_relay as journaling
 from sendswitch.monitoring.journal_relay import keep_journal
+from sendswitch.spool.opening import open_spool
 from sendswitch.spool.records import Change, Delivery
-from sendswitch.spool.spool import new_message, open_spool
+from sendswitch.spool.spool import new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock, envelope
 

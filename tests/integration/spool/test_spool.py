@@ -22,8 +22,9 @@ from sendswitch.spool import connection as spool_connection
 from sendswitch.spool.audit import audit
 from sendswitch.spool.backup import copy_spool
 from sendswitch.spool.body import LARGE
+from sendswitch.spool.opening import open_spool
 from sendswitch.spool.records import Change, Delivery, Message
-from sendswitch.spool.spool import Spool, new_message, open_spool
+from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock, envelope
 
