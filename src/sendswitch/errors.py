@@ -28,6 +28,10 @@ class Temporary(SendSwitchError):
     """The operation failed now and may succeed later; the mail stays where it is and is tried again."""
 
 
+class AddressTaken(Temporary):
+    """This process cannot listen on an address."""
+
+
 class Permanent(SendSwitchError):
     """The operation will fail the same way each time; change the message or the configuration."""
 

@@ -53,13 +53,13 @@ class DeliverySummary:
     message_id: str
     client: str
     helo: str
-    client_name: str
     queue_id: str
     header_to: str
     header_cc: str
     reply_to: str
     parts: tuple[str, ...]
     score: float | None
+    client_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal, lists
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
-from sendswitch.errors import InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
+from sendswitch.errors import AddressTaken, InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
 from sendswitch.intake.after_queue import FilterIntake, IntakeOptions
 from sendswitch.intake.proxy import ProxyIntake
 from sendswitch.journal.events import Event
@@ -194,7 +194,7 @@ class Node:
     def _start_worker(self, broker: EmbeddedBroker) -> None:
         self._worker = None
         if self._with_worker:
-            consumer = broker.consumer(lambda reference: self.spool.content(reference.message))
+            consumer = broker.consumer(self._dispatcher.content)
             self._worker = make_worker(self.config, consumer, self._engine, self._services, self._notes)
             self._worker_task = self._keep("worker", self._worker.run)
 
@@ -409,8 +409,10 @@ class Node:
 
     async def stop(self) -> None:
         """Stop taking mail, finish mail in hand, stop workers, close. Everything else is in the spool."""
-        for listener in self.listeners:
-            await listener.stop(GRACE / 3)
+        async with self._changing:
+            self.draining = True  # a reload that waits opens no listeners
+            for listener in self.listeners:
+                await listener.stop(GRACE / 3)
         self.queue.stop()
         await self._runner.stop(GRACE / 3)
         await self.candidates.stop()
@@ -442,11 +444,13 @@ class Node:
             logs.journal_failed(error=error, retry_in=0.0)
 
 
-def not_bound(key: str, endpoint: Endpoint, error: OSError) -> Temporary:
+def not_bound(key: str, endpoint: Endpoint, error: OSError) -> AddressTaken:
     """Return the error for an address on which this process cannot listen."""
     if error.errno == errno.EACCES and 0 < endpoint.port < 1024:
-        return Temporary(f"{key} {endpoint}: a port below 1024 needs root or CAP_NET_BIND_SERVICE; choose a higher one")
-    return Temporary(f"{key} {endpoint}: {in_words(error)}; choose another address")
+        return AddressTaken(
+            f"{key} {endpoint}: a port below 1024 needs root or CAP_NET_BIND_SERVICE; choose a higher one"
+        )
+    return AddressTaken(f"{key} {endpoint}: {in_words(error)}; choose another address")
 
 
 def _by_name(config: Config) -> dict[str, ListenerSection]:

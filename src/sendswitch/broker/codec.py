@@ -7,7 +7,8 @@ message. Each `decode_` is the inverse of its `encode_`, and takes bytes from an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import isfinite
 from typing import Any, TypeVar
 
 import orjson
@@ -15,7 +16,8 @@ import orjson
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.envelope import Recipient, client_from_json, client_to_json
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import MAX_EDITS, Deferral
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import MAX_EDITS, MAX_REASON, Deferral, StepRecord
 from sendswitch.mail.verdict_checks import checked
 from sendswitch.mail.verdict_json import deferral_from_json, verdict_from_json
 
@@ -23,8 +25,9 @@ from sendswitch.mail.verdict_json import deferral_from_json, verdict_from_json
 FORMAT = 1
 # Most bytes of an answer. The facts of a step are a few kB, and the answer of a service at most 64 KiB.
 MAX_ANSWER = 4 * 1024 * 1024
-# Most header edits of an answer. A pipeline has at most 100 steps.
-EDITS = 100 * MAX_EDITS
+# Most steps of a pipeline, and header edits of all of them.
+STEPS = 100
+EDITS = STEPS * MAX_EDITS
 
 _T = TypeVar("_T", int, float, str, bool, dict[str, Any])
 
@@ -110,11 +113,33 @@ def decode_answer(data: bytes, *, outside: bool = True) -> Answer:
     names = _get(told, "message", int), _get(told, "n", int), _get(told, "token", str)
     try:
         if "deferral" in told:
-            return Answer(*names, deferral_from_json(_get(told, "deferral", dict)))
+            deferral = deferral_from_json(_get(told, "deferral", dict))
+            return Answer(*names, replace(deferral, trace=_checked_trace(deferral.trace)))
         verdict = verdict_from_json(_get(told, "verdict", dict), outside=outside)
-        return Answer(*names, checked(verdict, edits=EDITS))
+        if verdict.action is None:
+            raise ValueError("a pipeline's verdict has an action")
+        return Answer(*names, replace(checked(verdict, edits=EDITS), trace=_checked_trace(verdict.trace)))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"an answer that is none: {error}") from error
+
+
+def _checked_trace(trace: tuple[StepRecord, ...]) -> tuple[StepRecord, ...]:
+    """Return a trace that every database can keep. Raises ValueError."""
+    if len(trace) > STEPS:
+        raise ValueError(f"{len(trace)} steps; a pipeline has at most {STEPS}")
+    for step in trace:
+        if not isfinite(step.seconds) or (step.answer is not None and not isinstance(step.answer, Mapping)):
+            raise ValueError(f"a step with the time {step.seconds!r} or an answer that is no object")
+    return tuple(
+        replace(
+            step,
+            processor=storable(step.processor, MAX_REASON),
+            version=storable(step.version, MAX_REASON),
+            outcome=storable(step.outcome, MAX_REASON),
+            saw=storable(step.saw, MAX_REASON),
+        )
+        for step in trace
+    )
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:

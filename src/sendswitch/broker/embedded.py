@@ -6,7 +6,7 @@ It is memory over the spool: what a crash loses here, the node offers again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 
 from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
 from sendswitch.mail.content import Content
@@ -18,7 +18,7 @@ class EmbeddedBroker:
     """Queues by name; each task goes to one waiting worker."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, deque[Task]] = {}
+        self._queues: dict[str, OrderedDict[str, Task]] = {}  # by the name of the queue, and by token
         self._waiting: deque[tuple[tuple[str, ...], asyncio.Future[Task]]] = deque()
         # The listener of each task that is queued or leased, by token.
         self._known: dict[str, OnAnswer] = {}
@@ -37,21 +37,20 @@ class EmbeddedBroker:
         """Hand the task to a worker that waits, or queue it."""
         self._known[task.token] = on_answer
         if not self._hand_over(task):
-            self._queues.setdefault(task.queue, deque()).append(task)
+            self._queues.setdefault(task.queue, OrderedDict())[task.token] = task
 
     def put_back(self, task: Task) -> None:
         """Put a task that was not done at the front of its queue, unless it was withdrawn meanwhile."""
         if task.token in self._known and not self._hand_over(task):
-            self._queues.setdefault(task.queue, deque()).appendleft(task)
+            queue = self._queues.setdefault(task.queue, OrderedDict())
+            queue[task.token] = task
+            queue.move_to_end(task.token, last=False)
 
     def remove(self, task: Task) -> None:
         """Forget a task, and drop it from its queue if no worker has it yet."""
         self._known.pop(task.token, None)
-        queue = self._queues.get(task.queue, ())
-        for queued in queue:
-            if queued.token == task.token:
-                self._queues[task.queue].remove(queued)
-                return
+        if (queue := self._queues.get(task.queue)) is not None:
+            queue.pop(task.token, None)
 
     def has(self, task: Task) -> bool:
         """Return whether a task is queued or leased."""
@@ -61,7 +60,7 @@ class EmbeddedBroker:
         """Return the oldest task of the first of these queues that has one; wait if none has."""
         for name in queues:
             if queue := self._queues.get(name):
-                return queue.popleft()
+                return queue.popitem(last=False)[1]
         future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._waiting.append((queues, future))
         try:

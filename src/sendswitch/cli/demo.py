@@ -28,7 +28,7 @@ from sendswitch.config.load import validate
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.delivery.maildir import folder_name
-from sendswitch.errors import Temporary
+from sendswitch.errors import AddressTaken, Temporary
 from sendswitch.processors import registry
 from sendswitch.spool import admin
 from sendswitch.spool.states import TERMINAL, State
@@ -156,7 +156,7 @@ async def start(folder: Path) -> Node:
         node = Node(config, worker=True, stories=True)
         try:
             await node.start()
-        except Temporary:
+        except AddressTaken:
             if not left:
                 raise
         else:

@@ -10,7 +10,7 @@ from typing import Any
 from sendswitch.mail.verdict import Action, Deferral, PipelineResult, Verdict
 
 # What of a verdict the recipient or the sender would notice. Its reason is words, and the trace is how it came about.
-NOTICED = ("action", "tags", "edits", "forward", "keep_copy", "reply", "hold", "then")
+NOTICED = ("action", "tags", "edits", "forward", "keep_copy", "reply", "hold", "then", "denial")
 
 NO_PIPELINE = Verdict.passed("no pipeline")
 

@@ -35,13 +35,7 @@ def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
     `edits` is how many header edits it may have; a pipeline's verdict has those of all its steps.
     """
     checked_tags(verdict.tags)
-    if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
-        raise ValueError(f"forward must be a list of at most {MAX_FORWARD} addresses")
-    for address in verdict.forward:
-        if not isinstance(address, str) or "@" not in address or not valid(address):
-            raise ValueError(f"forward: {address!r} is no mail address")
-    if verdict.action is Action.FORWARD and not verdict.forward:
-        raise ValueError("action forward needs an address in forward")
+    _check_forward(verdict)
     if verdict.reply is not None:
         check_refusal(verdict.reply)
     if verdict.score is not None and not isfinite(verdict.score):
@@ -53,8 +47,20 @@ def checked(verdict: Verdict, *, edits: int = MAX_EDITS) -> Verdict:
         raise ValueError(f"{len(verdict.edits)} header edits; at most {edits} are made")
     for edit in verdict.edits:
         _check_edit(edit)
-    reason = storable(verdict.reason, MAX_REASON)
-    return verdict if reason == verdict.reason else replace(verdict, reason=reason)
+    reason, then, denial = storable(verdict.reason, MAX_REASON), AfterHold(verdict.then), Denial(verdict.denial)
+    if reason == verdict.reason and then is verdict.then and denial is verdict.denial:
+        return verdict
+    return replace(verdict, reason=reason, then=then, denial=denial)
+
+
+def _check_forward(verdict: Verdict) -> None:
+    if isinstance(verdict.forward, str) or len(verdict.forward) > MAX_FORWARD:
+        raise ValueError(f"forward must be a list of at most {MAX_FORWARD} addresses")
+    for address in verdict.forward:
+        if not isinstance(address, str) or "@" not in address or not valid(address):
+            raise ValueError(f"forward: {address!r} is no mail address")
+    if verdict.action is Action.FORWARD and not verdict.forward:
+        raise ValueError("action forward needs an address in forward")
 
 
 def _check_hold(verdict: Verdict) -> None:

@@ -42,7 +42,10 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         action = Action(data["action"]) if data.get("action") else None
     except ValueError:
         raise ValueError(f"action {data['action']!r} is none of {', '.join(Action)}") from None
-    hold, (then, denial) = data.get("hold"), _then(str(data.get("then", "")), denied=action is Action.DENY)
+    hold, (then, denial) = (
+        data.get("hold"),
+        _then(str(data.get("then", "")), denied=action is Action.DENY, outside=outside),
+    )
     return Verdict(
         action=action,
         tags=_list(data, "tags"),
@@ -81,14 +84,17 @@ _AFTER_HOLD = {member.value: member for member in AfterHold}
 _DENIALS = {member.value: member for member in Denial}
 
 
-def _then(text: str, *, denied: bool) -> tuple[AfterHold, Denial]:
+def _then(text: str, *, denied: bool, outside: bool) -> tuple[AfterHold, Denial]:
     """Return the meaning of the field "then". Raises ValueError for a word that has none.
 
-    A word that the action does not have is left out: a DENY that a person released is a PASS with the "then" of a DENY.
+    In stored JSON, a word that the action does not have is left out: a DENY that a person released is a PASS with the
+    "then" of a DENY. From outside it is an error.
     """
     after, denial = _AFTER_HOLD.get(text), _DENIALS.get(text)
-    if after is None and denial is None:
-        raise ValueError(f"then: {text!r} is none of {', '.join(filter(None, _AFTER_HOLD))}")
+    fits = (denial if denied else after) is not None
+    if not fits and (outside or (after is None and denial is None)):
+        known = _DENIALS if denied else _AFTER_HOLD
+        raise ValueError(f"then: {text!r} is none of {', '.join(filter(None, known))}")
     if denied:
         return AfterHold.UNSET, denial or Denial.UNSET
     return after or AfterHold.UNSET, Denial.UNSET

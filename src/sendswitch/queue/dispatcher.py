@@ -10,12 +10,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sendswitch import logs, metrics
 from sendswitch.broker.base import TaskPublisher
 from sendswitch.clock import Clock
-from sendswitch.errors import classify
+from sendswitch.errors import Temporary, classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Answer, Reference, Task
@@ -24,7 +24,7 @@ from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout
 from sendswitch.queue.settings import Current
 from sendswitch.routing import Route
-from sendswitch.spool.records import Delivery
+from sendswitch.spool.records import Delivery, Message
 
 # Seconds behind the deadline after which the broker is asked whether it has the task still.
 OVERDUE = 5.0
@@ -36,6 +36,15 @@ FORGOTTEN = 60.0
 
 Observer = Callable[[Delivery, Route, PipelineResult], None]
 """Gets each answer that counted where there is a candidate; must not block."""
+
+
+@dataclass(slots=True)
+class _Question:
+    """A task that waits for its answer; None as the answer means that it must be offered again."""
+
+    task: Task
+    answer: asyncio.Future[PipelineResult | None]
+    timer: asyncio.TimerHandle | None = None
 
 
 class Dispatcher:
@@ -50,7 +59,8 @@ class Dispatcher:
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
         self._random = b""
-        self._waiting: dict[str, tuple[Task, asyncio.Future[PipelineResult | None]]] = {}
+        self._waiting: dict[str, _Question] = {}
+        self._messages: dict[int, tuple[Message, int]] = {}  # asked about, and for how many recipients
         self._begun: dict[Key, tuple[asyncio.Task[PipelineResult], asyncio.TimerHandle]] = {}
 
     async def open(self) -> None:
@@ -103,17 +113,35 @@ class Dispatcher:
         """Offer a task and wait for its answer. Suspects (`poison`) are offered one at a time."""
         began = time.perf_counter()
         task = self._task(delivery, route)
-        suspects = self.suspects
-        if delivery.key in suspects.counts or task.digest in suspects.digests:
-            async with suspects.turn:
+        suspects, message = self.suspects, delivery.message
+        self._messages[message.id] = message, self._messages.get(message.id, (message, 0))[1] + 1
+        try:
+            if delivery.key in suspects.counts or task.digest in suspects.digests:
+                async with suspects.turn:
+                    answer = await self._answer(task, route)
+            else:
                 answer = await self._answer(task, route)
-        else:
-            answer = await self._answer(task, route)
+        finally:
+            self._let_go(message)
         _tell(delivery, answer, time.perf_counter() - began)
         if route.candidate:
             for observer in self._observers:
                 observer(delivery, route, answer)
         return answer
+
+    def _let_go(self, message: Message) -> None:
+        _, asked = self._messages.pop(message.id)
+        if asked > 1:
+            self._messages[message.id] = message, asked - 1
+
+    async def content(self, reference: Reference) -> Content:
+        """Return the content of a message that is asked about: from memory as long as it is there, else from the spool.
+
+        Raises Temporary when it cannot be read, or nobody asks about the message any more.
+        """
+        if (known := self._messages.get(reference.message)) is None:
+            raise Temporary(f"nobody asks about {to_text(reference.message)} any more")
+        return await known[0].load()
 
     async def rehearse(self, delivery: Delivery, route: Route, content: Content) -> PipelineResult:
         """Return the answer that would count. It is recorded and counted nowhere."""
@@ -129,7 +157,7 @@ class Dispatcher:
             recipient=delivery.recipient,
             sender=message.envelope.sender,
             client=message.envelope.client,
-            content=message.content or Reference(message.id, message.size, message.digest),
+            content=Reference(message.id, message.size, message.digest),
             pipeline=route.owner,
             version=route.version,
             queue=route.queue,
@@ -167,42 +195,39 @@ class Dispatcher:
         """Offer a task until it is answered. Every `overdue` seconds, offer it again if the broker does not have it."""
         loop = asyncio.get_running_loop()
         while True:
-            future: asyncio.Future[PipelineResult | None] = loop.create_future()
-            self._waiting[task.token] = (task, future)
+            question = self._waiting[task.token] = _Question(task, loop.create_future())
             await self._publisher.offer(task)
-            timer = loop.call_later(overdue, self._check, task.token, overdue)
+            question.timer = loop.call_later(overdue, self._check, question, overdue)
             try:
-                answer = await future
+                answer = await question.answer
             finally:
-                timer.cancel()
+                question.timer.cancel()  # the last one that was set
             if answer is not None:
                 return answer
             metrics.REOFFERED.inc()
 
-    def _check(self, token: str, overdue: float) -> None:
+    def _check(self, question: _Question, overdue: float) -> None:
         """End the wait for an answer if the broker does not have the task any more; look again later if it has."""
-        if (known := self._waiting.get(token)) is None or known[1].done():
+        if question.answer.done():
             return
-        task, future = known
-        if self._publisher.has(task):
-            asyncio.get_running_loop().call_later(overdue, self._check, token, overdue)
+        if self._publisher.has(question.task):
+            question.timer = asyncio.get_running_loop().call_later(overdue, self._check, question, overdue)
         else:
-            future.set_result(None)
+            question.answer.set_result(None)
 
     def _reconnected(self) -> None:
         """Offer again what the broker lost with its connection."""
-        for task, future in self._waiting.values():
-            if not future.done() and not self._publisher.has(task):
-                future.set_result(None)
+        for question in self._waiting.values():
+            if not question.answer.done() and not self._publisher.has(question.task):
+                question.answer.set_result(None)
 
     def _answered(self, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from a worker that was never asked.
-        known = self._waiting.get(answer.token)
-        if known is None:
+        question = self._waiting.get(answer.token)
+        if question is None or question.answer.done():
             return
-        task, future = known
-        if (task.message, task.n) == (answer.message, answer.n) and not future.done():
-            future.set_result(answer.result)
+        if (question.task.message, question.task.n) == (answer.message, answer.n):
+            question.answer.set_result(answer.result)
 
 
 def _tell(delivery: Delivery, answer: PipelineResult, seconds: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from sendswitch import logs, metrics
-from sendswitch.errors import Permanent, SendSwitchError, SpoolUnavailable, classify
+from sendswitch.errors import Permanent, SendSwitchError, SpoolUnavailable, Temporary, classify
 from sendswitch.mail.address import MAX_ADDRESS
 from sendswitch.mail.envelope import Client, Envelope
 from sendswitch.reply import Reply
@@ -41,6 +41,8 @@ TLS_LIMIT = 60.0
 # Seconds in which a client may still read our last reply. Closing at once with unread input would make the
 # kernel send RST, and that can overtake the reply.
 LINGER = 5.0
+# Seconds for the reply to MAIL or RCPT when it needs a question to somebody else.
+QUESTION_LIMIT = 60.0
 # Seconds before a failed login is answered, whatever the cause (Postfix smtpd_error_sleep_time).
 WRONG_PASSWORD = 1.0
 
@@ -54,6 +56,7 @@ class Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._work: asyncio.Future[Any] | None = None
+        self._question: asyncio.Future[Reply] | None = None  # for the reply to MAIL or RCPT
         self._storing: Sink | None = None
         self._envelope: Envelope | None = None  # of the message that is being stored
         self._timer: asyncio.TimerHandle | None = None
@@ -160,6 +163,8 @@ class Session(asyncio.Protocol):
         self._listener.leave(self)
         if self._work is None:
             self._discard()
+        elif self._question is not None:
+            self._question.cancel()
         # A message whose end was received is still stored: the client will send it again, and may not need to.
         self._transport = None
 
@@ -213,16 +218,20 @@ class Session(asyncio.Protocol):
         if isinstance(reply, Reply):
             self._say(reply)
         else:
-            self._work = reply
-            reply.add_done_callback(self._known)
+            self._work = self._question = reply
+            limit = self._loop.call_later(QUESTION_LIMIT, reply.cancel)
+            reply.add_done_callback(lambda future: self._known(future, limit))
 
-    def _known(self, future: asyncio.Future[Reply]) -> None:
-        """Give the reply that came later. Without one the client comes again."""
-        error = future.exception() if not future.cancelled() else SendSwitchError("the node is stopping")
-        if error is not None:
-            logs.session_failed(client=self.address, error=classify(error))
-        self._say(future.result() if error is None else classify(error).reply)
-        self._done(future)
+    def _known(self, future: asyncio.Future[Reply], limit: asyncio.TimerHandle) -> None:
+        """Say the reply that came later. Without one the client tries again."""
+        limit.cancel()
+        self._question = None
+        error = future.exception() if not future.cancelled() else Temporary("no answer to what a command asks about")
+        if self._transport is not None:
+            if error is not None:
+                logs.session_failed(client=self.address, error=classify(error))
+            self._say(future.result() if error is None else classify(error).reply)
+        self._go_on()
 
     def _say(self, reply: Reply) -> None:
         if not reply.positive:
@@ -231,7 +240,8 @@ class Session(asyncio.Protocol):
 
     def _end_if_over(self) -> None:
         if self._machine.closed:
-            self._end(linger=not self._machine.quitted)  # a client that said QUIT sends nothing more
+            # A client that said QUIT sends nothing more; unread input would make the kernel send RST.
+            self._end(linger=self._paused or not self._machine.quitted)
         elif self._listener.stopping and not self._machine.in_transaction:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
@@ -276,7 +286,7 @@ class Session(asyncio.Protocol):
         if error is None and given[0].temporary and self._envelope is not None:
             self._listener.handler.refused(self._envelope, given[0])
         self._answer(*given)
-        self._done(future)
+        self._go_on()
 
     def _failed(self, error: BaseException) -> tuple[Reply]:
         known = classify(error)
@@ -335,8 +345,16 @@ class Session(asyncio.Protocol):
         self._work.add_done_callback(self._done)
 
     def _done(self, work: asyncio.Future[Any]) -> None:
+        if work.cancelled():
+            self._work = None
+            self._discard()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Go on with the next command when the work in hand has ended."""
         self._work = None
-        if work.cancelled() or self._transport is None:
+        if self._transport is None:
             self._discard()
             return
         self._last = self._loop.time()

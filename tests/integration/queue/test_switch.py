@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from sendswitch.delivery.compose import Composer
-from sendswitch.errors import SpoolUnavailable
-from sendswitch.mail.content import Content, InMemory
+from sendswitch.errors import SpoolUnavailable, Temporary
+from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.srs import Srs
+from sendswitch.mail.task import Reference
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
@@ -168,6 +169,20 @@ async def test_mail_without_a_verdict_waits_and_is_quarantined_when_its_time_is_
         clock.advance(1000)
         await s.until(lambda: s.states()["silent@example.test"] == "quarantined")
         assert not s.courier.parcels
+
+
+async def test_a_task_that_waits_keeps_no_content_in_memory(tmp_path: Path, clock: FakeClock) -> None:
+    async with switch(tmp_path, clock, slow="defer") as s:
+        (delivery,) = await s.accept("slow@example.test")
+        await s.until(lambda: s.held)
+        lease = s.held[0]
+        assert isinstance(lease.task.content, Reference)
+        delivery.message.content = None  # as when the queue holds too much
+        assert read_all(await lease.content()) == message()
+        await lease.answer(Verdict.passed())
+        await s.until(lambda: s.states()["slow@example.test"] == "delivered")
+        with pytest.raises(Temporary, match="nobody asks"):
+            await lease.content()
 
 
 async def test_a_lost_offer_is_offered_again(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from sendswitch.bench.peers import free_port
 from sendswitch.errors import Temporary
 from sendswitch.monitoring.health import make_app
 from sendswitch.reply import Reply
+from sendswitch.smtp import session
 from sendswitch.smtp.endpoint import Endpoint
 from sendswitch.smtp.flush import Turn
 from sendswitch.smtp.protocol.server import Limits, RcptCommand
@@ -107,6 +108,24 @@ async def test_a_recipient_that_must_be_asked_about_is_answered_in_order() -> No
         assert said[7][:4] == b"354 "
         assert [r.address for r in inbox.parcels[0].envelope.recipients] == ["late@d", "other@d"]
         assert [str(reply)[:9] for _, reply in inbox.refusals] == ["550 5.1.1", "451 4.3.0"]
+        writer.close()
+
+
+async def test_a_question_that_is_given_up_is_answered_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Inbox):
+        def recipient(self, recipient: RcptCommand) -> Reply | asyncio.Future[Reply]:
+            if recipient.recipient.address != "hangs@d":
+                return super().recipient(recipient)
+            return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(session, "QUESTION_LIMIT", 0.1)
+    async with listening(inbox=Hanging()) as (_, inbox, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        to = b"RCPT TO:<hangs@d>\r\nRCPT TO:<ann@d>\r\n"
+        writer.write(b"EHLO x\r\nMAIL FROM:<a@b>\r\n" + to + b"DATA\r\nx\r\n.\r\nQUIT\r\n")
+        said = [line[:9] for line in (await everything(reader)).split(b"\r\n") if not line.startswith(b"250-")]
+        assert said[3:5] == [b"451 4.3.0", b"250 2.0.0"]
+        assert [len(parcel.envelope.recipients) for parcel in inbox.parcels] == [1]
         writer.close()
 
 

@@ -60,8 +60,8 @@ def test_content_in_a_file_goes_by_reference(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "result",
-    [VERDICT, Verdict(), Deferral("later", TRACE, "ann@example.test", 7, LATE), Deferral("")],
-    ids=["verdict", "empty verdict", "deferral", "empty deferral"],
+    [VERDICT, Deferral("later", TRACE, "ann@example.test", 7, LATE), Deferral("")],
+    ids=["verdict", "deferral", "empty deferral"],
 )
 def test_an_answer_comes_out_as_it_went_in(result: Verdict | Deferral) -> None:
     answer = Answer(2**62, 3, "aa" * 16, result)
@@ -69,17 +69,19 @@ def test_an_answer_comes_out_as_it_went_in(result: Verdict | Deferral) -> None:
 
 
 def test_a_cut_is_for_the_site_s_own_workers() -> None:
-    answer = Answer(1, 0, "a", Verdict(edits=(Cut(10, 20, "removed"),)))
+    answer = Answer(1, 0, "a", Verdict(Action.PASS, edits=(Cut(10, 20, "removed"),)))
     assert decode_answer(encode_answer(answer), outside=False) == answer
     with pytest.raises(ValueError, match="cut"):
         decode_answer(encode_answer(answer))
 
 
 def test_a_pipeline_may_make_more_edits_than_a_step() -> None:
-    answer = Answer(1, 0, "a", Verdict(edits=(AddHeader("X-A", "1"),) * 5000))
+    answer = Answer(1, 0, "a", Verdict(Action.PASS, edits=(AddHeader("X-A", "1"),) * 5000))
     assert decode_answer(encode_answer(answer)) == answer
     with pytest.raises(ValueError, match="header edits"):
-        decode_answer(encode_answer(replace(answer, result=Verdict(edits=(AddHeader("X-A", "1"),) * 10_001))))
+        decode_answer(
+            encode_answer(replace(answer, result=Verdict(Action.PASS, edits=(AddHeader("X-A", "1"),) * 10_001)))
+        )
 
 
 def altered(data: bytes, **fields: Any) -> bytes:
@@ -116,6 +118,10 @@ def test_a_task_with_cut_content_is_refused() -> None:
         {"verdict": {"action": "forward", "forward": ["no address"]}},
         {"verdict": {"unknown": 1}},
         {"verdict": {"rewrite": True}},
+        {"verdict": {}},
+        {"verdict": {"action": "pass", "trace": [{"seconds": "NaN"}]}},
+        {"verdict": {"action": "pass", "trace": [{"answer": 5}]}},
+        {"verdict": {"action": "pass", "trace": [{}] * 101}},
         {"verdict": {"trace": 5}},
         {"verdict": {"trace": [5]}},
         {"verdict": {"version": "x"}},
@@ -130,6 +136,12 @@ def test_an_answer_that_cannot_be_carried_out_is_refused(changed: dict[str, Any]
     data = encode_answer(Answer(1, 0, "a", Verdict.passed()))
     with pytest.raises(ValueError, match=r"."):
         decode_answer(altered(data, **changed))
+
+
+def test_a_trace_is_made_fit_to_be_kept() -> None:
+    answer = Answer(1, 0, "a", replace(Verdict.passed(), trace=(StepRecord("p\0", saw="x" * 5000),)))
+    result = decode_answer(encode_answer(answer)).result
+    assert (result.trace[0].processor, len(result.trace[0].saw)) == ("p", 1000)
 
 
 def test_an_answer_of_any_size_is_not_read() -> None:

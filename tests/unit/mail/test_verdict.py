@@ -118,6 +118,18 @@ def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -
         checked(verdict)
 
 
+def test_from_outside_then_must_fit_the_action() -> None:
+    for data in ({"action": "pending", "hold": 60, "then": "discard"}, {"action": "deny", "then": "ask"}):
+        with pytest.raises(ValueError, match="then: "):
+            verdict_from_json(data, outside=True)
+
+
+def test_words_given_as_text_become_what_they_mean() -> None:
+    verdict = checked(Verdict(Action.PENDING, hold=60, then="ask"))  # type: ignore[arg-type]
+    assert verdict.then is AfterHold.ASK
+    assert verdict.to_json()["then"] == "ask"
+
+
 @pytest.mark.parametrize(
     ("data", "then", "denial"),
     [

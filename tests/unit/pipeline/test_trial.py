@@ -12,7 +12,7 @@ import pytest
 from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.headers import AddHeader
-from sendswitch.mail.verdict import Action, Deferral, Verdict
+from sendswitch.mail.verdict import Action, Deferral, Denial, Verdict
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.smallest_change import SmallestChange, smallest_change
 from sendswitch.pipeline.trial import Trial
@@ -153,3 +153,8 @@ async def test_a_step_knows_that_it_is_a_rehearsal(tmp_path: Path) -> None:
     assert one.verdict is not None
     assert one.verdict.tags == ("REHEARSAL",)
     assert (one.verdict.pipeline, one.verdict.version) == ("ann@example.test", 3)
+
+
+def test_a_bounce_that_becomes_silence_is_a_difference() -> None:
+    bounced = Verdict(Action.DENY, denial=Denial.BOUNCE)
+    assert differing(bounced, replace(bounced, denial=Denial.DISCARD)) == ("denial",)

@@ -183,7 +183,7 @@ class ServerConnection:
         self._buffer = b""
         self._at = 0  # how much of the buffer is worked through
         self.more = False
-        self.quitted = False  # the client said QUIT
+        self.quitted = False  # the client said QUIT, and nothing behind it
         self._out: list[bytes] = []
         self._errors = self._junk = 0
         self._waiting = ""  # the command whose reply the caller owes
@@ -533,7 +533,7 @@ class ServerConnection:
         return None
 
     def _quit(self, rest: str) -> Event | None:
-        self.quitted = True
+        self.quitted = not self.buffered
         self.close(replies.BYE)
         return None
 
