@@ -43,7 +43,7 @@ class Publisher(EmbeddedPublisher):
     """The node's side, with a connection to the broker that can come back."""
 
     async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
-        self.reconnected = on_reconnect
+        self.reconnected, self.answered = on_reconnect, on_answer
         await super().open(on_answer, on_reconnect)
 
 

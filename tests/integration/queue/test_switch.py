@@ -22,7 +22,7 @@ from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.envelope import Envelope, Recipient
 from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.srs import Srs
-from sendswitch.mail.task import Reference
+from sendswitch.mail.task import Answer, Reference
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
@@ -420,6 +420,9 @@ async def test_one_answer_counts_and_only_with_its_token(tmp_path: Path, clock: 
         await s.publisher.offer(replace(s.held[0].task, token="guessed"))
         await s.until(lambda: len(s.held) == 2)
         await s.held[1].answer(Verdict.passed("forged"))
+        task = s.held[0].task
+        s.publisher.answered(Answer(task.message + 1, task.n, task.token, Verdict.passed("of another message")))
+        s.publisher.answered(Answer(task.message, task.n + 1, task.token, Verdict.passed("of another recipient")))
         await s.held[0].answer(Deferral("late", why=LATE))
         await s.held[0].answer(Verdict.passed("too late"))
         await s.until(lambda: s.states()["slow@example.test"] == "held")

@@ -130,16 +130,18 @@ async def test_a_question_that_is_given_up_is_answered_for_now(monkeypatch: pyte
 
 
 async def test_a_client_may_leave_while_a_recipient_is_asked_about() -> None:
-    asked, answer = asyncio.Event(), asyncio.Event()
+    asked = asyncio.Event()
+    questions: list[asyncio.Task[Reply]] = []
 
     class Slow(Inbox):
         def recipient(self, recipient: RcptCommand) -> asyncio.Future[Reply]:
             async def ask() -> Reply:
                 asked.set()
-                await answer.wait()
+                await asyncio.Event().wait()
                 return OK
 
-            return asyncio.get_running_loop().create_task(ask())
+            questions.append(asyncio.get_running_loop().create_task(ask()))
+            return questions[0]
 
     async with listening(inbox=Slow()) as (listener, inbox, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -151,10 +153,21 @@ async def test_a_client_may_leave_while_a_recipient_is_asked_about() -> None:
         async with asyncio.timeout(5):
             while listener.connections:
                 await asyncio.sleep(0.01)
-        answer.set()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.wait(questions, timeout=5)
+        assert questions[0].cancelled()
         assert inbox.parcels == []
+
+
+async def test_who_says_quit_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LINGER", 3600)
+    async with listening() as (listener, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"EHLO x\r\nQUIT\r\n")
+        assert (await everything(reader)).endswith(b"221 2.0.0 Bye\r\n")
+        async with asyncio.timeout(5):
+            while listener.connections:  # although this side is still open
+                await asyncio.sleep(0.01)
+        writer.close()
 
 
 async def test_one_connection_s_trouble_is_not_the_others() -> None:

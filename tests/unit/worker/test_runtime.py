@@ -82,3 +82,38 @@ async def test_another_recipient_reads_what_the_first_could_not(why: str) -> Non
     assert isinstance(first, Deferral)
     assert (first.why == LATE, isinstance(second, Verdict)) == (why == "late", True)
     assert len(loads) == 2
+
+
+async def test_a_task_that_fails_without_an_answer_is_no_longer_in_hand() -> None:
+    class Full:
+        """Notes that cannot be written."""
+
+        def begin(self, message: int, n: int, digest: bytes) -> None:
+            raise OSError("no space")
+
+        def end(self, message: int, n: int) -> None: ...
+
+    async def source(owner: str, version: int) -> PipelineConfig:
+        return PipelineConfig()
+
+    async def read(reference: Reference) -> Content:
+        return InMemory(message())
+
+    broker, one = EmbeddedBroker(), task(0, 5)
+    publisher = broker.publisher()
+    await publisher.open(lambda answer: None, lambda: None)
+    worker = Worker(
+        broker.consumer(read),
+        PipelineCache(source, 1, Services()),
+        queues=("q",),
+        concurrency=1,
+        clock=time.time,
+        hands=Full(),
+    )
+    running = asyncio.create_task(worker.run())
+    await publisher.offer(one)
+    async with asyncio.timeout(10):
+        while publisher.has(one):
+            await asyncio.sleep(0.01)
+    worker.stop()
+    await running
