@@ -20,7 +20,7 @@ from sqlalchemy import Engine, MetaData, create_engine
 from sendswitch.bench.peers import Postfix, Sink, public_folder
 from sendswitch.db.connect import open_database
 from sendswitch.testing import FakeClock
-from tests.servers import POSTGRES, mariadb, postgres
+from tests.servers import POSTGRES, RABBITMQ, RabbitMQ, mariadb, postgres, rabbitmq
 
 # Commands are tested with the buffering that users have.
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -157,6 +157,15 @@ def sink() -> Iterator[Sink]:
     need("smtp-sink", "postfix")
     with Sink() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for the tests of one file."""
+    if not RABBITMQ.exists():
+        missing("RabbitMQ is missing; as root: apt-get install rabbitmq-server")
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])

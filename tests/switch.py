@@ -27,7 +27,7 @@ from sendswitch.queue.poison import Suspects
 from sendswitch.queue.policy import Policy
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current, Settings
-from sendswitch.routing import Route, Routes
+from sendswitch.routing import ALONE, POOL, Route, Routes
 from sendswitch.spool import admin
 from sendswitch.spool.audit import audit
 from sendswitch.spool.opening import open_spool
@@ -60,11 +60,13 @@ class Switch:
     suspects: Suspects
     current: Current
     courier: MemoryCourier
+    broker: EmbeddedBroker
     publisher: Publisher
     consumer: EmbeddedConsumer
     answers: dict[str, Callable[[], PipelineResult]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     held: list[Lease] = field(default_factory=list)
+    suspected: list[int] = field(default_factory=list)
 
     async def accept(
         self, *to: str, sender: str = "s@example.org", data: bytes = b"", notify: str = "", smtputf8: bool = False
@@ -91,7 +93,7 @@ class Switch:
 
     async def work(self) -> None:
         while True:
-            lease = await self.consumer.lease(("tasks.pool",))
+            lease = await self.consumer.lease((ALONE, POOL))
             address = lease.task.recipient.address
             self.asked.append(address)
             if address in self.answers:
@@ -136,11 +138,15 @@ async def switch(
     queue = ActiveQueue(spool, current, clock=clock)
     outcomes = Outcomes(spool, queue, current, clock)
     publisher = Publisher(broker)
-    dispatcher = Dispatcher(publisher, current, clock=clock, suspects=suspects)
+    suspected: list[int] = []
+    dispatcher = Dispatcher(publisher, current, clock=clock, suspects=suspects, on_suspect=lambda: suspected.append(1))
     consumer = broker.consumer(dispatcher.content)
     await dispatcher.open()
     runner = QueueRunner(queue, outcomes, dispatcher, current, clock=clock)
-    made = Switch(folder, clock, spool, queue, runner, outcomes, suspects, current, courier, publisher, consumer)
+    made = Switch(
+        folder, clock, spool, queue, runner, outcomes, suspects, current, courier, broker, publisher, consumer,
+        suspected=suspected,
+    )  # fmt: skip
     tasks = [
         asyncio.create_task(work) for work in (queue.run(), runner.run(), worker(consumer) if worker else made.work())
     ]

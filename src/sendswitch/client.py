@@ -15,9 +15,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from sendswitch import unix_socket
 from sendswitch.admin.base import Actor, Installation, place_of
 from sendswitch.admin.dispatch import perform, result_of
-from sendswitch.admin.serialization import ACTOR, BASE, address_of, as_ours, to_error
+from sendswitch.admin.serialization import ACTOR, BASE, NAME, as_ours, to_error
 from sendswitch.errors import Temporary, in_words
 from sendswitch.mail.content import InMemory
 
@@ -123,7 +124,7 @@ def _connected(data: Path) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     line.settimeout(CONNECT)
     try:
-        with address_of(data) as address:
+        with unix_socket.address_of(data / NAME) as address:
             line.connect(address)
     except BaseException:
         line.close()

@@ -89,6 +89,30 @@ def classify(error: BaseException) -> SendSwitchError:
     return Temporary(f"{type(error).__name__}: {error}")
 
 
+# The kinds of errors by their names, for JSON. The first that fits counts.
+_KINDS: dict[str, type[Exception]] = {
+    "not_found": NotFound,
+    "refused": Refused,
+    "invalid_search": InvalidSearch,
+    "invalid_configuration": InvalidConfiguration,
+    "temporary": Temporary,
+    "permanent": Permanent,
+    "failed": SendSwitchError,
+    "invalid_value": ValueError,
+}
+
+
+def kind_of(error: Exception) -> str:
+    """Return the name of an error's kind."""
+    return next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "failed")
+
+
+def error_of(kind: str, errors: list[str]) -> Exception:
+    """Return an error of a kind with its sentences."""
+    found = _KINDS.get(kind, SendSwitchError)
+    return InvalidConfiguration(errors) if found is InvalidConfiguration else found("\n".join(errors))
+
+
 # Sentences for SQLite's result codes (sqlite.org/rescode.html). An extended code begins with its primary one.
 _SQLITE = {
     "SQLITE_READONLY": "this user cannot write the file; run the command as the service's user, or chown the file",

@@ -34,11 +34,15 @@ def setup(form: Format = "json", level: str = "info") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
 
 
+def lowest_level() -> str:
+    """Return the lowest level that is logged."""
+    return next(name for name, number in LEVELS.items() if number == _level)
+
+
 def set_level(level: str) -> str:
     """Set the lowest level that is logged. Return the level before."""
     global _level
-    before = next(name for name, number in LEVELS.items() if number == _level)
-    _level = LEVELS[level]
+    before, _level = lowest_level(), LEVELS[level]
     return before
 
 
@@ -290,6 +294,46 @@ def overload_over(*, dur_ms: float) -> None:
 def canary_lost(*, why: str) -> None:
     """Log that a probe sent through the chain did not come through in time."""
     _emit("error", "canary_lost", why=why)
+
+
+def worker_connected(name: str, *, pid: int, places: int) -> None:
+    """Log that a worker process connected to the node."""
+    _emit("info", "worker_connected", worker=name, pid=pid, places=places)
+
+
+def worker_gone(name: str, *, pid: int, lost: int, done: int) -> None:
+    """Log that a worker process is gone. The `lost` tasks that it had are offered again, one at a time."""
+    _emit("warning" if lost else "info", "worker_gone", worker=name, pid=pid, lost=lost, done=done)
+
+
+def worker_hung(name: str, *, pid: int) -> None:
+    """Log that a worker process was silent for too long. It is disconnected, and killed if the node started it."""
+    _emit("error", "worker_hung", worker=name, pid=pid)
+
+
+def worker_replaced(name: str, *, why: str, retry_in: float) -> None:
+    """Log that another process takes the place of a worker process."""
+    _emit("warning", "worker_replaced", worker=name, why=why, retry_in=round(retry_in, 1))
+
+
+def node_away(*, error: str, retry_in: float) -> None:
+    """Log that a worker cannot reach its node."""
+    _emit("warning", "node_away", error=error, retry_in=round(retry_in, 1))
+
+
+def broker_connected(broker: str) -> None:
+    """Log that there is a connection to RabbitMQ."""
+    _emit("info", "broker_connected", broker=broker)
+
+
+def broker_away(*, why: str, retry_in: float) -> None:
+    """Log that there is no connection to RabbitMQ. Mail waits in the spool until there is one."""
+    _emit("warning", "broker_away", why=why, retry_in=round(retry_in, 1))
+
+
+def answer_ignored(*, account: str, why: str) -> None:
+    """Log an answer of a worker that has no effect: late, forged, or for somebody else's task."""
+    _emit("warning", "answer_ignored", account=account, why=why)
 
 
 def draining() -> None:

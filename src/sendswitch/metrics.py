@@ -78,6 +78,15 @@ SPOOL_FAILURES = Counter("sendswitch_spool_failures", "Commits that failed.", re
 NEXT_HOP_CONNECT_FAILURES = Counter(
     "sendswitch_reinject_connect_failures", "Connections to the next hop that failed.", registry=REGISTRY
 )
+WORKERS = Gauge("sendswitch_workers", "Worker processes that are connected.", registry=REGISTRY)
+TASKS_LOST = Counter(
+    "sendswitch_tasks_lost", "Tasks whose worker died or hung; they are offered again.", registry=REGISTRY
+)
+ANSWERS_IGNORED = Counter(
+    "sendswitch_answers_ignored",
+    "Answers of workers that had no effect: late, forged or for another task.",
+    registry=REGISTRY,
+)
 PROCESSOR_SECONDS = Histogram(
     "sendswitch_processor_duration_seconds", "Time in one processor.", ["processor"], registry=REGISTRY
 )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from sendswitch.mail.address import key, resolved, split, without_extension
 
-POOL = "tasks.pool"
+# The queues of tasks: for any worker of the site; for a worker without other tasks, which a task may break; and for the
+# node itself, which runs what is cheap for any mail.
+POOL, ALONE, HERE = "tasks.pool", "tasks.alone", "tasks.here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,8 @@ class Route:
     """A recipient's pipeline: owner, version, and the answers for cases that it leaves open.
 
     `deadline` in seconds; `on_timeout` is defer, pass, deny, hold or quarantine; `deny` is bounce, discard or
-    quarantine. `candidate` is the version that runs beside the live one without effect, 0 for none.
+    quarantine. `candidate` is the version that runs beside the live one without effect, 0 for none, and
+    `candidate_queue` the queue for its tasks.
     """
 
     owner: str
@@ -25,6 +28,7 @@ class Route:
     deny: str
     queue: str = POOL
     candidate: int = 0
+    candidate_queue: str = POOL
 
 
 class Routes:

@@ -39,7 +39,7 @@ async def test_one_filtered_delivery_takes_few_modules(tmp_path: Path, clock: Fa
 
     async def work(consumer: TaskConsumer) -> None:
         pipelines = PipelineCache(pipeline, 5, Services("us.example"))
-        await Worker(consumer, pipelines, queues=(POOL,), concurrency=2, clock=clock).run()
+        await Worker(consumer, {"": pipelines}, queues=(POOL,), concurrency=2, clock=clock).run()
 
     async def deliver(s: Switch, intake: FilterIntake) -> None:
         """Take one message in, and wait until its result is recorded."""

@@ -7,12 +7,12 @@ from dataclasses import replace
 from sqlalchemy import Engine
 
 from sendswitch import logs
-from sendswitch.accounts.users import all_pipelines, candidates
+from sendswitch.accounts.users import StoredPipeline, all_pipelines, candidates, get_pipeline
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config
 from sendswitch.errors import SendSwitchError
-from sendswitch.routing import Route, Routes
+from sendswitch.routing import HERE, POOL, Route, Routes
 
 
 def load_routes(engine: Engine, config: Config) -> Routes:
@@ -20,14 +20,26 @@ def load_routes(engine: Engine, config: Config) -> Routes:
     routes = []
     beside = candidates(engine)
     for stored in all_pipelines(engine):
-        try:
-            own = read_pipeline(stored.text, stored.owner)
-        except SendSwitchError as error:
-            logs.failed(f"the pipeline of {stored.owner}", error=error)
-            own = PipelineConfig()
+        own = _read(stored)
         route = make_route(stored.owner, stored.version, own, config)
-        routes.append(replace(route, candidate=beside.get(stored.owner, 0)))
+        if (version := beside.get(stored.owner, 0)) != 0:
+            queue = _queue(_read(get_pipeline(engine, stored.owner, version)))
+            route = replace(route, candidate=version, candidate_queue=queue)
+        routes.append(route)
     return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
+
+
+def _read(stored: StoredPipeline) -> PipelineConfig:
+    """Return a stored pipeline, an empty one when it cannot be read."""
+    try:
+        return read_pipeline(stored.text, stored.owner)
+    except SendSwitchError as error:
+        logs.failed(f"the pipeline of {stored.owner}", error=error)
+        return PipelineConfig()
+
+
+def _queue(own: PipelineConfig) -> str:
+    return HERE if own.light else POOL
 
 
 def make_route(owner: str, version: int, own: PipelineConfig, config: Config) -> Route:
@@ -39,6 +51,7 @@ def make_route(owner: str, version: int, own: PipelineConfig, config: Config) ->
         deadline=own.deadline or defaults.deadline,
         on_timeout=own.on_timeout or defaults.on_timeout,
         deny=own.deny or defaults.deny,
+        queue=_queue(own),
     )
 
 

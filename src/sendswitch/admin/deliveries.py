@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sendswitch.admin.base import PAGE, Actor, Installation, Page, at, moment, use_case
-from sendswitch.admin.serialization import as_ours, kind_of
-from sendswitch.errors import NotFound, SendSwitchError
+from sendswitch.admin.serialization import as_ours
+from sendswitch.errors import NotFound, SendSwitchError, kind_of
 from sendswitch.journal import story
 from sendswitch.journal.search import OF_SPOOLED, Term, parse
 from sendswitch.mail.address import valid

@@ -44,7 +44,7 @@ MAX_BODY = 32 * 1024 * 1024
 
 USE_CASES: tuple[Callable[..., Any], ...] = (
     *(node.refresh, node.reload, node.status, node.drain, node.set_level, node.start_trace, node.trace),
-    *(node.stop_trace,),
+    *(node.stop_trace, node.list_workers),
     *(queue.list_queue, queue.top, queue.flush),
     *(quarantine.list_quarantine, quarantine.release, quarantine.delete, hold.list_held, hold.answer),
     *(deliveries.show, deliveries.requeue, deliveries.forward),

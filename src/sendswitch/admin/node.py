@@ -44,6 +44,22 @@ class DialogLine:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSummary:
+    """A worker that is connected: its places for tasks, how many it has, and how many it has answered.
+
+    `pid` is 0 for a worker that is known through RabbitMQ only.
+    """
+
+    name: str
+    pid: int
+    since: datetime
+    queues: tuple[str, ...]
+    places: int
+    leased: int
+    done: int
+
+
 class RunningNode(Protocol):
     """The running node as its administration sees it. Methods block; any thread but the event loop's may call them.
 
@@ -64,6 +80,9 @@ class RunningNode(Protocol):
 
     def status(self) -> Status:
         """Return the work of the node and its addresses."""
+
+    def workers(self) -> Sequence[WorkerSummary]:
+        """Return the worker processes that are connected, the oldest first."""
 
     def set_level(self, level: str, seconds: float | None) -> str:
         """Change the log level, for `seconds` or until the next reload. Return the level before. Raises Refused."""
@@ -94,6 +113,12 @@ def reload(installation: Installation, actor: Actor) -> tuple[str, ...]:
 def status(installation: Installation, actor: Actor) -> Status:
     """Show the work of the node and its addresses."""
     return installation.node.status()
+
+
+@use_case("GET", "/workers")
+def list_workers(installation: Installation, actor: Actor) -> tuple[WorkerSummary, ...]:
+    """List the worker processes that are connected to the node, the oldest first."""
+    return tuple(installation.node.workers())
 
 
 @use_case("POST", "/node:drain")

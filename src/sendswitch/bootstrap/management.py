@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine
 
-from sendswitch import logs
+from sendswitch import logs, unix_socket
 from sendswitch.admin.base import Installation, at, moment
 from sendswitch.admin.http_app import make_app
-from sendswitch.admin.node import DialogLine, Status
-from sendswitch.admin.serialization import NAME, address_of
+from sendswitch.admin.node import DialogLine, Status, WorkerSummary
+from sendswitch.admin.serialization import NAME
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config
 from sendswitch.errors import NotFound, Refused, Temporary
@@ -48,13 +47,7 @@ class Management:
 
     async def start(self, data: Path, engine: Engine) -> None:
         """Serve on the socket in the data folder. A socket that a crashed node left is replaced."""
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with suppress(FileNotFoundError):
-            (data / NAME).unlink()
-        with address_of(data) as address:
-            line.bind(address)
-        (data / NAME).chmod(0o600)
-        line.listen(100)
+        line = unix_socket.listen(data / NAME)
         installation = Installation(lambda: self._node.config, engine=engine, node=self)
         self._server = WebServer(make_app(installation))
         await self._server.serve(line)
@@ -116,6 +109,22 @@ class Management:
 
         return self._on_loop(on_loop())
 
+    def workers(self) -> Sequence[WorkerSummary]:
+        """Return the worker processes that are connected, the oldest first."""
+
+        async def on_loop() -> Sequence[WorkerSummary]:
+            here = [
+                WorkerSummary(one.name, one.pid, at(one.since), one.queues, one.places, one.leased, one.done)
+                for one in self._node.workers.workers()
+            ]
+            distant = self._node.rabbitmq.workers() if self._node.rabbitmq is not None else []
+            return here + [
+                WorkerSummary(one.name, 0, at(one.since), (one.queue,), one.places, one.leased, one.done)
+                for one in distant
+            ]
+
+        return self._on_loop(on_loop())
+
     # The log level
 
     def set_level(self, level: str, seconds: float | None) -> str:
@@ -132,6 +141,7 @@ class Management:
         _cancel(self._level_until)
         before = logs.set_level(level)
         logs.level_changed(was=before, now=level)
+        self._node.workers.tell_settings()
         if seconds is not None:
             configured = self._node.config.log.level
             self._level_until = self._loop.call_later(seconds, self._change_level, configured, None)

@@ -10,13 +10,15 @@ import asyncio
 import errno
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sendswitch import logs
+from sendswitch import logs, unix_socket
 from sendswitch.accounts import users
 from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
@@ -30,14 +32,21 @@ from sendswitch.bootstrap.parts import (
     find_suspects,
     listener_options,
     make_flight,
-    make_readers,
     make_services,
     make_settings,
     make_srs,
     make_tracing,
     make_worker,
+    worker_processes,
 )
+from sendswitch.bootstrap.rabbitmq import broker_urls, rabbit_publisher
+from sendswitch.bootstrap.worker_calls import WorkerCalls, settings_for_workers
+from sendswitch.broker.base import TaskPublisher
+from sendswitch.broker.by_queue import ByQueue
+from sendswitch.broker.calls import Call
 from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.broker.worker_server import NAME as WORKERS
+from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db import journal, lists
@@ -47,7 +56,9 @@ from sendswitch.errors import AddressTaken, InvalidConfiguration, Refused, SendS
 from sendswitch.intake.after_queue import FilterIntake, IntakeOptions
 from sendswitch.intake.proxy import ProxyIntake
 from sendswitch.journal.events import Event
+from sendswitch.mail.content import Content
 from sendswitch.mail.hops import Marks
+from sendswitch.mail.task import Reference
 from sendswitch.monitoring.auditor import full_audit, keep_ledger
 from sendswitch.monitoring.canary import Canary
 from sendswitch.monitoring.health import make_app
@@ -56,6 +67,7 @@ from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, pr
 from sendswitch.monitoring.overload import Overload
 from sendswitch.processors.list_book import read_book
 from sendswitch.processors.list_entries import KeptLists
+from sendswitch.processors.rate_counters import RateCounters
 from sendswitch.processors.services.reachable import Reach
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.autoreply import AutoReplies
@@ -85,7 +97,8 @@ FIXED = (
     "node.host",
     "database.url",
     "web.bind",
-    "worker.concurrency",
+    "worker",
+    "broker",
     "journal.enabled",
     "recording.mail",
     "pipelines.limit",
@@ -93,18 +106,21 @@ FIXED = (
     "tracing",
 )
 
+if TYPE_CHECKING:
+    from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
+
 Work = Callable[[], Coroutine[None, None, None]]
 Source = Callable[[], Config]
 """Reads the configuration again. Raises InvalidConfiguration."""
 
 
 class Node:
-    """One node: listeners, spool, switch, web port and, if asked, a worker."""
+    """One node: listeners, spool, queue, web port and, if asked, worker processes."""
 
-    def __init__(self, config: Config, *, worker: bool, source: Source | None = None, stories: bool = False) -> None:
+    def __init__(self, config: Config, *, workers: bool, source: Source | None = None, stories: bool = False) -> None:
         """Prepare a node. `stories` shows the pages that need no login: for a demonstration."""
         self._stories = stories
-        self.config, self._first, self._with_worker, self._source = config, config, worker, source
+        self.config, self._first, self._with_workers, self._source = config, config, workers, source
         self.data = config.node.data
         self._lock = self._lists_read = -1
         self._tasks: list[asyncio.Task[None]] = []
@@ -120,10 +136,9 @@ class Node:
     async def start(self) -> None:
         """Start every part; mail is taken on return. Raises Temporary or InvalidConfiguration."""
         self._open_stores()
-        broker = EmbeddedBroker()
-        await self._start_queue(broker)
+        await self._start_queue()
         await self._make_services()
-        self._start_worker(broker)
+        await self._start_workers()
         self.canary = Canary(self.spool, lambda: make_flight(self.config))
         self.overload = Overload(self.spool, lambda: self.config.node.max_memory)
         self._management = Management(self)
@@ -153,7 +168,7 @@ class Node:
             logs.upgraded(changes=changed_defaults(config))
         self._outbox = Outbox(self.data / PLACE)
 
-    async def _start_queue(self, broker: EmbeddedBroker) -> None:
+    async def _start_queue(self) -> None:
         """Start the queue and its runner, with the routes and rules that hold now."""
         config = self.config
         self._srs_secret = await in_thread(secret, self._engine, "srs")
@@ -163,7 +178,17 @@ class Node:
         self._notes = Notes(place)
         self.current = Current(make_settings(config, self.spool, marks, self._srs_secret))
         self.queue = ActiveQueue(self.spool, self.current, clock=system_clock)
-        self._dispatcher = Dispatcher(broker.publisher(), self.current, clock=system_clock, suspects=suspects)
+        self._broker = EmbeddedBroker(self._notes)
+        self._calls: dict[str, Call] = {}
+        self.rabbitmq: RabbitPublisher | None = None
+        publisher: TaskPublisher = self._broker.publisher()
+        if urls := broker_urls(config):
+            self.rabbitmq = rabbit_publisher(urls, secrets.token_hex(6), self._content, self._calls, self._for_workers)
+            publisher = ByQueue(publisher, self.rabbitmq)
+        self._suspected = asyncio.Event()
+        self._dispatcher = Dispatcher(
+            publisher, self.current, clock=system_clock, suspects=suspects, on_suspect=self._suspected.set
+        )
         await self._dispatcher.open()
         self._outcomes = Outcomes(self.spool, self.queue, self.current, system_clock)
         self._runner = QueueRunner(self.queue, self._outcomes, self._dispatcher, self.current, clock=system_clock)
@@ -185,18 +210,39 @@ class Node:
         self._services = replace(
             make_services(config),
             lists=KeptLists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter)),
-            outbox=self.sender,
-            auto_replies=AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock),
-            readers=make_readers(),
         )
         await self._read_lists()
 
-    def _start_worker(self, broker: EmbeddedBroker) -> None:
-        self._worker = None
-        if self._with_worker:
-            consumer = broker.consumer(self._dispatcher.content)
-            self._worker = make_worker(self.config, consumer, self._engine, self._services, self._notes)
-            self._worker_task = self._keep("worker", self._worker.run)
+    async def _start_workers(self) -> None:
+        """Start the worker in this process, the socket for others and, if asked, worker processes."""
+        config, read = self.config, self._dispatcher.content
+        self._worker = make_worker(config, self._broker.consumer(read), self._engine, self._services)
+        self._worker_task = self._keep("worker", self._worker.run)
+        path = self.data / WORKERS
+        processes = worker_processes(config, path, self._suspected) if self._with_workers else None
+        self._calls |= WorkerCalls(
+            self._engine,
+            lambda: self.config,
+            self.current,
+            outbox=self.sender,
+            auto_replies=AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock),
+            counters=RateCounters(),
+        ).by_name()
+        self.workers = WorkerServer(
+            self._broker,
+            read,
+            self._calls,
+            self._for_workers,
+            on_hung=processes.kill if processes else lambda pid: None,
+        )
+        await self.workers.start(unix_socket.listen(path))
+        self._processes = self._keep("worker processes", processes.run) if processes else None
+
+    async def _content(self, reference: Reference) -> Content:
+        return await self._dispatcher.content(reference)
+
+    def _for_workers(self) -> dict[str, Any]:
+        return settings_for_workers(self._first, self.config, self._lists_read, logs.lowest_level())
 
     def _beside_the_mail(self) -> dict[str, Work]:
         """Return the background work of the node's whole life, by name."""
@@ -328,8 +374,8 @@ class Node:
                 self.current.use_routes(await in_thread(load_routes, self._engine, self.config))
                 self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
-                if self._worker is not None:
-                    await self._worker.retain(self.current.settings.routes)
+                await self._worker.retain(self.current.settings.routes)
+                self.workers.tell_settings()
                 logs.reloaded(users=len(self.current.settings.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
@@ -416,9 +462,7 @@ class Node:
         self.queue.stop()
         await self._runner.stop(GRACE / 3)
         await self.candidates.stop()
-        if self._worker is not None:
-            self._worker.stop()
-            await asyncio.wait([self._worker_task], timeout=GRACE / 3)
+        await self._stop_workers()
         await self._dispatcher.close()
         await self._management.stop(self.data)
         for task in self._tasks:
@@ -430,11 +474,21 @@ class Node:
         self.current.settings.courier.close()
         await self.spool.close()
         self._notes.close()
-        await asyncio.to_thread(self._services.readers.close)
         self._outbox.close()
         self._engine.dispose()
         os.close(self._lock)
         logs.stopped()
+
+    async def _stop_workers(self) -> None:
+        self._worker.stop()
+        ending = [self._worker_task]
+        if self._processes is not None:
+            self._processes.cancel()
+            ending.append(self._processes)
+        await asyncio.wait(ending, timeout=GRACE / 3)
+        await self.workers.stop()
+        with suppress(FileNotFoundError):
+            (self.data / WORKERS).unlink()
 
     async def _last_words(self) -> None:
         try:

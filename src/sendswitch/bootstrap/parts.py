@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 from sendswitch import logs
 from sendswitch.accounts.routes import make_route, read_pipeline
 from sendswitch.accounts.users import get_pipeline
+from sendswitch.bootstrap.rabbitmq import broker_urls
+from sendswitch.bootstrap.worker_processes import WorkerProcesses
 from sendswitch.broker.base import TaskConsumer
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
@@ -38,7 +40,7 @@ from sendswitch.queue.limiter import Limiter
 from sendswitch.queue.poison import Suspects, left_in_hand
 from sendswitch.queue.policy import Policy
 from sendswitch.queue.settings import Settings
-from sendswitch.routing import POOL, Routes
+from sendswitch.routing import HERE, Routes
 from sendswitch.smtp.client import ClientOptions
 from sendswitch.smtp.endpoint import parse_endpoint
 from sendswitch.smtp.pool import Pool
@@ -46,7 +48,7 @@ from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
 from sendswitch.spool.spool import Spool
 from sendswitch.tracing import Tracing, otlp
-from sendswitch.worker.runtime import Hands, PipelineCache, Worker
+from sendswitch.worker.runtime import PipelineCache, Worker
 
 # The version of the spool with which mail without a verdict was not delivered any more by default.
 SAFE_DEFAULTS_SINCE = 4
@@ -159,9 +161,9 @@ def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     return Trial(own, route, make_policy(config), limit=config.pipelines.limit, services=make_services(config))
 
 
-def make_readers() -> Readers:
-    """Return the readers of content for a node: processes beside it."""
-    return InProcesses(os.cpu_count() or 1)
+def make_readers(cores: int) -> Readers:
+    """Return the readers of content for a worker that may use so many cores: processes beside it."""
+    return InProcesses(cores)
 
 
 def make_services(config: Config) -> Services:
@@ -213,14 +215,22 @@ async def find_suspects(spool: Spool, notes: Path) -> Suspects:
     return Suspects(counts | new, digests, spool.suspect)
 
 
-def make_worker(config: Config, consumer: TaskConsumer, engine: Engine, services: Services, hands: Hands) -> Worker:
-    """Make the worker that runs the site's pipelines."""
+def make_worker(config: Config, consumer: TaskConsumer, engine: Engine, services: Services) -> Worker:
+    """Make the worker inside the node, for the pipelines that cost little for any mail."""
 
     async def source(owner: str, version: int) -> PipelineConfig:
         stored = await in_thread(get_pipeline, engine, owner, version)
         return read_pipeline(stored.text, owner)
 
     pipelines = PipelineCache(source, config.pipelines.limit, services)
-    return Worker(
-        consumer, pipelines, queues=(POOL,), concurrency=config.worker.concurrency, clock=system_clock, hands=hands
+    return Worker(consumer, {"": pipelines}, queues=(HERE,), concurrency=config.worker.concurrency, clock=system_clock)
+
+
+def worker_processes(config: Config, path: Path, alone: asyncio.Event) -> WorkerProcesses:
+    """Return the worker processes of a node, which connect to its socket, and when `alone` is set one for suspects."""
+    section = config.worker
+    number = section.processes or os.cpu_count() or 1
+    files = config.node.data / "worker-files"
+    return WorkerProcesses(
+        path, files, number, places=section.concurrency, memory=section.memory, alone=alone, brokers=broker_urls(config)
     )

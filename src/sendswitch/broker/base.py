@@ -51,11 +51,13 @@ class TaskPublisher(Protocol):
 class Lease(Protocol):
     """One task that a worker has.
 
-    It ends once: with `answer`, `give_back`, `discard`, or the death of its worker, after which another worker gets the
-    task. These methods do nothing on a lease that has ended.
+    It ends once: with `answer`, `give_back`, `discard`, or the death of its worker, of which the node is told. These
+    methods do nothing on a lease that has ended. `node` is the name of the node that offered the task, '' where there
+    is only one.
     """
 
     task: Task
+    node: str
 
     async def content(self) -> Content:
         """Return the task's content. Raises Temporary when it cannot be read."""
@@ -84,6 +86,10 @@ class TaskConsumer(Protocol):
 
     async def lease(self, queues: tuple[str, ...]) -> Lease:
         """Wait for a task from any of these queues. Raises asyncio.CancelledError only."""
+        ...
+
+    async def stop_taking(self) -> None:
+        """Want no more tasks. What `lease` has not returned yet goes back."""
         ...
 
     async def close(self) -> None:

@@ -23,8 +23,9 @@ from sendswitch.mail.verdict_json import deferral_from_json, verdict_from_json
 
 # The format. A worker that is older than its node refuses what it cannot read.
 FORMAT = 1
-# Most bytes of an answer. The facts of a step are a few kB, and the answer of a service at most 64 KiB.
-MAX_ANSWER = 4 * 1024 * 1024
+# Most bytes of an answer: of a worker of a user's own, and of one of the site. The answer of a service has at most
+# 256 KiB, and a program may add 1 MiB of header fields.
+MAX_OUTSIDE, MAX_ANSWER = 4 * 1024 * 1024, 32 * 1024 * 1024
 # Most steps of a pipeline, and header edits of all of them.
 STEPS = 100
 EDITS = STEPS * MAX_EDITS
@@ -95,7 +96,20 @@ def decode_task(data: bytes) -> Task:
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """Return an answer as bytes."""
+    """Return an answer as bytes. One that is too large goes without what services said in its trace, or, if it is too
+    large even then, as a deferral that says so. Raises ValueError for text that is no Unicode.
+    """
+    data = _encoded(answer)
+    if len(data) > MAX_ANSWER:
+        brief = tuple(replace(step, answer=None) for step in answer.result.trace)
+        data = _encoded(replace(answer, result=replace(answer.result, trace=brief)))
+    if len(data) > MAX_ANSWER:
+        reason = f"the pipeline's answer has {len(data)} bytes; at most {MAX_ANSWER} can be sent"
+        data = _encoded(replace(answer, result=Deferral(reason)))
+    return data
+
+
+def _encoded(answer: Answer) -> bytes:
     kind = "deferral" if isinstance(answer.result, Deferral) else "verdict"
     data = {"message": answer.message, "n": answer.n, "token": answer.token, kind: answer.result.to_json()}
     return orjson.dumps(data)
@@ -107,8 +121,8 @@ def decode_answer(data: bytes, *, outside: bool = True) -> Answer:
     An answer from a worker of a user's own is `outside`: it may do only what the verdict of a user's program may
     (`mail.verdict_json`).
     """
-    if len(data) > MAX_ANSWER:
-        raise ValueError(f"an answer of {len(data)} bytes; at most {MAX_ANSWER} are read")
+    if len(data) > (most := MAX_OUTSIDE if outside else MAX_ANSWER):
+        raise ValueError(f"an answer of {len(data)} bytes; at most {most} are read")
     told = _object(data, "an answer")
     names = _get(told, "message", int), _get(told, "n", int), _get(told, "token", str)
     try:

@@ -153,7 +153,7 @@ async def start(folder: Path) -> Node:
     for left in reversed(range(TRIES)):
         config = _config(folder)
         _set_up(config, folder)
-        node = Node(config, worker=True, stories=True)
+        node = Node(config, workers=True, stories=True)
         try:
             await node.start()
         except AddressTaken:

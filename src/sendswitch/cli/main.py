@@ -22,7 +22,8 @@ from sendswitch.cli.exit_codes import EX_TEMPFAIL, EX_UNAVAILABLE
 # holds the sentences to the commands' own.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve.serve", "Accept and deliver mail as workers decide."),
-    "run": ("serve.run", "Accept mail and run pipelines in one process."),
+    "run": ("serve.run", "Accept mail and run pipelines, in worker processes."),
+    "work": ("work.work", "Run pipelines for a node on this machine, or through RabbitMQ."),
     "demo": ("demo.demo", "Run a switch with sample pipelines and six messages."),
     "check": ("check.check", "Check the configuration."),
     "pipe": ("pipe.pipe", "Take a message on standard input, for Postfix's pipe(8)."),
@@ -41,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "message": ("message.app", "Messages: what happened to them, and why."),
     "pipeline": ("pipeline.app", "Pipelines: what happens to a user's mail."),
     "processor": ("processor.app", "Processors: what pipelines are made of."),
+    "worker": ("worker.app", "Workers, which run pipelines for the node."),
+    "broker": ("broker.app", "RabbitMQ, for workers on other machines."),
     "postfix": ("postfix.app", "The lines for a Postfix before and behind the node."),
     "queue": ("queue.app", "The queue: mail on its way or held."),
     "quarantine": ("quarantine.app", "The quarantine."),

@@ -11,10 +11,10 @@ import typer
 from sendswitch.admin import deliveries, quarantine
 from sendswitch.admin.base import Page
 from sendswitch.admin.deliveries import DeliverySummary, Results
-from sendswitch.admin.serialization import error_of
 from sendswitch.cli.output import Bytes, Session, exit_code
 from sendswitch.cli.queue import SEARCH, DryRun, Limit, Words
 from sendswitch.cli.search_words import joined
+from sendswitch.errors import error_of
 
 app = typer.Typer(help="The quarantine.", no_args_is_help=True)
 

@@ -1,4 +1,4 @@
-"""`serve`: take mail and carry out decisions. `run`: the same with a worker, for a small site."""
+"""`serve`: take mail and carry out decisions. `run`: the same with worker processes, for one machine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ LOOK = 0.5
 
 
 def serve(context: typer.Context) -> None:
-    """Accept and deliver mail as workers decide."""
-    _start(context.obj, worker=False)
+    """Accept and deliver mail as workers decide.
+
+    Pipelines of steps that cost little for any mail, such as `lists`, run here; `sendswitch work` runs the others.
+    """
+    _start(context.obj, workers=False)
 
 
 def run(
@@ -40,11 +43,14 @@ def run(
         bool, typer.Option("--reload", help="Read the configuration again whenever its files are edited.")
     ] = False,
 ) -> None:
-    """Accept mail and run pipelines in one process. Edited user programs are used from the next message on."""
-    _start(context.obj, worker=True, watch=reload)
+    """Accept mail and run pipelines, in worker processes.
+
+    Edited user programs are used from the next message on.
+    """
+    _start(context.obj, workers=True, watch=reload)
 
 
-def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
+def _start(session: Session, *, workers: bool, watch: bool = False) -> None:
     # The stamp is older than the configuration, so that an edit during the start is seen as a change.
     changed = changes(partial(_stamp, session.config_file)) if watch else None
     config = session.config()
@@ -52,7 +58,7 @@ def _start(session: Session, *, worker: bool, watch: bool = False) -> None:
     raise_file_limit()
     tune_memory()
     os.umask(0o077)  # there is mail in what it writes
-    uvloop.run(until_signal(config, worker=worker, source=session.config, changed=changed))
+    uvloop.run(until_signal(config, workers=workers, source=session.config, changed=changed))
 
 
 def raise_file_limit() -> None:
@@ -116,7 +122,7 @@ class _Reloader:
 
 
 async def until_signal(
-    config: Config, *, worker: bool, source: Source, changed: Callable[[], bool] | None = None
+    config: Config, *, workers: bool, source: Source, changed: Callable[[], bool] | None = None
 ) -> None:
     """Run a node until SIGTERM or SIGINT.
 
@@ -132,7 +138,7 @@ async def until_signal(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
     supervisor = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
-    node = Node(config, worker=worker, source=source)
+    node = Node(config, workers=workers, source=source)
     await node.start()
     supervisor.tell("READY=1")
     living = loop.create_task(supervisor.watch())

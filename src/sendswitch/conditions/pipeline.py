@@ -25,6 +25,11 @@ def _condition(text: str) -> str:
     return text
 
 
+# The built-in steps that cost little for any mail: they look at envelope and header, in linear time, and never wait.
+LIGHT = frozenset(
+    ("deny", "delay", "forward", "headers", "hold", "lists", "pass", "quarantine", "rate", "subject", "tag")
+)
+
 OnError = Literal["skip", "defer", "deny", "hold"]
 
 
@@ -58,3 +63,8 @@ class PipelineConfig(BaseModel):
         None, description="What DENY means after the queue."
     )
     step: tuple[StepConfig, ...] = Field((), max_length=100, description="The steps, in order.")
+
+    @property
+    def light(self) -> bool:
+        """Return whether every step costs little for any mail, so that the node may run it by itself."""
+        return all(step.use in LIGHT and not (step.when and Condition(step.when).reads_content) for step in self.step)

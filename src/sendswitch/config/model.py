@@ -260,9 +260,22 @@ class CanarySection(Section):
 
 
 class WorkerSection(Section):
-    """The worker that runs pipelines."""
+    """The workers that run pipelines."""
 
-    concurrency: int = Field(100, ge=1, le=10000, description="Messages in pipelines at once.")
+    processes: int = Field(0, ge=0, le=1000, description="Worker processes that `run` starts; 0: one for each core.")
+    concurrency: int = Field(100, ge=1, le=10000, description="Messages in pipelines at once, in each worker.")
+    memory: Size = Field(
+        1_000_000_000, ge=100_000_000, description="Resident memory above which a worker process is replaced."
+    )
+
+
+class BrokerSection(Section):
+    """The broker between nodes and workers on other machines. Without one, workers are on this machine."""
+
+    urls: list[Secret] = Field(
+        default_factory=list,
+        description='RabbitMQ hosts, such as "amqps://user:password@mq1.example/sendswitch"; or {file = "/path"}.',
+    )
 
 
 class LogSection(Section):
@@ -306,6 +319,7 @@ class Config(Section):
     webhooks: WebhooksSection = WebhooksSection()
     canary: CanarySection = CanarySection()
     worker: WorkerSection = WorkerSection()
+    broker: BrokerSection = BrokerSection()
     tracing: TracingSection = TracingSection()
     log: LogSection = LogSection()
 

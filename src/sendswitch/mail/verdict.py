@@ -88,7 +88,7 @@ MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 
 # Why nothing was decided.
-LATE, BROKE = "late", "broke"
+LATE, BROKE, LOST = "late", "broke", "lost"
 
 
 # The end of an outcome, as people read it, of a step whose opinion did not count.
@@ -231,7 +231,7 @@ class Deferral:
     """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict.
 
     `why` is LATE when a worker had the task for the whole deadline, BROKE when a process ended or was killed at a limit
-    while it had the message, '' for all else.
+    while it had the message, LOST when the worker that had it is gone, '' for all else.
     """
 
     reason: str

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from sendswitch import metrics
 from sendswitch.conditions.condition import Condition, ConditionFacts
 from sendswitch.conditions.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.deadline import within
@@ -86,7 +85,6 @@ class Chain:
             asked = replace(context, rehearsal=True) if bound.shadow else context
             opinion, answer = await self._ask(bound, mail, asked, said)
             seconds = time.perf_counter() - began
-            metrics.processor_seconds(bound.name).observe(seconds)
             trace.append(_step(bound, opinion, answer, seconds, context.notes))
             if context.notes:
                 context = replace(context, notes=[])
@@ -141,7 +139,6 @@ class Chain:
             failure = error.failure
         except Exception as error:
             failure = _Failure(StepOutcome.ERROR, _words(error) or type(error).__name__)
-        metrics.PROCESSOR_ERRORS.labels(bound.name).inc()
         if answer is None and service is not None:
             answer = {"failed": failure.kind, "text": failure.text}
         return failure, answer
@@ -177,7 +174,9 @@ def _words(error: Exception) -> str:
 
 def build(config: PipelineConfig, limit: float, services: Services = Services()) -> Chain:  # noqa: B008 - nobody changes it
     """Return the chain of a checked pipeline. Raises ValueError or InvalidConfiguration when a step cannot be made."""
-    return Chain([_bind(step, limit, services) for step in config.step], services.readers)
+    steps = enumerate(config.step, 1)
+    bound = [_bind(step, limit, replace(services, place=f"{services.place} {n}")) for n, step in steps]
+    return Chain(bound, services.readers)
 
 
 def _bind(step: StepConfig, limit: float, services: Services) -> BoundStep:

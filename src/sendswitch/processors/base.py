@@ -120,6 +120,17 @@ class AutoReplySender(Protocol):
         ...
 
 
+class Counters(Protocol):
+    """The counts of a site's steps, which several worker processes share."""
+
+    async def within_limit(self, place: str, who: str, message: str, most: int, period: float, now: float) -> bool:
+        """Count a message and return True when `most` in `period` seconds allow it; a message is counted once.
+
+        `place` names the step whose count it is. Raises Temporary.
+        """
+        ...
+
+
 # The built-in steps that read content.
 READING = frozenset(("attachment", "auth", "sieve"))
 
@@ -189,8 +200,9 @@ class Services:
 
     `host` is our name. `allow` are hosts, addresses and networks that are not public and may be asked all the same.
     `lists` are the kept allow and deny lists. `outbox` takes events and `auto_replies` automatic replies; both are None
-    where no node runs. `readers` read content. A step that has a method `setup(services)` gets them once, after it was
-    made.
+    where no node runs. `readers` read content. `counters` count for all workers of the node; None where only this
+    process counts. `place` names the step among all steps. A step that has a method `setup(services)` gets them once,
+    after it was made.
     """
 
     host: str = ""
@@ -199,6 +211,8 @@ class Services:
     outbox: NoticeSink | None = None
     auto_replies: AutoReplySender | None = None
     readers: Readers = field(default_factory=InThreads)
+    counters: Counters | None = None
+    place: str = ""
 
 
 class Step(Protocol):

@@ -49,7 +49,10 @@ class ClamAVOptions(base.Options):
     )
     largest: Size = Field(26_214_400, description="Most bytes that clamd takes, its StreamMaxLength; more is not sent.")
     connections: int = Field(
-        4, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
+        4,
+        ge=1,
+        le=100,
+        description="Most messages that a worker has scanned at once, for all pipelines with this number.",
     )
 
 

@@ -60,7 +60,10 @@ class ExecOptions(base.Options):
     files: Size = Field(100_000_000, description="Most bytes of a file it writes.")
     processes: int = Field(64, ge=1, le=10_000, description="Most processes that it has at once.")
     at_once: int = Field(
-        4, ge=1, le=100, description="Most that run at once for all pipelines with this command and this number."
+        4,
+        ge=1,
+        le=100,
+        description="Most that run at once in a worker, for all pipelines with this command and number.",
     )
 
     @field_validator("command")

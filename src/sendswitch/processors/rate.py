@@ -1,14 +1,11 @@
 """A limit on the mail of one sender in a period.
 
-The counts are of this pipeline, in this node's memory: a restart or a new version of the pipeline begins again. The
-count of the last period fades while the new one begins, so that about `most` messages pass in any period, exactly so
-when they came evenly. A message that is offered again is counted once.
+The counts are of this step, in this node's memory and for all its workers: a restart or a new version of the pipeline
+begins again. A message that is offered again is counted once.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -18,11 +15,7 @@ from sendswitch.mail.address import key
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base
-
-# Senders that are counted at once; of more the least heard of are forgotten.
-SENDERS = 10_000
-# Messages whose counting is remembered, for those that are offered again.
-COUNTED = 10_000
+from sendswitch.processors.rate_counters import RateCounters
 
 
 class RateOptions(base.Options):
@@ -38,13 +31,6 @@ class RateOptions(base.Options):
     reply: base.Refusal = Field("550 5.7.1 Too many messages", description="What a denied sender is told.")
 
 
-@dataclass(slots=True)
-class _Count:
-    began: float
-    now: int = 0
-    before: int = 0
-
-
 class Rate:
     """Has an opinion on mail that is too much."""
 
@@ -53,14 +39,20 @@ class Rate:
     waits = False
 
     def __init__(self, options: RateOptions) -> None:
-        self._options = options
-        self.counts: OrderedDict[str, _Count] = OrderedDict()
-        self.counted: OrderedDict[str, bool] = OrderedDict()
+        self._options, self._place = options, ""
+        self._counters: base.Counters = RateCounters()
+
+    def setup(self, services: base.Services) -> None:
+        """Count together with the other workers, if there are any."""
+        if services.counters is not None:
+            self._counters, self._place = services.counters, services.place
+            self.waits = True
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return the `action` when there is too much mail."""
         options, who = self._options, self._who(context)
-        if self._within_limit(who, context):
+        message = f"{context.message} {context.recipient.address}"
+        if await self._counters.within_limit(self._place, who, message, options.most, options.within, context.now):
             return None
         reason = f"{who or 'the null sender'} sent more than {options.most} messages in {options.within:g} s"
         tags = (options.tag,)
@@ -79,29 +71,3 @@ class Rate:
             return context.client.address
         sender = key(context.sender)
         return sender.rpartition("@")[2] if self._options.per == "domain" else sender
-
-    def _within_limit(self, who: str, context: base.Context) -> bool:
-        message = f"{context.message} {context.recipient.address}"
-        if self.counted.get(message):
-            return True
-        count = self._count(who, context.now)
-        share = 1 - (context.now - count.began) / self._options.within
-        allowed = count.now + count.before * min(1.0, max(0.0, share)) < self._options.most
-        if allowed:
-            count.now += 1
-            self.counted[message] = True
-            if len(self.counted) > COUNTED:
-                self.counted.popitem(last=False)
-        return allowed
-
-    def _count(self, who: str, now: float) -> _Count:
-        count = self.counts.setdefault(who, _Count(now))
-        self.counts.move_to_end(who)
-        if len(self.counts) > SENDERS:
-            self.counts.popitem(last=False)
-        periods = int((now - count.began) / self._options.within)
-        if periods:
-            count.before = count.now if periods == 1 else 0
-            count.now = 0
-            count.began += periods * self._options.within
-        return count

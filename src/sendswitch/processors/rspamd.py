@@ -54,7 +54,10 @@ class RspamdOptions(base.Options):
     largest: Size = Field(26_214_400, description="Most bytes that are sent to Rspamd, its max_message.")
     too_large: TooLarge = Field("tag", description="What a larger message means; `tag` sets UNSCANNED.")
     connections: int = Field(
-        8, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
+        8,
+        ge=1,
+        le=100,
+        description="Most messages that a worker has scanned at once, for all pipelines with this number.",
     )
 
 

@@ -55,7 +55,10 @@ class SpamAssassinOptions(base.Options):
     largest: Size = Field(512_000, description="Most bytes that are sent to spamd.")
     too_large: TooLarge = Field("skip", description="What a larger message means; `tag` sets UNSCANNED.")
     connections: int = Field(
-        4, ge=1, le=100, description="Most messages that all pipelines with this number have scanned at once."
+        4,
+        ge=1,
+        le=100,
+        description="Most messages that a worker has scanned at once, for all pipelines with this number.",
     )
 
     @model_validator(mode="after")

@@ -41,7 +41,10 @@ class WebhookOptions(EndpointOptions):
     """Options of `webhook`."""
 
     connections: int = Field(
-        8, ge=1, le=100, description="Most messages that all pipelines with this URL and this number ask about at once."
+        8,
+        ge=1,
+        le=100,
+        description="Most messages that a worker asks about at once, for all pipelines with this URL.",
     )
 
 

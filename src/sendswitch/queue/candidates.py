@@ -60,7 +60,8 @@ class Candidates:
             # Now, because the mail may be delivered and its content forgotten before a worker begins.
             held = await message.load() if content is None else content
 
-            now = await self._dispatcher.rehearse(delivery, replace(route, version=route.candidate), held)
+            way = replace(route, version=route.candidate, queue=route.candidate_queue)
+            now = await self._dispatcher.rehearse(delivery, way, held)
             if isinstance(held, InFile) and not await asyncio.to_thread(held.path.exists):
                 raise SpoolUnavailable("the content went before the candidate had read it")
             fields = _differing(was, now)

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from sendswitch import logs, metrics
 from sendswitch.broker.base import TaskPublisher
@@ -19,15 +20,17 @@ from sendswitch.errors import Temporary, classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
+from sendswitch.mail.verdict import BROKE, LATE, LOST, Deferral, PipelineResult, StepOutcome
 from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout
 from sendswitch.queue.settings import Current
-from sendswitch.routing import Route
+from sendswitch.routing import ALONE, POOL, Route
 from sendswitch.spool.records import Delivery, Message
 
 # Seconds behind the deadline after which the broker is asked whether it has the task still.
 OVERDUE = 5.0
+# How often a task may be lost with a worker that had others too, before it is said to have broken it.
+LOST_AGAIN = 3
 # Random bytes in a token.
 TOKEN = 16
 
@@ -53,9 +56,16 @@ class Dispatcher:
     """
 
     def __init__(
-        self, publisher: TaskPublisher, current: Current, *, clock: Clock, suspects: Suspects | None = None
+        self,
+        publisher: TaskPublisher,
+        current: Current,
+        *,
+        clock: Clock,
+        suspects: Suspects | None = None,
+        on_suspect: Callable[[], None] = lambda: None,
     ) -> None:
-        self._publisher, self._current, self._clock = publisher, current, clock
+        """Prepare. `on_suspect` is called before each task that is asked alone."""
+        self._publisher, self._current, self._clock, self._on_suspect = publisher, current, clock, on_suspect
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
         self._random = b""
@@ -112,15 +122,10 @@ class Dispatcher:
     async def _ask(self, delivery: Delivery, route: Route) -> PipelineResult:
         """Offer a task and wait for its answer. Suspects (`poison`) are offered one at a time."""
         began = time.perf_counter()
-        task = self._task(delivery, route)
-        suspects, message = self.suspects, delivery.message
+        task, message = self._task(delivery, route), delivery.message
         self._messages[message.id] = message, self._messages.get(message.id, (message, 0))[1] + 1
         try:
-            if delivery.key in suspects.counts or task.digest in suspects.digests:
-                async with suspects.turn:
-                    answer = await self._answer(task, route)
-            else:
-                answer = await self._answer(task, route)
+            answer = await self._asked(delivery.key, task, route)
         finally:
             self._let_go(message)
         _tell(delivery, answer, time.perf_counter() - began)
@@ -128,6 +133,27 @@ class Dispatcher:
             for observer in self._observers:
                 observer(delivery, route, answer)
         return answer
+
+    async def _asked(self, key: Key, task: Task, route: Route) -> PipelineResult:
+        """Return the answer to a task. One that was lost with its worker and other tasks is asked again alone, where
+        its own fault shows.
+        """
+        suspects = self.suspects
+        if key not in suspects.counts and task.digest not in suspects.digests:
+            answer = await self._answer(task, route)
+            if not _lost(answer):
+                return answer
+            if task.digest:
+                suspects.digests.add(task.digest)
+        self._on_suspect()
+        queue = ALONE if task.queue == POOL else task.queue
+        async with suspects.turn:
+            for _ in range(LOST_AGAIN):
+                answer = await self._answer(replace(task, token=self._token(), queue=queue), route)
+                if not _lost(answer):
+                    break
+        suspects.digests.discard(task.digest)
+        return replace(answer, why=BROKE) if _lost(answer) else answer
 
     def _let_go(self, message: Message) -> None:
         _, asked = self._messages.pop(message.id)
@@ -184,6 +210,7 @@ class Dispatcher:
             raise
         finally:
             self._waiting.pop(task.token, None)
+        _measure(answer)
         if isinstance(answer, Deferral) and answer.why == LATE:
             if not task.rehearsal:
                 metrics.DEADLINES.inc()
@@ -228,6 +255,19 @@ class Dispatcher:
             return
         if (question.task.message, question.task.n) == (answer.message, answer.n):
             question.answer.set_result(answer.result)
+
+
+def _lost(answer: PipelineResult) -> TypeGuard[Deferral]:
+    return isinstance(answer, Deferral) and answer.why == LOST
+
+
+def _measure(answer: PipelineResult) -> None:
+    """Count the steps of an answer, wherever they ran."""
+    for step in answer.trace:
+        if step.outcome != StepOutcome.NOT_ASKED:
+            metrics.processor_seconds(step.processor).observe(step.seconds)
+        if step.failed:
+            metrics.PROCESSOR_ERRORS.labels(step.processor).inc()
 
 
 def _tell(delivery: Delivery, answer: PipelineResult, seconds: float) -> None:

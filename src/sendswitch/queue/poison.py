@@ -1,10 +1,10 @@
-"""Poison: mail that may have killed the node. After a kill its deliveries in hand are known, offered one at a time, and
-put in quarantine when one was alone three times.
+"""Poison: mail that may have killed the node or a worker. Its deliveries are known, offered one at a time, and put in
+quarantine when one was alone three times.
 
-Each pipeline is noted in a file before it begins, and again when it ends. The kernel has the note when the process is
-killed; it need not be on the disk, because mail kills a process, not the machine. A pipeline that began and did not end
-makes its delivery suspect. A suspect broke the node when the node is killed again, or when its process had to be killed
-at a limit.
+Each delivery that a worker gets is noted in a file, and again when it ends. The kernel has the note when the process is
+killed; it need not be on the disk, because mail kills a process, not the machine. After a kill of the node, a delivery
+that began and did not end is suspect. It broke something when the node is killed again, when it was alone with a worker
+that ended, or when its process had to be killed at a limit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Suspects:
 
 
 class Notes:
-    """The file of the deliveries in hand (`worker.runtime.Hands`). It begins empty: `left_in_hand` has read it before.
+    """The file of the deliveries that workers have (`broker.embedded.Hands`). It begins empty, because `left_in_hand`
+    has read it before.
 
     A begin is written at once. Ends are written together: with the next begin, or after LATEST seconds. After a kill, a
     delivery that ended in these seconds may be a suspect too.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from sendswitch import logs
@@ -29,6 +29,9 @@ from sendswitch.routing import Route
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
 """A function that returns a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""
 
+Name = tuple[str, bool]
+"""The owner of a pipeline, and whether it is the candidate beside the live one."""
+
 # Pipelines kept ready. Beyond this many users at once the least used is made again when needed.
 CACHE = 1000
 
@@ -39,16 +42,16 @@ class PipelineCache:
 
     def __init__(self, source: Source, limit: float, services: Services) -> None:
         self._source, self._limit, self._services = source, limit, services
-        self._chains: OrderedDict[tuple[str, bool], tuple[int, Chain]] = OrderedDict()
+        self._chains: OrderedDict[Name, tuple[int, Chain]] = OrderedDict()
         self._making = asyncio.Lock()
 
     def ready(self, task: Task) -> Chain | None:
         """Return the chain of a task's pipeline when it is made already."""
-        place = (task.pipeline, task.rehearsal)
-        known = self._chains.get(place)
+        name = (task.pipeline, task.rehearsal)
+        known = self._chains.get(name)
         if known is None or known[0] != task.version:
             return None
-        self._chains.move_to_end(place)
+        self._chains.move_to_end(name)
         return known[1]
 
     async def get(self, task: Task) -> Chain:
@@ -58,10 +61,12 @@ class PipelineCache:
         async with self._making:
             if (chain := self.ready(task)) is not None:
                 return chain
-            chain = build(await self._source(task.pipeline, task.version), self._limit, self._services)
-            place = (task.pipeline, task.rehearsal)
-            _, known = self._chains.get(place, (0, None))
-            self._chains[place] = (task.version, chain)
+            config = await self._source(task.pipeline, task.version)
+            which = f"{task.pipeline} {task.version}{' candidate' * task.rehearsal}"
+            chain = build(config, self._limit, replace(self._services, place=which))
+            name = (task.pipeline, task.rehearsal)
+            _, known = self._chains.get(name, (0, None))
+            self._chains[name] = (task.version, chain)
             if known is not None:
                 await known.close()
             if len(self._chains) > CACHE:
@@ -69,13 +74,22 @@ class PipelineCache:
                 await old.close()
         return chain
 
-    async def retain(self, routes: Iterable[Route]) -> None:
-        """Close the chains that no route names any more."""
-        named = {place for route in routes for place in ((route.owner, False), (route.candidate and route.owner, True))}
+    @property
+    def names(self) -> list[Name]:
+        """Return the names of the pipelines in it."""
+        return list(self._chains)
+
+    async def retain(self, names: Iterable[Name]) -> None:
+        """Close the chains of all other pipelines."""
         async with self._making:
-            gone = [self._chains.pop(place)[1] for place in set(self._chains) - named]
+            gone = [self._chains.pop(name)[1] for name in set(self._chains).difference(names)]
         for chain in gone:
             await chain.close()
+
+    async def change(self, limit: float, services: Services) -> None:
+        """Make every chain again, with another limit (seconds) and other services."""
+        self._limit, self._services = limit, services
+        await self.retain(())
 
     async def close(self) -> None:
         """Close every chain."""
@@ -84,32 +98,29 @@ class PipelineCache:
             await chain.close()
 
 
-class Hands(Protocol):
-    """Remembers which deliveries a worker has, beyond the death of its process."""
-
-    def begin(self, message: int, n: int, digest: bytes) -> None:
-        """Note that a pipeline begins. A kill does not lose the note."""
-        ...
-
-    def end(self, message: int, n: int) -> None:
-        """Note that a pipeline ended, with or without an answer."""
-        ...
+def named(routes: Iterable[Route]) -> set[Name]:
+    """Return the names of the pipelines that routes lead to."""
+    found: set[Name] = set()
+    for route in routes:
+        found.add((route.owner, False))
+        if route.candidate:
+            found.add((route.owner, True))
+    return found
 
 
 class Worker:
-    """The runner of pipelines for the tasks of some queues."""
+    """The runner of pipelines for the tasks of some queues. `pipelines` are those of each node, by its name."""
 
     def __init__(
         self,
         consumer: TaskConsumer,
-        pipelines: PipelineCache,
+        pipelines: Mapping[str, PipelineCache],
         *,
         queues: tuple[str, ...],
         concurrency: int,
         clock: Clock,
-        hands: Hands | None = None,
     ) -> None:
-        self._consumer, self._pipelines, self._queues, self._hands = consumer, pipelines, queues, hands
+        self._consumer, self._pipelines, self._queues = consumer, pipelines, queues
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
         self._idle: set[asyncio.Task[None]] = set()
@@ -117,8 +128,9 @@ class Worker:
         self._reading: dict[int, asyncio.Future[Mail | None]] = {}
 
     async def retain(self, routes: Iterable[Route]) -> None:
-        """Drop the pipelines that no longer exist."""
-        await self._pipelines.retain(routes)
+        """Drop the pipelines that no route names any more."""
+        for pipelines in self._pipelines.values():
+            await pipelines.retain(named(routes))
 
     async def run(self) -> None:
         """Run until `stop` is called; then every lease in hand is answered before this returns. Raises Temporary."""
@@ -127,12 +139,14 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 loops = [group.create_task(self._loop()) for _ in range(self._concurrency)]
                 await self._stopping.wait()
+                await self._consumer.stop_taking()
                 for loop in loops:
                     if loop in self._idle:
                         loop.cancel()
         finally:
             await self._consumer.close()
-            await self._pipelines.close()
+            for pipelines in self._pipelines.values():
+                await pipelines.close()
 
     def stop(self) -> None:
         """Take no more tasks."""
@@ -156,10 +170,7 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         task = lease.task
-        chain = self._pipelines.ready(task)
-        hands = None if task.rehearsal else self._hands
-        if hands is not None:
-            hands.begin(task.message, task.n, task.digest)
+        chain = self._pipelines[lease.node].ready(task)
         try:
             if chain is not None and not chain.waits:
                 answer = await self._answer(lease)
@@ -171,9 +182,6 @@ class Worker:
         except asyncio.CancelledError:
             await lease.give_back()
             raise
-        finally:
-            if hands is not None:
-                hands.end(task.message, task.n)
         await lease.answer(answer)
 
     async def _read(self, lease: Lease) -> Mail:
@@ -201,7 +209,7 @@ class Worker:
     async def _answer(self, lease: Lease) -> PipelineResult:
         task = lease.task
         try:
-            chain = await self._pipelines.get(task)
+            chain = await self._pipelines[lease.node].get(task)
             mail = await self._read(lease)
             context = Context(
                 message=to_text(task.message),

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from sqlalchemy import Engine
 
+from sendswitch import unix_socket
 from sendswitch.admin import (
     configuration,
     deliveries,
@@ -30,8 +31,8 @@ from sendswitch.admin import (
 )
 from sendswitch.admin.base import Actor, Installation, Page
 from sendswitch.admin.hold import HeldAnswer
-from sendswitch.admin.node import DialogLine, Status
-from sendswitch.admin.serialization import NAME, address_of
+from sendswitch.admin.node import DialogLine, Status, WorkerSummary
+from sendswitch.admin.serialization import NAME
 from sendswitch.client import Client, InProcess, OverSocket, connect
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
@@ -66,6 +67,9 @@ class FakeNode:
 
     def reload(self) -> Sequence[str]:
         raise InvalidConfiguration(["x.toml:3: wrong", "x.toml:4: wrong too"])
+
+    def workers(self) -> Sequence[WorkerSummary]:
+        return [WorkerSummary("w", 7, datetime(2026, 1, 1, tzinfo=UTC), ("q",), 10, 2, 40)]
 
     def drain(self, on: bool) -> None:
         self.asked.append(("drain", on))
@@ -109,7 +113,7 @@ class Served:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with address_of(self._installation.config.node.data) as address:
+        with unix_socket.address_of(self._installation.config.node.data / NAME) as address:
             line.bind(address)
         line.listen(10)
         server = WebServer(http_app.make_app(self._installation))

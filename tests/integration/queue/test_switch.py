@@ -26,10 +26,11 @@ from sendswitch.mail.task import Answer, Reference
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
 from sendswitch.queue import active as queue_module
 from sendswitch.queue import dispatcher
+from sendswitch.queue.dispatcher import LOST_AGAIN
 from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import LATEST, Notes, left_in_hand
 from sendswitch.reply import Reply
-from sendswitch.routing import Route, Routes
+from sendswitch.routing import ALONE, POOL, Route, Routes
 from sendswitch.smtp.client import Delivered
 from sendswitch.smtp.protocol.client import Outcome
 from sendswitch.spool import admin, requeue, rules
@@ -163,7 +164,7 @@ async def test_mail_without_a_verdict_waits_and_is_quarantined_when_its_time_is_
         s.answers["silent@example.test"] = lambda: Deferral("late", why=LATE)
         await s.accept("silent@example.test")
         for n in range(1, 4):
-            await s.until(lambda: len(s.asked) >= n)  # noqa: B023
+            await s.until(partial(lambda wanted: _attempts(tmp_path) >= wanted, n))
             assert s.states()["silent@example.test"] == "accepted"
             clock.advance(101)
         clock.advance(1000)
@@ -326,6 +327,55 @@ async def test_what_broke_its_pipeline_three_times_is_put_aside(tmp_path: Path, 
         (row,) = admin.rows(admin.open_files(tmp_path), (State.QUARANTINED,))
         assert row.reply.startswith("poison:")
         assert list((await s.spool.suspects()).values()) == [3]
+
+
+async def test_what_was_lost_with_its_worker_is_asked_again_by_itself(tmp_path: Path, clock: FakeClock) -> None:
+    async with switch(tmp_path, clock) as s:
+        await s.accept("ann@example.test", "bob@example.test")
+        await s.until(lambda: len(s.held) == 2)
+        for lease in s.held:  # their worker dies with both
+            s.broker.lose(lease.task, "its worker ended", alone=False)
+        await s.until(lambda: len(s.held) == 3)
+        assert [lease.task.queue for lease in s.held] == [POOL, POOL, ALONE]
+        assert s.suspected == [1, 1]
+        await s.accept("ann@example.test", data=message("Another"))
+        await s.until(lambda: len(s.held) == 4)  # mail that is no suspect does not wait
+        assert s.held[3].task.message != s.held[2].task.message
+        assert s.held[2].task.token not in {lease.task.token for lease in s.held[:2]}
+        await s.held[2].answer(Verdict.passed())
+        await s.until(lambda: len(s.held) == 5)
+        for lease in s.held[3:]:
+            await lease.answer(Verdict.passed())
+        await s.until(lambda: set(s.states().values()) == {"delivered"})
+        assert await s.spool.suspects() == {}
+        assert s.suspects.digests == set()
+
+
+async def test_what_kills_its_worker_three_times_while_alone_is_put_aside(tmp_path: Path, clock: FakeClock) -> None:
+    async with switch(tmp_path, clock) as s:
+        await s.accept("ann@example.test")
+        for n in range(1, 5):
+            await s.until(partial(lambda wanted: len(s.held) == wanted, n))
+            s.broker.lose(s.held[-1].task, "its worker ended", alone=n > 1)
+            if n > 1:
+                await s.until(partial(lambda wanted: list(s.suspects.counts.values()) == [wanted], n - 1))
+            clock.advance(101)
+        await s.until(lambda: s.states() == {"ann@example.test": "quarantined"})
+        assert len(s.held) == 4
+        (row,) = admin.rows(admin.open_files(tmp_path), (State.QUARANTINED,))
+        assert row.reply.startswith("poison:")
+
+
+async def test_what_is_lost_beside_other_tasks_again_and_again_has_broken_its_worker(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with switch(tmp_path, clock) as s:
+        await s.accept("ann@example.test")
+        for n in range(1, 2 + LOST_AGAIN):
+            await s.until(partial(lambda wanted: len(s.held) == wanted, n))
+            assert s.suspects.counts == {}
+            s.broker.lose(s.held[-1].task, "its worker ended", alone=False)
+        await s.until(lambda: list(s.suspects.counts.values()) == [1])
 
 
 async def test_after_a_kill_suspects_are_offered_one_at_a_time(

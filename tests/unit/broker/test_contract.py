@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sendswitch.broker.base import Lease, OnAnswer, OnReconnect, TaskConsumer, TaskPublisher
 from sendswitch.broker.codec import decode_answer, decode_task, encode_answer, encode_task
-from sendswitch.broker.embedded import EmbeddedBroker, EmbeddedPublisher
+from sendswitch.broker.embedded import EmbeddedBroker, EmbeddedPublisher, FairQueue
 from sendswitch.mail.content import Content, InMemory, read_all
+from sendswitch.mail.envelope import Recipient
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.mail.verdict import LOST, Deferral, Verdict
 from sendswitch.testing import envelope
 
 STORED = b"Subject: stored\r\n\r\nText\r\n"
@@ -189,3 +191,114 @@ async def test_a_worker_that_stops_waiting_loses_no_task(sides: Any) -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert (await both.lease()).task.message == 1
+
+
+# Fair shares
+
+
+def of(number: int, owner: str, recipient: str = "") -> Task:
+    return replace(task(number), pipeline=owner, recipient=Recipient(recipient or owner))
+
+
+def test_users_and_recipients_take_turns() -> None:
+    queue = FairQueue()
+    for number in range(3):
+        queue.put(of(number, "ann@example.test"))
+    queue.put(of(3, "@example.org", "x@example.org"))
+    queue.put(of(4, "@example.org", "x@example.org"))
+    queue.put(of(5, "@example.org", "Y@Example.org"))
+    queue.put(of(6, "@example.org", "y@example.org"))
+    taken = [one.message for _ in range(7) if (one := queue.take()) is not None]
+    assert taken == [0, 3, 1, 5, 2, 4, 6]
+    assert queue.take() is None
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one mailbox", "a whole domain"])
+def test_whoever_fills_the_queue_leaves_places_for_the_next(several: bool) -> None:
+    queue = FairQueue()
+    queue.places = 100
+    for number in range(1000):
+        queue.put(of(number, "@example.org", f"{number if several else 0}@example.org"))
+    hog = []
+    while (one := queue.take()) is not None:
+        hog.append(one)
+    assert len(hog) == (80 if several else 67)
+    queue.put(of(2000, "ann@example.test"))
+    ann = queue.take()
+    assert ann is not None
+    assert ann.message == 2000
+    assert queue.take() is None
+    queue.ended(ann)
+    for one in hog:
+        queue.ended(one)
+    assert sum(queue.take() is not None for _ in range(100)) == len(hog)
+
+
+def test_one_place_is_used_by_all() -> None:
+    queue = FairQueue()
+    queue.places = 1
+    for number in range(3):
+        queue.put(of(number, f"{number}@example.org"))
+    for number in range(3):
+        one = queue.take()
+        assert one is not None
+        assert one.message == number
+        queue.ended(one)
+    assert queue.take() is None
+
+
+def test_what_is_removed_leaves_nothing_behind() -> None:
+    queue = FairQueue()
+    queue.put(of(1, "ann@example.test"))
+    queue.remove(of(1, "ann@example.test"))
+    queue.remove(of(1, "ann@example.test"))
+    queue.remove(of(2, "bob@example.test"))
+    assert queue.take() is None
+
+
+async def test_a_free_place_goes_to_a_task_that_waited_for_it() -> None:
+    broker, heard = EmbeddedBroker(), list[Answer]()
+    broker.add_places("q", 3)
+    for number in range(5):
+        broker.put(of(number, "ann@example.test"), heard.append)
+    first = [await broker.take(("q",)) for _ in range(2)]
+    waiting = asyncio.create_task(broker.take(("q",)))
+    await asyncio.sleep(0)
+    assert not waiting.done()  # ann has her share, and one place is free
+    broker.end(first[0], Verdict.passed())
+    assert (await waiting).message == 2
+    other = asyncio.create_task(broker.take(("q",)))
+    await asyncio.sleep(0)
+    broker.add_places("q", 3)
+    assert (await other).message == 3
+
+
+class Noted:
+    """The notes of what workers have."""
+
+    def __init__(self) -> None:
+        self.hands: set[tuple[int, int]] = set()
+
+    def begin(self, message: int, n: int, digest: bytes) -> None:
+        self.hands.add((message, n))
+
+    def end(self, message: int, n: int) -> None:
+        self.hands.discard((message, n))
+
+
+async def test_what_workers_have_is_noted() -> None:
+    hands = Noted()
+    broker = EmbeddedBroker(hands)
+    consumer, heard = broker.consumer(read), list[Answer]()
+    for number in range(1, 5):
+        broker.put(task(number), heard.append)
+    broker.put(replace(task(5), rehearsal=True), heard.append)
+    leased = [await consumer.lease(("q",)) for _ in range(5)]
+    leases = sorted(leased, key=lambda lease: lease.task.message)
+    assert hands.hands == {(1, 0), (2, 0), (3, 0), (4, 0)}
+    await leases[0].answer(Verdict.passed())
+    await leases[1].discard()
+    broker.lose(leases[2].task, "it died", alone=False)
+    await leases[3].give_back()
+    assert hands.hands == set()
+    assert [answer.result for answer in heard] == [Verdict.passed(), Deferral("it died", why=LOST)]

@@ -15,9 +15,11 @@ from sendswitch.mail.content import InFile, InMemory
 from sendswitch.mail.ids import first_at, to_text
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action
-from sendswitch.processors import rate
+from sendswitch.processors import rate_counters
+from sendswitch.processors.base import Services
 from sendswitch.processors.delay import Delay, DelayOptions
 from sendswitch.processors.rate import Rate, RateOptions
+from sendswitch.processors.rate_counters import RateCounters
 from sendswitch.processors.save import Save, SaveOptions
 from sendswitch.processors.services.payload import described
 from sendswitch.testing import context, mail, message
@@ -75,12 +77,40 @@ async def test_what_too_much_means(action: Any, expected: Action | None, reply: 
 
 
 async def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "SENDERS", 10)
-    monkeypatch.setattr(rate, "COUNTED", 10)
-    processor = Rate(RateOptions(most=1))
+    for limit in ("PLACES", "SENDERS", "COUNTED"):
+        monkeypatch.setattr(rate_counters, limit, 10)
+    counters = RateCounters()
     for n in range(100):
-        await sent(processor, 1, sender=f"{n}@x.example", now=NOW + n)
-    assert len(processor.counts) == len(processor.counted) == 10
+        assert await counters.within_limit("step 1", f"{n}@x.example", str(n), 1, 60, NOW + n)
+        await counters.within_limit(f"step {n}", "a@x.example", "1", 1, 60, NOW)
+    assert len(counters.places) == 10
+    assert not await counters.within_limit("step 99", "a@x.example", "2", 1, 60, NOW)
+    steps = [counters.places[f"step {n}"] for n in range(91, 100)]
+    assert {len(step.senders) for step in steps} == {1}
+
+
+async def test_senders_and_messages_that_are_remembered_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_counters, "SENDERS", 10)
+    monkeypatch.setattr(rate_counters, "COUNTED", 10)
+    counters = RateCounters()
+    for n in range(100):
+        await counters.within_limit("step", f"{n}@x.example", str(n), 1, 60, NOW + n)
+    assert len(counters.places["step"].senders) == len(counters.places["step"].counted) == 10
+
+
+async def test_the_workers_of_a_node_count_together() -> None:
+    counters = RateCounters()
+    both = [Rate(RateOptions(most=3)) for _ in range(2)]
+    other = Rate(RateOptions(most=3))
+    for processor in both:
+        processor.setup(Services(counters=counters, place="ann@example.test 1 1"))
+    other.setup(Services(counters=counters, place="ann@example.test 1 2"))
+    assert all(processor.waits for processor in both)
+    assert not Rate.waits
+    asked = [replace(context(now=NOW), message=to_text(first_at(NOW) + n)) for n in range(5)]
+    found = [await both[n % 2].process(mail(), one) is None for n, one in enumerate(asked)]
+    assert found == [True, True, True, False, False]
+    assert await other.process(mail(), asked[4]) is None
 
 
 async def test_mail_waits_until_it_is_old_enough() -> None:

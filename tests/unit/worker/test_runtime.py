@@ -41,7 +41,7 @@ async def answered(read: Read, *tasks: Task) -> dict[int, PipelineResult]:
     broker = EmbeddedBroker()
     publisher, consumer = broker.publisher(), broker.consumer(read)
     await publisher.open(add, lambda: None)
-    worker = Worker(consumer, PipelineCache(source, 1, Services()), queues=("q",), concurrency=5, clock=time.time)
+    worker = Worker(consumer, {"": PipelineCache(source, 1, Services())}, queues=("q",), concurrency=5, clock=time.time)
     for one in tasks:
         await publisher.offer(one)
     running = asyncio.create_task(worker.run())
@@ -85,13 +85,9 @@ async def test_another_recipient_reads_what_the_first_could_not(why: str) -> Non
 
 
 async def test_a_task_that_fails_without_an_answer_is_no_longer_in_hand() -> None:
-    class Full:
-        """Notes that cannot be written."""
-
-        def begin(self, message: int, n: int, digest: bytes) -> None:
-            raise OSError("no space")
-
-        def end(self, message: int, n: int) -> None: ...
+    class Broken(PipelineCache):
+        def ready(self, task: Task) -> None:
+            raise OSError("no memory")
 
     async def source(owner: str, version: int) -> PipelineConfig:
         return PipelineConfig()
@@ -103,12 +99,7 @@ async def test_a_task_that_fails_without_an_answer_is_no_longer_in_hand() -> Non
     publisher = broker.publisher()
     await publisher.open(lambda answer: None, lambda: None)
     worker = Worker(
-        broker.consumer(read),
-        PipelineCache(source, 1, Services()),
-        queues=("q",),
-        concurrency=1,
-        clock=time.time,
-        hands=Full(),
+        broker.consumer(read), {"": Broken(source, 1, Services())}, queues=("q",), concurrency=1, clock=time.time
     )
     running = asyncio.create_task(worker.run())
     await publisher.offer(one)

@@ -182,6 +182,7 @@ class Child:
             "-m",
             "sendswitch.processors.hosting.host",
             str(memory),
+            str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -13,10 +13,12 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +35,8 @@ from sendswitch.processors.services.payload import described
 
 # Pipelines' steps that a reader keeps ready.
 KEPT = 200
+# Bytes of stack for the thread that watches the socket.
+STACK = 256 * 1024
 # Bytes of an answer; a webhook's may have a whole message in it.
 LONGEST = 256 * 1024 * 1024
 
@@ -76,6 +80,14 @@ def _serve(stream: BinaryIO, out: socket.socket) -> None:
         out.sendall(struct.pack("<Q", len(answer)) + answer)
 
 
+def _end_with_asker(line: socket.socket) -> None:
+    """End this process when the other end of its socket is closed, in the middle of a message too."""
+    watched = select.poll()
+    watched.register(line, select.POLLRDHUP)
+    watched.poll()
+    os._exit(1)
+
+
 def _limit(memory: int) -> None:
     """Allow `memory` bytes more than there are."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -102,6 +114,8 @@ def _nursery(memory: int) -> None:
             mine = socket.socket(fileno=handles[0])
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _limit(memory)
+            threading.stack_size(STACK)
+            threading.Thread(target=_end_with_asker, args=(mine,), daemon=True).start()
             _serve(mine.makefile("rb"), mine)
             os._exit(0)
         for handle in handles:

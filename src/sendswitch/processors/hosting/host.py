@@ -11,6 +11,7 @@ import asyncio
 import io
 import os
 import resource
+import signal
 import sys
 import sysconfig
 import traceback
@@ -28,6 +29,7 @@ from sendswitch.mail.verdict import Verdict
 from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
+from sendswitch.processors.hosting.supervise import ends_with
 from sendswitch.processors.hosting.wire import context_from_json
 
 Process = Callable[[Mail, Context], Awaitable[object]]
@@ -174,7 +176,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    memory = int(sys.argv[1])
+    memory, parent = int(sys.argv[1]), int(sys.argv[2])
+    ends_with(parent, signal.SIGKILL)  # or a program that never waits would run on without it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     asyncio.run(_main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import struct
@@ -80,6 +81,10 @@ class _Child:
         except (OSError, ValueError) as error:
             raise _Died from error
         return read
+
+    def alive(self) -> bool:
+        """Return whether the process runs."""
+        return not select.select([self._handle], [], [], 0)[0]
 
     def kill(self) -> None:
         """End it now. A thread that waits for its answer sees the end of its socket."""
@@ -195,13 +200,22 @@ class Pool:
                 self._running[owner] += 1
                 self._threads.submit(self._run, job)
 
+    def _idle_one(self) -> _Child | None:
+        """Return a reader that has no message, and lives."""
+        while True:
+            with self._lock:
+                if not self.idle:
+                    return None
+                child = self.idle.pop()
+            if child.alive():
+                return child
+            child.close()
+
     def _run(self, job: _Job) -> None:
         child: _Child | None = None
         good = False
         try:
-            with self._lock:
-                child = self.idle.pop() if self.idle else None
-            child = child or _Child(self.nursery)
+            child = self._idle_one() or _Child(self.nursery)
             with self._lock:
                 job.child = child
                 if job.cancelled:

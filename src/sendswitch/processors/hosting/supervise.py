@@ -69,7 +69,7 @@ def _control(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _ends_with(parent: int, number: signal.Signals) -> None:
+def ends_with(parent: int, number: signal.Signals) -> None:
     """Ask the kernel for a signal at the death of the parent. End at once if the parent is dead already."""
     _control(_SET_PDEATHSIG, number)
     if os.getppid() != parent:
@@ -79,7 +79,7 @@ def _ends_with(parent: int, number: signal.Signals) -> None:
 def _become(words: list[str], limits: dict[int, int], niceness: int, parent: int) -> None:
     """Replace this process by the program. Return only if that fails."""
     try:
-        _ends_with(parent, signal.SIGKILL)
+        ends_with(parent, signal.SIGKILL)
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
         for kind, most in limits.items():
             hard = resource.getrlimit(kind)[1]
@@ -143,7 +143,7 @@ def main(arguments: list[str]) -> int:
     }
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     _control(_SET_CHILD_SUBREAPER, 1)
-    _ends_with(parent, signal.SIGTERM)
+    ends_with(parent, signal.SIGTERM)
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     with suppress(PermissionError):  # only root may; root has no RLIMIT_NPROC, so the script must outrun its program
         os.setpriority(os.PRIO_PROCESS, 0, -20)

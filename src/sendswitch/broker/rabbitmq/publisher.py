@@ -1,0 +1,373 @@
+"""A node's side of RabbitMQ: offers tasks, and hears what workers say.
+
+A task is known from its offer to its answer. Two things show meanwhile where it is: workers tell once in a while which
+tasks they have, and a queue gives tasks out in order, so that one which was overtaken is no longer in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aio_pika import Message
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import DeliveryError, PublishError
+
+from sendswitch import logs, metrics
+from sendswitch.broker import frames
+from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
+from sendswitch.broker.calls import Call, error_to_json
+from sendswitch.broker.codec import decode_answer, encode_task
+from sendswitch.broker.frames import BadFrame, Frame
+from sendswitch.broker.rabbitmq.connection import Failed, Keeper
+from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, TASKS, VERDICTS, account_of, declare
+from sendswitch.errors import Refused, Temporary, in_words
+from sendswitch.mail.content import Content, InMemory
+from sendswitch.mail.task import Answer, Reference, Task
+from sendswitch.mail.verdict import BROKE, LOST, Deferral
+from sendswitch.routing import ALONE
+
+# Bytes of content that go with a task; a worker asks for more, in pieces of PIECE bytes.
+INLINE, PIECE = 1024 * 1024, 512 * 1024
+# Seconds for RabbitMQ to take a task, between two looks at the queues, and after which a silent worker is gone.
+TAKEN, LOOK, SILENT = 30.0, 2.0, 10.0
+# Seconds behind a task's deadline in which its worker says that it is late.
+BEHIND = 10.0
+
+
+@dataclass(slots=True)
+class _Offered:
+    """A task without an answer. `number` counts offers to its queue; `had` is when a worker last said that it has the
+    task, `since` when it first did (monotonic seconds), 0.0 for never."""
+
+    task: Task
+    number: int
+    at: float
+    had: float = 0.0
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The state of one queue as far as it is known: how many offers were made, the number of the last one that a worker
+    has got, and how many tasks were in it at the last look (monotonic seconds)."""
+
+    offers: int = 0
+    taken: int = 0
+    depth: int = 0
+    looked: float = 0.0
+
+
+@dataclass(slots=True)
+class DistantWorker:
+    """A worker that speaks over RabbitMQ; `seen` is monotonic seconds, `since` seconds since the epoch."""
+
+    name: str
+    account: str
+    places: int
+    since: float
+    seen: float
+    leased: int = 0
+    done: int = 0
+
+    @property
+    def queue(self) -> str:
+        """Return the queue that it consumes."""
+        return TASKS + self.account
+
+
+class RabbitPublisher:
+    """A node's side of RabbitMQ (`base.TaskPublisher`). `node` names the node, without a dot.
+
+    `calls` are what workers of the site may ask of it, and `settings` returns what they must know.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        node: str,
+        read: ReadContent,
+        calls: Mapping[str, Call],
+        settings: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._node, self._read, self._calls, self._settings = node, read, calls, settings
+        self._keeper = Keeper(urls, self._begin, self._ended, name=f"sendswitch {node}")
+        self._known: dict[str, _Offered] = {}
+        self._queues: dict[str, _Queue] = {}
+        self._workers: dict[tuple[str, str], DistantWorker] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._on_answer: OnAnswer | None = None
+        self._on_reconnect: OnReconnect | None = None
+        self._channel: AbstractChannel | None = None
+        self._connected_before = False
+        self._looking: asyncio.Task[None] | None = None
+
+    async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
+        """Begin to connect. Never raises: offers wait until RabbitMQ is there."""
+        self._on_answer, self._on_reconnect = on_answer, on_reconnect
+        self._keeper.start()
+        self._looking = self._start(self._look())
+
+    async def offer(self, task: Task) -> None:
+        """Put a task into its queue, once RabbitMQ is there. Raises Temporary when it does not take the task."""
+        content = task.content if not isinstance(task.content, Reference) else await self._read(task.content)
+        body = _encoded(task, content)
+        queue = self._queues.setdefault(task.queue, _Queue())
+        await self._keeper.up.wait()
+        channel = self._channel
+        assert channel is not None
+        queue.offers += 1
+        self._known[task.token] = _Offered(task, queue.offers, time.monotonic())
+        message = Message(body, message_id=task.token, reply_to=self._node, headers={"settings": self._version()})
+        try:
+            await channel.default_exchange.publish(message, routing_key=task.queue, mandatory=True, timeout=TAKEN)
+        except PublishError as error:
+            self._known.pop(task.token, None)
+            raise Temporary(f"RabbitMQ has no queue {task.queue}; run `sendswitch broker install`") from error
+        except (DeliveryError, *Failed):
+            pass  # it may be in the queue or not: if it is not, it is offered again after reconnecting, or when overdue
+
+    async def withdraw(self, task: Task) -> None:
+        """Forget a task; a worker may still get it, and its answer has no effect."""
+        self._known.pop(task.token, None)
+
+    def has(self, task: Task) -> bool:
+        """Return whether a worker has the task, or it may still be in its queue."""
+        offered = self._known.get(task.token)
+        if offered is None:
+            return False
+        now, queue = time.monotonic(), self._queues[task.queue]
+        if now - offered.had < SILENT:
+            return True
+        if offered.had or offered.number < queue.taken:
+            return False
+        return queue.depth > 0 or queue.looked < offered.at
+
+    async def close(self) -> None:
+        """Disconnect. No answer arrives after this."""
+        self._on_answer = None
+        for task in list(self._work):
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        await self._keeper.stop()
+
+    @property
+    def trouble(self) -> str:
+        """Return why RabbitMQ cannot be reached, '' while it can."""
+        return "" if self._keeper.up.is_set() else self._keeper.trouble or "not connected yet"
+
+    def workers(self) -> list[DistantWorker]:
+        """Return the workers that were heard of lately."""
+        return list(self._workers.values())
+
+    def _version(self) -> str:
+        return frames.digest(self._settings())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    # The connection
+
+    async def _begin(self, connection: AbstractConnection) -> None:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        await declare(channel)
+        hearing = await connection.channel(publisher_confirms=False)
+        queue = await hearing.declare_queue("", exclusive=True)
+        for node in (self._node, EVERY_NODE):
+            await queue.bind(VERDICTS, f"{node}.#")
+        await queue.consume(self._heard, no_ack=True)
+        self._channel = channel
+        for offered in self._known.values():
+            offered.had = offered.since = 0.0  # what a worker said before may not hold any more
+        await self._look_at(connection)
+        self._connection = connection
+        if self._connected_before and self._on_reconnect is not None:
+            asyncio.get_running_loop().call_soon(self._on_reconnect)
+        self._connected_before = True
+
+    def _ended(self) -> None:
+        self._channel = None
+
+    async def _look(self) -> None:
+        """Look at the queues once in a while, and end what workers do not answer."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._keeper.up.is_set():
+                try:
+                    await self._look_at(self._connection)
+                except Failed as error:
+                    logs.failed("looking at the queues of RabbitMQ", error=error)
+            self._forget()
+
+    async def _look_at(self, connection: AbstractConnection) -> None:
+        """Learn how many tasks are in each queue that has tasks of ours."""
+        for name in {offered.task.queue for offered in self._known.values()}:
+            # A missing queue closes the channel, so that each look has one of its own.
+            channel = await connection.channel(publisher_confirms=False)
+            queue = self._queues[name]
+            try:
+                found: AbstractQueue = await channel.declare_queue(name, passive=True)
+                queue.depth = found.declaration_result.message_count or 0
+            except Failed:
+                queue.depth = 0
+            finally:
+                await channel.close()
+            queue.looked = time.monotonic()
+
+    def _forget(self) -> None:
+        """Forget workers that are silent, and answer for those that have a task for too long."""
+        now = time.monotonic()
+        self._workers = {key: one for key, one in self._workers.items() if now - one.seen < SILENT}
+        for token, offered in list(self._known.items()):
+            if offered.since and now - offered.since > offered.task.deadline + BEHIND:
+                self._answer(token, Deferral("its worker did not answer in time"))
+
+    # What workers say
+
+    async def _heard(self, message: AbstractIncomingMessage) -> None:
+        account = (message.routing_key or "").partition(".")[2]
+        try:
+            frame = frames.decode(message.body)
+            self._act(frame, account, message.reply_to)
+        except BadFrame as error:
+            metrics.ANSWERS_IGNORED.inc()
+            logs.answer_ignored(account=account, why=str(error))
+
+    def _act(self, frame: Frame, account: str, reply_to: str | None) -> None:
+        """Act on a frame. Raises BadFrame."""
+        match frame.kind:
+            case "working":
+                self._working(frame, account)
+            case "call":
+                if reply_to:
+                    number, name = frame.get("id", int), frame.get("name", str)
+                    self._start(self._call(number, name, frame.get("arguments", dict), account, reply_to))
+            case "answer" | "back" | "discard" | "lost" as kind:
+                self._ending(kind, frame, account)
+            case kind:
+                raise BadFrame(f"a worker says no {kind!r:.100}")
+
+    def _mine(self, token: str, account: str) -> _Offered:
+        """Return a task that an account's worker may speak of. Raises BadFrame."""
+        offered = self._known.get(token)
+        if offered is None:
+            raise BadFrame("a task that has its answer already, or never was")
+        if account_of(offered.task.queue) != account:
+            raise BadFrame(f"a task of {account_of(offered.task.queue)}")
+        return offered
+
+    def _ending(self, kind: str, frame: Frame, account: str) -> None:
+        token = frame.get("token", str)
+        offered = self._mine(token, account)
+        queue = self._queues[offered.task.queue]
+        queue.taken = max(queue.taken, offered.number)
+        if kind == "answer":
+            try:
+                answer = decode_answer(frame.data, outside=account != SITE)
+            except ValueError as error:
+                raise BadFrame(str(error)) from error
+            task = offered.task
+            if (answer.message, answer.n, answer.token) != (task.message, task.n, task.token):
+                raise BadFrame("an answer for another task than it names")
+            self._answer(token, answer.result)
+        elif kind == "back":
+            del self._known[token]
+            self._start(self._again(offered.task))
+        elif kind == "lost":
+            why = BROKE if offered.task.queue == ALONE else LOST
+            self._answer(token, Deferral("the worker that had it ended", why=why))
+        else:
+            del self._known[token]
+
+    async def _again(self, task: Task) -> None:
+        try:
+            await self.offer(task)
+        except Temporary as error:
+            self._answer_for(task, Deferral(str(error)))
+
+    def _answer(self, token: str, result: Any) -> None:
+        offered = self._known.pop(token)
+        self._answer_for(offered.task, result)
+
+    def _answer_for(self, task: Task, result: Any) -> None:
+        if self._on_answer is not None:
+            self._on_answer(Answer(task.message, task.n, task.token, result))
+
+    def _working(self, frame: Frame, account: str) -> None:
+        """Note that a worker lives, and what it has."""
+        now, tokens = time.monotonic(), frame.get("tokens", list)
+        name = frame.get("name", str)[:100]
+        worker = self._workers.get((account, name))
+        if worker is None:
+            worker = DistantWorker(name, account, frame.get("places", int), time.time(), now)
+            self._workers[account, name] = worker
+        worker.seen, worker.leased, worker.done = now, len(tokens), frame.get("done", int)
+        for token in tokens:
+            offered = self._known.get(token) if isinstance(token, str) else None
+            if offered is not None and account_of(offered.task.queue) == account:
+                offered.had, offered.since = now, offered.since or now
+                queue = self._queues[offered.task.queue]
+                queue.taken = max(queue.taken, offered.number)
+
+    # Calls
+
+    async def _call(self, number: int, name: str, arguments: Mapping[str, Any], account: str, reply_to: str) -> None:
+        try:
+            result, data = await self._result(name, arguments, account)
+            body = frames.encode("result", data, id=number, result=result)
+        except (KeyError, TypeError, ValueError) as error:
+            body = frames.encode("result", id=number, **error_to_json(Refused(f"{name}: {error!r:.200}")))
+        except Exception as error:
+            body = frames.encode("result", id=number, **error_to_json(error))
+        if self._channel is not None:
+            try:
+                await self._channel.default_exchange.publish(
+                    Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN
+                )
+            except (DeliveryError, *Failed):
+                pass  # the worker asks again, or has gone
+
+    async def _result(self, name: str, arguments: Mapping[str, Any], account: str) -> tuple[Any, bytes]:
+        """Return the result of a call. Raises its errors."""
+        if name == "settings":
+            settings = dict(self._settings())
+            return {"settings": settings, "version": frames.digest(settings)}, b""
+        if name == "content":
+            return None, await self._piece(str(arguments["token"]), int(arguments["start"]), account)
+        if account != SITE:
+            raise Refused(f"{name} is for workers of the site")
+        return await self._calls[name](arguments), b""
+
+    async def _piece(self, token: str, start: int, account: str) -> bytes:
+        """Return a piece of the content of a task that a worker has. Raises Temporary, Refused."""
+        try:
+            task = self._mine(token, account).task
+        except BadFrame as error:
+            raise Refused(str(error)) from error
+        content = task.content if not isinstance(task.content, Reference) else await self._read(task.content)
+        try:
+            return await asyncio.to_thread(_cut, content, start)
+        except OSError as error:
+            raise Temporary(in_words(error)) from error
+
+
+def _cut(content: Content, start: int) -> bytes:
+    out = b""
+    for piece in content.chunks(start):
+        out += piece
+        if len(out) >= PIECE:
+            return out[:PIECE]
+    return out
+
+
+def _encoded(task: Task, content: Content) -> bytes:
+    """Return a task with its content, or with a reference to content that the worker has to ask for."""
+    if content.size <= INLINE and (whole := content.whole()) is not None:
+        return encode_task(replace(task, content=InMemory(whole)))
+    return encode_task(replace(task, content=Reference(task.message, content.size, task.digest)))

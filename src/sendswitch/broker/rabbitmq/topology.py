@@ -1,0 +1,96 @@
+"""The names in RabbitMQ, and how they are made there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+
+from sendswitch.broker.rabbitmq.connection import Failed, connected, without_password
+from sendswitch.errors import Refused, Temporary, in_words
+from sendswitch.mail.address import key
+from sendswitch.routing import ALONE, POOL
+
+# The exchange that workers publish to, and the account of workers of the site in their routing keys.
+VERDICTS, SITE = "verdicts", "pool"
+# The name that means every node, and the beginning of the name of each queue of tasks.
+EVERY_NODE = "all"
+TASKS = "tasks."
+
+
+def queue_of(address: str) -> str:
+    """Return the queue for the workers of a user."""
+    return TASKS + key(address)
+
+
+def account_of(queue: str) -> str:
+    """Return the account whose workers consume a queue."""
+    return SITE if queue == ALONE else queue.removeprefix(TASKS)
+
+
+def verdict_key(node: str, queue: str) -> str:
+    """Return the routing key for what a worker of a queue says to a node."""
+    return f"{node}.{account_of(queue)}"
+
+
+async def declare(channel: AbstractChannel) -> None:
+    """Make the exchange and the site's queue where they are missing. Raises one of `connection.Failed`."""
+    await channel.declare_exchange(VERDICTS, ExchangeType.TOPIC, durable=True)
+    for name in (POOL, ALONE):
+        await channel.declare_queue(name, durable=True)
+
+
+async def install(urls: Sequence[str]) -> None:
+    """Make what is missing on the first host that can be reached. Raises Temporary."""
+    async with _first(urls) as connection:
+        await declare(await connection.channel())
+
+
+async def missing(urls: Sequence[str]) -> list[str]:
+    """Return what is missing or made differently, in words. Raises Temporary."""
+    found = []
+    async with _first(urls) as connection:
+        for what, name in (("exchange", VERDICTS), ("queue", POOL), ("queue", ALONE)):
+            channel = await connection.channel()  # a missing one closes it
+            try:
+                if what == "exchange":
+                    await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True, passive=True)
+                else:
+                    await channel.declare_queue(name, passive=True)
+            except ChannelNotFoundEntity:
+                found.append(f"there is no {what} {name}")
+    return found
+
+
+async def remove(urls: Sequence[str]) -> None:
+    """Remove the exchange and the site's queue. Raises Refused while workers or tasks are there; Temporary."""
+    async with _first(urls) as connection:
+        channel = await connection.channel()
+        try:
+            for name in (POOL, ALONE):
+                await channel.queue_delete(name, if_unused=True, if_empty=True)
+        except ChannelPreconditionFailed as error:
+            raise Refused(f"{name} is in use: stop its workers, and let its tasks be done") from error
+        await channel.exchange_delete(VERDICTS)
+
+
+@asynccontextmanager
+async def _first(urls: Sequence[str]) -> AsyncIterator[AbstractConnection]:
+    """Yield a connection to the first host that can be reached. Raises Temporary with what each of them said."""
+    problems = []
+    for url in urls:
+        try:
+            connection = await connected(url, "sendswitch broker")
+        except Failed as error:
+            problems.append(f"{without_password(url)}: {in_words(error) or type(error).__name__}")
+            continue
+        async with connection:
+            try:
+                yield connection
+            except Failed as error:
+                raise Temporary(f"{without_password(url)}: {in_words(error) or type(error).__name__}") from error
+        return
+    raise Temporary("; ".join(problems))

@@ -1,0 +1,137 @@
+"""A worker in a process of its own. All that it knows, it has from its nodes: settings, pipelines, lists.
+
+It has no configuration, no database and no spool, so that a step which goes wrong here finds none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from sendswitch import logs
+from sendswitch.accounts.routes import read_pipeline
+from sendswitch.broker.base import TaskConsumer
+from sendswitch.broker.calls import Ask
+from sendswitch.broker.remote import OnSettings
+from sendswitch.clock import system_clock
+from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.processors.base import AutoReply, Notice, Readers, Services
+from sendswitch.processors.list_entries import Book, Entry, KeptLists
+from sendswitch.worker.runtime import PipelineCache, Worker
+
+
+class NodeConsumer(TaskConsumer, Protocol):
+    """A worker's side of a broker by which it can also ask the nodes. `gone` is set when there is none any more."""
+
+    gone: asyncio.Event
+
+    async def call(self, node: str, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Return the result of a call to a node (`broker.calls.Ask`)."""
+        ...
+
+
+class NodeServices:
+    """The services of a node, asked for over the connection: outbox, automatic replies and counters for steps."""
+
+    def __init__(self, ask: Ask, node: str) -> None:
+        self._ask, self._node = ask, node
+
+    async def put(self, notice: Notice) -> None:
+        """Keep an event, once; durable on return. Raises Temporary."""
+        await self._ask(self._node, "notice", asdict(notice))
+
+    async def send(self, reply: AutoReply) -> bool:
+        """Send a reply. Return False when that sender had one already. Durable on return. Raises Temporary."""
+        told = asdict(reply) | {"data": base64.b64encode(reply.data).decode("ascii")}
+        return bool(await self._ask(self._node, "auto_reply", told))
+
+    async def within_limit(self, place: str, who: str, message: str, most: int, period: float, now: float) -> bool:
+        """Count a message for a step of any worker, and return whether its limit allows it. Raises Temporary."""
+        counted = {"place": place, "who": who, "message": message, "most": most, "period": period, "now": now}
+        return bool(await self._ask(self._node, "within_limit", counted))
+
+
+class KnownNode:
+    """One node as a worker knows it: its settings, its lists, and its pipelines as far as they were needed."""
+
+    def __init__(self, name: str, ask: Ask, readers: Readers) -> None:
+        self._name, self._ask, self._readers = name, ask, readers
+        self._book, self._lists = Book(), KeptLists(lambda: self._book)
+        self._lists_read: object = None
+        self._made_with: tuple[Any, ...] = ()
+        self.pipelines = PipelineCache(self._source, 0.0, Services())
+
+    async def apply(self, settings: Mapping[str, Any]) -> None:
+        """Take the node's settings. Raises the errors of what it asks."""
+        if settings["lists"] != self._lists_read:
+            told = await self._ask(self._name, "lists", {})
+            rows = [(scope, kind, Entry(*entry)) for scope, kind, *entry in told["rows"]]
+            self._book = await asyncio.to_thread(Book, rows, told["delimiters"])
+            self._lists.refresh()
+            self._lists_read = settings["lists"]
+        made_with = settings["limit"], settings["host"], tuple(settings["allow"])
+        if made_with != self._made_with:  # the first ones, or the node was restarted with others
+            await self.pipelines.change(settings["limit"], self._services(settings))
+            self._made_with = made_with
+        else:
+            names = await self._ask(self._name, "routed", {"names": self.pipelines.names})
+            await self.pipelines.retain((owner, candidate) for owner, candidate in names)
+
+    def _services(self, settings: Mapping[str, Any]) -> Services:
+        node = NodeServices(self._ask, self._name)
+        return Services(
+            host=settings["host"],
+            allow=tuple(settings["allow"]),
+            lists=self._lists,
+            outbox=node,
+            auto_replies=node,
+            readers=self._readers,
+            counters=node,
+        )
+
+    async def _source(self, owner: str, version: int) -> PipelineConfig:
+        text = await self._ask(self._name, "pipeline", {"owner": owner, "version": version})
+        return read_pipeline(str(text), owner)
+
+
+class WorkerProcess:
+    """A worker and its side of a broker. `readers` read content for its steps; they are closed with it."""
+
+    def __init__(
+        self, connect: Callable[[OnSettings], NodeConsumer], readers: Readers, *, queues: tuple[str, ...], places: int
+    ) -> None:
+        self._readers, self._queues, self._places = readers, queues, places
+        self._consumer = connect(self._apply)
+        self._nodes: dict[str, KnownNode] = {}
+        self._pipelines: dict[str, PipelineCache] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run pipelines until `stopping` is set and every task in hand is answered, or until the node goes."""
+        worker = Worker(
+            self._consumer, self._pipelines, queues=self._queues, concurrency=self._places, clock=system_clock
+        )
+        working = asyncio.create_task(worker.run())
+        gone = asyncio.create_task(self._consumer.gone.wait())
+        told = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait((gone, told, working), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():  # nobody is left to answer
+                working.cancel()
+            worker.stop()
+            await asyncio.wait((working,))
+            if not working.cancelled():
+                working.result()
+        finally:
+            for task in (gone, told):
+                task.cancel()
+            await asyncio.to_thread(self._readers.close)
+
+    async def _apply(self, node: str, settings: Mapping[str, Any]) -> None:
+        """Take a node's settings. Raises the errors of what it is asked."""
+        logs.setup(settings["log_format"], settings["log_level"])
+        known = self._nodes.get(node) or KnownNode(node, self._consumer.call, self._readers)
+        await known.apply(settings)
+        self._nodes[node], self._pipelines[node] = known, known.pipelines

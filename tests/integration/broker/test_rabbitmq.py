@@ -1,0 +1,405 @@
+"""Tasks and answers through a real RabbitMQ, and what becomes of them when it, a node or a worker fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+
+from sendswitch.broker import frames
+from sendswitch.broker.codec import encode_answer
+from sendswitch.broker.rabbitmq import consumer as consumer_module
+from sendswitch.broker.rabbitmq import publisher as publisher_module
+from sendswitch.broker.rabbitmq import topology
+from sendswitch.broker.rabbitmq.connection import without_password
+from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
+from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
+from sendswitch.errors import NotFound, Refused, Temporary
+from sendswitch.mail.content import Content, InFile, InMemory, read_all
+from sendswitch.mail.task import Answer, Reference, Task
+from sendswitch.mail.verdict import LOST, Deferral, Verdict
+from sendswitch.routing import ALONE, POOL
+from sendswitch.testing import envelope
+from tests.servers import RabbitMQ
+
+SMALL = b"Subject: small\r\n\r\nText\r\n"
+LARGE = b"Subject: large\r\n\r\n" + b"x" * 70 * 50_000
+
+
+def task(number: int, content: Content | Reference | None = None, *, queue: str = POOL, deadline: float = 5.0) -> Task:
+    mail = envelope()
+    reference = Reference(number, len(SMALL), b"")
+    return Task(
+        number, 0, f"token {number}", mail.recipients[0], mail.sender, mail.client, content or reference,
+        "ann@example.test", 1, queue, deadline,
+    )  # fmt: skip
+
+
+@dataclass
+class Sides:
+    """A node, its workers, and what they heard."""
+
+    url: str
+    publisher: RabbitPublisher
+    heard: list[Answer] = field(default_factory=list)
+    reconnected: list[int] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    told: list[Mapping[str, Any]] = field(default_factory=list)
+    workers: list[RabbitConsumer] = field(default_factory=list)
+
+    async def worker(self, places: int = 1, *, name: str = "w", queue: str = POOL) -> RabbitConsumer:
+        async def on_settings(node: str, settings: Mapping[str, Any]) -> None:
+            assert node == "n1"
+            self.told.append(dict(settings))
+
+        made = RabbitConsumer([self.url], name=name, places=places, queues=(queue,), on_settings=on_settings)
+        self.workers.append(made)
+        await made.open()
+        return made
+
+    async def until(self, true: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not true():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def sides(rabbit: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setattr(publisher_module, "LOOK", 0.1)
+    monkeypatch.setattr(consumer_module, "REPORT", 0.1)
+
+    @asynccontextmanager
+    async def made(**calls: Any) -> AsyncIterator[Sides]:
+        file = tmp_path / "large"
+        file.write_bytes(LARGE)
+
+        async def read(reference: Reference) -> Content:
+            if reference.size == len(LARGE):
+                return InFile(file, len(LARGE))
+            if reference.message == 404:
+                raise Temporary("the disk is away")
+            return InMemory(SMALL)
+
+        await topology.install([rabbit.url])
+        await emptied(rabbit.url)
+        settings: dict[str, Any] = {"n": 1}
+        found = Sides(rabbit.url, RabbitPublisher([rabbit.url], "n1", read, calls, lambda: settings))
+        found.settings = settings
+        await found.publisher.open(found.heard.append, lambda: found.reconnected.append(1))
+        try:
+            yield found
+        finally:
+            for one in found.workers:
+                await one.close()
+            await found.publisher.close()
+
+    return made
+
+
+async def emptied(url: str) -> None:
+    """Drop every task that waits for workers of the site."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        await (await (await connection.channel()).get_queue(POOL)).purge()
+
+
+async def speak(url: str, key: str, *bodies: bytes) -> None:
+    """Publish to the exchange of verdicts, as anybody could who knows a password."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        exchange = await (await connection.channel()).get_exchange(topology.VERDICTS, ensure=False)
+        for body in bodies:
+            await exchange.publish(aio_pika.Message(body), key)
+
+
+async def test_an_answer_reaches_the_node(sides: Any) -> None:
+    async with sides() as both:
+        worker = await both.worker()
+        for number in (1, 2):
+            await both.publisher.offer(task(number))
+        for result in (Verdict.passed("yes"), Deferral("the scanner is away")):
+            lease = await worker.lease((POOL,))
+            assert lease.node == "n1"
+            assert read_all(await lease.content()) == SMALL
+            await lease.answer(result)
+        await both.until(lambda: len(both.heard) == 2)
+        assert both.heard == [
+            Answer(1, 0, "token 1", Verdict.passed("yes")),
+            Answer(2, 0, "token 2", Deferral("the scanner is away")),
+        ]
+        assert not both.publisher.has(task(1))
+        assert both.told == [{"n": 1}]
+        both.settings["n"] = 2
+        await both.publisher.offer(task(3))
+        await worker.lease((POOL,))
+        assert both.told == [{"n": 1}, {"n": 2}]
+
+
+async def test_large_content_is_fetched_in_pieces_by_who_has_the_task(sides: Any) -> None:
+    async with sides() as both:
+        worker = await both.worker(places=2)
+        await both.publisher.offer(task(1, Reference(1, len(LARGE), b"")))
+        lease = await worker.lease((POOL,))
+        got: Any = await lease.content()
+        assert read_all(got) == LARGE
+        path = got.path
+        await lease.answer(Verdict.passed())
+        del got
+        assert not path.exists()
+        await both.until(lambda: both.heard)
+        with pytest.raises(Refused, match="has its answer already"):
+            await worker.call("n1", "content", {"token": "token 1", "start": 0})
+
+
+async def test_what_is_given_back_another_worker_gets(sides: Any) -> None:
+    async with sides() as both:
+        worker = await both.worker(places=5)
+        for number in (1, 2):
+            await both.publisher.offer(task(number))
+        first = await worker.lease((POOL,))
+        await worker.stop_taking()
+        other = await both.worker(places=5, name="other")
+        assert (await other.lease((POOL,))).task.message == 2
+        await first.give_back()
+        await first.answer(Verdict.passed("from a worker that gave it back"))
+        assert (await other.lease((POOL,))).task.message == 1
+        assert both.heard == []
+
+
+async def test_a_worker_that_closes_loses_nothing(sides: Any) -> None:
+    async with sides() as both:
+        worker = await both.worker(places=2)
+        for number in (1, 2):
+            await both.publisher.offer(task(number))
+        await worker.lease((POOL,))
+        await worker.close()
+        other = await both.worker(places=2, name="other")
+        assert {(await other.lease((POOL,))).task.message for _ in range(2)} == {1, 2}
+        assert both.heard == []
+
+
+async def test_a_task_whose_worker_died_comes_back_as_lost(sides: Any, rabbit: RabbitMQ) -> None:
+    async with sides() as both:
+        connection = await aio_pika.connect(rabbit.url)
+        queue = await (await connection.channel()).get_queue(POOL)
+        await both.publisher.offer(task(1))
+        while await queue.get(fail=False) is None:
+            await asyncio.sleep(0.01)
+        await connection.close()  # it never acknowledged
+        await both.worker()
+        await both.until(lambda: both.heard)
+        assert (both.heard[0].message, both.heard[0].result.why) == (1, LOST)
+
+
+async def test_a_node_knows_where_its_tasks_are(sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ) -> None:
+    monkeypatch.setattr(publisher_module, "SILENT", 0.5)
+    async with sides() as both:
+        waiting, had = task(1), task(2)
+        assert not both.publisher.has(waiting)
+        await both.publisher.offer(waiting)
+        assert both.publisher.has(waiting)
+        worker = await both.worker()
+        await worker.lease((POOL,))
+        await both.publisher.offer(had)
+        await both.until(both.publisher.workers)
+        (told,) = both.publisher.workers()
+        assert (told.name, told.account, told.places, told.leased) == ("w", "pool", 1, 1)
+        await asyncio.sleep(1)  # longer than a silent worker is believed
+        assert both.publisher.has(waiting)
+        assert both.publisher.has(had)  # it is in the queue
+        await worker.close()  # both go back
+        await both.until(lambda: both.publisher.workers() == [])
+        assert both.publisher.has(waiting)
+        await emptied(rabbit.url)
+        await both.until(lambda: not both.publisher.has(waiting) and not both.publisher.has(had))
+
+
+async def test_a_task_that_is_had_for_too_long_is_answered_for(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publisher_module, "BEHIND", 0.2)
+    async with sides() as both:
+        worker = await both.worker()
+        await both.publisher.offer(task(1, deadline=0.1))
+        lease = await worker.lease((POOL,))
+        await both.until(lambda: both.heard)
+        assert both.heard[0].result == Deferral("its worker did not answer in time")
+        await lease.answer(Verdict.passed("too late"))
+        await both.until(lambda: "answer_ignored" in capfd.readouterr().err)
+        assert len(both.heard) == 1
+
+
+async def test_what_a_stranger_says_has_no_effect(sides: Any, rabbit: RabbitMQ) -> None:
+    async with sides() as both:
+        await both.publisher.offer(task(1))
+        passed = encode_answer(Answer(1, 0, "token 1", Verdict.passed()))
+        other = encode_answer(Answer(2, 0, "token 1", Verdict.passed()))
+        forged = encode_answer(Answer(1, 0, "token 9", Verdict.passed()))
+        await speak(
+            rabbit.url,
+            "n1.eve@example.test",
+            frames.encode("answer", passed, token="token 1"),
+            frames.encode("back", token="token 1"),
+            frames.encode("lost", token="token 1"),
+            frames.encode("discard", token="token 1"),
+            frames.encode("working", name="x", places=1, done=0, tokens=["token 1", 5]),
+        )
+        await speak(
+            rabbit.url,
+            "n1.pool",
+            b"rubbish",
+            frames.encode("answer", forged, token="token 9"),
+            frames.encode("answer", other, token="token 1"),
+            frames.encode("answer", b"x" * 5_000_000, token="token 1"),
+            frames.encode("dance"),
+            frames.encode("call", id=1, name="lists", arguments={}),  # wants no reply
+        )
+        worker = await both.worker()
+        lease = await worker.lease((POOL,))
+        assert both.heard == []
+        await lease.answer(Verdict.deny("no"))
+        await both.until(lambda: both.heard)
+        assert [answer.result for answer in both.heard] == [Verdict.deny("no")]
+
+
+async def test_a_call_returns_its_result_or_its_error(sides: Any) -> None:
+    async def double(told: Mapping[str, Any]) -> Any:
+        return told["n"] * 2
+
+    async def fail(told: Mapping[str, Any]) -> Any:
+        raise NotFound("no pipeline")
+
+    async with sides(double=double, fail=fail) as both:
+        worker = await both.worker()
+        await both.publisher.offer(task(1))
+        await worker.lease((POOL,))
+        results = await asyncio.gather(*(worker.call("n1", "double", {"n": n}) for n in range(20)))
+        assert results == list(range(0, 40, 2))
+        with pytest.raises(NotFound, match="no pipeline"):
+            await worker.call("n1", "fail", {})
+        with pytest.raises(Refused, match="double"):
+            await worker.call("n1", "double", {})
+        with pytest.raises(Temporary):
+            await worker.call("n2", "double", {"n": 1})  # there is no such node
+
+
+async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: RabbitMQ) -> None:
+    queue = topology.queue_of("Ann@Example.test")
+    connection = await aio_pika.connect(rabbit.url)
+    async with connection:
+        await (await connection.channel()).declare_queue(queue, durable=True)
+
+    async def double(told: Mapping[str, Any]) -> Any:
+        return told["n"] * 2
+
+    async with sides(double=double) as both:
+        worker = await both.worker(queue=queue)
+        await both.publisher.offer(task(1, queue=queue))
+        lease = await worker.lease((queue,))
+        with pytest.raises(Refused, match="for workers of the site"):
+            await worker.call("n1", "double", {"n": 1})
+        await lease.answer(Verdict.passed())
+        await both.until(lambda: both.heard)
+
+
+async def test_a_missing_queue_is_named(sides: Any) -> None:
+    async with sides() as both:
+        with pytest.raises(Temporary, match=r"no queue tasks\.nobody; run `sendswitch broker install`"):
+            await both.publisher.offer(task(1, queue="tasks.nobody"))
+        assert not both.publisher.has(task(1))
+
+
+async def test_content_that_cannot_be_read_is_not_offered(sides: Any) -> None:
+    async with sides() as both:
+        with pytest.raises(Temporary, match="the disk is away"):
+            await both.publisher.offer(task(404))
+
+
+async def test_a_message_that_is_no_task_is_dropped(sides: Any, rabbit: RabbitMQ) -> None:
+    async with sides() as both:
+        connection = await aio_pika.connect(rabbit.url)
+        async with connection:
+            channel = await connection.channel()
+            for body in (b"rubbish", b"{}\n"):
+                await channel.default_exchange.publish(aio_pika.Message(body, reply_to="n1"), POOL)
+        worker = await both.worker()
+        await both.publisher.offer(task(1))
+        assert (await worker.lease((POOL,))).task.message == 1
+
+
+def test_a_password_is_not_shown() -> None:
+    assert without_password("amqps://ann:secret@mq.example:5671/v") == "amqps://mq.example:5671/v"
+
+
+async def test_the_topology_is_made_checked_and_removed(rabbit: RabbitMQ) -> None:
+    urls = ["amqp://guest:guest@127.0.0.1:1/", rabbit.url]
+    await topology.install(urls)
+    await topology.install(urls)
+    assert await topology.missing(urls) == []
+    await emptied(rabbit.url)
+    await topology.remove(urls)
+    assert await topology.missing(urls) == [
+        "there is no exchange verdicts",
+        f"there is no queue {POOL}",
+        f"there is no queue {ALONE}",
+    ]
+    await topology.install(urls)
+    connection = await aio_pika.connect(rabbit.url)
+    async with connection:
+        await (await connection.channel()).default_exchange.publish(aio_pika.Message(b"x"), POOL)
+        with pytest.raises(Refused, match="is in use"):
+            await topology.remove(urls)
+    await emptied(rabbit.url)
+    with pytest.raises(Temporary, match=r"amqp://127\.0\.0\.1:1/: nothing listens there"):
+        await topology.missing(urls[:1])
+
+
+async def test_everything_goes_on_when_rabbitmq_was_restarted(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "LOOK", 0.1)
+    monkeypatch.setattr(consumer_module, "REPORT", 0.1)
+    if not (Path("/usr/lib/rabbitmq/bin")).exists():
+        pytest.skip("RabbitMQ is missing")
+    server = RabbitMQ(tmp_path_factory.mktemp("restarted"))
+    await asyncio.to_thread(server.start)
+    try:
+
+        async def read(reference: Reference) -> Content:
+            return InMemory(SMALL)
+
+        publisher = RabbitPublisher([server.url], "n1", read, {}, lambda: {"n": 1})
+        both = Sides(server.url, publisher)
+
+        def reconnected() -> None:
+            both.reconnected.append(1)
+
+        await publisher.open(both.heard.append, reconnected)
+        await publisher.offer(task(1))
+        worker = await both.worker(places=5)
+        old = await worker.lease((POOL,))
+        await asyncio.to_thread(server.kill)
+        await both.until(lambda: old.ended and publisher.trouble)
+        await old.answer(Verdict.passed("over a connection that is gone"))
+        offering = asyncio.create_task(publisher.offer(task(2)))
+        await asyncio.sleep(0.1)
+        assert not offering.done()  # it waits for RabbitMQ
+        await asyncio.to_thread(server.start)
+        await both.until(lambda: both.reconnected)
+        assert not publisher.has(task(1))  # RabbitMQ has forgotten it; the node offers it again
+        await offering
+        lease = await worker.lease((POOL,))
+        assert lease.task.message == 2
+        await lease.answer(Verdict.passed())
+        await both.until(lambda: both.heard)
+        assert [answer.message for answer in both.heard] == [2]
+        await worker.close()
+        await publisher.close()
+    finally:
+        await asyncio.to_thread(server.kill)
