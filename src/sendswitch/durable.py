@@ -6,6 +6,7 @@ Everything here blocks, and raises OSError.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable
@@ -50,9 +51,12 @@ def replace(file: Path, pieces: Iterable[bytes], part: Path | None = None) -> No
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or the names in a folder."""
+    """Make a file's content durable, or the names in a folder, where its file system can do that (fsync(2))."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(handle)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sendswitch.bench.peers import Node
+from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from tests.conftest import missing
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, Stream, clean, queue, ready, said, send, until
-from tests.servers import RABBITMQ, RabbitMQ
 
 PROGRAM = "async def process(mail, context):\n    return None\n"
 
@@ -45,7 +45,8 @@ def test_mail_goes_on_when_rabbitmq_and_workers_are_killed(tmp_path: Path, own_r
         node.add_pipeline("ann@example.test", "[[step]]\nuse = 'tag'\ntags = ['LIGHT']\n")
         with Stream(node.port) as stream:
             until(lambda: len(hop.parcels) > 20, node=node)
-            assert {one["pid"] for one in said(node, "worker", "list")} == {0}  # they are known by name only
+            # They are known by name only.
+            until(lambda: {one["pid"] for one in said(node, "worker", "list")} == {0}, node=node)
             own_rabbit.kill()
             before = stream.sent
             until(lambda: stream.sent > before + 20, node=node)
@@ -103,3 +104,4 @@ def test_a_node_without_rabbitmq_says_so_and_takes_mail(tmp_path: Path) -> None:
         assert "secret" not in node.log.read_text() + done.stdout + done.stderr
         (row,) = queue(node)
         assert row["state"] == "accepted"
+        node.kill()  # it would wait for the answer

@@ -138,3 +138,4 @@ def test_a_user_whose_mail_takes_the_whole_limit_delays_nobody(tmp_path: Path) -
         until(lambda: len(hop.parcels) == 10, node=node)
         assert [one["leased"] for one in workers(node)] == [7]
         assert len([one for one in said(node, "queue", "list") if one["recipient"] == "joe@example.test"]) == 30
+        node.kill()  # it would wait for the slow ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,3 +62,23 @@ def test_a_new_file_is_new(tmp_path: Path) -> None:
             durable.write_new(tmp_path / name, [b"x"])
     assert not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "there").read_bytes() == b"mine"
+
+
+def test_a_file_system_that_cannot_sync_a_folder_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def unable(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}") or broken:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    broken = False
+    monkeypatch.setattr(os, "fsync", unable)
+    file = tmp_path / "state"
+    durable.replace(file, [b"whole"])
+    assert file.read_bytes() == b"whole"
+    broken = True
+    with pytest.raises(OSError, match="Invalid"):
+        durable.sync(file)

@@ -167,6 +167,12 @@ class Node:
         if done.returncode:
             raise Temporary(f"pipeline set failed: {done.stderr}")
 
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of its worker processes."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        return [int(pid) for pid in children.split()]
+
     def kill(self) -> None:
         """Kill it as a power cut would: SIGKILL."""
         assert self.process is not None

@@ -73,11 +73,12 @@ def warnings(node: Node) -> dict[str, Check]:
         return f"a part of the node failed and was begun again ({trouble}); look at the log" if trouble else ""
 
     async def broker() -> str:
-        trouble = node.rabbitmq.trouble if node.rabbitmq is not None else ""
+        assert node.rabbitmq is not None
+        trouble = node.rabbitmq.trouble
         return f"RabbitMQ cannot be reached, and mail for its workers waits: {trouble}" if trouble else ""
 
-    found: dict[str, Check] = {
-        "broker": broker,
+    found: dict[str, Check] = {"broker": broker} if node.rabbitmq is not None else {}
+    found |= {
         "background": background,
         "canary": canary,
         "ledger": ledger,

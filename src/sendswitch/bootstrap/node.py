@@ -77,6 +77,7 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
+from sendswitch.routing import POOL, Routes
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.opening import close_to_others, open_spool
@@ -185,7 +186,7 @@ class Node:
         if urls := broker_urls(config):
             self.rabbitmq = rabbit_publisher(urls, secrets.token_hex(6), self._content, self._calls, self._for_workers)
             publisher = ByQueue(publisher, self.rabbitmq)
-        self._suspected = asyncio.Event()
+        self._needed, self._suspected = asyncio.Event(), asyncio.Event()
         self._dispatcher = Dispatcher(
             publisher, self.current, clock=system_clock, suspects=suspects, on_suspect=self._suspected.set
         )
@@ -195,7 +196,7 @@ class Node:
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self._dispatcher, self.spool.note, most=most)
-        self.current.use_routes(await in_thread(load_routes, self._engine, config))
+        self._use_routes(await in_thread(load_routes, self._engine, config))
         self.current.use_rules(await self.spool.rules())
         self._directory = KnownUsers(await in_thread(users.keys, self._engine))
         self._keep("queue", self.queue.run)
@@ -219,7 +220,7 @@ class Node:
         self._worker = make_worker(config, self._broker.consumer(read), self._engine, self._services)
         self._worker_task = self._keep("worker", self._worker.run)
         path = self.data / WORKERS
-        processes = worker_processes(config, path, self._suspected) if self._with_workers else None
+        processes = worker_processes(config, path, self._needed, self._suspected) if self._with_workers else None
         self._calls |= WorkerCalls(
             self._engine,
             lambda: self.config,
@@ -371,7 +372,7 @@ class Node:
                 self.current.use_rules(await self.spool.rules())
                 self.queue.wake()
                 self.sender.look()
-                self.current.use_routes(await in_thread(load_routes, self._engine, self.config))
+                self._use_routes(await in_thread(load_routes, self._engine, self.config))
                 self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
                 await self._worker.retain(self.current.settings.routes)
@@ -379,6 +380,12 @@ class Node:
                 logs.reloaded(users=len(self.current.settings.routes))
             except Exception as error:
                 logs.failed("reloading users", error=error)
+
+    def _use_routes(self, routes: Routes) -> None:
+        """Use these routes from now on. Worker processes start when one of them needs a worker."""
+        self.current.use_routes(routes)
+        if any(POOL in (route.queue, route.candidate and route.candidate_queue) for route in routes):
+            self._needed.set()
 
     async def _read_lists(self) -> None:
         """Read the lists that are kept, when they are others than before."""

@@ -226,11 +226,18 @@ def make_worker(config: Config, consumer: TaskConsumer, engine: Engine, services
     return Worker(consumer, {"": pipelines}, queues=(HERE,), concurrency=config.worker.concurrency, clock=system_clock)
 
 
-def worker_processes(config: Config, path: Path, alone: asyncio.Event) -> WorkerProcesses:
-    """Return the worker processes of a node, which connect to its socket, and when `alone` is set one for suspects."""
+def worker_processes(config: Config, path: Path, needed: asyncio.Event, alone: asyncio.Event) -> WorkerProcesses:
+    """Return the worker processes of a node: they start when `needed` is set, and one for suspects with `alone`."""
     section = config.worker
     number = section.processes or os.cpu_count() or 1
     files = config.node.data / "worker-files"
     return WorkerProcesses(
-        path, files, number, places=section.concurrency, memory=section.memory, alone=alone, brokers=broker_urls(config)
+        path,
+        files,
+        number,
+        places=section.concurrency,
+        memory=section.memory,
+        needed=needed,
+        alone=alone,
+        brokers=broker_urls(config),
     )

@@ -1,4 +1,4 @@
-"""The worker processes of a node: started with it, replaced when they die, hang or grow, ended with it."""
+"""The worker processes of a node: started when they are needed, replaced when they die, hang or grow, ended with it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class WorkerProcesses:
     """So many worker processes, each with `places` tasks at most, and `memory` bytes above which it is replaced.
 
     `path` is the node's socket for workers. In the folder `files` each process has one of its own for its temporary
-    files, which goes with it. With `brokers`, URLs of RabbitMQ, it takes tasks from there instead. When
-    `alone` is set there is one process more, for one task at a time: those that may break it.
+    files, which goes with it. With `brokers`, URLs of RabbitMQ, it takes tasks from there instead. They
+    start when `needed` is set. With `alone` there is one process more, for one task at a time: those that may break it.
     """
 
     def __init__(
@@ -44,10 +44,12 @@ class WorkerProcesses:
         *,
         places: int,
         memory: int,
+        needed: asyncio.Event,
         alone: asyncio.Event,
         brokers: Sequence[str] = (),
     ) -> None:
-        self._path, self._files, self._number, self._alone, self._brokers = path, files, number, alone, brokers
+        self._path, self._files, self._number, self._brokers = path, files, number, brokers
+        self._needed, self._alone = needed, alone
         self._places, self._memory, self._started = places, memory, 0
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._folders: dict[int, Path] = {}
@@ -56,6 +58,7 @@ class WorkerProcesses:
     async def run(self) -> None:
         """Keep all processes running. Cancelled, it ends them in order, or kills them after LAST_GRACE seconds."""
         await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
+        await self._needed.wait()
         try:
             async with asyncio.TaskGroup() as group:
                 for n in range(1, self._number + 1):

@@ -58,7 +58,7 @@ def list_(
         return
     rows = [_listed(row) for row in session.pages(messages.search, limit, search=joined(words or ()))]
     columns = ("id", "received", "from", "to", "subject", "state", "verdict", "tags", "why")
-    spare = ("tags", "verdict", "subject", "from", "received", "why")
+    spare = ("tags", "verdict", "subject", "received", "from", "why")
     session.show(rows, columns, "no message matches" if words else "the journal has no mail yet", spare)
 
 

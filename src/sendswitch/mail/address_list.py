@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from sendswitch.mail.mime.lexer import comment_ends
+
 # Characters of a field that are read; honest ones have some thousand.
 LONGEST = 65_536
 
@@ -15,7 +17,6 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _OTHERS = r"(?P<space>\s+)|\[[^\[\]]*\]|(?P<comment>\()|(?P<sign>[<>,;:])|[^\s\"()<>,;:\[]+|."
 _TOKEN, _UNQUOTED = re.compile(f"{_QUOTED}|{_OTHERS}", re.S), re.compile(_OTHERS, re.S)
 _ADDRESS = re.compile(rf'(?:{_QUOTED}|[^"@]+)@[^"@]+\Z', re.S)
-_PARENTHESIS = re.compile(r"\\.|[()]", re.S)
 
 
 def addresses(value: str) -> list[str]:
@@ -25,7 +26,7 @@ def addresses(value: str) -> list[str]:
     words: list[str] = []  # of what may be an address without brackets
     inside: list[str] | None = None  # of what stands in brackets
     bracketed = ""
-    at, ends, kinds = 0, _comments(value), _TOKEN
+    at, ends, kinds = 0, comment_ends(value), _TOKEN
     while (token := kinds.match(value, at)) is not None:
         at, text = token.end(), token[0]
         if text == '"':  # it has no end, and to look for that of each one behind it would take long
@@ -47,15 +48,3 @@ def addresses(value: str) -> list[str]:
             (words if inside is None else inside).append(text)
     found.append(bracketed or "".join(words if inside is None else inside))
     return [address for address in found if _ADDRESS.match(address)]
-
-
-def _comments(value: str) -> dict[int, int]:
-    """Return where each comment ends, by where it begins."""
-    begun: list[int] = []
-    ends: dict[int, int] = {}
-    for found in _PARENTHESIS.finditer(value):
-        if found[0] == "(":
-            begun.append(found.start())
-        elif found[0] == ")" and begun:
-            ends[begun.pop()] = found.end()
-    return ends

@@ -39,6 +39,13 @@ async def served(folder: Path) -> AsyncIterator[WorkerServer]:
         await server.stop()
 
 
+def of_one(folder: Path, files: Path) -> WorkerProcesses:
+    needed = asyncio.Event()
+    needed.set()
+    path, alone = folder / "workers", asyncio.Event()
+    return WorkerProcesses(path, files, 1, places=1, memory=10**9, needed=needed, alone=alone)
+
+
 async def until_another(server: WorkerServer, than: int = 0) -> int:
     async with asyncio.timeout(30):
         while not (found := [one.pid for one in server.workers() if one.pid != than]):
@@ -54,7 +61,7 @@ async def test_a_worker_that_has_grown_is_replaced_and_ends(
     async with served(tmp_path) as server:
         sizes: dict[int, int] = {}
         monkeypatch.setattr(worker_processes, "resident", lambda pid: sizes.get(pid, 0))
-        processes = WorkerProcesses(tmp_path / "workers", files, 1, places=1, memory=10**9, alone=asyncio.Event())
+        processes = of_one(tmp_path, files)
         running = asyncio.create_task(processes.run())
         first = await until_another(server)
         sizes[first] = 10**9 + 1
@@ -72,7 +79,7 @@ async def test_a_worker_that_ends_is_replaced_and_its_files_go(
 ) -> None:
     files = tmp_path / "files"
     async with served(tmp_path) as server:
-        processes = WorkerProcesses(tmp_path / "workers", files, 1, places=1, memory=10**10, alone=asyncio.Event())
+        processes = of_one(tmp_path, files)
         running = asyncio.create_task(processes.run())
         first = await until_another(server)
         (files / "1" / "left").write_text("x")

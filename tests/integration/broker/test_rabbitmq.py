@@ -12,6 +12,7 @@ from typing import Any
 import aio_pika
 import pytest
 
+from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from sendswitch.broker import frames
 from sendswitch.broker.codec import encode_answer
 from sendswitch.broker.rabbitmq import consumer as consumer_module
@@ -26,7 +27,7 @@ from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LOST, Deferral, Verdict
 from sendswitch.routing import ALONE, POOL
 from sendswitch.testing import envelope
-from tests.servers import RabbitMQ
+from tests.conftest import missing
 
 SMALL = b"Subject: small\r\n\r\nText\r\n"
 LARGE = b"Subject: large\r\n\r\n" + b"x" * 70 * 50_000
@@ -315,6 +316,23 @@ async def test_a_missing_queue_is_named(sides: Any) -> None:
         assert not both.publisher.has(task(1))
 
 
+async def test_a_queue_that_is_deleted_under_us_is_made_again(
+    sides: Any, rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sides() as both:
+        worker = await both.worker()
+        await both.publisher.offer(task(1))
+        await worker.lease((POOL,))
+        waiting = task(2)
+        await both.publisher.offer(waiting)
+        connection = await aio_pika.connect(rabbit.url)
+        async with connection:
+            await (await connection.channel()).queue_delete(POOL)
+        await both.until(lambda: not both.publisher.has(waiting))
+        await both.publisher.offer(task(3))
+        assert (await worker.lease((POOL,))).task.message == 3
+
+
 async def test_content_that_cannot_be_read_is_not_offered(sides: Any) -> None:
     async with sides() as both:
         with pytest.raises(Temporary, match="the disk is away"):
@@ -365,8 +383,8 @@ async def test_everything_goes_on_when_rabbitmq_was_restarted(
 ) -> None:
     monkeypatch.setattr(publisher_module, "LOOK", 0.1)
     monkeypatch.setattr(consumer_module, "REPORT", 0.1)
-    if not (Path("/usr/lib/rabbitmq/bin")).exists():
-        pytest.skip("RabbitMQ is missing")
+    if not RABBITMQ.exists():
+        missing("RabbitMQ is missing; as root: apt-get install rabbitmq-server")
     server = RabbitMQ(tmp_path_factory.mktemp("restarted"))
     await asyncio.to_thread(server.start)
     try:

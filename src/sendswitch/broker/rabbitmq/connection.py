@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 from aio_pika import connect
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError
 from yarl import URL
 
 from sendswitch import logs
 from sendswitch.errors import Temporary, in_words
 
-# Seconds before a host is tried again: first and at most; each is drawn at random below twice the last one.
-FIRST_RETRY, LAST_RETRY = 0.1, 15.0
+# Seconds before a host is tried again: first and at most; half of each is drawn at random.
+FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 # Seconds for a connection to be made, and between two heartbeats; a host that misses two is gone.
 PATIENCE, HEARTBEAT = 10.0, 10
 
@@ -42,6 +42,7 @@ class Keeper:
     def __init__(self, urls: Sequence[str], begin: Begin, ended: Callable[[], None], *, name: str) -> None:
         self._urls, self._begin, self._ended, self._name = list(urls), begin, ended, name
         self._task: asyncio.Task[None] | None = None
+        self._gone: asyncio.Future[None] | None = None
         self.up = asyncio.Event()
         self.trouble = ""  # why there is no connection
 
@@ -49,6 +50,16 @@ class Keeper:
         """Begin to connect."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def watch(self, channel: AbstractChannel) -> None:
+        """Make a new connection when RabbitMQ closes this channel, or ends a consumer because its queue is gone."""
+        channel.close_callbacks.add(self._lost)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(self._lost)
+
+    def _lost(self, *_: object) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -75,19 +86,14 @@ class Keeper:
                     self._ended()
             self._urls.append(self._urls.pop(0))
             logs.broker_away(why=self.trouble, retry_in=pause)
-            await asyncio.sleep(random.uniform(0, 2 * pause))  # noqa: S311 - so that clients do not come all at once
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that clients do not come all at once
             pause = min(pause * 2, LAST_RETRY)
 
     async def _once(self, url: str) -> None:
         """Connect and wait for the end of the connection. Raises one of Failed."""
         connection = await connected(url, self._name)
-        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def closed(*_: object) -> None:
-            if not gone.done():
-                gone.set_result(None)
-
-        connection.close_callbacks.add(closed)
+        gone = self._gone = asyncio.get_running_loop().create_future()
+        connection.close_callbacks.add(self._lost)
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._begin(connection)

@@ -113,6 +113,8 @@ class RabbitConsumer:
         for name in self._queues if not self._stopping else ():
             queue = await self._channel.get_queue(name, ensure=False)
             self._tags.append((queue, await queue.consume(self._came)))
+        for channel in (speaking, self._channel):
+            await self._keeper.watch(channel)
 
     def _ended(self) -> None:
         """End what depended on the connection: RabbitMQ gives the tasks to other workers."""

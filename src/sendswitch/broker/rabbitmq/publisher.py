@@ -22,13 +22,13 @@ from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
 from sendswitch.broker.calls import Call, error_to_json
 from sendswitch.broker.codec import decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
-from sendswitch.broker.rabbitmq.connection import Failed, Keeper
+from sendswitch.broker.rabbitmq.connection import BrokerAway, Failed, Keeper
 from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, TASKS, VERDICTS, account_of, declare
 from sendswitch.errors import Refused, Temporary, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral
-from sendswitch.routing import ALONE
+from sendswitch.routing import ALONE, POOL
 
 # Bytes of content that go with a task; a worker asks for more, in pieces of PIECE bytes.
 INLINE, PIECE = 1024 * 1024, 512 * 1024
@@ -117,18 +117,28 @@ class RabbitPublisher:
         body = _encoded(task, content)
         queue = self._queues.setdefault(task.queue, _Queue())
         await self._keeper.up.wait()
-        channel = self._channel
-        assert channel is not None
         queue.offers += 1
         self._known[task.token] = _Offered(task, queue.offers, time.monotonic())
         message = Message(body, message_id=task.token, reply_to=self._node, headers={"settings": self._version()})
         try:
-            await channel.default_exchange.publish(message, routing_key=task.queue, mandatory=True, timeout=TAKEN)
+            await self._publish(message, task.queue)
         except PublishError as error:
             self._known.pop(task.token, None)
             raise Temporary(f"RabbitMQ has no queue {task.queue}; run `sendswitch broker install`") from error
-        except (DeliveryError, *Failed):
+        except (BrokerAway, DeliveryError, *Failed):
             pass  # it may be in the queue or not: if it is not, it is offered again after reconnecting, or when overdue
+
+    async def _publish(self, message: Message, queue: str) -> None:
+        """Put a message into a queue. One of the site that is missing is made again. Raises one of Failed."""
+        if (channel := self._channel) is None:
+            raise BrokerAway
+        try:
+            await channel.default_exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN)
+        except PublishError:
+            if queue not in (POOL, ALONE):
+                raise
+            await declare(channel)
+            await channel.default_exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN)
 
     async def withdraw(self, task: Task) -> None:
         """Forget a task; a worker may still get it, and its answer has no effect."""
@@ -182,6 +192,8 @@ class RabbitPublisher:
         for node in (self._node, EVERY_NODE):
             await queue.bind(VERDICTS, f"{node}.#")
         await queue.consume(self._heard, no_ack=True)
+        for one in (channel, hearing):
+            await self._keeper.watch(one)
         self._channel = channel
         for offered in self._known.values():
             offered.had = offered.since = 0.0  # what a worker said before may not hold any more

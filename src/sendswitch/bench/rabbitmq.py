@@ -1,0 +1,78 @@
+"""A private RabbitMQ, with the name server that it needs, on free ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from sendswitch.bench.peers import free_port, wait_for_port
+
+# Debian's wrappers in /usr/sbin change the user and the folder.
+RABBITMQ = Path("/usr/lib/rabbitmq/bin")
+
+
+class RabbitMQ:
+    """A RabbitMQ with its own name server, for guest/guest from this machine."""
+
+    def __init__(self, folder: Path, *, name: str = "rabbit") -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        self._names, self._between = free_port(), free_port()
+        for place in ("mnesia", "log", "home"):
+            (folder / place).mkdir(parents=True)
+        cookie = folder / "home" / ".erlang.cookie"
+        cookie.write_text(os.urandom(12).hex())
+        cookie.chmod(0o400)
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "none").write_text("")
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.console = false\n"
+            "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\n"
+        )
+        local = "-kernel inet_dist_use_interface {127,0,0,1}"
+        self._environment = os.environ | {
+            "HOME": str(folder / "home"),
+            "RABBITMQ_NODENAME": f"{name}@localhost",
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_DIST_PORT": str(self._between),
+            "ERL_EPMD_PORT": str(self._names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{local} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_CTL_ERL_ARGS": local,
+            "LANG": "C.UTF-8",
+        }
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        for port, line in (
+            (self._names, ["epmd", "-port", str(self._names), "-address", "127.0.0.1"]),
+            (self.port, [str(RABBITMQ / "rabbitmq-server")]),
+        ):
+            with (self.folder / "log" / "said").open("ab") as log:
+                process = subprocess.Popen(
+                    line, stdout=log, stderr=log, cwd=self.folder, env=self._environment, start_new_session=True
+                )
+            self._processes.append(process)
+            wait_for_port(port, process)
+
+    def control(self, *words: str) -> str:
+        """Run rabbitmqctl and return what it prints."""
+        line = [str(RABBITMQ / "rabbitmqctl"), "-q", *words]
+        done = subprocess.run(line, env=self._environment, cwd=self.folder, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    def kill(self) -> None:
+        """Kill it with all its processes, as a power cut would."""
+        for process in reversed(self._processes):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(15)
+        self._processes.clear()
