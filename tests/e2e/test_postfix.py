@@ -84,10 +84,10 @@ def of(messages: list[bytes], subject: str) -> list[bytes]:
 def wait_of(postfix: Postfix, user: str, subject: str) -> bytes:
     count = 1
     while True:
-        found = of(postfix.wait_for(user, count), subject)
-        if found:
+        there = postfix.wait_for(user, count)
+        if found := of(there, subject):
             return found[0]
-        count = len(postfix.messages(user)) + 1
+        count = len(there) + 1
 
 
 def test_each_recipient_meets_their_own_fate(chain: Chain) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -55,6 +56,8 @@ def test_mail_goes_on_when_rabbitmq_and_workers_are_killed(tmp_path: Path, own_r
             until(lambda: any(b"Subject: light" in parcel.data for parcel in hop.parcels), node=node)
             own_rabbit.start()
             until(lambda: len(hop.parcels) > before + 20, node=node)
+            os.kill(node.worker_pids()[0], signal.SIGSTOP)
+            until(lambda: "no sign of life" in node.log.read_text(), node=node)
         until(lambda: len(hop.parcels) == stream.sent + 1, node=node)
         assert said(node, "quarantine", "list") == []
         until(lambda: not queue(node), node=node)

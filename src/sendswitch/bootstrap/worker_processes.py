@@ -17,8 +17,10 @@ from sendswitch.errors import in_words
 from sendswitch.processors.hosting.supervise import kill_below
 from sendswitch.routing import ALONE, POOL
 
-# Seconds between two looks at the memory of a process.
+# Seconds between two looks at a process: at its memory, and for a sign of life.
 LOOK = 1.0
+# Looks without a sign of life after which a process hangs; the first may take long, because it loads its program.
+SILENT, SILENT_FIRST = 10, 60
 # Seconds after which a process that ended is no failed start.
 WELL = 10.0
 # Seconds for the tasks that a process has, when it is replaced and when the node stops; it is killed then.
@@ -93,15 +95,29 @@ class WorkerProcesses:
             pause = min(pause * 2, LAST_RETRY)
 
     async def _one(self, name: str, queue: str, places: int) -> str:
-        """Run one process to its end, or until it is too large. Return why another one is needed."""
+        """Run one process until it ends, hangs, or is too large. Return why another one is needed. Raises OSError."""
         self._started += 1
         files = self._files / str(self._started)
         await asyncio.to_thread(files.mkdir, mode=0o700, parents=True)
+        heard, pulse = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            try:
+                process = await self._start(name, queue, places, files, pulse)
+            finally:
+                os.close(pulse)
+            return await self._watch(name, process, heard)
+        finally:
+            os.close(heard)
+
+    async def _start(self, name: str, queue: str, places: int, files: Path, pulse: int) -> asyncio.subprocess.Process:
+        """Start a process. It gives signs of life through the pipe `pulse`. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sendswitch.cli.main", "work"),
             *(("--broker", "-") if self._brokers else ("--socket", str(self._path))),
-            *("--name", name, "--places", str(places), "--queue", queue, "--of", str(os.getpid())),
+            *("--name", name, "--places", str(places), "--queue", queue),
+            *("--of", str(os.getpid()), "--pulse", str(pulse)),
             stdin=asyncio.subprocess.PIPE,
+            pass_fds=(pulse,),
             env=without_ours(os.environ) | {"TMPDIR": str(files)},
             start_new_session=True,
         )
@@ -110,15 +126,28 @@ class WorkerProcesses:
         process.stdin.close()
         self._running[process.pid] = process
         self._folders[process.pid] = files
-        ending = asyncio.ensure_future(process.wait())
+        return process
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process, heard: int) -> str:
+        """Watch a process. Return why another one is needed. Looks are counted, so that one who stood still blames
+        nobody.
+        """
+        ending, silent, most = asyncio.ensure_future(process.wait()), 0, SILENT_FIRST
         try:
-            while True:
-                done, _ = await asyncio.wait((ending,), timeout=LOOK)
-                if done:
-                    return f"it ended with {_how(process.returncode or 0)}"
+            while not (await asyncio.wait((ending,), timeout=LOOK))[0]:
+                if _heard(heard):
+                    silent, most = 0, SILENT
+                else:
+                    silent += 1
+                if silent >= most:
+                    logs.worker_hung(name, pid=process.pid)
+                    _kill(process)
+                    await ending
+                    return f"it gave no sign of life for {silent * LOOK:g} s"
                 if (size := resident(process.pid)) > self._memory:
                     self._end(process)
                     return f"it had grown to {size} bytes"
+            return f"it ended with {_how(process.returncode or 0)}"
         finally:
             if ending.done():
                 await self._gone(process)
@@ -157,6 +186,14 @@ def resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _heard(pipe: int) -> bool:
+    """Return whether there was a sign of life, and forget it."""
+    try:
+        return bool(os.read(pipe, 65_536))
+    except BlockingIOError:
+        return False
 
 
 async def _ended(process: asyncio.subprocess.Process, grace: float) -> None:

@@ -95,16 +95,16 @@ def decode_task(data: bytes) -> Task:
     )
 
 
-def encode_answer(answer: Answer) -> bytes:
-    """Return an answer as bytes. One that is too large goes without what services said in its trace, or, if it is too
-    large even then, as a deferral that says so. Raises ValueError for text that is no Unicode.
+def encode_answer(answer: Answer, most: int = MAX_ANSWER) -> bytes:
+    """Return an answer as at most `most` bytes. One that is too large goes without what services said in its trace, or,
+    if it is too large even then, as a deferral that says so. Raises ValueError for text that is no Unicode.
     """
     data = _encoded(answer)
-    if len(data) > MAX_ANSWER:
+    if len(data) > most:
         brief = tuple(replace(step, answer=None) for step in answer.result.trace)
         data = _encoded(replace(answer, result=replace(answer.result, trace=brief)))
-    if len(data) > MAX_ANSWER:
-        reason = f"the pipeline's answer has {len(data)} bytes; at most {MAX_ANSWER} can be sent"
+    if len(data) > most:
+        reason = f"the pipeline's answer has {len(data)} bytes; at most {most} can be sent"
         data = _encoded(replace(answer, result=Deferral(reason)))
     return data
 

@@ -28,8 +28,8 @@ from sendswitch.mail.verdict import PipelineResult
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a stream to the node. Raises OSError."""
 
-OnSettings = Callable[[str, Mapping[str, Any]], Awaitable[None]]
-"""Called with the name of a node and its settings, before its first task and when they change."""
+OnSettings = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
+"""Called with the name of a node and its settings, before its first task and when they change; None: it is gone."""
 
 # Seconds in which the node must answer a stop, and read the last frames.
 PATIENCE = 5.0

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,7 @@ def work(
         typer.Option("--queue", help="The queues to take tasks from; by default those of the site."),
     ] = None,
     of: Annotated[int, typer.Option("--of", hidden=True, help="The node that started it, and with which it ends.")] = 0,
+    pulse: Annotated[int, typer.Option("--pulse", hidden=True, help="A pipe for its signs of life.")] = -1,
 ) -> None:
     """Run pipelines for a node on this machine, or through RabbitMQ.
 
@@ -64,7 +66,7 @@ def work(
     raise_file_limit()
     tune_memory()
     os.umask(0o077)
-    uvloop.run(_until_signal(connect, taken, places))
+    uvloop.run(_until_signal(connect, taken, places, pulse))
 
 
 Connect = Callable[[OnSettings], NodeConsumer]
@@ -84,8 +86,20 @@ def _over_socket(
     return RemoteConsumer(connect, name=name, places=places, queues=queues, on_settings=on_settings, once=once)
 
 
-async def _until_signal(connect: Connect, queues: tuple[str, ...], places: int) -> None:
+async def _beat(pulse: int) -> None:
+    """Give a sign of life every second, as long as the event loop lives."""
+    os.set_inheritable(pulse, False)
+    while True:
+        with suppress(OSError):  # nobody read the last ones, or the node is gone
+            os.write(pulse, b".")
+        await asyncio.sleep(1.0)
+
+
+async def _until_signal(connect: Connect, queues: tuple[str, ...], places: int, pulse: int) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    beating = asyncio.ensure_future(_beat(pulse)) if pulse >= 0 else None
     await WorkerProcess(connect, make_readers(1), queues=queues, places=places).run(stopping)
+    if beating is not None:
+        beating.cancel()

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -269,10 +270,26 @@ class WorkerSection(Section):
     )
 
 
+def _rabbitmq(url: SecretStr) -> SecretStr:
+    """Check the URL of a RabbitMQ. Raises ValueError without its password."""
+    text = url.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or "@" in text.partition("@")[2] or text.count("@") != parts.netloc.count("@") or parts.fragment:
+        raise ValueError(
+            "it is no URL such as amqps://user:password@host/vhost; in user and password write / as %2F, ? as %3F,"
+            " # as %23 and @ as %40"
+        )
+    return url
+
+
 class BrokerSection(Section):
     """The broker between nodes and workers on other machines. Without one, workers are on this machine."""
 
-    urls: list[Secret] = Field(
+    urls: list[Annotated[Secret, AfterValidator(_rabbitmq)]] = Field(
         default_factory=list,
         description='RabbitMQ hosts, such as "amqps://user:password@mq1.example/sendswitch"; or {file = "/path"}.',
     )

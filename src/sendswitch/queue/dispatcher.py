@@ -203,6 +203,7 @@ class Dispatcher:
         try:
             answer = await self._offered(task, route.deadline + OVERDUE)
         except Exception as error:
+            await self._publisher.withdraw(task)
             logs.failed("offering a task", error=error, msg_id=to_text(task.message))
             answer = Deferral(f"the task could not be offered: {classify(error)}")
         except BaseException:
@@ -245,7 +246,8 @@ class Dispatcher:
     def _reconnected(self) -> None:
         """Offer again what the broker lost with its connection."""
         for question in self._waiting.values():
-            if not question.answer.done() and not self._publisher.has(question.task):
+            offered = question.timer is not None  # one that is not yet waits for the connection itself
+            if offered and not question.answer.done() and not self._publisher.has(question.task):
                 question.answer.set_result(None)
 
     def _answered(self, answer: Answer) -> None:

@@ -129,8 +129,12 @@ class WorkerProcess:
                 task.cancel()
             await asyncio.to_thread(self._readers.close)
 
-    async def _apply(self, node: str, settings: Mapping[str, Any]) -> None:
-        """Take a node's settings. Raises the errors of what it is asked."""
+    async def _apply(self, node: str, settings: Mapping[str, Any] | None) -> None:
+        """Take a node's settings, or forget a node. Raises the errors of what it is asked."""
+        if settings is None:
+            if (gone := self._nodes.pop(node, None)) is not None:
+                await gone.pipelines.close()
+            return
         logs.setup(settings["log_format"], settings["log_level"])
         known = self._nodes.get(node) or KnownNode(node, self._consumer.call, self._readers)
         await known.apply(settings)

@@ -52,7 +52,8 @@ class Pair:
     workers: list[RemoteConsumer] = field(default_factory=list)
 
     async def worker(self, places: int = 1, *, once: bool = False, name: str = "w") -> RemoteConsumer:
-        async def on_settings(node: str, settings: Mapping[str, Any]) -> None:
+        async def on_settings(node: str, settings: Mapping[str, Any] | None) -> None:
+            assert settings is not None
             self.told.append(settings)
 
         made = RemoteConsumer(self.connect, name=name, places=places, queues=("q",), on_settings=on_settings, once=once)

@@ -170,3 +170,23 @@ def test_any_json_in_a_field_is_refused_with_one_kind_of_error(field: str, value
         data = orjson.dumps(told)
         with contextlib.suppress(ValueError):
             decode_answer(data)
+
+
+def test_an_answer_that_is_too_large_goes_without_what_services_said() -> None:
+    step = StepRecord("webhook", "1", 0.1, "pass", "", {"text": "x" * 1000})
+    answer = Answer(1, 0, "a", replace(Verdict.passed("yes"), trace=(step,) * 10))
+    assert decode_answer(encode_answer(answer)) == answer
+    brief = decode_answer(encode_answer(answer, 5_000)).result
+    assert isinstance(brief, Verdict)
+    assert (brief.reason, [one.answer for one in brief.trace]) == ("yes", [None] * 10)
+    none = decode_answer(encode_answer(answer, 300)).result
+    assert isinstance(none, Deferral)
+    assert "at most 300 can be sent" in none.reason
+
+
+def test_a_stranger_s_answer_is_read_up_to_a_smaller_size() -> None:
+    answer = Answer(1, 0, "a", Verdict(Action.PASS, edits=(AddHeader("X-A", "x" * 9_000),) * 600))
+    data = encode_answer(answer)
+    assert decode_answer(data, outside=False) == answer
+    with pytest.raises(ValueError, match="at most"):
+        decode_answer(data)

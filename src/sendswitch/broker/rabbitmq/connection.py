@@ -1,4 +1,8 @@
-"""A connection to one of several RabbitMQ hosts, made again for ever."""
+"""A connection to one of several RabbitMQ hosts, made again for ever.
+
+When a connection is lost, the library ends what waits for it in many ways: with its own errors, with a bare Exception,
+or cancelled, although nobody cancelled it. `safely` makes one error of all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,62 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
-from aio_pika import connect
+from aio_pika import Connection
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from sendswitch import logs
 from sendswitch.errors import Temporary, in_words
 
+T = TypeVar("T")
+
 # Seconds before a host is tried again: first and at most; half of each is drawn at random.
 FIRST_RETRY, LAST_RETRY = 0.2, 5.0
-# Seconds for a connection to be made, and between two heartbeats; a host that misses two is gone.
-PATIENCE, HEARTBEAT = 10.0, 10
+# Seconds for a connection to be made, and between two heartbeats; a host that misses three is gone. Seconds for a
+# connection to be closed in order.
+PATIENCE, HEARTBEAT, GOODBYE = 10.0, 10, 1.0
 
 # The library logs what it raises, and the log has that already in our words.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-
-Failed = (AMQPError, OSError, asyncio.TimeoutError, RuntimeError)
-"""What the library raises when a connection or a channel is gone or refuses."""
+logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
 
 Begin = Callable[[AbstractConnection], Awaitable[None]]
-"""Prepares a new connection: channels, queues, consumers."""
+"""Prepares a new connection: channels, queues, consumers. Raises BrokerAway, or an answer of RabbitMQ."""
+
+Answers = (PublishError, ChannelNotFoundEntity, ChannelPreconditionFailed)
+"""What RabbitMQ answers over a connection that stands: no such queue, no such name, not in this state."""
 
 
 class BrokerAway(Temporary):
     """RabbitMQ cannot be reached now; the connection is tried again."""
 
 
+async def safely(work: Awaitable[T]) -> T:
+    """Return the result of a call of the library. Raises one of Answers; BrokerAway for all else that it raises."""
+    try:
+        return await work
+    except Answers:
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise BrokerAway("the connection was lost") from None
+    except Exception as error:
+        raise BrokerAway(in_words(error) or type(error).__name__) from error
+
+
 class Keeper:
-    """Keeps one connection. `begin` prepares each new one, and `ended` is called when it is gone."""
+    """Keeps one connection. `begin` prepares each new one, and `ended` is called when it is gone or was not ready."""
 
     def __init__(self, urls: Sequence[str], begin: Begin, ended: Callable[[], None], *, name: str) -> None:
         self._urls, self._begin, self._ended, self._name = list(urls), begin, ended, name
         self._task: asyncio.Task[None] | None = None
-        self._gone: asyncio.Future[None] | None = None
+        self._lost: Callable[..., None] = lambda *_: None
         self.up = asyncio.Event()
         self.trouble = ""  # why there is no connection
 
@@ -51,15 +75,16 @@ class Keeper:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep())
 
-    async def watch(self, channel: AbstractChannel) -> None:
-        """Make a new connection when RabbitMQ closes this channel, or ends a consumer because its queue is gone."""
+    async def channel(self, connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
+        """Return a new channel. When RabbitMQ closes it, or ends a consumer on it because its queue is gone, a new
+        connection is made. With `confirms`, publishing raises PublishError for a message that no queue takes.
+        """
+        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        await safely(channel.initialize())
         channel.close_callbacks.add(self._lost)
-        underlay = await channel.get_underlay_channel()
+        underlay = await safely(channel.get_underlay_channel())
         underlay.on_consumer_cancel_callbacks.add(self._lost)
-
-    def _lost(self, *_: object) -> None:
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
+        return channel
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -74,46 +99,88 @@ class Keeper:
         while True:
             url = self._urls[0]
             try:
-                await self._once(url)
+                await safely(self._once(url))
                 pause = FIRST_RETRY
                 self.trouble = "the connection was lost"
-            except Failed as error:
-                self.trouble = f"{without_password(url)}: {in_words(error) or type(error).__name__}"
+            except Exception as error:
+                self.trouble = f"{without_password(url)}: {in_words(error)}"
             finally:
-                was_up = self.up.is_set()
                 self.up.clear()
-                if was_up:
-                    self._ended()
+                self._ended()
             self._urls.append(self._urls.pop(0))
             logs.broker_away(why=self.trouble, retry_in=pause)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that clients do not come all at once
             pause = min(pause * 2, LAST_RETRY)
 
     async def _once(self, url: str) -> None:
-        """Connect and wait for the end of the connection. Raises one of Failed."""
-        connection = await connected(url, self._name)
-        gone = self._gone = asyncio.get_running_loop().create_future()
-        connection.close_callbacks.add(self._lost)
-        try:
+        """Connect and wait for the end of the connection. Raises BrokerAway."""
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def lost(*_: object) -> None:
+            if not gone.done():
+                gone.set_result(None)
+
+        self._lost = lost  # of this connection only: an old one may end late
+        async with connected(url, self._name) as connection:
+            connection.close_callbacks.add(lost)
             async with asyncio.timeout(PATIENCE):
                 await self._begin(connection)
             self.trouble = ""
             self.up.set()
             logs.broker_connected(without_password(url))
             await gone
+
+
+class connected:
+    """A connection to a host, which shows the name in RabbitMQ's lists. Raises BrokerAway.
+
+    At the end it is closed in order, or aborted: a host that reads nothing would never let it end.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        context = ssl.create_default_context() if url.startswith("amqps:") else None
+        self._transports = _Transports(TLSTransportFactory() if context else TCPTransportFactory())
+        full = URL(url).update_query(heartbeat=str(HEARTBEAT), name=name)
+        self._connection = Connection(full, ssl_context=context)
+        self._connection.kwargs["transport_factory"] = self._transports
+
+    async def __aenter__(self) -> AbstractConnection:
+        try:
+            await safely(self._connection.connect(timeout=PATIENCE))
+        except BaseException:
+            self._transports.abort()
+            raise
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        closing = asyncio.ensure_future(self._connection.close())
+        try:
+            await asyncio.wait((closing,), timeout=GOODBYE)
         finally:
-            await asyncio.wait({asyncio.ensure_future(connection.close())}, timeout=1.0)
+            self._transports.abort()
+            await asyncio.wait((closing,), timeout=GOODBYE)
+            if closing.done() and not closing.cancelled():
+                closing.exception()  # it was lost; we know
 
 
-async def connected(url: str, name: str) -> AbstractConnection:
-    """Return a connection to a host, which shows the name in RabbitMQ's lists. Raises one of Failed."""
-    context = ssl.create_default_context() if url.startswith("amqps:") else None
-    full = URL(url).update_query(heartbeat=str(HEARTBEAT), name=name)
-    return await connect(full, timeout=PATIENCE, ssl_context=context)
+class _Transports(TransportFactory):
+    """The transports of one connection, so that they can be aborted."""
+
+    def __init__(self, factory: TransportFactory) -> None:
+        self._factory = factory
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await self._factory.create(url, **options)
+        self._writers.append(writer)
+        return reader, writer
+
+    def abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 def without_password(url: str) -> str:
-    """Return an URL as it may be shown."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """Return an URL as it may be shown: without what stands before its last @."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import DeliveryError, PublishError
+from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import PublishError
 
 from sendswitch import logs
 from sendswitch.broker import frames
@@ -21,21 +21,41 @@ from sendswitch.broker.calls import error_from_json
 from sendswitch.broker.codec import decode_task, encode_answer
 from sendswitch.broker.frames import BadFrame
 from sendswitch.broker.pieces import Pieces
-from sendswitch.broker.rabbitmq.connection import BrokerAway, Failed, Keeper
+from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
+from sendswitch.broker.rabbitmq.publisher import MOST
 from sendswitch.broker.rabbitmq.topology import EVERY_NODE, VERDICTS, account_of, verdict_key
 from sendswitch.broker.remote import OnSettings
 from sendswitch.errors import Temporary, in_words
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import PipelineResult
+from sendswitch.routing import ALONE
 
 # Seconds between two reports of the tasks in hand, and for a call to be answered.
 REPORT, CALL = 2.0, 30.0
 # Seconds for RabbitMQ to take an answer.
 TAKEN = 30.0
-# Answers that are kept for tasks that come twice.
-KEPT = 1000
+# Answers and tokens that are kept for tasks that come twice, and most bytes of such an answer.
+KEPT, KEPT_SIZE = 1000, 64 * 1024
+# Versions of a node's settings that are remembered, and seconds before a task goes back that cannot be run here.
+VERSIONS, UNABLE = 20, 5.0
+# Seconds for everything that goes back at the end.
+PATIENCE = 5.0
 REPLIES = "amq.rabbitmq.reply-to"
+
+
+class _NodeGone(Temporary):
+    """The node that offered the task is not there any more."""
+
+
+async def _within_patience(*work: Coroutine[Any, Any, Any]) -> None:
+    """Do all of this, as far as it can be done in PATIENCE seconds."""
+    if work:
+        tasks = [asyncio.ensure_future(one) for one in work]
+        _, late = await asyncio.wait(tasks, timeout=PATIENCE)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class RabbitConsumer:
@@ -52,10 +72,10 @@ class RabbitConsumer:
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._calls: dict[int, asyncio.Future[frames.Frame]] = {}
         self._numbers = itertools.count(1)
-        self._applied: dict[str, str] = {}  # the version of each node's settings
+        self._seen: OrderedDict[str, None] = OrderedDict()  # tokens that came, the last of them
+        self._applied: dict[str, OrderedDict[str, None]] = {}  # versions of each node's settings that were taken
         self._applying: dict[str, asyncio.Lock] = {}
         self._work: set[asyncio.Task[None]] = set()
-        self._channel: AbstractChannel | None = None
         self._verdicts: AbstractExchange | None = None
         self._tags: list[tuple[Any, str]] = []
         self._stopping = False
@@ -77,22 +97,20 @@ class RabbitConsumer:
     async def stop_taking(self) -> None:
         """Want no more tasks; those that wait here go back."""
         self._stopping = True
-        while self._tags:
-            queue, tag = self._tags.pop()
-            with suppress(*Failed):  # without a connection it has ended already
-                await queue.cancel(tag, timeout=TAKEN)
-        while not self._ready.empty():
-            await self._ready.get_nowait().give_back()
+        tags, self._tags = self._tags, []
+        waiting = [self._ready.get_nowait() for _ in range(self._ready.qsize())]
+        await _within_patience(
+            *(safely(queue.cancel(tag)) for queue, tag in tags), *(lease.give_back() for lease in waiting)
+        )
 
     async def close(self) -> None:
         """Give back every task that has no answer, and disconnect."""
         await self.stop_taking()
-        for lease in list(self.leases.values()):
-            await lease.give_back()
+        await _within_patience(*(lease.give_back() for lease in list(self.leases.values())))
+        await self._keeper.stop()
         for task in list(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        await self._keeper.stop()
         self._folder.cleanup()
 
     def _start(self, work: Any) -> None:
@@ -103,18 +121,16 @@ class RabbitConsumer:
     # The connection
 
     async def _begin(self, connection: AbstractConnection) -> None:
-        speaking = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        self._verdicts = await speaking.get_exchange(VERDICTS, ensure=False)
-        replies = await speaking.get_queue(REPLIES, ensure=False)
-        await replies.consume(self._replied, no_ack=True)
-        self._channel = await connection.channel(publisher_confirms=False)
-        await self._channel.set_qos(prefetch_count=self._places)
+        speaking = await self._keeper.channel(connection, confirms=True)
+        self._verdicts = await safely(speaking.get_exchange(VERDICTS, ensure=False))
+        replies = await safely(speaking.get_queue(REPLIES, ensure=False))
+        await safely(replies.consume(self._replied, no_ack=True))
+        taking = await self._keeper.channel(connection, confirms=False)
+        await safely(taking.set_qos(prefetch_count=self._places))
         self._tags = []
         for name in self._queues if not self._stopping else ():
-            queue = await self._channel.get_queue(name, ensure=False)
-            self._tags.append((queue, await queue.consume(self._came)))
-        for channel in (speaking, self._channel):
-            await self._keeper.watch(channel)
+            queue = await safely(taking.get_queue(name, ensure=False))
+            self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
         """End what depended on the connection: RabbitMQ gives the tasks to other workers."""
@@ -136,74 +152,98 @@ class RabbitConsumer:
                 raise ValueError("a task of no node or of another queue")
         except ValueError as error:
             logs.failed("reading a task", error=error)
-            await message.reject(requeue=False)
+            await asyncio.sleep(UNABLE)  # or a worker of another version would empty the queue
+            with suppress(BrokerAway):
+                await safely(message.reject(requeue=False))
             return
         lease = RabbitLease(self, task, node, message)
-        if (answer := self._answers.get(task.token)) is not None:  # it came twice
+        if task.token in self.leases:
+            await lease.acknowledge()  # it came twice
+        elif (answer := self._answers.get(task.token)) is not None:
             await self.say(lease, "answer", answer)
             await lease.acknowledge()
         elif message.redelivered:
-            # A worker that had it is gone. The node decides what that means: the task may have broken it.
-            await self.say(lease, "lost")
+            # If it was here, the connection was lost: the node offers it again. If not, the worker that had it is gone,
+            # and the node decides what that means: the task may have broken it.
+            await self.say(lease, "back" if task.token in self._seen else "lost")
             await lease.acknowledge()
-        elif task.token in self.leases:
-            await lease.acknowledge()  # this worker has it already
         else:
+            self._seen[task.token] = None
+            if len(self._seen) > KEPT:
+                self._seen.popitem(last=False)
             self.leases[task.token] = lease
             self._start(self._prepare(lease, str((message.headers or {}).get("settings", ""))))
 
     async def _prepare(self, lease: RabbitLease, version: str) -> None:
         """Know the settings of a task's node, then hand the task over."""
+        try:
+            if lease.task.queue == ALONE:
+                await self._tell()  # the node must know who had it, even if it ends this worker at once
+            await self._know(lease, version)
+        except _NodeGone:
+            await lease.discard()
+        except Exception as error:
+            logs.failed(f"taking the settings of {lease.node}", error=error)
+            await asyncio.sleep(UNABLE)
+            await lease.give_back()
+        else:
+            if self._stopping:
+                await lease.give_back()
+            else:
+                self._ready.put_nowait(lease)
+
+    async def _know(self, lease: RabbitLease, version: str) -> None:
+        """Take the settings of a task's node, once for each version. Raises _NodeGone, and errors of taking them."""
         node = lease.node
         async with self._applying.setdefault(node, asyncio.Lock()):
-            if self._applied.get(node) != version:
-                try:
-                    told = (await self._ask(lease.task.queue, node, "settings", {})).fields["result"]
-                    await self._on_settings(node, told["settings"])
-                    self._applied[node] = told["version"]
-                except Exception as error:
-                    logs.failed(f"taking the settings of {node}", error=error)
-                    if node not in self._applied:  # without any there is nothing to work with
-                        await lease.discard()
-                        return
-        if not self._stopping:
-            self._ready.put_nowait(lease)
-        else:
-            await lease.give_back()
+            known = self._applied.setdefault(node, OrderedDict())
+            if version in known:
+                return
+            told = (await self._ask(lease.task.queue, node, "settings", {})).fields["result"]
+            await self._on_settings(node, told["settings"])
+            known[version] = known[told["version"]] = None
+            while len(known) > VERSIONS:
+                known.popitem(last=False)
 
-    async def say(self, lease: RabbitLease, kind: str, data: bytes = b"") -> bool:
-        """Tell the node of a task something about it. Return whether the node will hear it."""
-        return await self._publish(lease.task.queue, lease.node, frames.encode(kind, data, token=lease.task.token))
+    async def say(self, lease: RabbitLease, kind: str, data: bytes = b"") -> None:
+        """Tell the node of a task something about it. If it cannot be told, it offers the task again by itself."""
+        body = frames.encode(kind, data, token=lease.task.token)
+        with suppress(BrokerAway, _NodeGone):
+            await self._publish(lease.task.queue, lease.node, body)
 
-    async def _publish(self, queue: str, node: str, body: bytes, *, reply_to: str | None = None) -> bool:
+    async def _publish(self, queue: str, node: str, body: bytes, *, reply_to: str | None = None) -> None:
+        """Publish to a node. Raises _NodeGone, BrokerAway."""
         if self._verdicts is None:
-            return False
-        message = Message(body, reply_to=reply_to)
+            raise BrokerAway
+        message, key = Message(body, reply_to=reply_to), verdict_key(node, queue)
         try:
-            await self._verdicts.publish(message, verdict_key(node, queue), mandatory=True, timeout=TAKEN)
+            await safely(self._verdicts.publish(message, key, mandatory=node != EVERY_NODE, timeout=TAKEN))
         except PublishError:
-            return False  # the node is gone
-        except (DeliveryError, *Failed):
-            return False  # the connection is gone
-        return True
+            if self._applied.pop(node, None) is not None:
+                await self._on_settings(node, None)
+            raise _NodeGone(f"the node {node} is gone") from None
 
     def answered(self, lease: RabbitLease, data: bytes) -> None:
         """Keep an answer for a task that comes twice."""
         self.done += 1
-        self._answers[lease.task.token] = data
-        if len(self._answers) > KEPT:
-            self._answers.popitem(last=False)
+        if len(data) <= KEPT_SIZE:
+            self._answers[lease.task.token] = data
+            if len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
 
     async def _report(self) -> None:
         """Tell every node once in a while which tasks are here."""
         while True:
-            by_account = {account_of(queue): queue for queue in self._queues}
-            for account, queue in by_account.items():
-                had = self.leases.items()
-                tokens = [token for token, lease in had if account_of(lease.task.queue) == account]
-                body = frames.encode("working", name=self._name, places=self._places, done=self.done, tokens=tokens)
-                await self._publish(queue, EVERY_NODE, body)
+            with suppress(BrokerAway):
+                await self._tell()
             await asyncio.sleep(REPORT)
+
+    async def _tell(self) -> None:
+        """Tell every node which tasks are here. Raises BrokerAway."""
+        for account, queue in {account_of(queue): queue for queue in self._queues}.items():
+            tokens = [token for token, lease in self.leases.items() if account_of(lease.task.queue) == account]
+            body = frames.encode("working", name=self._name, places=self._places, done=self.done, tokens=tokens)
+            await self._publish(queue, EVERY_NODE, body)
 
     # Calls
 
@@ -216,8 +256,7 @@ class RabbitConsumer:
         future = self._calls[number] = asyncio.get_running_loop().create_future()
         body = frames.encode("call", id=number, name=name, arguments=dict(arguments))
         try:
-            if not await self._publish(queue, node, body, reply_to=REPLIES):
-                raise BrokerAway
+            await self._publish(queue, node, body, reply_to=REPLIES)
             async with asyncio.timeout(CALL):
                 frame: frames.Frame = await future
         except TimeoutError as error:
@@ -269,16 +308,17 @@ class RabbitLease:
 
     async def answer(self, result: PipelineResult) -> None:
         """Send the answer, then forget the task. Without a connection it goes nowhere."""
+        task = self.task
+        data = encode_answer(Answer(task.message, task.n, task.token, result), MOST)
         if self._end():
-            task = self.task
-            data = encode_answer(Answer(task.message, task.n, task.token, result))
             self._consumer.answered(self, data)
-            if await self._consumer.say(self, "answer", data):
-                await self.acknowledge()
+            await self._consumer.say(self, "answer", data)
+            await self.acknowledge()
 
     async def give_back(self) -> None:
         """Ask the node to offer the task again."""
-        if self._end() and await self._consumer.say(self, "back"):
+        if self._end():
+            await self._consumer.say(self, "back")
             await self.acknowledge()
 
     async def discard(self) -> None:
@@ -289,8 +329,8 @@ class RabbitLease:
 
     async def acknowledge(self) -> None:
         """Have RabbitMQ forget the task. Without a connection another worker gets it."""
-        with suppress(*Failed):
-            await self._message.ack()
+        with suppress(BrokerAway):
+            await safely(self._message.ack())
 
     def _end(self) -> bool:
         if self.ended:

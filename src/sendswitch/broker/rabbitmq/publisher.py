@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import DeliveryError, PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
 
 from sendswitch import logs, metrics
-from sendswitch.broker import frames
+from sendswitch.broker import frames, worker_server
 from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
 from sendswitch.broker.calls import Call, error_to_json
-from sendswitch.broker.codec import decode_answer, encode_task
+from sendswitch.broker.codec import MAX_OUTSIDE, decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
-from sendswitch.broker.rabbitmq.connection import BrokerAway, Failed, Keeper
+from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
 from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, TASKS, VERDICTS, account_of, declare
 from sendswitch.errors import Refused, Temporary, in_words
 from sendswitch.mail.content import Content, InMemory
@@ -34,20 +35,36 @@ from sendswitch.routing import ALONE, POOL
 INLINE, PIECE = 1024 * 1024, 512 * 1024
 # Seconds for RabbitMQ to take a task, between two looks at the queues, and after which a silent worker is gone.
 TAKEN, LOOK, SILENT = 30.0, 2.0, 10.0
-# Seconds behind a task's deadline in which its worker says that it is late.
-BEHIND = 10.0
+# Seconds behind a task's deadline after which the node answers for a worker that lives, as for one on this machine.
+BEHIND = worker_server.BEHIND
+# Seconds that a task stays in a queue: the node offers it again for as long as it needs an answer.
+EXPIRES = 600
+# Contents in memory on their way to RabbitMQ; calls under way; workers that are known.
+OFFERS, CALLS, WORKERS = 16, 1_000, 10_000
+# Most bytes of what a worker says, of the site's and of others; RabbitMQ 4 takes 16 MiB.
+MOST, MOST_OUTSIDE = 12 * 1024 * 1024, MAX_OUTSIDE + 64 * 1024
+# The beginning of the only address that a worker may name for the result of a call (direct reply-to).
+REPLIES = "amq.rabbitmq.reply-to."
 
 
 @dataclass(slots=True)
 class _Offered:
-    """A task without an answer. `number` counts offers to its queue; `had` is when a worker last said that it has the
-    task, `since` when it first did (monotonic seconds), 0.0 for never."""
+    """A task without an answer, and where it was last seen.
+
+    `number` counts offers to its queue, `first` is that of its first copy, and `at` is when it was offered. `had` is
+    when a worker last said that it has the task, `since` when it first did, 0.0 for never; all in monotonic seconds.
+    `beside` is how many tasks that worker had, and `content` what it has begun to fetch.
+    """
 
     task: Task
     number: int
+    first: int
     at: float
     had: float = 0.0
     since: float = 0.0
+    beside: int = 0
+    late: bool = False
+    content: Content | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +119,7 @@ class RabbitPublisher:
         self._on_answer: OnAnswer | None = None
         self._on_reconnect: OnReconnect | None = None
         self._channel: AbstractChannel | None = None
+        self._offering = asyncio.Semaphore(OFFERS)
         self._connected_before = False
         self._looking: asyncio.Task[None] | None = None
 
@@ -113,32 +131,45 @@ class RabbitPublisher:
 
     async def offer(self, task: Task) -> None:
         """Put a task into its queue, once RabbitMQ is there. Raises Temporary when it does not take the task."""
-        content = task.content if not isinstance(task.content, Reference) else await self._read(task.content)
-        body = _encoded(task, content)
-        queue = self._queues.setdefault(task.queue, _Queue())
         await self._keeper.up.wait()
-        queue.offers += 1
-        self._known[task.token] = _Offered(task, queue.offers, time.monotonic())
-        message = Message(body, message_id=task.token, reply_to=self._node, headers={"settings": self._version()})
-        try:
-            await self._publish(message, task.queue)
-        except PublishError as error:
-            self._known.pop(task.token, None)
-            raise Temporary(f"RabbitMQ has no queue {task.queue}; run `sendswitch broker install`") from error
-        except (BrokerAway, DeliveryError, *Failed):
-            pass  # it may be in the queue or not: if it is not, it is offered again after reconnecting, or when overdue
+        async with self._offering:  # so that few contents are in memory
+            content = await self._content(task)
+            body = _encoded(task, content)
+            queue = self._queues.setdefault(task.queue, _Queue())
+            queue.offers += 1
+            known, now = self._known.get(task.token), time.monotonic()
+            first = known.first if known is not None else queue.offers
+            self._known[task.token] = _Offered(task, queue.offers, first, now)
+            message = Message(
+                body,
+                message_id=task.token,
+                reply_to=self._node,
+                headers={"settings": self._version()},
+                expiration=EXPIRES,
+            )
+            try:
+                await self._publish(message, task.queue)
+            except PublishError as error:
+                self._known.pop(task.token, None)
+                raise Temporary(f"RabbitMQ has no queue {task.queue}; run `sendswitch broker install`") from error
+            except BrokerAway:
+                pass  # it may be in the queue or not: if not, it is offered again after reconnecting, or when overdue
+
+    async def _content(self, task: Task) -> Content:
+        return task.content if not isinstance(task.content, Reference) else await self._read(task.content)
 
     async def _publish(self, message: Message, queue: str) -> None:
-        """Put a message into a queue. One of the site that is missing is made again. Raises one of Failed."""
+        """Put a message into a queue. One of the site that is missing is made. Raises PublishError, BrokerAway."""
         if (channel := self._channel) is None:
             raise BrokerAway
+        exchange = channel.default_exchange
         try:
-            await channel.default_exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN)
+            await safely(exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN))
         except PublishError:
             if queue not in (POOL, ALONE):
                 raise
             await declare(channel)
-            await channel.default_exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN)
+            await safely(exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN))
 
     async def withdraw(self, task: Task) -> None:
         """Forget a task; a worker may still get it, and its answer has no effect."""
@@ -150,19 +181,19 @@ class RabbitPublisher:
         if offered is None:
             return False
         now, queue = time.monotonic(), self._queues[task.queue]
-        if now - offered.had < SILENT:
+        if now - max(offered.had, offered.at) < SILENT:
             return True
-        if offered.had or offered.number < queue.taken:
+        if offered.had or offered.number < queue.taken or now - offered.at > EXPIRES:
             return False
         return queue.depth > 0 or queue.looked < offered.at
 
     async def close(self) -> None:
         """Disconnect. No answer arrives after this."""
         self._on_answer = None
+        await self._keeper.stop()
         for task in list(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        await self._keeper.stop()
 
     @property
     def trouble(self) -> str:
@@ -185,22 +216,24 @@ class RabbitPublisher:
     # The connection
 
     async def _begin(self, connection: AbstractConnection) -> None:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await self._keeper.channel(connection, confirms=True)
         await declare(channel)
-        hearing = await connection.channel(publisher_confirms=False)
-        queue = await hearing.declare_queue("", exclusive=True)
+        hearing = await self._keeper.channel(connection, confirms=False)
+        queue = await safely(hearing.declare_queue("", exclusive=True))
         for node in (self._node, EVERY_NODE):
-            await queue.bind(VERDICTS, f"{node}.#")
-        await queue.consume(self._heard, no_ack=True)
-        for one in (channel, hearing):
-            await self._keeper.watch(one)
-        self._channel = channel
-        for offered in self._known.values():
-            offered.had = offered.since = 0.0  # what a worker said before may not hold any more
+            await safely(queue.bind(VERDICTS, f"{node}.#"))
+        await safely(queue.consume(self._heard, no_ack=True))
         await self._look_at(connection)
-        self._connection = connection
-        if self._connected_before and self._on_reconnect is not None:
-            asyncio.get_running_loop().call_soon(self._on_reconnect)
+        self._channel, self._connection = channel, connection
+        now = time.monotonic()
+        for offered in self._known.values():
+            offered.at = 0.0  # it may have been lost meanwhile: from now on only what is seen counts
+            if offered.had:
+                offered.had = now  # its worker has time to say so again
+        if self._on_reconnect is not None and self._connected_before:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._on_reconnect)
+            loop.call_later(SILENT + LOOK, self._on_reconnect)
         self._connected_before = True
 
     def _ended(self) -> None:
@@ -210,56 +243,59 @@ class RabbitPublisher:
         """Look at the queues once in a while, and end what workers do not answer."""
         while True:
             await asyncio.sleep(LOOK)
-            if self._keeper.up.is_set():
-                try:
+            with suppress(BrokerAway):
+                if self._keeper.up.is_set():
                     await self._look_at(self._connection)
-                except Failed as error:
-                    logs.failed("looking at the queues of RabbitMQ", error=error)
             self._forget()
 
     async def _look_at(self, connection: AbstractConnection) -> None:
-        """Learn how many tasks are in each queue that has tasks of ours."""
+        """Learn how many tasks are in each queue that has tasks of ours. Raises BrokerAway."""
         for name in {offered.task.queue for offered in self._known.values()}:
             # A missing queue closes the channel, so that each look has one of its own.
-            channel = await connection.channel(publisher_confirms=False)
-            queue = self._queues[name]
+            channel = connection.channel(publisher_confirms=False)
+            await safely(channel.initialize())
+            queue, depth = self._queues[name], 0
             try:
-                found: AbstractQueue = await channel.declare_queue(name, passive=True)
-                queue.depth = found.declaration_result.message_count or 0
-            except Failed:
-                queue.depth = 0
-            finally:
-                await channel.close()
-            queue.looked = time.monotonic()
+                found: AbstractQueue = await safely(channel.declare_queue(name, passive=True))
+                depth = found.declaration_result.message_count or 0
+                await safely(channel.close())
+            except ChannelNotFoundEntity:
+                pass  # nothing is in a queue that is not there
+            queue.depth, queue.looked = depth, time.monotonic()
 
     def _forget(self) -> None:
         """Forget workers that are silent, and answer for those that have a task for too long."""
         now = time.monotonic()
         self._workers = {key: one for key, one in self._workers.items() if now - one.seen < SILENT}
         for token, offered in list(self._known.items()):
-            if offered.since and now - offered.since > offered.task.deadline + BEHIND:
+            if not offered.since or now - offered.since < offered.task.deadline + BEHIND:
+                continue
+            if offered.late:
                 self._answer(token, Deferral("its worker did not answer in time"))
+            offered.late = True  # perhaps it was this process that stood still: what was said meanwhile is read first
 
     # What workers say
 
     async def _heard(self, message: AbstractIncomingMessage) -> None:
         account = (message.routing_key or "").partition(".")[2]
         try:
-            frame = frames.decode(message.body)
-            self._act(frame, account, message.reply_to)
+            if len(message.body) > (MOST if account == SITE else MOST_OUTSIDE):
+                raise BadFrame(f"{len(message.body)} bytes")
+            self._act(frames.decode(message.body), account, message.reply_to or "")
         except BadFrame as error:
             metrics.ANSWERS_IGNORED.inc()
             logs.answer_ignored(account=account, why=str(error))
 
-    def _act(self, frame: Frame, account: str, reply_to: str | None) -> None:
+    def _act(self, frame: Frame, account: str, reply_to: str) -> None:
         """Act on a frame. Raises BadFrame."""
         match frame.kind:
             case "working":
                 self._working(frame, account)
             case "call":
-                if reply_to:
-                    number, name = frame.get("id", int), frame.get("name", str)
-                    self._start(self._call(number, name, frame.get("arguments", dict), account, reply_to))
+                if not reply_to.startswith(REPLIES) or len(self._work) > CALLS:
+                    raise BadFrame(f"a call that wants its answer at {reply_to!r:.100}, or one of more than {CALLS}")
+                number, name = frame.get("id", int), frame.get("name", str)
+                self._start(self._call(number, name, frame.get("arguments", dict), account, reply_to))
             case "answer" | "back" | "discard" | "lost" as kind:
                 self._ending(kind, frame, account)
             case kind:
@@ -278,7 +314,7 @@ class RabbitPublisher:
         token = frame.get("token", str)
         offered = self._mine(token, account)
         queue = self._queues[offered.task.queue]
-        queue.taken = max(queue.taken, offered.number)
+        queue.taken = max(queue.taken, offered.first)
         if kind == "answer":
             try:
                 answer = decode_answer(frame.data, outside=account != SITE)
@@ -292,7 +328,8 @@ class RabbitPublisher:
             del self._known[token]
             self._start(self._again(offered.task))
         elif kind == "lost":
-            why = BROKE if offered.task.queue == ALONE else LOST
+            # Only one that was known to be alone with its worker has broken it.
+            why = BROKE if offered.task.queue == ALONE and offered.beside == 1 else LOST
             self._answer(token, Deferral("the worker that had it ended", why=why))
         else:
             del self._known[token]
@@ -317,15 +354,17 @@ class RabbitPublisher:
         name = frame.get("name", str)[:100]
         worker = self._workers.get((account, name))
         if worker is None:
+            if len(self._workers) >= WORKERS:
+                raise BadFrame(f"more than {WORKERS} workers")
             worker = DistantWorker(name, account, frame.get("places", int), time.time(), now)
             self._workers[account, name] = worker
         worker.seen, worker.leased, worker.done = now, len(tokens), frame.get("done", int)
         for token in tokens:
             offered = self._known.get(token) if isinstance(token, str) else None
             if offered is not None and account_of(offered.task.queue) == account:
-                offered.had, offered.since = now, offered.since or now
+                offered.had, offered.since, offered.beside = now, offered.since or now, len(tokens)
                 queue = self._queues[offered.task.queue]
-                queue.taken = max(queue.taken, offered.number)
+                queue.taken = max(queue.taken, offered.first)
 
     # Calls
 
@@ -337,13 +376,13 @@ class RabbitPublisher:
             body = frames.encode("result", id=number, **error_to_json(Refused(f"{name}: {error!r:.200}")))
         except Exception as error:
             body = frames.encode("result", id=number, **error_to_json(error))
+        if len(body) > MOST:
+            large = Temporary(f"the result of {name} has {len(body)} bytes; RabbitMQ takes {MOST} at most")
+            body = frames.encode("result", id=number, **error_to_json(large))
         if self._channel is not None:
-            try:
-                await self._channel.default_exchange.publish(
-                    Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN
-                )
-            except (DeliveryError, *Failed):
-                pass  # the worker asks again, or has gone
+            with suppress(BrokerAway):  # the worker asks again, or has gone
+                exchange = self._channel.default_exchange
+                await safely(exchange.publish(Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN))
 
     async def _result(self, name: str, arguments: Mapping[str, Any], account: str) -> tuple[Any, bytes]:
         """Return the result of a call. Raises its errors."""
@@ -359,12 +398,13 @@ class RabbitPublisher:
     async def _piece(self, token: str, start: int, account: str) -> bytes:
         """Return a piece of the content of a task that a worker has. Raises Temporary, Refused."""
         try:
-            task = self._mine(token, account).task
+            offered = self._mine(token, account)
         except BadFrame as error:
             raise Refused(str(error)) from error
-        content = task.content if not isinstance(task.content, Reference) else await self._read(task.content)
+        if offered.content is None:
+            offered.content = await self._content(offered.task)
         try:
-            return await asyncio.to_thread(_cut, content, start)
+            return await asyncio.to_thread(_cut, offered.content, start)
         except OSError as error:
             raise Temporary(in_words(error)) from error
 

@@ -9,8 +9,8 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from sendswitch.broker.rabbitmq.connection import Failed, connected, without_password
-from sendswitch.errors import Refused, Temporary, in_words
+from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, safely, without_password
+from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.address import key
 from sendswitch.routing import ALONE, POOL
 
@@ -37,44 +37,50 @@ def verdict_key(node: str, queue: str) -> str:
 
 
 async def declare(channel: AbstractChannel) -> None:
-    """Make the exchange and the site's queue where they are missing. Raises one of `connection.Failed`."""
-    await channel.declare_exchange(VERDICTS, ExchangeType.TOPIC, durable=True)
+    """Make the exchange and the site's queues where they are missing. Raises BrokerAway."""
+    await safely(channel.declare_exchange(VERDICTS, ExchangeType.TOPIC, durable=True))
     for name in (POOL, ALONE):
-        await channel.declare_queue(name, durable=True)
+        await safely(channel.declare_queue(name, durable=True))
 
 
 async def install(urls: Sequence[str]) -> None:
     """Make what is missing on the first host that can be reached. Raises Temporary."""
     async with _first(urls) as connection:
-        await declare(await connection.channel())
+        await declare(await _channel(connection))
 
 
 async def missing(urls: Sequence[str]) -> list[str]:
-    """Return what is missing or made differently, in words. Raises Temporary."""
+    """Return what is missing, in words. Raises Temporary."""
     found = []
     async with _first(urls) as connection:
         for what, name in (("exchange", VERDICTS), ("queue", POOL), ("queue", ALONE)):
-            channel = await connection.channel()  # a missing one closes it
+            channel = await _channel(connection)  # a missing one closes it
             try:
                 if what == "exchange":
-                    await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True, passive=True)
+                    await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True, passive=True))
                 else:
-                    await channel.declare_queue(name, passive=True)
+                    await safely(channel.declare_queue(name, passive=True))
             except ChannelNotFoundEntity:
                 found.append(f"there is no {what} {name}")
     return found
 
 
 async def remove(urls: Sequence[str]) -> None:
-    """Remove the exchange and the site's queue. Raises Refused while workers or tasks are there; Temporary."""
+    """Remove the exchange and the site's queues. Raises Refused while workers or tasks are there; Temporary."""
     async with _first(urls) as connection:
-        channel = await connection.channel()
-        try:
-            for name in (POOL, ALONE):
-                await channel.queue_delete(name, if_unused=True, if_empty=True)
-        except ChannelPreconditionFailed as error:
-            raise Refused(f"{name} is in use: stop its workers, and let its tasks be done") from error
-        await channel.exchange_delete(VERDICTS)
+        channel = await _channel(connection)
+        for name in (POOL, ALONE):
+            try:
+                await safely(channel.queue_delete(name, if_unused=True, if_empty=True))
+            except ChannelPreconditionFailed as error:
+                raise Refused(f"{name} is in use: stop its workers, and let its tasks be done") from error
+        await safely(channel.exchange_delete(VERDICTS))
+
+
+async def _channel(connection: AbstractConnection) -> AbstractChannel:
+    channel = connection.channel()
+    await safely(channel.initialize())
+    return channel
 
 
 @asynccontextmanager
@@ -83,14 +89,9 @@ async def _first(urls: Sequence[str]) -> AsyncIterator[AbstractConnection]:
     problems = []
     for url in urls:
         try:
-            connection = await connected(url, "sendswitch broker")
-        except Failed as error:
-            problems.append(f"{without_password(url)}: {in_words(error) or type(error).__name__}")
-            continue
-        async with connection:
-            try:
+            async with connected(url, "sendswitch broker") as connection:
                 yield connection
-            except Failed as error:
-                raise Temporary(f"{without_password(url)}: {in_words(error) or type(error).__name__}") from error
-        return
+                return
+        except BrokerAway as error:
+            problems.append(f"{without_password(url)}: {error}")
     raise Temporary("; ".join(problems))
