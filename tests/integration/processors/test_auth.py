@@ -24,6 +24,7 @@ from sendswitch.processors.auth import MOST_QUESTIONS, Auth, AuthOptions
 from sendswitch.processors.base import Context, Services
 from sendswitch.testing import context, message, opinion
 from tests.dns_server import dns_server
+from tests.timing import took
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
 CLIENT = Client(address="192.0.2.25", helo="mx.my-bank.example")
@@ -312,7 +313,7 @@ async def test_blanks_do_not_keep_the_library_busy() -> None:
     raw = sign(BANK, "my-bank.example").replace(b"Subject: ", b"Subject: " + b" " * 80_000)
     began = time.process_time()
     assert "DKIM-PERMERROR" in (await said(raw)).tags
-    assert time.process_time() - began < 2
+    assert took(began) < 2
 
 
 async def test_arc() -> None:

@@ -18,6 +18,7 @@ from sendswitch.processors.base import Services
 from sendswitch.processors.list_entries import Book, Entries, Entry, KeptLists, checked
 from sendswitch.processors.lists import Lists, ListsOptions
 from sendswitch.testing import context, mail
+from tests.timing import took
 from tests.verdicts import verdict_of
 
 NOW = 1_700_000_000.0
@@ -166,9 +167,9 @@ def test_what_was_checked_compiles_and_never_raises(text: str, address: str) -> 
 def test_no_expression_is_slow() -> None:
     """One that takes a backtracking engine longer than the universe lasts."""
     entries = Entries([Entry(checked("/^(a+)+$/"))])
-    began = time.perf_counter()
+    began = time.process_time()
     assert entries.sender("a" * 5000 + "!", NOW) is None
-    assert time.perf_counter() - began < 1
+    assert took(began) < 1
 
 
 # Which list counts

@@ -17,6 +17,7 @@ from sendswitch.sieve.match import MEMORY, Match
 from sendswitch.sieve.run import MOST_TOLD, ScriptOutcome
 from sendswitch.sieve.script import Script
 from tests.sieve_corpus import CORPUS, MAIL, RECIPIENT, SENDER, STRICTER, WRONG
+from tests.timing import took
 
 
 def run(script: str, mail: bytes = MAIL, sender: str = SENDER, recipient: str = RECIPIENT) -> ScriptOutcome:
@@ -140,7 +141,7 @@ def test_addresses_of_a_field(value: str, found: list[str]) -> None:
 def test_addresses_are_read_in_the_time_it_takes(text: str) -> None:
     began = time.process_time()
     addresses(text * 60_000)
-    assert time.process_time() - began < 2
+    assert took(began) < 2
 
 
 @pytest.mark.parametrize(("script", "delivered"), [("keep;", True), ("discard;", False), ('redirect "x@y.z";', False)])
@@ -160,7 +161,7 @@ def test_what_a_script_asks_again_and_again_is_read_once() -> None:
     text = 'require "body"; ' + 'if anyof (header "subject" "x", exists "q", body "y", address "to" "z") {}' * 600
     began = time.process_time()
     assert wanted(run(text, mail + b"\r\n" + b"text\r\n" * 20_000)) == "keep"
-    assert time.process_time() - began < 10
+    assert took(began) < 10
 
 
 def test_another_delimiter_and_none() -> None:
@@ -184,7 +185,7 @@ def test_there_is_an_end_to_what_is_compared(test: str) -> None:
     began = time.process_time()
     with pytest.raises(SieveError, match="line 1: this is more to compare than a script may"):
         script.run(mail, SENDER, RECIPIENT)
-    assert time.process_time() - began < 15
+    assert took(began) < 15
 
 
 def test_variables_have_limits() -> None:
@@ -200,9 +201,9 @@ def test_patterns_take_no_longer_than_they_are_long() -> None:
     mail = b"Subject: " + b"a" * 50_000 + b"\r\n\r\n"
     script = 'require ["regex"]; if header :regex "subject" "^(a+)+$x" {} if header :matches "subject" "'
     script += "*a" * 20 + 'b" { discard; }'
-    began = time.perf_counter()
+    began = time.process_time()
     assert wanted(run(script, mail)) == "keep"
-    assert time.perf_counter() - began < 5
+    assert took(began) < 5
 
 
 def like(match: Match, text: str, wanted: str) -> tuple[str, ...] | None:

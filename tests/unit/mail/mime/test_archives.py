@@ -22,6 +22,7 @@ from sendswitch.mail.mime.archives.base import Budget, Unreadable
 from tests.evasions import DEFLATED, GOOD, ZIPS, local, patched
 from tests.evasions import EVIL_ZIP as EVIL
 from tests.mime_samples import tarred, v7, zipped
+from tests.timing import took
 
 
 def seen(data: bytes, name: str = "a.bin") -> tuple[set[str], set[str]]:
@@ -206,7 +207,7 @@ def test_methods_of_zip() -> None:
 def test_a_megabyte_takes_no_two_seconds(data: bytes) -> None:
     began = time.process_time()
     seen(data)
-    assert time.process_time() - began < 2
+    assert took(began) < 2
 
 
 @given(st.sampled_from(list(ZIPS.values())), st.integers(0, 2**32), st.integers(1, 8))
