@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from sendswitch.db import lists
 from sendswitch.db.connect import in_thread
 from sendswitch.processors.base import AutoReply, AutoReplySender, Counters, Notice, NoticeSink
 from sendswitch.queue.settings import Current
-from sendswitch.worker.runtime import CACHE, named
+from sendswitch.worker.runtime import named
 
 
 def settings_for_workers(fixed: Config, config: Config, lists_read: int, log_level: str) -> dict[str, Any]:
@@ -49,7 +48,6 @@ class WorkerCalls:
     ) -> None:
         self._engine, self._config, self._current = engine, config, current
         self._outbox, self._auto_replies, self._counters = outbox, auto_replies, counters
-        self._texts: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._told: dict[str, Any] | None = None
 
     def by_name(self) -> dict[str, Call]:
@@ -64,16 +62,11 @@ class WorkerCalls:
         }
 
     async def _pipeline(self, told: Mapping[str, Any]) -> str:
-        """Return the text of a pipeline. Raises NotFound.
+        """Return the text of a pipeline, as the database has it now. Raises NotFound, Temporary.
 
-        A version never changes, so that one which was read once is there while the database is away.
+        It is not kept here: a user who is removed and added again begins with version 1 anew.
         """
-        name = str(told["owner"]), int(told["version"])
-        if name not in self._texts:
-            self._texts[name] = (await in_thread(get_pipeline, self._engine, *name)).text
-            if len(self._texts) > CACHE:
-                self._texts.popitem(last=False)
-        return self._texts[name]
+        return (await in_thread(get_pipeline, self._engine, str(told["owner"]), int(told["version"]))).text
 
     async def _lists(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Return every entry of the kept lists; while the database is away, as they were read last."""
