@@ -110,7 +110,7 @@ class WorkerProcesses:
             os.close(heard)
 
     async def _start(self, name: str, queue: str, places: int, files: Path, pulse: int) -> asyncio.subprocess.Process:
-        """Start a process. It gives signs of life through the pipe `pulse`. Raises OSError."""
+        """Start a process, which writes a byte to the pipe `pulse` every second. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sendswitch.cli.main", "work"),
             *(("--broker", "-") if self._brokers else ("--socket", str(self._path))),
@@ -129,8 +129,8 @@ class WorkerProcesses:
         return process
 
     async def _watch(self, name: str, process: asyncio.subprocess.Process, heard: int) -> str:
-        """Watch a process. Return why another one is needed. Looks are counted, so that one who stood still blames
-        nobody.
+        """Watch a process. Return why another one is needed. Looks are counted and not seconds: a node that stood still
+        did not look.
         """
         ending, silent, most = asyncio.ensure_future(process.wait()), 0, SILENT_FIRST
         try:

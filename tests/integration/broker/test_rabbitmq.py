@@ -21,15 +21,13 @@ from sendswitch.broker.rabbitmq import topology
 from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
 from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
 from sendswitch.errors import NotFound, Refused, Temporary
-from sendswitch.mail.content import Content, InFile, InMemory, read_all
+from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LOST, Deferral, Verdict
 from sendswitch.routing import ALONE, POOL
 from sendswitch.testing import envelope
 from tests.conftest import missing
-
-SMALL = b"Subject: small\r\n\r\nText\r\n"
-LARGE = b"Subject: large\r\n\r\n" + b"x" * 70 * 50_000
+from tests.integration.broker.contents import LARGE, SMALL, reading
 
 
 def task(number: int, content: Content | Reference | None = None, *, queue: str = POOL, deadline: float = 5.0) -> Task:
@@ -77,15 +75,7 @@ def sides(rabbit: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     @asynccontextmanager
     async def made(**calls: Any) -> AsyncIterator[Sides]:
-        file = tmp_path / "large"
-        file.write_bytes(LARGE)
-
-        async def read(reference: Reference) -> Content:
-            if reference.size == len(LARGE):
-                return InFile(file, len(LARGE))
-            if reference.message == 404:
-                raise Temporary("the disk is away")
-            return InMemory(SMALL)
+        read = reading(tmp_path / "large")
 
         await topology.install([rabbit.url])
         await emptied(rabbit.url)

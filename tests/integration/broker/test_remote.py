@@ -19,13 +19,11 @@ from sendswitch.broker.embedded import EmbeddedBroker, EmbeddedPublisher
 from sendswitch.broker.remote import RemoteConsumer
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, Temporary
-from sendswitch.mail.content import Content, InFile, InMemory, read_all
+from sendswitch.mail.content import Content, InFile, read_all
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral, Verdict
 from sendswitch.testing import envelope
-
-SMALL = b"Subject: small\r\n\r\nText\r\n"
-LARGE = b"Subject: large\r\n\r\n" + b"x" * 70 * 50_000
+from tests.integration.broker.contents import LARGE, SMALL, reading
 
 
 def task(number: int, content: Content | Reference | None = None, *, owner: str = "ann@example.test") -> Task:
@@ -82,15 +80,7 @@ class Pair:
 def pair(tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def made(**calls: Any) -> AsyncIterator[Pair]:
-        file = tmp_path / "large"
-        file.write_bytes(LARGE)
-
-        async def read(reference: Reference) -> Content:
-            if reference.size == len(LARGE):
-                return InFile(file, len(LARGE))
-            if reference.message == 404:
-                raise Temporary("the disk is away")
-            return InMemory(SMALL)
+        read = reading(tmp_path / "large")
 
         broker = EmbeddedBroker()
         publisher = broker.publisher()

@@ -4,9 +4,9 @@
                     └── tasks.ann@example.test ──▶ a worker of that user
     worker ── exchange `verdicts`, key <node>.<account> ──▶ the node's own queue
 
-The account is `pool` for workers of the site, else the user's address: RabbitMQ lets a user publish with their own
-address only (topic permissions), so that a node knows from the key whose worker speaks. Messages are `broker.frames`.
+The account is `pool` for workers of the site, else the user's address. A node believes an account only about the tasks
+of its own queue. Messages are `broker.frames`.
 
 A task is lost with a queue or with RabbitMQ's memory; the spool has its mail, and the node offers it again. So nothing
-here is written to RabbitMQ's disk.
+depends on RabbitMQ's disk.
 """

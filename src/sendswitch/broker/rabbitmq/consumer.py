@@ -133,7 +133,7 @@ class RabbitConsumer:
             self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
-        """End what depended on the connection: RabbitMQ gives the tasks to other workers."""
+        """End every lease and call: RabbitMQ gives the tasks to other workers."""
         self._verdicts = None
         for lease in self.leases.values():
             lease.ended = True
@@ -169,7 +169,7 @@ class RabbitConsumer:
             await lease.acknowledge()
         else:
             self._seen[task.token] = None
-            if len(self._seen) > KEPT:
+            if len(self._seen) > max(KEPT, 2 * self._places):  # all that are here, and the last that were
                 self._seen.popitem(last=False)
             self.leases[task.token] = lease
             self._start(self._prepare(lease, str((message.headers or {}).get("settings", ""))))
