@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,12 @@ async def switch(
     courier: MemoryCourier | None = None,
     srs: Srs | None = None,
     worker: Callable[[TaskConsumer], Coroutine[Any, Any, None]] | None = None,
+    offline_after: float = 60.0,
     **routes: str,
 ) -> AsyncIterator[Switch]:
     """Run the parts until the end of the context, which audits the spool. `routes` are user names with `on_timeout`.
 
-    `worker` runs pipelines instead of the answers that stand in for them.
+    `worker` runs pipelines instead of the answers that stand in for them. `offline_after` is in seconds.
     """
     spool = open_spool(folder / "spool", clock)
     broker, courier = EmbeddedBroker(), courier or MemoryCourier()
@@ -139,7 +140,19 @@ async def switch(
     outcomes = Outcomes(spool, queue, current, clock)
     publisher = Publisher(broker)
     suspected: list[int] = []
-    dispatcher = Dispatcher(publisher, current, clock=clock, suspects=suspects, on_suspect=lambda: suspected.append(1))
+    dispatcher = Dispatcher(
+        publisher,
+        current,
+        clock=clock,
+        suspects=suspects,
+        on_suspect=lambda: suspected.append(1),
+        offline_after=offline_after,
+    )
+
+    async def back(keys: Sequence[tuple[int, int]]) -> None:
+        await spool.make_due(keys)
+        queue.wake()
+
     consumer = broker.consumer(dispatcher.content)
     await dispatcher.open()
     runner = QueueRunner(queue, outcomes, dispatcher, current, clock=clock)
@@ -148,7 +161,13 @@ async def switch(
         suspected=suspected,
     )  # fmt: skip
     tasks = [
-        asyncio.create_task(work) for work in (queue.run(), runner.run(), worker(consumer) if worker else made.work())
+        asyncio.create_task(work)
+        for work in (
+            queue.run(),
+            runner.run(),
+            dispatcher.watch(back),
+            worker(consumer) if worker else made.work(),
+        )
     ]
     try:
         yield made

@@ -100,7 +100,7 @@ OF_THE_NODE = {
     Mail: {"content", "examined", "know", "large_header", "prepare"},
     Attachment: set(),
     Context: {"broke"},
-    Verdict: {"denial", "pipeline", "rewrite", "trace", "version", "with_trace", "written"},
+    Verdict: {"denial", "file", "pipeline", "rewrite", "trace", "version", "with_trace", "worker", "written"},
 }
 
 HEAD = """<!-- made from the code by tools/kit.py; do not edit -->

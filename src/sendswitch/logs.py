@@ -296,9 +296,20 @@ def canary_lost(*, why: str) -> None:
     _emit("error", "canary_lost", why=why)
 
 
-def worker_connected(name: str, *, pid: int, places: int) -> None:
-    """Log that a worker process connected to the node."""
-    _emit("info", "worker_connected", worker=name, pid=pid, places=places)
+def worker_connected(name: str, *, pid: int, places: int, user: str = "") -> None:
+    """Log that a worker connected to the node: one of the site, or one of a user's own, which has no pid."""
+    about = {"user": user} if user else {"pid": pid}
+    _emit("info", "worker_connected", worker=name, places=places, **about)
+
+
+def pipeline_read(file: str) -> None:
+    """Log that a worker uses the pipeline of its file as it was edited."""
+    _emit("info", "pipeline_read", file=file)
+
+
+def worker_refused(*, client: str, why: str) -> None:
+    """Log that a worker of a user's own was not let in."""
+    _emit("warning", "worker_refused", client=client, why=why)
 
 
 def worker_gone(name: str, *, pid: int, lost: int, done: int) -> None:
@@ -329,6 +340,16 @@ def broker_connected(broker: str) -> None:
 def broker_away(*, why: str, retry_in: float) -> None:
     """Log that there is no connection to RabbitMQ. Mail waits in the spool until there is one."""
     _emit("warning", "broker_away", why=why, retry_in=round(retry_in, 1))
+
+
+def workers_offline(queue: str, *, after: float) -> None:
+    """Log that a queue has had no worker for `after` seconds. Its mail is dealt with as when_offline says."""
+    _emit("warning", "workers_offline", queue=queue, after=after)
+
+
+def workers_online(queue: str, *, waiting: int) -> None:
+    """Log that a queue has a worker again. `waiting` deliveries were put off meanwhile and are offered now."""
+    _emit("info", "workers_online", queue=queue, waiting=waiting)
 
 
 def answer_ignored(*, account: str, why: str) -> None:

@@ -82,6 +82,12 @@ WORKERS = Gauge("sendswitch_workers", "Worker processes that are connected.", re
 TASKS_LOST = Counter(
     "sendswitch_tasks_lost", "Tasks whose worker died or hung; they are offered again.", registry=REGISTRY
 )
+OFFLINE = Counter(
+    "sendswitch_offline",
+    "Deliveries for which no worker was online, by what came of them.",
+    ["then"],
+    registry=REGISTRY,
+)
 ANSWERS_IGNORED = Counter(
     "sendswitch_answers_ignored",
     "Answers of workers that had no effect: late, forged or for another task.",

@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from sendswitch.mail.address import key, resolved, split, without_extension
 
 # The queues of tasks: for any worker of the site; for a worker without other tasks, which a task may break; and for the
-# node itself, which runs what is cheap for any mail.
-POOL, ALONE, HERE = "tasks.pool", "tasks.alone", "tasks.here"
+# node itself, which runs what is cheap for any mail. All others are for workers of one user's own.
+TASKS = "tasks."
+POOL, ALONE, HERE = TASKS + "pool", TASKS + "alone", TASKS + "here"
+
+
+def own_queue(owner: str) -> str:
+    """Return the queue for the workers of a user's own."""
+    return TASKS + key(owner)
+
+
+def is_own(queue: str) -> bool:
+    """Return whether a queue is for workers of a user's own."""
+    return queue not in (POOL, ALONE, HERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +29,9 @@ class Route:
 
     `deadline` in seconds; `on_timeout` is defer, pass, deny, hold or quarantine; `deny` is bounce, discard or
     quarantine. `candidate` is the version that runs beside the live one without effect, 0 for none, and
-    `candidate_queue` the queue for its tasks.
+    `candidate_queue` the queue for its tasks. `when_offline` is what happens to mail while no worker of `queue` is
+    there: defer, pass, hold, quarantine, or pool for the site's workers. With version 0 there is no pipeline here: the
+    user's own workers have one.
     """
 
     owner: str
@@ -29,6 +42,18 @@ class Route:
     queue: str = POOL
     candidate: int = 0
     candidate_queue: str = POOL
+    when_offline: str = "defer"
+
+    @property
+    def own(self) -> bool:
+        """Return whether workers of the user's own run the pipeline."""
+        return is_own(self.queue)
+
+    @property
+    def needs_pool(self) -> bool:
+        """Return whether workers of the site may be asked."""
+        asked = (self.queue, self.candidate and self.candidate_queue)
+        return POOL in asked or self.when_offline == "pool"
 
 
 class Routes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sendswitch.routing import Route, Routes
+from dataclasses import replace
+
+from sendswitch.routing import ALONE, HERE, POOL, Route, Routes, is_own, own_queue
 
 # routes
 
@@ -45,3 +47,21 @@ def test_no_pipelines_no_route() -> None:
 def test_routes_can_be_gone_through() -> None:
     route = Route("a@b", 1, 60, "pass", "bounce")
     assert list(Routes([route])) == [route]
+
+
+def test_queues_of_users_are_none_of_the_site() -> None:
+    assert own_queue("Ann@Example.test") == own_queue("ann@example.test") == "tasks.ann@example.test"
+    assert is_own(own_queue("@example.test"))
+    assert not any(map(is_own, (POOL, ALONE, HERE)))
+
+
+def test_a_route_says_whether_workers_of_the_site_may_be_asked() -> None:
+    own = Route("a@b.test", 1, 60, "defer", "bounce", queue=own_queue("a@b.test"), when_offline="pass")
+    assert own.own
+    assert not own.needs_pool
+    assert replace(own, when_offline="pool").needs_pool
+    assert replace(own, candidate=2, candidate_queue=POOL).needs_pool
+    light = replace(own, queue=HERE, candidate_queue=POOL)
+    assert not light.own
+    assert not light.needs_pool
+    assert replace(light, queue=POOL).needs_pool

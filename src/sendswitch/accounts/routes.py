@@ -8,25 +8,38 @@ from sqlalchemy import Engine
 
 from sendswitch import logs
 from sendswitch.accounts.users import StoredPipeline, all_pipelines, candidates, get_pipeline
+from sendswitch.accounts.workers import WorkersOf, all_workers
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config
 from sendswitch.errors import SendSwitchError
-from sendswitch.routing import HERE, POOL, Route, Routes
+from sendswitch.routing import HERE, POOL, Route, Routes, own_queue
 
 
 def load_routes(engine: Engine, config: Config) -> Routes:
     """Return every user's route. A pipeline that cannot be read keeps its route: its mail waits, and none passes."""
     routes = []
     beside = candidates(engine)
+    workers = {one.address: one for one in all_workers(engine)}
     for stored in all_pipelines(engine):
         own = _read(stored)
         route = make_route(stored.owner, stored.version, own, config)
         if (version := beside.get(stored.owner, 0)) != 0:
             queue = _queue(_read(get_pipeline(engine, stored.owner, version)))
             route = replace(route, candidate=version, candidate_queue=queue)
-        routes.append(route)
+        told = workers.pop(stored.owner, None)
+        routes.append(route if told is None else _run_by(told, route))
+    without = (told for told in workers.values() if told.own)  # their workers have a pipeline
+    routes += [_run_by(told, make_route(told.address, 0, PipelineConfig(), config)) for told in without]
     return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
+
+
+def _run_by(told: WorkersOf, route: Route) -> Route:
+    """Return a route with what holds for the user's workers."""
+    when_offline = told.when_offline
+    if when_offline == "pool" and not route.version:
+        when_offline = "defer"  # there is nothing that the site's workers could run
+    return replace(route, queue=own_queue(told.address) if told.own else route.queue, when_offline=when_offline)
 
 
 def _read(stored: StoredPipeline) -> PipelineConfig:

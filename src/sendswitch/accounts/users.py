@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sendswitch.db.tables import pipelines, removed_users, users
+from sendswitch.db.tables import access_keys, pipelines, removed_users, users
 from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.address import key, valid
 
@@ -62,19 +62,36 @@ def add_user(engine: Engine, address: str) -> None:
 
 
 def add(connection: Connection, address: str) -> None:
-    """Add a user inside the caller's transaction. Raises Refused, ValueError."""
+    """Add a user inside the caller's transaction. Raises Refused, ValueError.
+
+    The versions of a pipeline go on where those of the last user with this address ended, as far as that one is known:
+    a number never means two pipelines.
+    """
     if not is_owner(address):
         raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
     if connection.execute(select(users.c.id).where(users.c.key == key(address))).scalar() is not None:
         raise Refused(f"user {address} exists already")
     try:
-        connection.execute(insert(users).values(address=address, key=key(address), created=time.time()))
+        last = _last_version(connection, address)
+        values = {"address": address, "key": key(address), "created": time.time(), "last_version": last}
+        connection.execute(insert(users).values(**values))
     except IntegrityError as error:  # another request was quicker
         raise Temporary(f"user {address} could not be added, try again: {error.orig}") from error
 
 
+def _last_version(connection: Connection, address: str) -> int:
+    """Return the highest version that a removed user with this address had."""
+    query = select(removed_users.c.data).where(removed_users.c.key == key(address))
+    removed = [orjson.loads(data) for data in connection.execute(query).scalars()]
+    versions = (int(one["version"]) for data in removed for one in data["pipelines"])
+    return max((*versions, *(int(data["user"].get("last_version", 0)) for data in removed)), default=0)
+
+
 def remove_user(engine: Engine, address: str, *, author: str = "") -> None:
-    """Remove a user with all versions of the pipeline; `restore_user` brings both back. Raises NotFound."""
+    """Remove a user with all keys and all versions of the pipeline. `restore_user` brings back all but the keys.
+
+    Raises NotFound.
+    """
     with engine.begin() as connection:
         remove(connection, address, author=author)
 
@@ -87,6 +104,7 @@ def remove(connection: Connection, address: str, *, author: str = "") -> None:
     values = {"address": row["address"], "key": row["key"], "removed": now, "author": author[:64]}
     connection.execute(insert(removed_users).values(**values, data=orjson.dumps(data).decode()))
     connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
+    connection.execute(delete(access_keys).where(access_keys.c.user_id == user))
     connection.execute(delete(users).where(users.c.id == user))
 
 
@@ -220,7 +238,8 @@ def roll_back(engine: Engine, address: str, version: int | None, *, author: str 
 
 def _store(connection: Connection, user: int, text: str, author: str, role: str) -> int:
     newest = select(func.max(pipelines.c.version)).where(pipelines.c.user_id == user)
-    version = int(connection.execute(newest).scalar() or 0) + 1
+    before: int = connection.execute(select(users.c.last_version).where(users.c.id == user)).scalar_one()
+    version = max(before, int(connection.execute(newest).scalar() or 0)) + 1
     values = {"user_id": user, "version": version, "text": text, "created": time.time(), "role": role}
     connection.execute(insert(pipelines).values(**values, author=author[:64]))
     return version

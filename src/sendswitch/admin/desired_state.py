@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from sendswitch.accounts import users
+from sendswitch.accounts import users, workers
 from sendswitch.config.load import parse, validate
 from sendswitch.db import lists
 from sendswitch.errors import InvalidConfiguration, Temporary
@@ -31,6 +31,10 @@ class _User(BaseModel):
 
     address: str = Field(description="user@domain, or @domain for all of a domain.")
     pipeline: str = Field("", description="The pipeline as TOML; without it mail is delivered.")
+    run_by: Literal["site", "own"] = Field("site", description="Whose workers run the pipeline.")
+    when_offline: Literal["", "pass", "defer", "hold", "quarantine", "pool"] = Field(
+        "", description="What happens to mail while no worker is there; without it the default."
+    )
 
 
 class _Entry(BaseModel):
@@ -67,10 +71,29 @@ ListName = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The content of a file: pipelines by address, and entries of lists with their reasons and ends."""
+class WantedUser:
+    """A user's pipeline, '' for none, and workers. `when_offline` is '' for the default."""
 
-    users: Mapping[str, str]
+    pipeline: str = ""
+    own: bool = False
+    when_offline: str = ""
+
+    @property
+    def route(self) -> list[str]:
+        """Return the lines about the workers, none for what all users have."""
+        told = {"run_by": "own"} if self.own else {}
+        told |= {"when_offline": self.when_offline} if self.when_offline else {}
+        return tomli_w.dumps(told).splitlines()
+
+
+NO_USER = WantedUser()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The content of a file: users by address, and entries of lists with their reasons and ends."""
+
+    users: Mapping[str, WantedUser]
     lists: Mapping[ListName, Mapping[str, tuple[str, float | None]]]
 
 
@@ -95,16 +118,18 @@ class Change(Protocol):
 
 @dataclass(slots=True)
 class UserChange:
-    """A user; `old` and `new` are the pipelines before and after."""
+    """A user before and after."""
 
     of: str
     what: str
-    old: str = ""
-    new: str = ""
+    old: WantedUser = NO_USER
+    new: WantedUser = NO_USER
 
     def diff(self, show: Callable[[str], str] = str) -> list[str]:
-        """Return the change of the pipeline. `show` returns the text of a pipeline as it may be shown."""
-        old, new = show(self.old).splitlines(), show(self.new).splitlines()
+        """Return the change of the pipeline and the workers. `show` returns the text of a pipeline as it may be
+        shown.
+        """
+        old, new = ([*one.route, *show(one.pipeline).splitlines()] for one in (self.old, self.new))
         return list(difflib.unified_diff(old, new, "is", "shall be", lineterm=""))
 
     def make(self, connection: Connection, *, author: str) -> None:
@@ -114,8 +139,10 @@ class UserChange:
             return
         if self.what == "add":
             users.add(connection, self.of)
-        if self.new or self.what == "change":
-            users.store(connection, self.of, self.new, author=author)
+        if self.new.pipeline != self.old.pipeline:
+            users.store(connection, self.of, self.new.pipeline, author=author)
+        if self.new.route != self.old.route:
+            workers.change(connection, self.of, own=self.new.own, when_offline=self.new.when_offline)
 
 
 @dataclass(slots=True)
@@ -147,8 +174,7 @@ def export(engine: Engine, *, show: Callable[[str], str] = str) -> str:
     """Return all users with their live pipelines, and all lists, as TOML. `show` returns a pipeline as it may
     be shown.
     """
-    live = {stored.owner: show(stored.text) for stored in users.all_pipelines(engine)}
-    tables = [_declared(user.address, live.get(user.address, "")) for user in users.list_users(engine)]
+    tables = [_declared(address, user, show) for address, user in _known_users(engine).items()]
     kept: dict[ListName, list[str]] = {}
     for entry in lists.entries(engine):
         kept.setdefault((entry.scope, entry.list), []).append(_shown(entry.entry, entry.reason, entry.expires))
@@ -170,17 +196,19 @@ def _string(text: str) -> str:
     return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")
 
 
-def _declared(address: str, pipeline: str) -> str:
+def _declared(address: str, user: WantedUser, show: Callable[[str], str]) -> str:
     """Return one user as TOML, with the pipeline as it was written where TOML allows it."""
+    pipeline = show(user.pipeline) if user.pipeline else ""
+    begin = "[[user]]\n" + tomli_w.dumps({"address": address}) + "".join(f"{line}\n" for line in user.route)
     if not pipeline:
-        return f"[[user]]\n{tomli_w.dumps({'address': address})}"
+        return begin
     literal = f"pipeline = '''\n{pipeline}'''\n"
     try:
         faithful = tomllib.loads(literal)["pipeline"] == pipeline
     except tomllib.TOMLDecodeError:
         faithful = False
     text = literal if faithful else tomli_w.dumps({"pipeline": pipeline})
-    return f"[[user]]\n{tomli_w.dumps({'address': address})}{text}"
+    return begin + text
 
 
 def read(text: str, file: str, check: Callable[[str, str], object], check_entry: Callable[[str], str]) -> Wanted:
@@ -190,7 +218,7 @@ def read(text: str, file: str, check: Callable[[str, str], object], check_entry:
     ValueError. Raises InvalidConfiguration with every error.
     """
     data, lines = parse(text, file)
-    wanted: dict[str, str] = {}
+    wanted: dict[str, WantedUser] = {}
     kept: dict[ListName, dict[str, tuple[str, float | None]]] = {}
     problems: list[str] = []
     told = validate(_File, data, file, lines)
@@ -208,16 +236,27 @@ def read(text: str, file: str, check: Callable[[str, str], object], check_entry:
         place = f"{file}:{lines.get(('user', n), 1)}"
         if key(user.address) in map(key, wanted):
             problems.append(f"{place}: {user.address} is there twice")
-        if not users.is_owner(user.address):
-            problems.append(f"{place}: {user.address!r} is no mail address; write user@domain or @domain")
-        try:
-            check(user.pipeline, f"{place}: pipeline of {user.address}")
-        except InvalidConfiguration as error:
-            problems += error.problems
-        wanted[user.address] = user.pipeline
+        problems += _user_problems(user, place, check)
+        wanted[user.address] = WantedUser(user.pipeline, user.run_by == "own", user.when_offline)
     if problems:
         raise InvalidConfiguration(problems)
     return Wanted(wanted, kept)
+
+
+def _user_problems(user: _User, place: str, check: Callable[[str, str], object]) -> list[str]:
+    """Return what is wrong with one user."""
+    problems = []
+    if not users.is_owner(user.address):
+        problems.append(f"{place}: {user.address!r} is no mail address; write user@domain or @domain")
+    try:
+        check(user.pipeline, f"{place}: pipeline of {user.address}")
+        if user.when_offline:
+            workers.check(user.when_offline, own=user.run_by == "own", pipeline=bool(user.pipeline))
+    except InvalidConfiguration as error:
+        problems += error.problems
+    except ValueError as error:
+        problems.append(f"{place}: {error}")
+    return problems
 
 
 def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Change]:
@@ -225,20 +264,30 @@ def plan(engine: Engine, wanted: Wanted, *, prune: bool) -> list[Change]:
     return [*_plan_users(engine, wanted.users, prune=prune), *_plan_lists(engine, wanted.lists, prune=prune)]
 
 
-def _plan_users(engine: Engine, wanted: Mapping[str, str], *, prune: bool) -> list[UserChange]:
-    live = {key(stored.owner): stored.text for stored in users.all_pipelines(engine)}
-    known = {key(user.address): user.address for user in users.list_users(engine)}
+def _plan_users(engine: Engine, wanted: Mapping[str, WantedUser], *, prune: bool) -> list[UserChange]:
+    known = {key(address): (address, user) for address, user in _known_users(engine).items()}
     steps = []
-    for address, text in wanted.items():
-        old = live.get(key(address), "")
+    for address, new in wanted.items():
         if key(address) not in known:
-            steps.append(UserChange(address, "add", "", text))
-        elif old != text:
-            steps.append(UserChange(known[key(address)], "change", old, text))
+            steps.append(UserChange(address, "add", NO_USER, new))
+            continue
+        name, old = known[key(address)]
+        if old != new:
+            steps.append(UserChange(name, "change", old, new))
     if prune:
         gone = set(known) - set(map(key, wanted))
-        steps += [UserChange(known[name], "remove", live.get(name, "")) for name in sorted(gone)]
+        steps += [UserChange(known[name][0], "remove", known[name][1]) for name in sorted(gone)]
     return steps
+
+
+def _known_users(engine: Engine) -> dict[str, WantedUser]:
+    """Return all users of the database by address."""
+    live = {stored.owner: stored.text for stored in users.all_pipelines(engine)}
+    run_by = workers.given(engine)
+    return {
+        user.address: WantedUser(live.get(user.address, ""), *run_by.get(user.address, (False, "")))
+        for user in users.list_users(engine)
+    }
 
 
 def _plan_lists(

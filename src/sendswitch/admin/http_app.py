@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from sendswitch import logs
 from sendswitch.admin import (
+    access_keys,
     configuration,
     deliveries,
     hold,
@@ -28,6 +29,7 @@ from sendswitch.admin import (
     pipelines,
     quarantine,
     queue,
+    routes,
     rules,
     users,
     webhooks,
@@ -51,6 +53,7 @@ USE_CASES: tuple[Callable[..., Any], ...] = (
     *(rules.list_rules, rules.add, rules.cancel, rules.resume),
     *(messages.search, messages.history, messages.content),
     *(users.list_users, users.list_removed, users.add, users.remove, users.restore, users.set_password),
+    *(routes.list_routes, routes.set_route, access_keys.list_keys, access_keys.add, access_keys.remove),
     *(pipelines.show, pipelines.diff, pipelines.check, pipelines.history, pipelines.set_live, pipelines.set_candidate),
     *(pipelines.compare, pipelines.promote, pipelines.withdraw, pipelines.roll_back),
     *(lists.list_entries, lists.add, lists.remove, lists.find),

@@ -48,7 +48,7 @@ class DialogLine:
 class WorkerSummary:
     """A worker that is connected: its places for tasks, how many it has, and how many it has answered.
 
-    `pid` is 0 for a worker that is known through RabbitMQ only.
+    `pid` is 0 for a worker on another machine. `user` is '' for a worker of the site.
     """
 
     name: str
@@ -58,6 +58,7 @@ class WorkerSummary:
     places: int
     leased: int
     done: int
+    user: str = ""
 
 
 class RunningNode(Protocol):

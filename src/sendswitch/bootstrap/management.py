@@ -114,7 +114,7 @@ class Management:
 
         async def on_loop() -> Sequence[WorkerSummary]:
             here = [
-                WorkerSummary(one.name, one.pid, at(one.since), one.queues, one.places, one.leased, one.done)
+                WorkerSummary(one.name, one.pid, at(one.since), one.queues, one.places, one.leased, one.done, one.user)
                 for one in self._node.workers.workers()
             ]
             distant = self._node.rabbitmq.workers() if self._node.rabbitmq is not None else []

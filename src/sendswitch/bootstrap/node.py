@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sendswitch import logs, unix_socket
-from sendswitch.accounts import users
+from sendswitch.accounts import access_keys, users
 from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
 from sendswitch.accounts.routes import load_routes
@@ -77,12 +77,14 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
-from sendswitch.routing import POOL, Routes
+from sendswitch.routing import Routes
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.opening import close_to_others, open_spool
 from sendswitch.web.server import WebServer
 from sendswitch.web.stories import make_routes
+from sendswitch.web.worker_socket import MOST as MOST_MESSAGE
+from sendswitch.web.worker_socket import WorkerSocket
 from sendswitch.webhooks.outbox import PLACE, Outbox
 from sendswitch.webhooks.sender import Sender
 
@@ -147,8 +149,8 @@ class Node:
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
-        pages = make_routes(self._engine) if self._stories else ()
-        self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages))
+        pages = [*(make_routes(self._engine) if self._stories else ()), WorkerSocket(self.workers, self._key).route()]
+        self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages), message=MOST_MESSAGE)
         try:
             await self._start_web()
             self._listeners = await self._bind(_by_name(self.config))
@@ -180,7 +182,6 @@ class Node:
         self.current = Current(make_settings(config, self.spool, marks, self._srs_secret))
         self.queue = ActiveQueue(self.spool, self.current, clock=system_clock)
         self._broker = EmbeddedBroker(self._notes)
-        self._calls: dict[str, Call] = {}
         self.rabbitmq: RabbitPublisher | None = None
         publisher: TaskPublisher = self._broker.publisher()
         if urls := broker_urls(config):
@@ -188,7 +189,12 @@ class Node:
             publisher = ByQueue(publisher, self.rabbitmq)
         self._needed, self._suspected = asyncio.Event(), asyncio.Event()
         self._dispatcher = Dispatcher(
-            publisher, self.current, clock=system_clock, suspects=suspects, on_suspect=self._suspected.set
+            publisher,
+            self.current,
+            clock=system_clock,
+            suspects=suspects,
+            on_suspect=self._suspected.set,
+            offline_after=config.worker.offline_after,
         )
         await self._dispatcher.open()
         self._outcomes = Outcomes(self.spool, self.queue, self.current, system_clock)
@@ -199,6 +205,7 @@ class Node:
         self._use_routes(await in_thread(load_routes, self._engine, config))
         self.current.use_rules(await self.spool.rules())
         self._directory = KnownUsers(await in_thread(users.keys, self._engine))
+        self._keep("workers online", partial(self._dispatcher.watch, self._back))
         self._keep("queue", self.queue.run)
         self._keep("runner", self._runner.run)
 
@@ -221,14 +228,14 @@ class Node:
         self._worker_task = self._keep("worker", self._worker.run)
         path = self.data / WORKERS
         processes = worker_processes(config, path, self._needed, self._suspected) if self._with_workers else None
-        self._calls |= WorkerCalls(
+        self._worker_calls = WorkerCalls(
             self._engine,
             lambda: self.config,
             self.current,
             outbox=self.sender,
             auto_replies=AutoReplies(self.spool, self.queue, config.node.lifetime, system_clock),
             counters=RateCounters(),
-        ).by_name()
+        )
         self.workers = WorkerServer(
             self._broker,
             read,
@@ -242,8 +249,16 @@ class Node:
     async def _content(self, reference: Reference) -> Content:
         return await self._dispatcher.content(reference)
 
-    def _for_workers(self) -> dict[str, Any]:
-        return settings_for_workers(self._first, self.config, self._lists_read, logs.lowest_level())
+    def _calls(self, owner: str) -> Mapping[str, Call]:
+        return self._worker_calls.of(owner)
+
+    def _for_workers(self, owner: str) -> dict[str, Any]:
+        level = logs.lowest_level()
+        return settings_for_workers(self._first, self.config, self._lists_read, level, own=bool(owner))
+
+    async def _key(self, given: str) -> tuple[int, str] | None:
+        """Return the number of a worker's key and its user's address."""
+        return await in_thread(access_keys.user_of, self._engine, given, "work")
 
     def _beside_the_mail(self) -> dict[str, Work]:
         """Return the background work of the node's whole life, by name."""
@@ -376,6 +391,7 @@ class Node:
                 self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
                 await self._worker.retain(self.current.settings.routes)
+                self.workers.drop(await in_thread(access_keys.valid_keys, self._engine, "work"))
                 self.workers.tell_settings()
                 logs.reloaded(users=len(self.current.settings.routes))
             except Exception as error:
@@ -384,8 +400,13 @@ class Node:
     def _use_routes(self, routes: Routes) -> None:
         """Use these routes from now on. Worker processes start when one of them needs a worker."""
         self.current.use_routes(routes)
-        if any(POOL in (route.queue, route.candidate and route.candidate_queue) for route in routes):
+        if any(route.needs_pool for route in routes):
             self._needed.set()
+
+    async def _back(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Offer deliveries again whose workers are there again."""
+        await self.spool.make_due(keys)
+        self.queue.wake()
 
     async def _read_lists(self) -> None:
         """Read the lists that are kept, when they are others than before."""

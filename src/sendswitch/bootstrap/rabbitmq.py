@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sendswitch.broker.remote import OnSettings
@@ -11,10 +10,10 @@ from sendswitch.errors import InvalidConfiguration
 from sendswitch.worker.process import NodeConsumer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sendswitch.broker.base import ReadContent
-    from sendswitch.broker.calls import Call
+    from sendswitch.broker.calls import CallsOf, SettingsOf
     from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
 
 
@@ -27,8 +26,8 @@ def rabbit_publisher(
     urls: Sequence[str],
     node: str,
     read: ReadContent,
-    calls: Mapping[str, Call],
-    settings: Callable[[], Mapping[str, Any]],
+    calls: CallsOf,
+    settings: SettingsOf,
 ) -> RabbitPublisher:
     """Return a node's side of RabbitMQ. Raises InvalidConfiguration when the library is not installed."""
     try:

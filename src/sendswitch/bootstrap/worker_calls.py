@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -14,22 +15,31 @@ from sendswitch.broker.calls import Call
 from sendswitch.config.model import Config
 from sendswitch.db import lists
 from sendswitch.db.connect import in_thread
+from sendswitch.errors import Refused
+from sendswitch.mail.address import key
 from sendswitch.processors.base import AutoReply, AutoReplySender, Counters, Notice, NoticeSink
 from sendswitch.queue.settings import Current
 from sendswitch.worker.runtime import named
 
 
-def settings_for_workers(fixed: Config, config: Config, lists_read: int, log_level: str) -> dict[str, Any]:
+def settings_for_workers(
+    fixed: Config, config: Config, lists_read: int, log_level: str, *, own: bool
+) -> dict[str, Any]:
     """Return what a worker must know of the configuration: of the one that the node started with, and of the one that
-    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time.
+    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time. A worker of a user's own
+    (`own`) logs as its user says, and what it may reach on its network is its user's concern.
     """
-    return {
+    always = {
         "host": fixed.node.host,
-        "allow": fixed.webhooks.allow,
         "limit": fixed.pipelines.limit,
+        "lists": f"{lists_read} {config.routing.recipient_delimiter}",
+    }
+    if own:
+        return always
+    return always | {
+        "allow": fixed.webhooks.allow,
         "log_format": config.log.format,
         "log_level": log_level,
-        "lists": f"{lists_read} {config.routing.recipient_delimiter}",
     }
 
 
@@ -50,8 +60,17 @@ class WorkerCalls:
         self._outbox, self._auto_replies, self._counters = outbox, auto_replies, counters
         self._told: dict[str, Any] | None = None
 
-    def by_name(self) -> dict[str, Call]:
-        """Return the calls by name."""
+    def of(self, owner: str) -> Mapping[str, Call]:
+        """Return the calls by name for workers of a user's own, or with '' for those of the site.
+
+        A user's own worker sees what is its user's, and has nothing done in the name of the site.
+        """
+        if owner:
+            return {
+                "pipeline": partial(self._own_pipeline, owner),
+                "lists": partial(self._own_lists, owner),
+                "routed": self._routed,
+            }
         return {
             "pipeline": self._pipeline,
             "lists": self._lists,
@@ -62,11 +81,18 @@ class WorkerCalls:
         }
 
     async def _pipeline(self, told: Mapping[str, Any]) -> str:
-        """Return the text of a pipeline, as the database has it now. Raises NotFound, Temporary.
-
-        It is not kept here: a user who is removed and added again begins with version 1 anew.
-        """
+        """Return the text of a pipeline, as the database has it. Raises NotFound, Temporary."""
         return (await in_thread(get_pipeline, self._engine, str(told["owner"]), int(told["version"]))).text
+
+    async def _own_pipeline(self, owner: str, told: Mapping[str, Any]) -> str:
+        if key(str(told["owner"])) != key(owner):
+            raise Refused(f"the pipeline of {told['owner']} is not that of {owner}")
+        return await self._pipeline(told)
+
+    async def _own_lists(self, owner: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of a user's own lists."""
+        found = await in_thread(lists.entries, self._engine, lists.scope_of(owner))
+        return self._as_told(found)
 
     async def _lists(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Return every entry of the kept lists; while the database is away, as they were read last."""
@@ -77,9 +103,12 @@ class WorkerCalls:
                 raise
             logs.failed("reading the lists for a worker", error=error)
             return self._told
-        rows = [(e.scope, e.list, e.entry, e.expires, e.reason) for e in entries]
-        self._told = {"rows": rows, "delimiters": self._config().routing.recipient_delimiter}
+        self._told = self._as_told(entries)
         return self._told
+
+    def _as_told(self, entries: Iterable[lists.ListEntry]) -> dict[str, Any]:
+        rows = [(e.scope, e.list, e.entry, e.expires, e.reason) for e in entries]
+        return {"rows": rows, "delimiters": self._config().routing.recipient_delimiter}
 
     async def _routed(self, told: Mapping[str, Any]) -> list[tuple[str, bool]]:
         """Return which of some pipelines still have a route."""

@@ -43,6 +43,14 @@ class TaskPublisher(Protocol):
         hands."""
         ...
 
+    def online(self, queue: str) -> bool:
+        """Return whether a queue has a worker. While that cannot be known it is True."""
+        ...
+
+    def begun(self, task: Task) -> bool:
+        """Return whether a worker was seen to have the task."""
+        ...
+
     async def close(self) -> None:
         """Disconnect. No answer arrives after this."""
         ...

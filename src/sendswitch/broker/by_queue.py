@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from sendswitch.broker.base import OnAnswer, OnReconnect, TaskPublisher
 from sendswitch.mail.task import Task
-from sendswitch.routing import HERE
+from sendswitch.routing import HERE, is_own
 
 
 class ByQueue:
-    """Tasks of light pipelines go to `here`, all others to `elsewhere` (`base.TaskPublisher`)."""
+    """Tasks for the site's workers go to `elsewhere`, all others to `here` (`base.TaskPublisher`): those of light
+    pipelines, and those for workers of users' own, which come through the web port.
+    """
 
     def __init__(self, here: TaskPublisher, elsewhere: TaskPublisher) -> None:
         self._here, self._elsewhere = here, elsewhere
 
-    def _of(self, task: Task) -> TaskPublisher:
-        return self._here if task.queue == HERE else self._elsewhere
+    def _of(self, queue: str) -> TaskPublisher:
+        return self._here if queue == HERE or is_own(queue) else self._elsewhere
 
     async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
         """Open both."""
@@ -23,15 +25,23 @@ class ByQueue:
 
     async def offer(self, task: Task) -> None:
         """Offer a task to its broker. Raises Temporary."""
-        await self._of(task).offer(task)
+        await self._of(task.queue).offer(task)
 
     async def withdraw(self, task: Task) -> None:
         """Withdraw a task from its broker."""
-        await self._of(task).withdraw(task)
+        await self._of(task.queue).withdraw(task)
 
     def has(self, task: Task) -> bool:
         """Return whether its broker has a task."""
-        return self._of(task).has(task)
+        return self._of(task.queue).has(task)
+
+    def online(self, queue: str) -> bool:
+        """Return whether a queue has a worker."""
+        return self._of(queue).online(queue)
+
+    def begun(self, task: Task) -> bool:
+        """Return whether a worker was seen to have a task."""
+        return self._of(task.queue).begun(task)
 
     async def close(self) -> None:
         """Close both."""

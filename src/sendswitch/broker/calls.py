@@ -16,6 +16,13 @@ Ask = Callable[[str, str, Mapping[str, Any]], Awaitable[Any]]
 of the call."""
 
 
+CallsOf = Callable[[str], Mapping[str, Call]]
+"""Returns the calls by name for workers of a user's own, or with '' for those of the site."""
+
+SettingsOf = Callable[[str], Mapping[str, Any]]
+"""Returns what workers of a user's own must know, or with '' those of the site."""
+
+
 def error_to_json(error: Exception) -> dict[str, Any]:
     """Return an error as the fields of a result. One that is not ours is temporary."""
     ours = classify(error)

@@ -19,6 +19,7 @@ from sendswitch.mail.address import key
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral, PipelineResult
+from sendswitch.routing import HERE
 
 # Most places of one pipeline, and of one recipient, for each place that is free.
 PIPELINE_SHARE, RECIPIENT_SHARE = 4, 2
@@ -156,6 +157,10 @@ class EmbeddedBroker:
         """Return whether a task is queued or leased."""
         return task.token in self._known
 
+    def online(self, queue: str) -> bool:
+        """Return whether a worker with places takes tasks from a queue, or has some."""
+        return queue in self._queues and self._queues[queue].places > 0
+
     # For workers
 
     def add_places(self, queue: str, places: int) -> None:
@@ -263,6 +268,14 @@ class EmbeddedPublisher:
     def has(self, task: Task) -> bool:
         """Return whether the task is queued or leased."""
         return self._broker.has(task)
+
+    def online(self, queue: str) -> bool:
+        """Return whether a worker takes tasks from a queue. The node itself always does."""
+        return queue == HERE or self._broker.online(queue)
+
+    def begun(self, task: Task) -> bool:
+        """Return False: the tasks of a worker that goes are lost at once, so that none waits here."""
+        return False
 
     async def close(self) -> None:
         """Pass on no more answers."""

@@ -20,13 +20,14 @@ from sendswitch.broker.calls import error_from_json
 from sendswitch.broker.codec import decode_task, encode_answer
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.pieces import Pieces
-from sendswitch.errors import Temporary, in_words
+from sendswitch.broker.streams import Stream
+from sendswitch.errors import Refused, Temporary, in_words
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import PipelineResult
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-"""Opens a stream to the node. Raises OSError."""
+Connect = Callable[[], Awaitable[Stream]]
+"""Opens a stream to the node. Raises OSError; Refused when the node does not want this worker."""
 
 OnSettings = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
 """Called with the name of a node and its settings, before its first task and when they change; None: it is gone."""
@@ -45,7 +46,7 @@ class RemoteConsumer:
     """A worker's side of a broker behind a stream (`base.TaskConsumer`).
 
     `places` is how many tasks the node may hand over at once. With `once`, `gone` is set when the node goes, and it is
-    not called again.
+    not called again. It is set too when the node refuses this worker before the first task; `refused` says why.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class RemoteConsumer:
         self._connect, self._name, self._places, self._queues = connect, name, places, queues
         self._on_settings, self._once = on_settings, once
         self.gone = asyncio.Event()
+        self.refused = ""
+        self._worked = False
         self._link: _Link | None = None
         self._stopping = False
         self._ready: asyncio.Queue[RemoteLease] = asyncio.Queue()
@@ -108,8 +111,8 @@ class RemoteConsumer:
         while True:
             why = "the connection ended"
             try:
-                reader, writer = await self._connect()
-                link = self._link = _Link(reader, writer, self._ready, Path(self._folder.name), self._on_settings)
+                stream = await self._connect()
+                link = self._link = _Link(stream, self._ready, Path(self._folder.name), self._on_settings)
                 try:
                     link.send("hello", format=frames.FORMAT, name=self._name, places=self._places, queues=self._queues)
                     await link.run()
@@ -117,9 +120,15 @@ class RemoteConsumer:
                     self._link = None
                     link.end()
                     if link.worked:
-                        pause = FIRST_RETRY
+                        pause, self._worked = FIRST_RETRY, True
             except (BadFrame, OSError) as error:
                 why = in_words(error)
+            except Refused as error:
+                why, pause = str(error), LAST_RETRY  # the key may be given back, but not in a second
+                if not self._worked:
+                    self.refused = why
+                    self.gone.set()
+                    return
             if self._once or self._stopping:
                 self.gone.set()
                 return
@@ -171,13 +180,12 @@ class _Link:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        stream: Stream,
         ready: asyncio.Queue[RemoteLease],
         folder: Path,
         on_settings: OnSettings,
     ) -> None:
-        self._reader, self._writer, self._ready, self._folder = reader, writer, ready, folder
+        self._stream, self._ready, self._folder = stream, ready, folder
         self._on_settings = on_settings
         self.leases: dict[str, RemoteLease] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -188,11 +196,10 @@ class _Link:
         self._stopping = False
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
         self.worked = False  # the first settings were taken
-        writer.transport.set_write_buffer_limits(frames.BUFFERED)
 
     async def run(self) -> None:
         """Read until the node goes. Raises BadFrame, OSError."""
-        while (frame := await frames.read(self._reader)) is not None:
+        while (frame := await self._stream.read()) is not None:
             match frame.kind:
                 case "task":
                     self._leased(frame)
@@ -211,14 +218,13 @@ class _Link:
 
     def send(self, kind: str, data: bytes = b"", /, **fields: Any) -> None:
         """Send a frame, if the node is there to read it."""
-        if not self._writer.is_closing():
-            self._writer.write(frames.with_length(frames.encode(kind, data, **fields)))
+        self._stream.write(frames.encode(kind, data, **fields))
 
     async def post(self, kind: str, data: bytes = b"", /, **fields: Any) -> None:
         """Send a frame, no faster than the node reads."""
         with suppress(OSError):
             self.send(kind, data, **fields)
-            await self._writer.drain()
+            await self._stream.drain()
 
     async def stop(self) -> None:
         """Want no more tasks; give back those that wait for settings. On return no task comes any more."""
@@ -240,7 +246,7 @@ class _Link:
         for lease in list(self.leases.values()):
             await lease.give_back()
         with suppress(OSError, RuntimeError, TimeoutError):
-            self._writer.write_eof()
+            self._stream.finish()
             async with asyncio.timeout(PATIENCE):
                 await self._ended.wait()
 
@@ -255,7 +261,7 @@ class _Link:
                 future.set_exception(Disconnected())
         if self._settings is not None:
             self._settings.cancel()
-        self._writer.close()
+        self._stream.abort()
 
     # Settings
 
@@ -272,7 +278,7 @@ class _Link:
         except Exception as error:
             logs.failed("taking the node's settings", error=error)
             if before is None:  # without any there is nothing to work with
-                self._writer.transport.abort()
+                self._stream.abort()
                 return
         if before is None:
             self.worked = True

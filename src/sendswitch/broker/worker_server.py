@@ -1,4 +1,5 @@
-"""The node's end of its workers in other processes of this machine: a unix socket in the data folder.
+"""The node's end of its workers in other processes: over a unix socket in the data folder those of the site, and over
+the web port those of users' own, on other machines.
 
 A worker gets as many tasks as it has places, each for a time. What it does not answer comes to its end all the same: a
 worker that dies, hangs or sends rubbish loses its tasks, and the node is told (`EmbeddedBroker.lose`).
@@ -10,30 +11,37 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sendswitch import logs, metrics
 from sendswitch.broker import frames
 from sendswitch.broker.base import ReadContent
-from sendswitch.broker.calls import Call, error_to_json
+from sendswitch.broker.calls import CallsOf, SettingsOf, error_to_json
 from sendswitch.broker.codec import decode_answer, encode_task
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.broker.frames import BadFrame, Frame
+from sendswitch.broker.streams import Login, SocketStream, Stream
 from sendswitch.errors import Refused, Temporary, classify, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Reference, Task
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_REASON, Deferral, PipelineResult
+from sendswitch.routing import own_queue
 
 # The socket's file in node.data.
 NAME = "workers"
 # Seconds for the first frame. Seconds behind a task's deadline after which the node answers for a worker that lives;
 # the worker's own deadline comes first, but does not count the time in which a step waits for a place.
 PATIENCE, BEHIND = 10.0, 300.0
-# Seconds between two pings, and how many may be unanswered before a worker is known to hang.
-BEAT, SILENT = 1.0, 10
+# Seconds between two pings, on this machine and to others, and how many may be unanswered before a worker is known to
+# hang.
+BEAT, DISTANT_BEAT, SILENT = 1.0, 10.0, 10
+DISTANT_SILENT = 3
+# Most workers of a user's own, and of all users.
+OWN_MOST, ALL_MOST = 20, 5_000
 # Most places of a worker, and characters of its name.
 MOST_PLACES, MOST_NAME = 10_000, 100
 # Calls of a worker that are under way at once: each of its tasks makes one at a time.
@@ -53,6 +61,7 @@ class ConnectedWorker:
     since: float
     leased: int = 0
     done: int = 0
+    user: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,14 +77,14 @@ class _Lease:
 
 
 class WorkerServer:
-    """The server of workers. `calls` are what they may ask of the node; `settings` returns what they must know."""
+    """The server of workers. `calls` returns what they may ask of the node, and `settings` what they must know."""
 
     def __init__(
         self,
         broker: EmbeddedBroker,
         read: ReadContent,
-        calls: Mapping[str, Call],
-        settings: Callable[[], Mapping[str, Any]],
+        calls: CallsOf,
+        settings: SettingsOf,
         on_hung: Callable[[int], None],
     ) -> None:
         self.broker, self.read, self.calls, self.settings, self.on_hung = broker, read, calls, settings, on_hung
@@ -84,7 +93,11 @@ class WorkerServer:
 
     async def start(self, line: socket.socket) -> None:
         """Serve on a bound unix socket."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=line)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self.serve(SocketStream(reader, writer), pid=_peer(writer))
+
+        self._server = await asyncio.start_unix_server(serve, sock=line)
 
     async def stop(self) -> None:
         """Disconnect every worker; what they have not answered is lost."""
@@ -104,10 +117,22 @@ class WorkerServer:
             if one.worker is not None:
                 one.welcome()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def drop(self, valid: Container[int]) -> None:
+        """Disconnect the workers of users' own whose key is not valid any more."""
+        for task, one in self._connections.items():
+            if one.login is not None and one.login.key not in valid:
+                task.cancel()
+
+    def room_for(self, login: Login) -> bool:
+        """Return whether a user may have one more worker."""
+        logins = [one.login.address for one in self._connections.values() if one.login is not None]
+        return len(logins) < ALL_MOST and logins.count(login.address) < OWN_MOST
+
+    async def serve(self, stream: Stream, *, pid: int = 0, login: Login | None = None) -> None:
+        """Serve one worker until it goes: one of the user who has logged in, else one of the site. Never raises."""
         task = asyncio.current_task()
         assert task is not None
-        connection = self._connections[task] = _Connection(self, reader, writer)
+        connection = self._connections[task] = _Connection(self, stream, pid, login)
         try:
             await connection.run()
         except asyncio.CancelledError:
@@ -117,14 +142,15 @@ class WorkerServer:
             logs.failed(f"the connection of {name}", error=error)
         finally:
             del self._connections[task]
-            writer.transport.abort()  # a worker that does not read would never let it close
+            stream.abort()  # a worker that does not read would never let it close
 
 
 class _Connection:
     """One worker: its leases, by token, and the frames of both directions."""
 
-    def __init__(self, server: WorkerServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._server, self._reader, self._writer = server, reader, writer
+    def __init__(self, server: WorkerServer, stream: Stream, pid: int, login: Login | None) -> None:
+        self._server, self._stream, self._pid, self.login = server, stream, pid, login
+        self._owner = login.address if login is not None else ""
         self.worker: ConnectedWorker | None = None
         self._leases: dict[str, _Lease] = {}
         self._work: set[asyncio.Task[None]] = set()
@@ -138,16 +164,15 @@ class _Connection:
     async def run(self) -> None:
         """Serve until the worker goes. Raises BadFrame."""
         async with asyncio.timeout(PATIENCE):
-            hello = await frames.read(self._reader)
+            hello = await self._stream.read()
         if hello is None:
             return
         worker = self.worker = self._hello(hello)
-        self._writer.transport.set_write_buffer_limits(frames.BUFFERED)
         self.welcome()
         metrics.WORKERS.inc()
         self._start(self._ping())
         try:
-            while (frame := await frames.read(self._reader)) is not None:
+            while (frame := await self._stream.read()) is not None:
                 self._heard(frame)
         except ConnectionError:
             pass  # it died
@@ -171,17 +196,17 @@ class _Connection:
         places, queues = frame.get("places", int), frame.get("queues", list)
         if not 0 < places <= MOST_PLACES:
             raise BadFrame(f"a worker with {places} places; it has 1 to {MOST_PLACES}")
-        name, pid = frame.get("name", str)[:MOST_NAME], _peer(self._writer)
-        logs.worker_connected(name, pid=pid, places=places)
-        return ConnectedWorker(name, pid, places, tuple(map(str, queues)), time.time())
+        taken = (own_queue(self._owner),) if self._owner else tuple(map(str, queues))
+        name = storable(frame.get("name", str), MOST_NAME)
+        logs.worker_connected(name, pid=self._pid, places=places, user=self._owner)
+        return ConnectedWorker(name, self._pid, places, taken, time.time(), user=self._owner)
 
     def welcome(self) -> None:
         """Tell the worker the node's settings."""
-        self._send("welcome", settings=self._server.settings())
+        self._send("welcome", settings=self._server.settings(self._owner))
 
     def _send(self, kind: str, data: bytes = b"", /, **fields: Any) -> None:
-        if not self._writer.transport.is_closing():
-            self._writer.write(frames.with_length(frames.encode(kind, data, **fields)))
+        self._stream.write(frames.encode(kind, data, **fields))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -227,6 +252,8 @@ class _Connection:
             content = await self._server.read(given) if isinstance(given, Reference) else given
             lease.content = content
             lease.timer = asyncio.get_running_loop().call_later(task.deadline + BEHIND, self._overdue, lease)
+            with suppress(OSError):  # it died; `run` sees that too
+                await self._stream.drain()
             self._send("task", _encoded(task, content))
         except Temporary as error:
             self._end(lease, Deferral(f"the content cannot be read: {error}"))
@@ -316,7 +343,7 @@ class _Connection:
     def _answer(self, task: Task, data: bytes) -> PipelineResult:
         """Return the answer to a task. One that cannot be carried out is a deferral: it costs its own mail only."""
         try:
-            answer = decode_answer(data, outside=False)
+            answer = decode_answer(data, outside=bool(self._owner))
             if (answer.message, answer.n, answer.token) != (task.message, task.n, task.token):
                 raise ValueError("it is for another task")
         except ValueError as error:
@@ -329,7 +356,7 @@ class _Connection:
         token, pieces = lease.task.token, content.chunks()
         try:
             while piece := await asyncio.to_thread(next, pieces, b""):
-                await self._writer.drain()
+                await self._stream.drain()
                 self._send("content", piece, token=token, last=False)
             self._send("content", token=token, last=True)
         except OSError as error:
@@ -340,31 +367,38 @@ class _Connection:
     async def _call(self, number: int, name: str, arguments: Mapping[str, Any]) -> None:
         try:
             try:
-                result = await self._server.calls[name](arguments)
-                answer = frames.with_length(frames.encode("result", id=number, result=result))
+                answer = frames.encode("result", id=number, result=await self._asked(name, arguments))
             except (KeyError, TypeError, ValueError) as error:
-                refused = error_to_json(Refused(f"{name}: {error!r:.200}"))
-                answer = frames.with_length(frames.encode("result", id=number, **refused))
+                answer = frames.encode("result", id=number, **error_to_json(Refused(f"{name}: {error!r:.200}")))
             except Exception as error:
-                answer = frames.with_length(frames.encode("result", id=number, **error_to_json(error)))
-            await self._writer.drain()
-            self._writer.write(answer)
+                answer = frames.encode("result", id=number, **error_to_json(error))
+            await self._stream.drain()
+            self._stream.write(answer)
         except ConnectionError:
             pass  # it died; `run` sees that too
         finally:
             self._calls -= 1
 
+    async def _asked(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Return the result of a call. Raises its errors, and Refused for one that workers like this may not make."""
+        calls = self._server.calls(self._owner)
+        if name not in calls:
+            raise Refused(f"{name} is not for this worker")
+        return await calls[name](arguments)
+
     async def _ping(self) -> None:
         """Disconnect a worker that is silent. Only pings count, so that a node that stood still blames nobody."""
         assert self.worker is not None
-        while self._unanswered < SILENT:
+        beat, silent = (DISTANT_BEAT, DISTANT_SILENT) if self._owner else (BEAT, SILENT)
+        while self._unanswered < silent:
             self._unanswered += 1
             self._send("ping")
-            await asyncio.sleep(BEAT)
-        self._why = f"its worker was silent for {SILENT * BEAT:g} s"
+            await asyncio.sleep(beat)
+        self._why = f"its worker was silent for {silent * beat:g} s"
         logs.worker_hung(self.worker.name, pid=self.worker.pid)
-        self._server.on_hung(self.worker.pid)
-        self._writer.transport.abort()
+        if not self._owner:
+            self._server.on_hung(self.worker.pid)
+        self._stream.abort()
 
 
 def _encoded(task: Task, content: Content) -> bytes:

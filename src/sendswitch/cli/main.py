@@ -23,7 +23,7 @@ from sendswitch.cli.exit_codes import EX_TEMPFAIL, EX_UNAVAILABLE
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve.serve", "Accept and deliver mail as workers decide."),
     "run": ("serve.run", "Accept mail and run pipelines, in worker processes."),
-    "work": ("work.work", "Run pipelines for a node on this machine, or through RabbitMQ."),
+    "work": ("work.work", "Run pipelines for a node, on its machine or on another one."),
     "demo": ("demo.demo", "Run a switch with sample pipelines and six messages."),
     "check": ("check.check", "Check the configuration."),
     "pipe": ("pipe.pipe", "Take a message on standard input, for Postfix's pipe(8)."),
@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("node.app", "The running node."),
     "config": ("config.app", "Configuration, and database content as a file."),
     "user": ("user.app", "Users: whose mail has a pipeline."),
+    "route": ("route.app", "Routes: whose workers run a user's pipeline."),
+    "key": ("key.app", "Keys of users' programs, such as their own workers."),
     "list": ("lists.app", "Allow and deny lists of users, domains and the site."),
     "message": ("message.app", "Messages: what happened to them, and why."),
     "pipeline": ("pipeline.app", "Pipelines: what happens to a user's mail."),

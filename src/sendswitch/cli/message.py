@@ -196,7 +196,7 @@ def forward(
 def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
     """Return the smallest change that would have led to another verdict.
 
-    Return None when no change can be tried, because the mail or the pipeline is gone. The pipeline runs in this
+    Return None when no change can be tried, because the mail or the pipeline is not here. The pipeline runs in this
     process, whether a node runs or not: the process that has the mail runs no pipeline on request.
     """
     import uvloop
@@ -211,8 +211,8 @@ def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
     try:
         with installation.spool() as connection:
             case = record.case(connection, installation.config.node.data, *admin.parse_id(id_))
-        if case is None or case.verdict is None or not case.verdict.pipeline:
-            return None
+        if case is None or case.verdict is None or not case.verdict.pipeline or case.verdict.file:
+            return None  # of a pipeline that only a user's own worker has, nothing can be said here
         stored = get_pipeline(installation.database(), case.verdict.pipeline, case.verdict.version)
         trial = make_trial(installation.config, stored.owner, stored.version, stored.text)
     except (SendSwitchError, SQLAlchemyError):

@@ -1,4 +1,4 @@
-"""`work`: run pipelines for a node on this machine, or through RabbitMQ."""
+"""`work`: run pipelines for a node, on its machine or on another one."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from typing import Annotated
 import typer
 import uvloop
 
-from sendswitch import unix_socket
+from sendswitch import logs, unix_socket
 from sendswitch.bootstrap.parts import make_readers
 from sendswitch.bootstrap.rabbitmq import broker_urls, rabbit_consumer
+from sendswitch.broker import web_client
 from sendswitch.broker.remote import OnSettings, RemoteConsumer
+from sendswitch.broker.streams import SocketStream, Stream
 from sendswitch.broker.worker_server import NAME
 from sendswitch.cli.output import Session
-from sendswitch.cli.serve import raise_file_limit, tune_memory
+from sendswitch.cli.serve import LOOK, changes, raise_file_limit, tune_memory
+from sendswitch.errors import InvalidConfiguration
+from sendswitch.processors.base import Readers
 from sendswitch.processors.hosting.supervise import ends_with
 from sendswitch.routing import ALONE, POOL
-from sendswitch.worker.process import NodeConsumer, WorkerProcess
+from sendswitch.worker.process import NodeConsumer, OwnPipeline, WorkerProcess
+
+# Tasks at once of a worker of a user's own.
+OWN_PLACES = 20
 
 
 def work(
@@ -38,6 +45,24 @@ def work(
         list[str] | None,
         typer.Option("--broker", help="RabbitMQ, as an URL; several hosts by several options; - reads them as lines."),
     ] = None,
+    url: Annotated[
+        str, typer.Option(help="The web port of a node, such as https://mail.example: run your own pipeline here.")
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="SENDSWITCH_TOKEN",
+            show_envvar=True,
+            help="The key for --url, from `key add`; - reads it as a line. In the variable nobody else sees it.",
+        ),
+    ] = "",
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(help="With --url: a pipeline in a file, instead of the one that the node has for you."),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Read --pipeline again when it is edited; SIGHUP does that at any time.")
+    ] = False,
     name: Annotated[str, typer.Option(help="The name of this worker in lists and logs; by default host and pid.")] = "",
     places: Annotated[int, typer.Option(min=1, max=10_000, help="Tasks at once.")] = 100,
     queues: Annotated[
@@ -47,10 +72,11 @@ def work(
     of: Annotated[int, typer.Option("--of", hidden=True, help="The node that started it, and with which it ends.")] = 0,
     pulse: Annotated[int, typer.Option("--pulse", hidden=True, help="A pipe for its signs of life.")] = -1,
 ) -> None:
-    """Run pipelines for a node on this machine, or through RabbitMQ.
+    """Run pipelines for a node, on its machine or on another one.
 
-    `sendswitch run` starts such workers by itself. Beside `sendswitch serve` start as many as you need. SIGTERM and
-    SIGINT end it when the tasks in hand are answered.
+    `sendswitch run` starts such workers by itself. Beside `sendswitch serve` start as many as you need. With --url and
+    a key, it is a worker of your own: it runs the pipeline for your mail here. SIGTERM and SIGINT end it when the
+    tasks in hand are answered.
     """
     session: Session = context.obj
     if of:
@@ -58,7 +84,13 @@ def work(
     taken = tuple(queues or (ALONE, POOL))
     name = name or f"{socket.gethostname()} {os.getpid()}"
     connect: Connect
-    if urls := _urls(brokers or []) or ([] if path else broker_urls(session.config())):
+    if pipeline is not None and not url:
+        raise typer.BadParameter("--pipeline is for a worker of your own; add --url and --token")
+    own = OwnPipeline(pipeline) if pipeline is not None else None
+    if url:
+        logs.setup("text" if sys.stderr.isatty() else "json", "info")
+        connect = partial(_over_web, _place(url), _token(token), name, min(places, OWN_PLACES))
+    elif urls := _urls(brokers or []) or ([] if path else broker_urls(session.config())):
         connect = partial(rabbit_consumer, urls, name=name, places=places, queues=taken)
     else:
         place = path or session.config().node.data / NAME
@@ -66,7 +98,8 @@ def work(
     raise_file_limit()
     tune_memory()
     os.umask(0o077)
-    uvloop.run(_until_signal(connect, taken, places, pulse))
+    worker = partial(WorkerProcess, connect, queues=taken, places=places, name=name if url else "", own=own)
+    uvloop.run(_until_signal(worker, pulse, pipeline if reload else None))
 
 
 Connect = Callable[[OnSettings], NodeConsumer]
@@ -76,12 +109,31 @@ def _urls(brokers: list[str]) -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()] if brokers == ["-"] else brokers
 
 
+def _place(url: str) -> str:
+    try:
+        return web_client.place_of(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from error
+
+
+def _token(given: str) -> str:
+    token = sys.stdin.readline().strip() if given == "-" else given.strip()
+    if not token.isascii() or not token.isprintable() or not token or " " in token:
+        raise typer.BadParameter("--url needs a key: `sendswitch key add USER` on the node makes one")
+    return token
+
+
+def _over_web(place: str, token: str, name: str, places: int, on_settings: OnSettings) -> NodeConsumer:
+    connect = web_client.connector(place, token)
+    return RemoteConsumer(connect, name=name, places=places, queues=(), on_settings=on_settings)
+
+
 def _over_socket(
     path: Path, name: str, places: int, queues: tuple[str, ...], once: bool, on_settings: OnSettings
 ) -> NodeConsumer:
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect() -> Stream:
         with unix_socket.address_of(path) as address:
-            return await asyncio.open_unix_connection(address)
+            return SocketStream(*await asyncio.open_unix_connection(address))
 
     return RemoteConsumer(connect, name=name, places=places, queues=queues, on_settings=on_settings, once=once)
 
@@ -95,11 +147,40 @@ async def _beat(pulse: int) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _until_signal(connect: Connect, queues: tuple[str, ...], places: int, pulse: int) -> None:
-    stopping = asyncio.Event()
+async def _keep_up(worker: WorkerProcess, edited: Path | None, hangup: asyncio.Event) -> None:
+    """Read the worker's own pipeline again after SIGHUP, and, if it is to be watched, whenever its file changes."""
+    changed = changes(partial(_stamp, edited)) if edited is not None else None
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK if changed is not None else None):
+                await hangup.wait()
+        if hangup.is_set() or (changed is not None and changed()):
+            hangup.clear()
+            try:
+                if await worker.read_again():
+                    logs.pipeline_read(str(edited or ""))
+            except InvalidConfiguration as error:
+                logs.configuration_refused(problems=error.problems)
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    with suppress(OSError):
+        about = path.stat()
+        return [(str(path), about.st_mtime_ns, about.st_size)]
+    return []
+
+
+async def _until_signal(made: Callable[[Readers], WorkerProcess], pulse: int, edited: Path | None) -> None:
+    stopping, hangup, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    beating = asyncio.ensure_future(_beat(pulse)) if pulse >= 0 else None
-    await WorkerProcess(connect, make_readers(1), queues=queues, places=places).run(stopping)
-    if beating is not None:
-        beating.cancel()
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    worker = made(make_readers(1))
+    beside = [loop.create_task(_keep_up(worker, edited, hangup))]
+    if pulse >= 0:
+        beside.append(loop.create_task(_beat(pulse)))
+    try:
+        await worker.run(stopping)
+    finally:
+        for task in beside:
+            task.cancel()

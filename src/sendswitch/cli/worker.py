@@ -22,5 +22,5 @@ def list_(context: typer.Context) -> None:
     """List the worker processes that are connected, with their tasks."""
     session: Session = context.obj
     rows = [asdict(worker) for worker in session.client.call(node.list_workers)]
-    columns = ("name", "pid", "since", "places", "leased", "done")
+    columns = ("name", "user", "pid", "since", "places", "leased", "done")
     session.show(rows, columns, "no worker process is connected")

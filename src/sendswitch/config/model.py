@@ -265,6 +265,9 @@ class WorkerSection(Section):
 
     processes: int = Field(0, ge=0, le=1000, description="Worker processes that `run` starts; 0: one for each core.")
     concurrency: int = Field(100, ge=1, le=10000, description="Messages in pipelines at once, in each worker.")
+    offline_after: Duration = Field(
+        60.0, gt=0, description="Time without any worker after which `when_offline` of a route counts."
+    )
     memory: Size = Field(
         1_000_000_000, ge=100_000_000, description="Resident memory above which a worker process is replaced."
     )

@@ -23,7 +23,8 @@ metadata = MetaData()
 Long = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 # 320 is the longest address we take. The key is what addresses are compared by; the password is a hash, empty for who
-# cannot log in.
+# cannot log in. The last version is the highest that a pipeline of an earlier user with this address had. `workers` is
+# `site` or `own`, and `when_offline` says what happens to mail while none of them is there, empty for the default.
 users = Table(
     "users",
     metadata,
@@ -32,6 +33,22 @@ users = Table(
     Column("key", String(320), nullable=False, unique=True),
     Column("created", Double, nullable=False),
     Column("password", String(255), nullable=False, server_default=""),
+    Column("last_version", Integer, nullable=False, server_default="0"),
+    Column("workers", String(16), nullable=False, server_default="site"),
+    Column("when_offline", String(16), nullable=False, server_default=""),
+)
+
+# Keys by which programs of a user prove whose they are: each has one scope, and the hash of the key (SHA-256).
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", Integer, nullable=False, index=True),
+    Column("scope", String(16), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("created", Double, nullable=False),
+    Column("used", Double),
 )
 
 # Every version stays: a message on its way is judged by the version it was offered to, and history has diffs. The

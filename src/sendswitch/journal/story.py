@@ -110,8 +110,14 @@ def _beginning(event: Event, n: int) -> list[str]:
 
 
 def _whose(data: Mapping[str, Any]) -> list[str]:
-    owner = data.get("pipeline")
-    return [f"The pipeline of {owner}, version {data.get('version')}, was asked."] if owner else []
+    owner, version, worker = data.get("pipeline"), data.get("version"), data.get("worker")
+    if not owner:
+        return []
+    if not worker:
+        return [f"The pipeline of {owner}, version {version}, was asked."] if version else []
+    if data.get("file"):
+        return [f"The worker {worker} of {owner} ran its own pipeline, file {data['file']}."]
+    return [f"The worker {worker} of {owner} ran version {version} of the pipeline."]
 
 
 def numbered(steps: Iterable[RecordedStep]) -> list[str]:

@@ -89,6 +89,7 @@ MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 # Why nothing was decided.
 LATE, BROKE, LOST = "late", "broke", "lost"
+OFFLINE, UNOFFERED, UNANSWERED = "offline", "unoffered", "unanswered"
 
 
 # The end of an outcome, as people read it, of a step whose opinion did not count.
@@ -142,7 +143,8 @@ class Verdict:
     `forward` are addresses; `keep_copy` also delivers to the recipient. `hold` is seconds for PENDING, `then` the
     action after them. None and UNSET leave these to the configuration. `score` is the scanner's spam score. `pipeline`
     (its owner) and `version` name the pipeline that gave the verdict; the switch sets them. It also sets `rewrite`, for
-    forwarded mail that leaves with a sender of ours (`mail.srs`).
+    forwarded mail that leaves with a sender of ours (`mail.srs`). A `worker` of the user's own sets its name and, if it
+    has a pipeline of its own, the digest of that `file`.
 
     In JSON `denial` of a DENY and `then` of everything else are one field, "then".
     """
@@ -162,6 +164,8 @@ class Verdict:
     pipeline: str = ""
     version: int = 0
     rewrite: bool = False
+    worker: str = ""
+    file: str = ""
 
     @staticmethod
     def passed(reason: str = "") -> Verdict:
@@ -210,7 +214,7 @@ class Verdict:
         out: dict[str, Any] = {}
         if self.action is not None:
             out["action"] = self.action.value
-        for name in ("tags", "forward", "keep_copy", "reason", "hold", "pipeline", "version", "rewrite"):
+        for name in _PLAIN:
             if value := getattr(self, name):
                 out[name] = list(value) if isinstance(value, tuple) else value
         if then := self.denial if self.action is Action.DENY else self.then:
@@ -231,7 +235,9 @@ class Deferral:
     """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict.
 
     `why` is LATE when a worker had the task for the whole deadline, BROKE when a process ended or was killed at a limit
-    while it had the message, LOST when the worker that had it is gone, '' for all else.
+    while it had the message, LOST when the worker that had it is gone, OFFLINE when no worker was there, UNOFFERED
+    when the broker did not take it, UNANSWERED when a worker of the user's own had it and decided nothing, '' for all
+    else. `worker` and `file` are as in a verdict.
     """
 
     reason: str
@@ -239,11 +245,13 @@ class Deferral:
     pipeline: str = ""
     version: int = 0
     why: str = ""
+    worker: str = ""
+    file: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the deferral as plain JSON values, without empty ones."""
         out: dict[str, Any] = {"reason": self.reason}
-        for name in ("pipeline", "version", "why"):
+        for name in ("pipeline", "version", "why", "worker", "file"):
             if value := getattr(self, name):
                 out[name] = value
         if self.trace:
@@ -252,6 +260,8 @@ class Deferral:
 
 
 PipelineResult = Verdict | Deferral
+
+_PLAIN = ("tags", "forward", "keep_copy", "reason", "hold", "pipeline", "version", "rewrite", "worker", "file")
 
 
 def merged(before: Verdict, later: Verdict) -> Verdict:

@@ -21,6 +21,9 @@ from sendswitch.mail.verdict import (
 )
 from sendswitch.reply import parse_reply
 
+# Characters of a worker's name.
+MAX_WORKER = 100
+
 
 def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verdict:
     """Return the verdict that JSON describes: the inverse of `Verdict.to_json`.
@@ -62,6 +65,7 @@ def verdict_from_json(data: Mapping[str, Any], *, outside: bool = False) -> Verd
         pipeline=str(data.get("pipeline", "")),
         version=int(data.get("version", 0)),
         rewrite=bool(data.get("rewrite", False)),
+        **_worker(data),
     )
 
 
@@ -75,7 +79,13 @@ def deferral_from_json(data: Mapping[str, Any]) -> Deferral:
         pipeline=str(data.get("pipeline", "")),
         version=int(data.get("version", 0)),
         why=why,
+        **_worker(data),
     )
+
+
+def _worker(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the worker and its file as every database can keep them."""
+    return {name: storable(data.get(name, ""), MAX_WORKER) for name in ("worker", "file")}
 
 
 _AFTER_HOLD = {member.value: member for member in AfterHold}
@@ -123,6 +133,8 @@ _VERDICT_FIELDS = frozenset(
         "pipeline",
         "version",
         "rewrite",
+        "worker",
+        "file",
     )
 )
 

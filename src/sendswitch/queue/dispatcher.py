@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -20,11 +20,22 @@ from sendswitch.errors import Temporary, classify
 from sendswitch.mail.content import Content
 from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import BROKE, LATE, LOST, Deferral, PipelineResult, StepOutcome
+from sendswitch.mail.verdict import (
+    BROKE,
+    LATE,
+    LOST,
+    OFFLINE,
+    UNANSWERED,
+    UNOFFERED,
+    Deferral,
+    PipelineResult,
+    StepOutcome,
+)
 from sendswitch.queue.poison import Key, Suspects
-from sendswitch.queue.policy import completed, on_timeout
+from sendswitch.queue.policy import completed, on_timeout, when_offline
+from sendswitch.queue.presence import LOOK, Presence
 from sendswitch.queue.settings import Current
-from sendswitch.routing import ALONE, POOL, Route
+from sendswitch.routing import ALONE, POOL, Route, is_own
 from sendswitch.spool.records import Delivery, Message
 
 # Seconds behind the deadline after which the broker is asked whether it has the task still.
@@ -63,8 +74,10 @@ class Dispatcher:
         clock: Clock,
         suspects: Suspects | None = None,
         on_suspect: Callable[[], None] = lambda: None,
+        offline_after: float = 60.0,
     ) -> None:
-        """Prepare. `on_suspect` is called before each task that is asked alone."""
+        """Prepare. `on_suspect` is called before each task that is asked alone. `offline_after` is in seconds."""
+        self._presence = Presence(publisher.online, offline_after)
         self._publisher, self._current, self._clock, self._on_suspect = publisher, current, clock, on_suspect
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
@@ -135,13 +148,43 @@ class Dispatcher:
         return answer
 
     async def _asked(self, key: Key, task: Task, route: Route) -> PipelineResult:
-        """Return the answer to a task. One that was lost with its worker and other tasks is asked again alone, where
+        """Return the answer to a task, or what happens to mail while no worker is there."""
+        answer = await (self._own(task, route) if route.own else self._site(key, task, route))
+        if not _is(answer, OFFLINE):
+            return answer
+        if route.when_offline == "pool":
+            metrics.OFFLINE.labels("pool").inc()
+            pool = replace(task, token=self._token(), queue=POOL)
+            return await self._site(key, pool, replace(route, queue=POOL, when_offline="defer"))
+        if key not in self.suspects.counts and task.digest not in self.suspects.digests:
+            answer = completed(when_offline(route, answer.reason), route, self._current.settings.policy)
+        # What a worker had and did not answer waits for one: it may be what no filter survives.
+        deferred = isinstance(answer, Deferral)
+        metrics.OFFLINE.labels("defer" if deferred else route.when_offline).inc()
+        if deferred:
+            self._presence.put_off(task.queue, key)
+        return answer
+
+    async def _own(self, task: Task, route: Route) -> PipelineResult:
+        """Ask workers of the user's own. Whatever becomes of such a worker, its mail waits, and breaks nothing here."""
+        answer = await self._answer(task, route)
+        if not isinstance(answer, Deferral):
+            self.suspects.digests.discard(task.digest)
+            return answer
+        if answer.why in (OFFLINE, UNOFFERED):
+            return answer
+        if answer.why in (LOST, BROKE) and task.digest:
+            self.suspects.digests.add(task.digest)
+        return replace(answer, why=UNANSWERED)
+
+    async def _site(self, key: Key, task: Task, route: Route) -> PipelineResult:
+        """Ask workers of the site. A task that was lost with its worker and other tasks is asked again alone, where
         its own fault shows.
         """
         suspects = self.suspects
         if key not in suspects.counts and task.digest not in suspects.digests:
             answer = await self._answer(task, route)
-            if not _lost(answer):
+            if not _is(answer, LOST):
                 return answer
             if task.digest:
                 suspects.digests.add(task.digest)
@@ -150,10 +193,10 @@ class Dispatcher:
         async with suspects.turn:
             for _ in range(LOST_AGAIN):
                 answer = await self._answer(replace(task, token=self._token(), queue=queue), route)
-                if not _lost(answer):
+                if not _is(answer, LOST):
                     break
         suspects.digests.discard(task.digest)
-        return replace(answer, why=BROKE) if _lost(answer) else answer
+        return replace(answer, why=BROKE) if _is(answer, LOST) else answer
 
     def _let_go(self, message: Message) -> None:
         _, asked = self._messages.pop(message.id)
@@ -205,14 +248,16 @@ class Dispatcher:
         except Exception as error:
             await self._publisher.withdraw(task)
             logs.failed("offering a task", error=error, msg_id=to_text(task.message))
-            answer = Deferral(f"the task could not be offered: {classify(error)}")
+            answer = Deferral(f"the task could not be offered: {classify(error)}", why=UNOFFERED)
         except BaseException:
             await self._publisher.withdraw(task)
             raise
         finally:
             self._waiting.pop(task.token, None)
         _measure(answer)
-        if isinstance(answer, Deferral) and answer.why == LATE:
+        if _is(answer, OFFLINE):
+            await self._publisher.withdraw(task)
+        if _is(answer, LATE):
             if not task.rehearsal:
                 metrics.DEADLINES.inc()
             late = on_timeout(route)
@@ -250,6 +295,20 @@ class Dispatcher:
             if offered and not question.answer.done() and not self._publisher.has(question.task):
                 question.answer.set_result(None)
 
+    async def watch(self, on_back: Callable[[Sequence[Key]], Awaitable[None]]) -> None:
+        """Answer for workers that are away, until cancelled. `on_back` gets deliveries that were put off for workers
+        that are there again.
+        """
+        while True:
+            await asyncio.sleep(LOOK)
+            offline, back = self._presence.look({question.task.queue for question in self._waiting.values()})
+            for question in self._waiting.values() if offline else ():
+                task, offered = question.task, question.timer is not None
+                if task.queue in offline and offered and not question.answer.done() and not self._publisher.begun(task):
+                    question.answer.set_result(Deferral(f"no worker of {_whose(task)} is online", why=OFFLINE))
+            if back:
+                await on_back(back)
+
     def _answered(self, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from a worker that was never asked.
         question = self._waiting.get(answer.token)
@@ -259,8 +318,12 @@ class Dispatcher:
             question.answer.set_result(answer.result)
 
 
-def _lost(answer: PipelineResult) -> TypeGuard[Deferral]:
-    return isinstance(answer, Deferral) and answer.why == LOST
+def _is(answer: PipelineResult, why: str) -> TypeGuard[Deferral]:
+    return isinstance(answer, Deferral) and answer.why == why
+
+
+def _whose(task: Task) -> str:
+    return task.pipeline if is_own(task.queue) else "the site"
 
 
 def _measure(answer: PipelineResult) -> None:

@@ -57,6 +57,15 @@ class Suspects:
         await self.write({key: count})
         self.counts[key] = count
 
+    async def mark(self, key: Key) -> None:
+        """Remember a delivery that a worker of the user's own had without a verdict; durable on return.
+
+        Raises SpoolUnavailable.
+        """
+        if key not in self.counts:
+            await self.write({key: 0})
+            self.counts[key] = 0
+
     async def clear(self, key: Key) -> None:
         """Forget a suspect that came to a verdict. Raises SpoolUnavailable."""
         await self.write({key: -1})

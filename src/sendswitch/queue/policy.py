@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sendswitch.mail.dsn import Kind, wanted
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.verdict import LATE, Action, AfterHold, Deferral, Denial, PipelineResult, Verdict
+from sendswitch.mail.verdict import LATE, OFFLINE, Action, AfterHold, Deferral, Denial, PipelineResult, Verdict
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
 
@@ -74,16 +74,26 @@ class Policy:
 def on_timeout(route: Route) -> PipelineResult:
     """Return the verdict for a worker that had the task for the whole deadline and gave none."""
     reason = f"no verdict within {route.deadline:g} s, and on_timeout is {route.on_timeout}"
-    match route.on_timeout:
+    return _instead(route.on_timeout, reason, LATE)
+
+
+def when_offline(route: Route, reason: str) -> PipelineResult:
+    """Return the verdict for mail that no worker was there for."""
+    return _instead(route.when_offline, f"{reason}, and when_offline is {route.when_offline}", OFFLINE)
+
+
+def _instead(choice: str, reason: str, why: str) -> PipelineResult:
+    """Return what a person has configured in place of a verdict."""
+    match choice:
         case "deny":
             return Verdict.deny(reason)
         case "hold":
             return Verdict.pending(reason)
         case "quarantine":
             return Verdict.quarantine(reason)
-        case "pass":  # a person has configured it
+        case "pass":
             return Verdict.passed(reason)
-    return Deferral(reason, why=LATE)
+    return Deferral(reason, why=why)
 
 
 def completed(answer: PipelineResult, route: Route, policy: Policy) -> PipelineResult:

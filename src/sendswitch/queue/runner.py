@@ -20,7 +20,7 @@ from sendswitch.journal.events import EventKind
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.message import LARGE_HEADER
-from sendswitch.mail.verdict import BROKE, Deferral, PipelineResult, Verdict, merged
+from sendswitch.mail.verdict import BROKE, UNANSWERED, Deferral, PipelineResult, Verdict, merged
 from sendswitch.queue import policy
 from sendswitch.queue.active import ActiveQueue, Entry
 from sendswitch.queue.dispatcher import Dispatcher
@@ -154,7 +154,9 @@ class QueueRunner:
                 if suspects.poison(delivery.key):
                     await self._outcomes.put_poison_aside(delivery, self._current.settings.policy.quarantine)
                     return
-            whose = {"pipeline": answer.pipeline, "version": answer.version}
+            if isinstance(answer, Deferral) and answer.why == UNANSWERED:
+                await suspects.mark(delivery.key)
+            whose = _whose(answer)
             trace = [step.to_json() for step in answer.trace]
             if self._clock() >= delivery.message.expires:
                 why = f"no pipeline came to a verdict until its time was over: {reason}"
@@ -322,6 +324,12 @@ class QueueRunner:
         # be written stops deliveries, not only their record.
         await self._outcomes.settle(message, deliveries, result, time.perf_counter() - began)
         return ()
+
+
+def _whose(answer: PipelineResult) -> dict[str, object]:
+    """Return the pipeline that gave no verdict, and the worker that ran it where it was one of the user's own."""
+    by = {"worker": answer.worker, "file": answer.file} if answer.worker else {}
+    return {"pipeline": answer.pipeline, "version": answer.version, **by}
 
 
 async def compose(composer: Composer, message: Message, content: Content, verdict: Verdict | None) -> Content:

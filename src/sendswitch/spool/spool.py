@@ -293,6 +293,13 @@ class Spool:
 
         await self.call(run)
 
+    async def make_due(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Let deliveries that wait for a verdict be tried again now. Raises SpoolUnavailable."""
+        now = self._clock()
+        rows = [(now, now, *key) for key in keys]
+        sql = "UPDATE delivery SET due = ? WHERE due > ? AND state = 'accepted' AND message = ? AND n = ?"
+        await self.call(lambda connection: connection.executemany(sql, rows))
+
     async def rules(self) -> list[AdminRule]:
         """Return the rules that apply now. Raises SpoolUnavailable."""
         return cast(list[AdminRule], await self.call(lambda c: active(c, self._clock())))

@@ -1,4 +1,7 @@
-"""An HTTP server (uvicorn) in the node's event loop, with the node's sockets and without signal handlers of its own."""
+"""An HTTP server (uvicorn) in the node's event loop, with the node's sockets and without signal handlers of its own.
+
+It serves WebSockets (RFC 6455) too, for an application that has a place for them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+# Bytes that may wait in a WebSocket's transport for the client to read.
+WAITING = 64 * 1024
 
 
 class _Server(uvicorn.Server):
@@ -18,12 +25,33 @@ class _Server(uvicorn.Server):
         yield
 
 
-class WebServer:
-    """One HTTP application on one socket."""
+class _WebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket whose application can end it at once (`scope["state"]["abort"]`). In order, it would wait for ever
+    for a client that does not read.
+    """
 
-    def __init__(self, app: Starlette) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "abort": self.transport.abort}
+        # What waits here may wait in the memory of the application, too.
+        self.transport.set_write_buffer_limits(WAITING)
+
+
+class WebServer:
+    """One HTTP application on one socket. A message over a WebSocket has at most `message` bytes."""
+
+    def __init__(self, app: Starlette, *, message: int = 0) -> None:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3, server_header=False
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+            server_header=False,
+            ws=_WebSocket if message else "none",
+            ws_max_size=message or 1,
+            ws_ping_interval=None,  # the applications have signs of life of their own
+            ws_per_message_deflate=False,  # each compressor would take memory, also while it is idle
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None

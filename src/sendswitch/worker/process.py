@@ -1,14 +1,17 @@
 """A worker in a process of its own. All that it knows, it has from its nodes: settings, pipelines, lists.
 
-It has no configuration, no database and no spool, so that a step which goes wrong here finds none of them.
+It has no configuration, no database and no spool, so that a step which goes wrong here finds none of them. A worker of
+a user's own may have a pipeline in a file, and runs that instead of the one that the node has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from sendswitch import logs
@@ -18,15 +21,24 @@ from sendswitch.broker.calls import Ask
 from sendswitch.broker.remote import OnSettings
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.errors import InvalidConfiguration, NotFound, Refused, in_words
+from sendswitch.mail.verdict import PipelineResult
+from sendswitch.processors import registry
 from sendswitch.processors.base import AutoReply, Notice, Readers, Services
 from sendswitch.processors.list_entries import Book, Entry, KeptLists
+from sendswitch.processors.rate_counters import RateCounters
 from sendswitch.worker.runtime import PipelineCache, Worker
+
+# What steps of a user's own worker may reach: all that the user's machine does.
+EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class NodeConsumer(TaskConsumer, Protocol):
-    """A worker's side of a broker by which it can also ask the nodes. `gone` is set when there is none any more."""
+    """A worker's side of a broker by which it can also ask the nodes. `gone` is set when there is none any more, and
+    `refused` says why when they do not want this worker."""
 
     gone: asyncio.Event
+    refused: str
 
     async def call(self, node: str, name: str, arguments: Mapping[str, Any]) -> Any:
         """Return the result of a call to a node (`broker.calls.Ask`)."""
@@ -54,11 +66,34 @@ class NodeServices:
         return bool(await self._ask(self._node, "within_limit", counted))
 
 
+class OwnPipeline:
+    """A pipeline in a file, and its digest. Raises InvalidConfiguration for a wrong one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.config, self.digest = self._read()
+
+    def _read(self) -> tuple[PipelineConfig, str]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidConfiguration([f"{self._path}: {in_words(error)}"]) from error
+        return registry.check(text, str(self._path)), hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def changed(self) -> bool:
+        """Read the file again. Return whether it is another pipeline. Raises InvalidConfiguration; then the old one
+        stays.
+        """
+        before = self.digest
+        self.config, self.digest = self._read()
+        return self.digest != before
+
+
 class KnownNode:
     """One node as a worker knows it: its settings, its lists, and its pipelines as far as they were needed."""
 
-    def __init__(self, name: str, ask: Ask, readers: Readers) -> None:
-        self._name, self._ask, self._readers = name, ask, readers
+    def __init__(self, name: str, ask: Ask, readers: Readers, own: OwnPipeline | None) -> None:
+        self._name, self._ask, self._readers, self._own = name, ask, readers, own
         self._book, self._lists = Book(), KeptLists(lambda: self._book)
         self._lists_read: object = None
         self._made_with: tuple[Any, ...] = ()
@@ -72,7 +107,7 @@ class KnownNode:
             self._book = await asyncio.to_thread(Book, rows, told["delimiters"])
             self._lists.refresh()
             self._lists_read = settings["lists"]
-        made_with = settings["limit"], settings["host"], tuple(settings["allow"])
+        made_with = settings["limit"], settings["host"], tuple(settings.get("allow", EVERYWHERE))
         if made_with != self._made_with:  # the first ones, or the node was restarted with others
             await self.pipelines.change(settings["limit"], self._services(settings))
             self._made_with = made_with
@@ -84,15 +119,19 @@ class KnownNode:
         node = NodeServices(self._ask, self._name)
         return Services(
             host=settings["host"],
-            allow=tuple(settings["allow"]),
+            allow=tuple(settings.get("allow", EVERYWHERE)),
             lists=self._lists,
             outbox=node,
             auto_replies=node,
             readers=self._readers,
-            counters=node,
+            counters=node if "allow" in settings else RateCounters(),
         )
 
     async def _source(self, owner: str, version: int) -> PipelineConfig:
+        if self._own is not None:
+            return self._own.config
+        if not version:
+            raise NotFound(f"{owner} has no pipeline; set one, or start the worker with --pipeline FILE")
         text = await self._ask(self._name, "pipeline", {"owner": owner, "version": version})
         return read_pipeline(str(text), owner)
 
@@ -101,17 +140,33 @@ class WorkerProcess:
     """A worker and its side of a broker. `readers` read content for its steps; they are closed with it."""
 
     def __init__(
-        self, connect: Callable[[OnSettings], NodeConsumer], readers: Readers, *, queues: tuple[str, ...], places: int
+        self,
+        connect: Callable[[OnSettings], NodeConsumer],
+        readers: Readers,
+        *,
+        queues: tuple[str, ...],
+        places: int,
+        name: str = "",
+        own: OwnPipeline | None = None,
     ) -> None:
-        self._readers, self._queues, self._places = readers, queues, places
+        """Prepare. A worker of a user's own says its `name` with each answer; `own` is its own pipeline."""
+        self._readers, self._queues, self._places, self._name, self._own = readers, queues, places, name, own
         self._consumer = connect(self._apply)
         self._nodes: dict[str, KnownNode] = {}
         self._pipelines: dict[str, PipelineCache] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Run pipelines until `stopping` is set and every task in hand is answered, or until the node goes."""
+        """Run pipelines until `stopping` is set and every task in hand is answered, or until the node goes.
+
+        Raises Refused when the node does not let this worker in.
+        """
         worker = Worker(
-            self._consumer, self._pipelines, queues=self._queues, concurrency=self._places, clock=system_clock
+            self._consumer,
+            self._pipelines,
+            queues=self._queues,
+            concurrency=self._places,
+            clock=system_clock,
+            signed=self._signed if self._name else None,
         )
         working = asyncio.create_task(worker.run())
         gone = asyncio.create_task(self._consumer.gone.wait())
@@ -124,10 +179,25 @@ class WorkerProcess:
             await asyncio.wait((working,))
             if not working.cancelled():
                 working.result()
+            if self._consumer.refused:
+                raise Refused(self._consumer.refused)
         finally:
             for task in (gone, told):
                 task.cancel()
             await asyncio.to_thread(self._readers.close)
+
+    def _signed(self, result: PipelineResult) -> PipelineResult:
+        return replace(result, worker=self._name, file=self._own.digest if self._own is not None else "")
+
+    async def read_again(self) -> bool:
+        """Read the worker's own pipeline again. Return whether it is another one. Raises InvalidConfiguration; then the
+        old one stays.
+        """
+        if self._own is None or not await asyncio.to_thread(self._own.changed):
+            return False
+        for pipelines in self._pipelines.values():
+            await pipelines.retain(())
+        return True
 
     async def _apply(self, node: str, settings: Mapping[str, Any] | None) -> None:
         """Take a node's settings, or forget a node. Raises the errors of what it is asked."""
@@ -135,7 +205,8 @@ class WorkerProcess:
             if (gone := self._nodes.pop(node, None)) is not None:
                 await gone.pipelines.close()
             return
-        logs.setup(settings["log_format"], settings["log_level"])
-        known = self._nodes.get(node) or KnownNode(node, self._consumer.call, self._readers)
+        if "log_format" in settings:
+            logs.setup(settings["log_format"], settings["log_level"])
+        known = self._nodes.get(node) or KnownNode(node, self._consumer.call, self._readers, self._own)
         await known.apply(settings)
         self._nodes[node], self._pipelines[node] = known, known.pipelines

@@ -119,7 +119,10 @@ class Worker:
         queues: tuple[str, ...],
         concurrency: int,
         clock: Clock,
+        signed: Callable[[PipelineResult], PipelineResult] | None = None,
     ) -> None:
+        """Prepare. `signed` adds to each answer which worker gave it."""
+        self._signed = signed
         self._consumer, self._pipelines, self._queues = consumer, pipelines, queues
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
@@ -182,7 +185,7 @@ class Worker:
         except asyncio.CancelledError:
             await lease.give_back()
             raise
-        await lease.answer(answer)
+        await lease.answer(answer if self._signed is None else self._signed(answer))
 
     async def _read(self, lease: Lease) -> Mail:
         """Return the message, read once for all its recipients in hand. Raises Temporary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,16 @@ from sendswitch.broker.calls import Call
 from sendswitch.config.model import Config
 from sendswitch.db import lists
 from sendswitch.db.connect import open_database
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, Refused
 from sendswitch.processors.rate_counters import RateCounters
 
 ANN = "ann@example.test"
 
 
-def calls_on(engine: Engine) -> dict[str, Call]:
+def calls_on(engine: Engine, owner: str = "") -> Mapping[str, Call]:
     nobody = cast(Any, None)
-    return WorkerCalls(engine, Config, nobody, outbox=nobody, auto_replies=nobody, counters=RateCounters()).by_name()
+    made = WorkerCalls(engine, Config, nobody, outbox=nobody, auto_replies=nobody, counters=RateCounters())
+    return made.of(owner)
 
 
 @pytest.fixture
@@ -56,3 +58,18 @@ async def test_the_lists_are_as_they_were_read_last_while_the_database_is_away(
     assert await called({}) == told
     with pytest.raises(OSError, match="away"):
         await calls_on(engine)["lists"]({})
+
+
+async def test_workers_of_a_user_get_what_is_the_user_s(engine: Engine) -> None:
+    for name in ("ann", "bob"):
+        users.add_user(engine, f"{name}@example.test")
+        users.set_pipeline(engine, f"{name}@example.test", f"# {name}")
+    lists.add(engine, "", "deny", ["site.example"], reason="", author="")
+    lists.add(engine, "bob@example.test", "deny", ["bob.example"], reason="", author="")
+    lists.add(engine, ANN, "allow", ["ann.example"], reason="", author="")
+    calls = calls_on(engine, "Ann@example.test")
+    assert await calls["pipeline"]({"owner": ANN, "version": 1}) == "# ann"
+    with pytest.raises(Refused, match="not that of"):
+        await calls["pipeline"]({"owner": "bob@example.test", "version": 1})
+    assert [row[2] for row in (await calls["lists"]({}))["rows"]] == ["ann.example"]
+    assert set(calls_on(engine)) - set(calls) == {"notice", "auto_reply", "within_limit"}

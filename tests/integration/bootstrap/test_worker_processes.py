@@ -31,7 +31,9 @@ async def served(folder: Path) -> AsyncIterator[WorkerServer]:
     async def read(reference: Reference) -> Content:
         raise Temporary
 
-    server = WorkerServer(EmbeddedBroker(), read, {"lists": lists}, lambda: SETTINGS, lambda pid: None)
+    server = WorkerServer(
+        EmbeddedBroker(), read, lambda owner: {"lists": lists}, lambda owner: SETTINGS, lambda pid: None
+    )
     await server.start(unix_socket.listen(folder / "workers"))
     try:
         yield server

@@ -24,7 +24,7 @@ from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LOST, Deferral, Verdict
-from sendswitch.routing import ALONE, POOL
+from sendswitch.routing import ALONE, POOL, own_queue
 from sendswitch.testing import envelope
 from tests.conftest import missing
 from tests.integration.broker.contents import LARGE, SMALL, reading
@@ -80,7 +80,10 @@ def sides(rabbit: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         await topology.install([rabbit.url])
         await emptied(rabbit.url)
         settings: dict[str, Any] = {"n": 1}
-        found = Sides(rabbit.url, RabbitPublisher([rabbit.url], "n1", read, calls, lambda: settings))
+        found = Sides(
+            rabbit.url,
+            RabbitPublisher([rabbit.url], "n1", read, lambda owner: {} if owner else calls, lambda owner: settings),
+        )
         found.settings = settings
         await found.publisher.open(found.heard.append, lambda: found.reconnected.append(1))
         try:
@@ -281,7 +284,7 @@ async def test_a_call_returns_its_result_or_its_error(sides: Any) -> None:
 
 
 async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: RabbitMQ) -> None:
-    queue = topology.queue_of("Ann@Example.test")
+    queue = own_queue("Ann@Example.test")
     connection = await aio_pika.connect(rabbit.url)
     async with connection:
         await (await connection.channel()).declare_queue(queue, durable=True)
@@ -293,7 +296,7 @@ async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: Rabb
         worker = await both.worker(queue=queue)
         await both.publisher.offer(task(1, queue=queue))
         lease = await worker.lease((queue,))
-        with pytest.raises(Refused, match="for workers of the site"):
+        with pytest.raises(Refused, match="double is not for workers of ann@"):
             await worker.call("n1", "double", {"n": 1})
         await lease.answer(Verdict.passed())
         await both.until(lambda: both.heard)
@@ -378,7 +381,7 @@ async def test_everything_goes_on_when_rabbitmq_was_restarted(
         async def read(reference: Reference) -> Content:
             return InMemory(SMALL)
 
-        publisher = RabbitPublisher([server.url], "n1", read, {}, lambda: {"n": 1})
+        publisher = RabbitPublisher([server.url], "n1", read, lambda owner: {}, lambda owner: {"n": 1})
         both = Sides(server.url, publisher)
 
         def reconnected() -> None:

@@ -17,6 +17,7 @@ from sendswitch.broker import frames, worker_server
 from sendswitch.broker.codec import MAX_ANSWER
 from sendswitch.broker.embedded import EmbeddedBroker, EmbeddedPublisher
 from sendswitch.broker.remote import RemoteConsumer
+from sendswitch.broker.streams import SocketStream
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, Temporary
 from sendswitch.mail.content import Content, InFile, read_all
@@ -54,7 +55,10 @@ class Pair:
             assert settings is not None
             self.told.append(settings)
 
-        made = RemoteConsumer(self.connect, name=name, places=places, queues=("q",), on_settings=on_settings, once=once)
+        async def stream() -> SocketStream:
+            return SocketStream(*await self.connect())
+
+        made = RemoteConsumer(stream, name=name, places=places, queues=("q",), on_settings=on_settings, once=once)
         self.workers.append(made)
         await made.open()
         return made
@@ -86,7 +90,7 @@ def pair(tmp_path: Path) -> Callable[..., Any]:
         publisher = broker.publisher()
         settings: dict[str, Any] = {"n": 1}
         found = Pair(tmp_path, broker, publisher, None, settings=settings)  # type: ignore[arg-type]
-        found.server = WorkerServer(broker, read, calls, lambda: settings, found.hung.append)
+        found.server = WorkerServer(broker, read, lambda owner: calls, lambda owner: settings, found.hung.append)
         await publisher.open(found.heard.append, lambda: None)
         await found.server.start(unix_socket.listen(tmp_path / "workers"))
         try:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 
-from sendswitch.accounts import users
+from sendswitch.accounts import users, workers
 from sendswitch.admin import desired_state as declared
 from sendswitch.db import journal, lists
 from sendswitch.db.connect import open_database
@@ -531,3 +531,36 @@ async def test_the_ledger_knows_what_was_pruned(engine: Engine, tmp_path: Path, 
         newest = connection.execute(select(func.max(messages.c.id))).scalar()
         connection.execute(delete(messages).where(messages.c.id == newest))
     assert {finding.rule for finding in ledger.full_audit(tmp_path, engine).findings} == {ledger.HAS_MESSAGE}
+
+
+def test_a_file_says_whose_workers_run_a_pipeline(engine: Engine, tmp_path: Path) -> None:
+    for name in ("ann", "bob", "carol"):
+        users.add_user(engine, f"{name}@example.test")
+    workers.set_workers(engine, "ANN@example.test", own=True, when_offline="quarantine")
+    workers.set_workers(engine, "bob@example.test", own=True)
+    users.set_pipeline(engine, "bob@example.test", "one = 1\n")
+    text = declared.export(engine)
+    assert 'run_by = "own"\nwhen_offline = "quarantine"' in text
+
+    def steps(text: str) -> list[declared.Change]:
+        return declared.plan(engine, declared.read(text, "file", lambda *_: None, str.strip), prune=True)
+
+    assert steps(text) == []
+    other = text.replace('run_by = "own"\nwhen_offline = "quarantine"', 'when_offline = "hold"').replace("one", "two")
+    assert [(step.of, step.what) for step in steps(other)] == [
+        ("ann@example.test", "change"),
+        ("bob@example.test", "change"),
+    ]
+    assert '-run_by = "own"' in steps(other)[0].diff()
+    declared.apply(engine, steps(other), author="me")
+    assert steps(other) == []
+    found = {one.address: (one.own, one.when_offline) for one in workers.all_workers(engine)}
+    assert found == {"ann@example.test": (False, "hold"), "bob@example.test": (True, "pass")}
+    assert [stored.owner for stored in users.history(engine, "ann@example.test")] == []
+    for wrong, why in (
+        ('run_by = "own"\nwhen_offline = "pool"', "no pipeline to run"),
+        ('when_offline = "pool"\npipeline = "x = 1"', "theirs already"),
+        ('when_offline = "never"', "when_offline"),
+    ):
+        with pytest.raises(InvalidConfiguration, match=why):
+            declared.read(f'[[user]]\naddress = "a@b.test"\n{wrong}\n', "file", lambda *_: None, str.strip)

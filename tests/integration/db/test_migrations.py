@@ -175,7 +175,8 @@ def test_a_removal_can_be_undone_for_its_time_and_then_is_forgotten(
         users.set_pipeline(engine, "joe@example.test", which)
         users.remove_user(engine, "joe@example.test", author="admin")
     assert [(one.address, one.author) for one in users.list_removed(engine)] == [("Joe@example.test", "admin")] * 2
-    assert users.restore_user(engine, "JOE@example.test") == 1
+    # A version never means two pipelines.
+    assert users.restore_user(engine, "JOE@example.test") == 2
     assert users.password(engine, "joe@example.test") == ("Joe@example.test", "hash of second")
     assert users.get_pipeline(engine, "joe@example.test").text == "second"
     users.remove_user(engine, "joe@example.test")

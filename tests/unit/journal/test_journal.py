@@ -304,3 +304,14 @@ def test_where_a_second_delivery_came_from() -> None:
         assert f"It came here {words} from delivery 0." in explain(events, 2, "delivered").sentences
         assert fold(events).deliveries[1, 2]["state"] == "delivered"
         assert fold(events).deliveries[1, 0]["state"] == "accepted"
+
+
+def test_a_story_names_the_worker_of_the_user_s_own() -> None:
+    def told(**more: object) -> str:
+        verdict = {"action": "pass", "pipeline": "joe@a.test"} | more
+        return " ".join(explain([Event(1, 1, 0, 0.0, "verdict", verdict)], 0, "delivered").sentences)
+
+    assert "The pipeline of joe@a.test, version 3, was asked." in told(version=3)
+    assert "was asked" not in told()
+    assert "The worker laptop of joe@a.test ran version 3 of the pipeline." in told(version=3, worker="laptop")
+    assert "laptop of joe@a.test ran its own pipeline, file 3f2a." in told(version=3, worker="laptop", file="3f2a")

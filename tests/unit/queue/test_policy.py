@@ -8,7 +8,7 @@ import pytest
 
 from sendswitch.mail.envelope import Client, Recipient
 from sendswitch.mail.headers import AddHeader
-from sendswitch.mail.verdict import Action, Deferral, Denial, PipelineResult, Verdict
+from sendswitch.mail.verdict import OFFLINE, Action, Deferral, Denial, PipelineResult, Verdict
 from sendswitch.queue import policy as decide
 from sendswitch.reply import Reply
 from sendswitch.routing import Route
@@ -188,3 +188,16 @@ def test_a_waiting_sender_is_refused_when_all_refuse(answers: list[PipelineResul
 )
 def test_one_transaction_carries_what_passes_alike(answers: list[PipelineResult | None], alike: bool) -> None:
     assert decide.pass_alike(answers) == alike
+
+
+@pytest.mark.parametrize(("answer", "action"), [("pass", "pass"), ("hold", "pending"), ("quarantine",) * 2])
+def test_what_counts_when_no_worker_is_there(answer: str, action: str) -> None:
+    route = Route("a@b", 1, 60, "deny", "bounce", when_offline=answer)
+    verdict = decide.when_offline(route, "nobody is there")
+    assert isinstance(verdict, Verdict)
+    assert (verdict.action, verdict.reason) == (action, f"nobody is there, and when_offline is {answer}")
+
+
+def test_mail_waits_for_a_worker() -> None:
+    deferral = decide.when_offline(Route("a@b", 1, 60, "pass", "bounce"), "nobody is there")
+    assert deferral == Deferral("nobody is there, and when_offline is defer", why=OFFLINE)

@@ -66,7 +66,7 @@ class RabbitConsumer:
     ) -> None:
         self._name, self._places, self._queues, self._on_settings = name, places, queues, on_settings
         self._keeper = Keeper(urls, self._begin, self._ended, name=f"sendswitch worker {name}")
-        self.gone = asyncio.Event()  # never set: RabbitMQ comes back
+        self.gone, self.refused = asyncio.Event(), ""  # never set: RabbitMQ comes back
         self._ready: asyncio.Queue[RabbitLease] = asyncio.Queue()
         self.leases: dict[str, RabbitLease] = {}
         self._answers: OrderedDict[str, bytes] = OrderedDict()

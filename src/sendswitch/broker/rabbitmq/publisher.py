@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,16 +20,16 @@ from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
 from sendswitch import logs, metrics
 from sendswitch.broker import frames, worker_server
 from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
-from sendswitch.broker.calls import Call, error_to_json
+from sendswitch.broker.calls import CallsOf, SettingsOf, error_to_json
 from sendswitch.broker.codec import MAX_OUTSIDE, decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
-from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, TASKS, VERDICTS, account_of, declare
+from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, VERDICTS, account_of, declare
 from sendswitch.errors import Refused, Temporary, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral
-from sendswitch.routing import ALONE, POOL
+from sendswitch.routing import ALONE, POOL, TASKS
 
 # Bytes of content that go with a task; a worker asks for more, in pieces of PIECE bytes.
 INLINE, PIECE = 1024 * 1024, 512 * 1024
@@ -70,12 +70,15 @@ class _Offered:
 @dataclass(slots=True)
 class _Queue:
     """The state of one queue as far as it is known: how many offers were made, the number of the last one that a worker
-    has got, and how many tasks were in it at the last look (monotonic seconds)."""
+    has got, and how many tasks and workers were in it at the last look (monotonic seconds). `asked` is when somebody
+    last wanted to know that."""
 
     offers: int = 0
     taken: int = 0
     depth: int = 0
     looked: float = 0.0
+    workers: int = 0
+    asked: float = 0.0
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ class DistantWorker:
 class RabbitPublisher:
     """A node's side of RabbitMQ (`base.TaskPublisher`). `node` names the node, without a dot.
 
-    `calls` are what workers of the site may ask of it, and `settings` returns what they must know.
+    `calls` returns what workers may ask of it, and `settings` what they must know.
     """
 
     def __init__(
@@ -107,8 +110,8 @@ class RabbitPublisher:
         urls: Sequence[str],
         node: str,
         read: ReadContent,
-        calls: Mapping[str, Call],
-        settings: Callable[[], Mapping[str, Any]],
+        calls: CallsOf,
+        settings: SettingsOf,
     ) -> None:
         self._node, self._read, self._calls, self._settings = node, read, calls, settings
         self._keeper = Keeper(urls, self._begin, self._ended, name=f"sendswitch {node}")
@@ -144,7 +147,7 @@ class RabbitPublisher:
                 body,
                 message_id=task.token,
                 reply_to=self._node,
-                headers={"settings": self._version()},
+                headers={"settings": self._version(task.queue)},
                 expiration=EXPIRES,
             )
             try:
@@ -187,6 +190,18 @@ class RabbitPublisher:
             return False
         return queue.depth > 0 or queue.looked < offered.at
 
+    def online(self, queue: str) -> bool:
+        """Return whether a queue had a worker at the last look. Before the first one it is True, and while RabbitMQ
+        cannot be reached.
+        """
+        known = self._queues.setdefault(queue, _Queue())
+        known.asked = time.monotonic()
+        return known.workers > 0 or not known.looked or not self._keeper.up.is_set()
+
+    def begun(self, task: Task) -> bool:
+        """Return whether a worker said that it has the task."""
+        return (offered := self._known.get(task.token)) is not None and offered.had > 0
+
     async def close(self) -> None:
         """Disconnect. No answer arrives after this."""
         self._on_answer = None
@@ -204,8 +219,8 @@ class RabbitPublisher:
         """Return the workers that were heard of lately."""
         return list(self._workers.values())
 
-    def _version(self) -> str:
-        return frames.digest(self._settings())
+    def _version(self, queue: str) -> str:
+        return frames.digest(self._settings(_owner(account_of(queue))))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -249,25 +264,32 @@ class RabbitPublisher:
             self._forget()
 
     async def _look_at(self, connection: AbstractConnection) -> None:
-        """Learn how many tasks are in each queue that has tasks of ours. Raises BrokerAway."""
-        for name in {offered.task.queue for offered in self._known.values()}:
+        """Learn what is in each queue that has tasks of ours, or that was asked about lately. Raises BrokerAway."""
+        lately = time.monotonic() - SILENT
+        asked = {name for name, queue in self._queues.items() if queue.asked > lately}
+        for name in asked | {offered.task.queue for offered in self._known.values()}:
             # A missing queue closes the channel, so that each look has one of its own.
             channel = connection.channel(publisher_confirms=False)
             await safely(channel.initialize())
-            queue, depth = self._queues[name], 0
+            queue, depth, workers = self._queues[name], 0, 0
             try:
                 found: AbstractQueue = await safely(channel.declare_queue(name, passive=True))
                 depth = found.declaration_result.message_count or 0
+                workers = found.declaration_result.consumer_count or 0
                 await safely(channel.close())
             except ChannelNotFoundEntity:
                 pass  # nothing is in a queue that is not there
-            queue.depth, queue.looked = depth, time.monotonic()
+            queue.depth, queue.workers, queue.looked = depth, workers, time.monotonic()
 
     def _forget(self) -> None:
         """Forget workers that are silent, and answer for those that have a task for too long."""
         now = time.monotonic()
         self._workers = {key: one for key, one in self._workers.items() if now - one.seen < SILENT}
         for token, offered in list(self._known.items()):
+            if offered.had and now - offered.had > SILENT and not self._queues[offered.task.queue].workers:
+                # Nobody is there who could say so.
+                self._answer(token, Deferral("the worker that had it is gone", why=LOST))
+                continue
             if not offered.since or now - offered.since < offered.task.deadline + BEHIND:
                 continue
             if offered.late:
@@ -387,13 +409,14 @@ class RabbitPublisher:
     async def _result(self, name: str, arguments: Mapping[str, Any], account: str) -> tuple[Any, bytes]:
         """Return the result of a call. Raises its errors."""
         if name == "settings":
-            settings = dict(self._settings())
+            settings = dict(self._settings(_owner(account)))
             return {"settings": settings, "version": frames.digest(settings)}, b""
         if name == "content":
             return None, await self._piece(str(arguments["token"]), int(arguments["start"]), account)
-        if account != SITE:
-            raise Refused(f"{name} is for workers of the site")
-        return await self._calls[name](arguments), b""
+        calls = self._calls(_owner(account))
+        if name not in calls:
+            raise Refused(f"{name} is not for workers of {account}")
+        return await calls[name](arguments), b""
 
     async def _piece(self, token: str, start: int, account: str) -> bytes:
         """Return a piece of the content of a task that a worker has. Raises Temporary, Refused."""
@@ -407,6 +430,11 @@ class RabbitPublisher:
             return await asyncio.to_thread(_cut, offered.content, start)
         except OSError as error:
             raise Temporary(in_words(error)) from error
+
+
+def _owner(account: str) -> str:
+    """Return the user whose own workers an account stands for, '' for the site's."""
+    return "" if account == SITE else account
 
 
 def _cut(content: Content, start: int) -> bytes:

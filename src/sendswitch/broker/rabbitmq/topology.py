@@ -11,19 +11,12 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, safely, without_password
 from sendswitch.errors import Refused, Temporary
-from sendswitch.mail.address import key
-from sendswitch.routing import ALONE, POOL
+from sendswitch.routing import ALONE, POOL, TASKS
 
 # The exchange that workers publish to, and the account of workers of the site in their routing keys.
 VERDICTS, SITE = "verdicts", "pool"
-# The name that means every node, and the beginning of the name of each queue of tasks.
+# The name that means every node.
 EVERY_NODE = "all"
-TASKS = "tasks."
-
-
-def queue_of(address: str) -> str:
-    """Return the queue for the workers of a user."""
-    return TASKS + key(address)
 
 
 def account_of(queue: str) -> str:

@@ -1,0 +1,63 @@
+"""`key add|list|rm`: the keys of users' programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sendswitch.admin import access_keys
+from sendswitch.admin.access_keys import Scope
+from sendswitch.cli.output import Session
+from sendswitch.durable import write_new
+from sendswitch.errors import Refused
+
+app = typer.Typer(help="Keys of users' programs, such as their own workers.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(help="The user, or @domain for all of a domain.")],
+    scope: Annotated[Scope, typer.Option(help="What it may be used for: work, for the user's own workers.")] = "work",
+    name: Annotated[str, typer.Option(help="A name by which people know it, such as that of the machine.")] = "",
+    file: Annotated[
+        Path | None, typer.Option(help="Write the key into a new file that only you can read, and do not show it.")
+    ] = None,
+) -> None:
+    """Make a key of a user, and show it once."""
+    session: Session = context.obj
+    if file is not None and file.exists():
+        raise Refused(f"{file} exists already; a key in it may be in use")
+    made = session.client.call(access_keys.add, address=address, scope=scope, name=name)
+    if file is not None:
+        write_new(file, [f"{made.key}\n".encode()])
+        session.done(f"key {made.id} of {address} is in {file}", id=made.id, address=address, file=str(file))
+        return
+    session.done(
+        f"key {made.id} of {address}, which is not shown again: {made.key}", id=made.id, address=address, key=made.key
+    )
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List the keys of all users, without the keys themselves."""
+    session: Session = context.obj
+    rows = [
+        {"number": one.id, **{name: value for name, value in asdict(one).items() if name != "id"}}
+        for one in session.client.call(access_keys.list_keys)
+    ]
+    columns = ("number", "address", "scope", "name", "created", "used")
+    session.show(rows, columns, "no keys; make one: sendswitch key add user@domain", spare=("created",))
+
+
+@app.command("rm")
+def remove(
+    context: typer.Context, number: Annotated[int, typer.Argument(help="The number of the key in `key list`.")]
+) -> None:
+    """Remove a key. A worker that has it is disconnected."""
+    session: Session = context.obj
+    session.client.call(access_keys.remove, number=number)
+    session.done(f"key {number} is removed", number=number)

@@ -1,0 +1,359 @@
+"""Workers of users' own over a real WebSocket: what they get, what they may say, and those that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from sendswitch.broker import frames, web_client, worker_server
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.broker.remote import RemoteConsumer
+from sendswitch.broker.worker_server import WorkerServer
+from sendswitch.errors import Refused, Temporary
+from sendswitch.mail.content import read_all
+from sendswitch.mail.task import Answer, Reference, Task
+from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.routing import own_queue
+from sendswitch.testing import envelope
+from sendswitch.web import worker_socket
+from sendswitch.web.server import WebServer
+from tests.integration.broker.contents import LARGE, SMALL, reading
+
+ANN, BOB = "ann@example.test", "bob@example.test"
+KEYS = {"ssk_ann": (1, ANN), "ssk_bob": (2, BOB)}
+
+
+def task(number: int, owner: str = ANN, size: int = len(SMALL)) -> Task:
+    mail = envelope()
+    return Task(
+        number, 0, f"token {number}", mail.recipients[0], mail.sender, mail.client, Reference(number, size, b""),
+        owner, 1, own_queue(owner), 5.0,
+    )  # fmt: skip
+
+
+@dataclass
+class Site:
+    """A node's web port with its workers, and what the node heard."""
+
+    server: WorkerServer
+    web: WebServer
+    broker: EmbeddedBroker
+    heard: list[Answer] = field(default_factory=list)
+    told: list[Mapping[str, Any]] = field(default_factory=list)
+    workers: list[RemoteConsumer] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)  # more settings
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.web.port}"
+
+    async def worker(self, key: str = "ssk_ann", places: int = 3) -> RemoteConsumer:
+        async def on_settings(node: str, settings: Mapping[str, Any] | None) -> None:
+            assert settings is not None
+            self.told.append(settings)
+
+        made = RemoteConsumer(
+            web_client.connector(web_client.place_of(self.url), key),
+            name="w",
+            places=places,
+            queues=("tasks.pool", own_queue(BOB)),  # the node asks nobody which ones he would like
+            on_settings=on_settings,
+        )
+        self.workers.append(made)
+        await made.open()
+        return made
+
+    @asynccontextmanager
+    async def stranger(self, **hello: Any) -> AsyncIterator[ClientConnection]:
+        """A worker of Ann's that then does as the test says."""
+        told = {"format": 1, "name": "x", "places": 3, "queues": []} | hello
+        headers = {"Authorization": "Bearer ssk_ann"}
+        place = web_client.place_of(self.url)
+        async with connect(place, additional_headers=headers, compression=None, max_size=None) as line:
+            await line.send(frames.encode("hello", **told))
+            await line.send(frames.encode("ready"))
+            yield line
+
+    async def offer(self, one: Task) -> None:
+        self.broker.put(one, self.heard.append)
+
+    async def until(self, true: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                await asyncio.sleep(0.005)
+
+
+async def ended(line: ClientConnection) -> None:
+    """Wait until the node has disconnected a worker."""
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await line.recv()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def made(check: worker_socket.Check | None = None) -> AsyncIterator[Site]:
+        async def known(key: str) -> tuple[int, str] | None:
+            return KEYS.get(key)
+
+        async def whose(told: Mapping[str, Any]) -> str:
+            return "the site"
+
+        calls = {"whose": whose}
+        broker, large = EmbeddedBroker(), list[str]()
+        server = WorkerServer(
+            broker,
+            reading(tmp_path / "large"),
+            lambda owner: {} if owner == BOB else calls,
+            lambda owner: {"owner": owner} | ({"large": large[0]} if large else {}),
+            lambda pid: None,
+        )
+        app = Starlette(routes=[worker_socket.WorkerSocket(server, check or known).route()])
+        web = WebServer(app, message=worker_socket.MOST)
+        await web.start("127.0.0.1", 0)
+        found = Site(server, web, broker, large=large)
+        try:
+            yield found
+        finally:
+            for one in found.workers:
+                await one.close()
+            await server.stop()
+            await web.stop()
+
+    return made
+
+
+async def test_a_worker_gets_the_tasks_of_its_user_and_no_others(site: Any) -> None:
+    async with site() as both:
+        worker = await both.worker()
+        await both.offer(task(2, BOB))
+        await both.offer(task(1))
+        lease = await worker.lease(())
+        assert (lease.task.message, read_all(await lease.content())) == (1, SMALL)
+        await lease.answer(Verdict.passed("yes"))
+        await both.until(lambda: both.heard)
+        assert both.heard == [Answer(1, 0, "token 1", Verdict.passed("yes"))]
+        (one,) = both.server.workers()
+        assert (one.user, one.pid, one.queues, one.done) == (ANN, 0, (own_queue(ANN),), 1)
+        assert both.told == [{"owner": ANN}]
+        assert both.broker.has(task(2, BOB))
+
+
+async def test_large_content_comes_in_pieces(site: Any) -> None:
+    async with site() as both:
+        worker = await both.worker()
+        await both.offer(task(1, size=len(LARGE)))
+        assert read_all(await (await worker.lease(())).content()) == LARGE
+
+
+async def test_a_worker_calls_what_it_may(site: Any) -> None:
+    async with site() as both:
+        ann, bob = await both.worker(), await both.worker("ssk_bob")
+        await both.until(lambda: len(both.told) == 2)
+        assert await ann.call("", "whose", {}) == "the site"
+        with pytest.raises(Refused, match="not for this worker"):
+            await bob.call("", "whose", {})
+
+
+@pytest.mark.parametrize("key", ["ssk_nobody", "", "another", "ssk_" + "x" * 1000])
+async def test_who_has_no_key_does_not_come_in(site: Any, key: str) -> None:
+    async with site() as both:
+        worker = await both.worker(key)
+        await both.until(worker.gone.is_set)
+        assert "key" in worker.refused
+        assert both.server.workers() == []
+
+
+async def test_a_plain_request_is_no_worker(site: Any) -> None:
+    async with site() as both, httpx.AsyncClient() as client:
+        answer = await client.get(both.url + web_client.PATH, headers={"Authorization": "Bearer ssk_ann"})
+        assert answer.status_code in (400, 404, 426)
+
+
+async def test_when_keys_cannot_be_checked_workers_come_again(site: Any) -> None:
+    async def away(key: str) -> tuple[int, str] | None:
+        raise Temporary("the database is away")
+
+    async with site(away) as both:
+        with pytest.raises(InvalidStatus, match="503"):
+            async with both.stranger():
+                pass
+        worker = await both.worker()
+        await asyncio.sleep(0.3)
+        assert not worker.gone.is_set()
+
+
+async def test_a_user_has_some_workers_at_most(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_server, "OWN_MOST", 2)
+    async with site() as both:
+        for _ in range(2):
+            await both.worker()
+        await both.until(lambda: len(both.server.workers()) == 2)
+        with pytest.raises(InvalidStatus, match="429"):
+            async with both.stranger():
+                pass
+        await both.worker("ssk_bob")
+        await both.until(lambda: len(both.server.workers()) == 3)
+
+
+async def test_a_worker_whose_key_is_removed_is_disconnected_and_its_tasks_are_lost(site: Any) -> None:
+    async with site() as both:
+        worker = await both.worker()
+        await both.worker("ssk_bob")
+        await both.offer(task(1))
+        lease = await worker.lease(())
+        both.server.drop({2})
+        await both.until(lambda: [one.user for one in both.server.workers()] == [BOB])
+        await lease.answer(Verdict.passed())
+        await both.until(lambda: both.heard)
+        assert isinstance(both.heard[0].result, Deferral)
+        assert len(both.heard) == 1
+
+
+RUDE: list[Any] = [
+    "text",
+    b"\xff\xfe",
+    frames.encode("dance"),
+    frames.encode("answer", b"{}", token=7),
+    frames.encode("welcome", settings={}),
+]
+
+
+@pytest.mark.parametrize("said", RUDE, ids=range(len(RUDE)))
+async def test_a_worker_that_sends_rubbish_is_disconnected(site: Any, said: Any) -> None:
+    async with site() as both:
+        await both.offer(task(1))
+        async with both.stranger() as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [1])
+            await line.send(said)
+            await ended(line)
+        await both.until(lambda: both.heard)
+        assert "rubbish" in both.heard[0].result.reason
+
+
+async def test_an_answer_without_end_is_not_read(site: Any) -> None:
+    async with site() as both:
+        await both.offer(task(1))
+        async with both.stranger() as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [1])
+            with contextlib.suppress(ConnectionClosed):
+                await line.send(frames.encode("answer", b"x" * 100_000_000, token="token 1"))
+            await ended(line)
+        await both.until(lambda: both.heard)
+        assert isinstance(both.heard[0].result, Deferral)
+
+
+UNUSABLE = [
+    b"rubbish",
+    b'{"message":2,"n":0,"token":"token 1","verdict":{"action":"pass"}}',
+    b'{"message":1,"n":0,"token":"token 1","verdict":{"action":"deny","then":"discard"}}',
+    b'{"message":1,"n":0,"token":"token 1","verdict":{"action":"pass","edits":[{"cut":[0,5],"text":""}]}}',
+    b'{"message":1,"n":0,"token":"token 1","deferral":{"reason":"x","why":"lost"}}',
+    b'{"message":1,"n":0,"token":"token 1","deferral":{"reason":"x","why":"offline"}}',
+]
+
+
+@pytest.mark.parametrize("data", UNUSABLE, ids=range(len(UNUSABLE)))
+async def test_what_a_user_s_worker_may_not_answer_puts_the_mail_off(site: Any, data: bytes) -> None:
+    async with site() as both:
+        await both.offer(task(1))
+        async with both.stranger() as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [1])
+            await line.send(frames.encode("answer", data, token="token 1"))
+            await both.until(lambda: both.heard)
+        assert "cannot be used" in both.heard[0].result.reason
+        assert both.heard[0].result.why == ""
+
+
+async def test_answers_to_tasks_of_others_have_no_effect(site: Any) -> None:
+    async with site() as both:
+        bob = await both.worker("ssk_bob")
+        await both.offer(task(2, BOB))
+        lease = await bob.lease(())
+        forged = b'{"message":2,"n":0,"token":"token 2","verdict":{"action":"pass"}}'
+        async with both.stranger() as line:
+            await line.send(frames.encode("answer", forged, token="token 2"))
+            await line.send(frames.encode("fetch", token="token 2"))
+            await line.send(frames.encode("stop"))
+            while frames.decode(await line.recv()).kind != "stopped":
+                pass
+        assert both.heard == []
+        await lease.answer(Verdict.quarantine())
+        await both.until(lambda: both.heard)
+        assert both.heard[0].result == Verdict.quarantine()
+
+
+async def test_a_worker_that_does_not_read_is_disconnected(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it is limited, and the end does not wait for it either."""
+    monkeypatch.setattr(worker_socket, "WAITING", 1_000_000)
+    async with site() as both, both.stranger(places=100) as line:
+        await both.until(both.server.workers)
+        line.transport.pause_reading()
+        both.large.append("x" * 1_000_000)
+        async with asyncio.timeout(20):
+            while both.server.workers():
+                both.server.tell_settings()
+                await asyncio.sleep(0.005)
+        line.transport.abort()
+
+
+async def test_a_silent_worker_is_disconnected(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_server, "DISTANT_BEAT", 0.05)
+    async with site() as both:
+        living = await both.worker()
+        await both.offer(task(1))
+        async with both.stranger():
+            await both.until(lambda: len(both.server.workers()) == 2)
+            await both.until(lambda: len(both.server.workers()) == 1)
+        assert not living.gone.is_set()
+
+
+async def test_a_worker_connects_again_when_the_node_comes_back(site: Any) -> None:
+    async with site() as both:
+        worker = await both.worker()
+        await both.until(both.server.workers)
+        both.server.drop({2})
+        await both.until(lambda: not both.server.workers())
+        await both.until(both.server.workers)
+        await both.offer(task(1))
+        assert (await worker.lease(())).task.message == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://mail.example", "wss://mail.example/api/v1/work"),
+        ("https://mail.example:8443/switch/", "wss://mail.example:8443/switch/api/v1/work"),
+        ("wss://mail.example/api/v1/work", "wss://mail.example/api/v1/work"),
+        ("http://127.0.0.1:60666", "ws://127.0.0.1:60666/api/v1/work"),
+        ("http://[::1]:60666", "ws://[::1]:60666/api/v1/work"),
+        ("http://mail.example", ""),
+        ("mail.example", ""),
+        ("ftp://mail.example", ""),
+        ("https://mail.example?x=1", ""),
+        ("https://", ""),
+    ],
+)
+def test_the_place_of_a_node(url: str, place: str) -> None:
+    if place:
+        assert web_client.place_of(url) == place
+    else:
+        with pytest.raises(ValueError, match=r"URL|https"):
+            web_client.place_of(url)
+
+
+def test_both_ends_know_the_same_place() -> None:
+    assert web_client.PATH == worker_socket.PATH
