@@ -20,7 +20,7 @@ def own_queue(owner: str) -> str:
 
 def is_own(queue: str) -> bool:
     """Return whether a queue is for workers of a user's own."""
-    return queue not in (POOL, ALONE, HERE)
+    return "@" in queue
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def test_a_laptop_runs_its_own_pipeline(tmp_path: Path) -> None:
             until(lambda: len(hop.parcels) == 2, node=node)
             assert all(b"SEEN" in parcel.data for parcel in hop.parcels)
             until(lambda: "laptop" in story(node), node=node)
-            assert f"The worker laptop of {JOE} ran its own pipeline, file " in story(node)
+            assert f"The worker laptop of {JOE} ran a pipeline from a file, digest " in story(node)
             (one,) = [one for one in said(node, "worker", "list") if one["name"] == "laptop"]
             assert (one["queues"], one["done"]) == ([f"tasks.{JOE}"], 2)
             file.write_text("[[step]]\nuse = 'quarantine'\n")

@@ -84,10 +84,12 @@ def user_of(engine: Engine, given: str, scope: str) -> tuple[int, str] | None:
     return int(found.id), str(found.address)
 
 
-def valid_keys(engine: Engine, scope: str) -> frozenset[int]:
-    """Return the numbers of all keys of a scope."""
+def valid_keys(engine: Engine, scope: str) -> frozenset[tuple[int, str]]:
+    """Return all keys of a scope: their numbers, which come again after a removal, with their users' addresses."""
+    query = select(access_keys.c.id, users.c.address).join(users, users.c.id == access_keys.c.user_id)
     with engine.connect() as connection:
-        return frozenset(connection.execute(select(access_keys.c.id).where(access_keys.c.scope == scope)).scalars())
+        rows = connection.execute(query.where(access_keys.c.scope == scope))
+        return frozenset((int(row.id), str(row.address)) for row in rows)
 
 
 def _hash(given: str) -> str:

@@ -384,6 +384,10 @@ class Node:
             await self._looking.wait()
             self._looking.clear()
             try:
+                self.workers.drop(await in_thread(access_keys.valid_keys, self._engine, "work"))
+            except Exception as error:
+                logs.failed("reading the keys", error=error)
+            try:
                 self.current.use_rules(await self.spool.rules())
                 self.queue.wake()
                 self.sender.look()
@@ -391,7 +395,6 @@ class Node:
                 self._directory.swap(await in_thread(users.keys, self._engine))
                 await self._read_lists()
                 await self._worker.retain(self.current.settings.routes)
-                self.workers.drop(await in_thread(access_keys.valid_keys, self._engine, "work"))
                 self.workers.tell_settings()
                 logs.reloaded(users=len(self.current.settings.routes))
             except Exception as error:

@@ -17,6 +17,7 @@ from sendswitch.accounts.users import get_pipeline
 from sendswitch.bootstrap.rabbitmq import broker_urls
 from sendswitch.bootstrap.worker_processes import WorkerProcesses
 from sendswitch.broker.base import TaskConsumer
+from sendswitch.broker.embedded import OWN_HAD
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.model import Config, ListenerSection
@@ -207,11 +208,11 @@ async def find_suspects(spool: Spool, notes: Path) -> Suspects:
     counts = await spool.suspects()
     left = await asyncio.to_thread(left_in_hand, notes)
     here = await spool.have(list(left))
-    new = {key: counts[key] + 1 if key in counts else 0 for key in left if key in here}
+    new = {key: counts[key] + (left[key] != OWN_HAD) if key in counts else 0 for key in left if key in here}
     if new:
         await spool.suspect(new)
         logs.suspected(deliveries=len(new))
-    digests = {digest for key, digest in left.items() if key not in here and digest}
+    digests = {digest for key, digest in left.items() if key not in here and digest not in (b"", OWN_HAD)}
     return Suspects(counts | new, digests, spool.suspect)
 
 

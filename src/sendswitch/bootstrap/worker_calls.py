@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -20,6 +21,9 @@ from sendswitch.mail.address import key
 from sendswitch.processors.base import AutoReply, AutoReplySender, Counters, Notice, NoticeSink
 from sendswitch.queue.settings import Current
 from sendswitch.worker.runtime import named
+
+# Queries to the database for workers of users' own at once, so that the site's work never waits for theirs.
+OWN_AT_ONCE = 2
 
 
 def settings_for_workers(
@@ -59,6 +63,7 @@ class WorkerCalls:
         self._engine, self._config, self._current = engine, config, current
         self._outbox, self._auto_replies, self._counters = outbox, auto_replies, counters
         self._told: dict[str, Any] | None = None
+        self._own_turn = asyncio.Semaphore(OWN_AT_ONCE)
 
     def of(self, owner: str) -> Mapping[str, Call]:
         """Return the calls by name for workers of a user's own, or with '' for those of the site.
@@ -69,7 +74,7 @@ class WorkerCalls:
             return {
                 "pipeline": partial(self._own_pipeline, owner),
                 "lists": partial(self._own_lists, owner),
-                "routed": self._routed,
+                "routed": partial(self._own_routed, owner),
             }
         return {
             "pipeline": self._pipeline,
@@ -87,12 +92,17 @@ class WorkerCalls:
     async def _own_pipeline(self, owner: str, told: Mapping[str, Any]) -> str:
         if key(str(told["owner"])) != key(owner):
             raise Refused(f"the pipeline of {told['owner']} is not that of {owner}")
-        return await self._pipeline(told)
+        async with self._own_turn:
+            return await self._pipeline(told)
+
+    async def _own_routed(self, owner: str, told: Mapping[str, Any]) -> list[tuple[str, bool]]:
+        """Return the pipelines of the user, whatever the worker asks for."""
+        return [(str(name), bool(candidate)) for name, candidate in told["names"] if key(str(name)) == key(owner)][:2]
 
     async def _own_lists(self, owner: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of a user's own lists."""
-        found = await in_thread(lists.entries, self._engine, lists.scope_of(owner))
-        return self._as_told(found)
+        async with self._own_turn:
+            return self._as_told(await in_thread(lists.entries, self._engine, lists.scope_of(owner)))
 
     async def _lists(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Return every entry of the kept lists; while the database is away, as they were read last."""

@@ -43,8 +43,8 @@ class TaskPublisher(Protocol):
         hands."""
         ...
 
-    def online(self, queue: str) -> bool:
-        """Return whether a queue has a worker. While that cannot be known it is True."""
+    def absent(self, queue: str) -> float:
+        """Return for how many seconds a queue has had no worker: 0.0 while it has one, or while nobody can know."""
         ...
 
     def begun(self, task: Task) -> bool:

@@ -35,9 +35,9 @@ class ByQueue:
         """Return whether its broker has a task."""
         return self._of(task.queue).has(task)
 
-    def online(self, queue: str) -> bool:
-        """Return whether a queue has a worker."""
-        return self._of(queue).online(queue)
+    def absent(self, queue: str) -> float:
+        """Return for how many seconds a queue has had no worker."""
+        return self._of(queue).absent(queue)
 
     def begun(self, task: Task) -> bool:
         """Return whether a worker was seen to have a task."""

@@ -11,6 +11,7 @@ Buffers of network switches are shared in this way (Choudhury and Hahne, "Dynami
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict, deque
 from typing import Protocol
 
@@ -19,10 +20,13 @@ from sendswitch.mail.address import key
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral, PipelineResult
-from sendswitch.routing import HERE
+from sendswitch.routing import HERE, is_own
 
 # Most places of one pipeline, and of one recipient, for each place that is free.
 PIPELINE_SHARE, RECIPIENT_SHARE = 4, 2
+
+# Noted instead of a digest for a delivery that a worker of a user's own has: it breaks nothing of ours.
+OWN_HAD = b"own"
 
 _Tasks = OrderedDict[str, Task]  # by token
 
@@ -42,11 +46,13 @@ class Hands(Protocol):
 class FairQueue:
     """The waiting tasks of one queue, and how many of each user the workers have.
 
-    `places` is how many tasks the workers can have at once, 0 for any number.
+    `places` is how many tasks the workers can have at once, 0 for any number. `left` is when the last of them went
+    (monotonic seconds), or when the queue was first heard of.
     """
 
     def __init__(self) -> None:
         self.places = 0
+        self.left = time.monotonic()
         # By the pipeline's owner and then by recipient, each in the order of their turns.
         self._waiting: OrderedDict[str, OrderedDict[str, _Tasks]] = OrderedDict()
         self._leased = 0
@@ -157,15 +163,19 @@ class EmbeddedBroker:
         """Return whether a task is queued or leased."""
         return task.token in self._known
 
-    def online(self, queue: str) -> bool:
-        """Return whether a worker with places takes tasks from a queue, or has some."""
-        return queue in self._queues and self._queues[queue].places > 0
+    def absent(self, queue: str) -> float:
+        """Return for how many seconds no worker with places has taken tasks from a queue, or had some."""
+        known = self._queue(queue)
+        return 0.0 if known.places > 0 else time.monotonic() - known.left
 
     # For workers
 
     def add_places(self, queue: str, places: int) -> None:
         """Count places of a worker for the shares of users; a number below zero when it leaves."""
-        self._queue(queue).places += places
+        known = self._queue(queue)
+        known.places += places
+        if known.places <= 0:
+            known.left = time.monotonic()
         self._hand_over(queue)
 
     async def take(self, queues: tuple[str, ...]) -> Task:
@@ -206,8 +216,16 @@ class EmbeddedBroker:
             on_answer(Answer(task.message, task.n, task.token, result))
 
     def lose(self, task: Task, why: str, *, alone: bool) -> None:
-        """Forget a task whose worker died with it, and tell the node. Alone there, it broke the worker."""
-        self.end(task, Deferral(why, why=BROKE if alone else LOST))
+        """Forget a task whose worker died with it, and tell the node. Alone there, it broke the worker.
+
+        That a user's own worker had it stays noted: when the node ends before it can remember that, the mail must not
+        pass without a filter after the next start.
+        """
+        if is_own(task.queue):
+            self._free(task)
+            self.answer(task, Deferral(why, why=LOST))
+        else:
+            self.end(task, Deferral(why, why=BROKE if alone else LOST))
 
     def _queue(self, name: str) -> FairQueue:
         if (queue := self._queues.get(name)) is None:
@@ -216,7 +234,7 @@ class EmbeddedBroker:
 
     def _begun(self, task: Task) -> Task:
         if self._hands is not None and not task.rehearsal:
-            self._hands.begin(task.message, task.n, task.digest)
+            self._hands.begin(task.message, task.n, OWN_HAD if is_own(task.queue) else task.digest)
         return task
 
     def _ended(self, task: Task) -> None:
@@ -269,9 +287,9 @@ class EmbeddedPublisher:
         """Return whether the task is queued or leased."""
         return self._broker.has(task)
 
-    def online(self, queue: str) -> bool:
-        """Return whether a worker takes tasks from a queue. The node itself always does."""
-        return queue == HERE or self._broker.online(queue)
+    def absent(self, queue: str) -> float:
+        """Return for how many seconds a queue has had no worker. The node itself always is one."""
+        return 0.0 if queue == HERE else self._broker.absent(queue)
 
     def begun(self, task: Task) -> bool:
         """Return False: the tasks of a worker that goes are lost at once, so that none waits here."""

@@ -72,9 +72,11 @@ def encode(kind: str, data: bytes = b"", /, **fields: Any) -> bytes:
     return orjson.dumps({"kind": kind} | fields) + b"\n" + data
 
 
-def decode(body: bytes) -> Frame:
-    """Return the frame that `encode` encoded. Raises BadFrame."""
+def decode(body: bytes, most: int = MAX_FRAME) -> Frame:
+    """Return the frame that `encode` encoded, with fields of `most` bytes. Raises BadFrame."""
     line, _, data = body.partition(b"\n")
+    if len(line) > most:
+        raise BadFrame(f"fields of {len(line)} bytes; at most {most} are read")
     try:
         fields = orjson.loads(line)
     except ValueError as error:

@@ -121,14 +121,14 @@ class RemoteConsumer:
                     link.end()
                     if link.worked:
                         pause, self._worked = FIRST_RETRY, True
-            except (BadFrame, OSError) as error:
-                why = in_words(error)
             except Refused as error:
                 why, pause = str(error), LAST_RETRY  # the key may be given back, but not in a second
                 if not self._worked:
                     self.refused = why
                     self.gone.set()
                     return
+            except Exception as error:  # a library for connections has many, and none may end this
+                why = in_words(error) or type(error).__name__
             if self._once or self._stopping:
                 self.gone.set()
                 return

@@ -25,6 +25,10 @@ class Stream(Protocol):
         """Wait until little waits to be read at the other end. Raises OSError."""
         ...
 
+    def moves(self) -> bool:
+        """Return whether frames wait to be sent, and some have left since this was last asked."""
+        ...
+
     def finish(self) -> None:
         """Tell the other end that nothing more comes. What it still says can be read."""
         ...
@@ -61,6 +65,10 @@ class SocketStream:
     async def drain(self) -> None:
         """Wait until at most BUFFERED bytes wait. Raises OSError."""
         await self.writer.drain()
+
+    def moves(self) -> bool:
+        """Return False: on one machine nothing waits for a slow line."""
+        return False
 
     def finish(self) -> None:
         """Close the half that we write. Raises OSError, RuntimeError."""

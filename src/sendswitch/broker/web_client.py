@@ -109,6 +109,10 @@ class WebStream:
         if self._gone:
             raise ConnectionError("the node is gone")
 
+    def moves(self) -> bool:
+        """Return False: only a node asks."""
+        return False
+
     def finish(self) -> None:
         """Close the connection once all that waits was sent."""
         self._waiting.put_nowait(None)

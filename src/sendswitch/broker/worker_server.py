@@ -28,7 +28,7 @@ from sendswitch.errors import Refused, Temporary, classify, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Reference, Task
 from sendswitch.mail.text import storable
-from sendswitch.mail.verdict import MAX_REASON, Deferral, PipelineResult
+from sendswitch.mail.verdict import LOST, MAX_REASON, Deferral, PipelineResult
 from sendswitch.routing import own_queue
 
 # The socket's file in node.data.
@@ -40,8 +40,9 @@ PATIENCE, BEHIND = 10.0, 300.0
 # hang.
 BEAT, DISTANT_BEAT, SILENT = 1.0, 10.0, 10
 DISTANT_SILENT = 3
-# Most workers of a user's own, and of all users.
+# Most workers of a user's own, and of all users; tasks that one of them has at once, and calls that it makes.
 OWN_MOST, ALL_MOST = 20, 5_000
+OWN_PLACES, OWN_CALLS = 20, 5
 # Most places of a worker, and characters of its name.
 MOST_PLACES, MOST_NAME = 10_000, 100
 # Calls of a worker that are under way at once: each of its tasks makes one at a time.
@@ -117,10 +118,10 @@ class WorkerServer:
             if one.worker is not None:
                 one.welcome()
 
-    def drop(self, valid: Container[int]) -> None:
-        """Disconnect the workers of users' own whose key is not valid any more."""
+    def drop(self, valid: Container[tuple[int, str]]) -> None:
+        """Disconnect the workers of users' own whose key, by number and address, is not valid any more."""
         for task, one in self._connections.items():
-            if one.login is not None and one.login.key not in valid:
+            if one.login is not None and (one.login.key, one.login.address) not in valid and not task.cancelling():
                 task.cancel()
 
     def room_for(self, login: Login) -> bool:
@@ -181,14 +182,15 @@ class _Connection:
             raise
         finally:
             metrics.WORKERS.dec()
+            # Without an await: this may be cancelled again.
             self._stop_taking()
-            for task in list(self._work):
-                task.cancel()
-            await asyncio.gather(*self._work, return_exceptions=True)
             lost = list(self._leases.values())
             for lease in lost:
                 self._lose(lease, alone=len(lost) == 1)
             logs.worker_gone(worker.name, pid=worker.pid, lost=len(lost), done=worker.done)
+            for task in list(self._work):
+                task.cancel()
+            await asyncio.gather(*self._work, return_exceptions=True)
 
     def _hello(self, frame: Frame) -> ConnectedWorker:
         if frame.kind != "hello" or frame.get("format", int) != frames.FORMAT:
@@ -196,6 +198,8 @@ class _Connection:
         places, queues = frame.get("places", int), frame.get("queues", list)
         if not 0 < places <= MOST_PLACES:
             raise BadFrame(f"a worker with {places} places; it has 1 to {MOST_PLACES}")
+        if self._owner:
+            places = min(places, OWN_PLACES)
         taken = (own_queue(self._owner),) if self._owner else tuple(map(str, queues))
         name = storable(frame.get("name", str), MOST_NAME)
         logs.worker_connected(name, pid=self._pid, places=places, user=self._owner)
@@ -309,8 +313,8 @@ class _Connection:
                     self._about(lease, kind, frame)
             case "call":
                 self._calls += 1
-                if self._calls > CALLS:
-                    raise BadFrame(f"more than {CALLS} calls at once")
+                if self._calls > (most := OWN_CALLS if self._owner else CALLS):
+                    raise BadFrame(f"more than {most} calls at once")
                 self._start(self._call(frame.get("id", int), frame.get("name", str), frame.get("arguments", dict)))
             case "ready":
                 if self._taking is None:
@@ -331,10 +335,12 @@ class _Connection:
             case "answer":
                 self.worker.done += 1
                 self._end(lease, self._answer(lease.task, frame.data))
-            case "back":
+            case "back" if self._stopping or not self._owner:
                 self._give_back(lease)
-            case "discard":
+            case "discard" if not self._owner:
                 self._end(lease)
+            case "back" | "discard":
+                self._end(lease, Deferral("its worker could not answer", why=LOST))
             case _:
                 if lease.content is not None and not lease.fetching:
                     lease.fetching = True
@@ -349,7 +355,8 @@ class _Connection:
         except ValueError as error:
             metrics.ANSWERS_IGNORED.inc()
             return Deferral(storable(f"the answer of the worker cannot be used: {error}", MAX_REASON))
-        return answer.result
+        # Who it is, the node knows better than the worker.
+        return replace(answer.result, worker=self.worker.name) if self._owner and self.worker else answer.result
 
     async def _send_content(self, lease: _Lease, content: Content) -> None:
         """Send the content of a task in pieces, no faster than the worker reads."""
@@ -391,6 +398,8 @@ class _Connection:
         assert self.worker is not None
         beat, silent = (DISTANT_BEAT, DISTANT_SILENT) if self._owner else (BEAT, SILENT)
         while self._unanswered < silent:
+            if self._stream.moves():
+                self._unanswered = 0  # on a slow line the ping waits behind content
             self._unanswered += 1
             self._send("ping")
             await asyncio.sleep(beat)

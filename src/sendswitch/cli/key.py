@@ -21,13 +21,15 @@ app = typer.Typer(help="Keys of users' programs, such as their own workers.", no
 def add(
     context: typer.Context,
     address: Annotated[str, typer.Argument(help="The user, or @domain for all of a domain.")],
-    scope: Annotated[Scope, typer.Option(help="What it may be used for: work, for the user's own workers.")] = "work",
+    scope: Annotated[
+        Scope, typer.Option(help="What the key allows: work lets the user's own workers connect.")
+    ] = "work",
     name: Annotated[str, typer.Option(help="A name by which people know it, such as that of the machine.")] = "",
     file: Annotated[
         Path | None, typer.Option(help="Write the key into a new file that only you can read, and do not show it.")
     ] = None,
 ) -> None:
-    """Make a key of a user, and show it once."""
+    """Make a key for a user, and show it once or write it into a file."""
     session: Session = context.obj
     if file is not None and file.exists():
         raise Refused(f"{file} exists already; a key in it may be in use")
@@ -57,7 +59,7 @@ def list_(context: typer.Context) -> None:
 def remove(
     context: typer.Context, number: Annotated[int, typer.Argument(help="The number of the key in `key list`.")]
 ) -> None:
-    """Remove a key. A worker that has it is disconnected."""
+    """Remove a key, and disconnect the workers that use it."""
     session: Session = context.obj
     session.client.call(access_keys.remove, number=number)
     session.done(f"key {number} is removed", number=number)

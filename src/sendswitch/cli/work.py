@@ -22,7 +22,7 @@ from sendswitch.bootstrap.rabbitmq import broker_urls, rabbit_consumer
 from sendswitch.broker import web_client
 from sendswitch.broker.remote import OnSettings, RemoteConsumer
 from sendswitch.broker.streams import SocketStream, Stream
-from sendswitch.broker.worker_server import NAME
+from sendswitch.broker.worker_server import NAME, OWN_PLACES
 from sendswitch.cli.output import Session
 from sendswitch.cli.serve import LOOK, changes, raise_file_limit, tune_memory
 from sendswitch.errors import InvalidConfiguration
@@ -30,9 +30,6 @@ from sendswitch.processors.base import Readers
 from sendswitch.processors.hosting.supervise import ends_with
 from sendswitch.routing import ALONE, POOL
 from sendswitch.worker.process import NodeConsumer, OwnPipeline, WorkerProcess
-
-# Tasks at once of a worker of a user's own.
-OWN_PLACES = 20
 
 
 def work(
@@ -46,28 +43,35 @@ def work(
         typer.Option("--broker", help="RabbitMQ, as an URL; several hosts by several options; - reads them as lines."),
     ] = None,
     url: Annotated[
-        str, typer.Option(help="The web port of a node, such as https://mail.example: run your own pipeline here.")
+        str,
+        typer.Option(
+            help="Connect to the web port of this node, such as https://mail.example, and run your pipeline here."
+        ),
     ] = "",
     token: Annotated[
         str,
         typer.Option(
             envvar="SENDSWITCH_TOKEN",
             show_envvar=True,
-            help="The key for --url, from `key add`; - reads it as a line. In the variable nobody else sees it.",
+            help="The key that `key add` made; - reads it from standard input. As an option others on this"
+            " machine can see it.",
         ),
     ] = "",
     pipeline: Annotated[
         Path | None,
-        typer.Option(help="With --url: a pipeline in a file, instead of the one that the node has for you."),
+        typer.Option(help="With --url: run the steps of this file, not those of the pipeline that the node has."),
     ] = None,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Read --pipeline again when it is edited; SIGHUP does that at any time.")
+        bool,
+        typer.Option(
+            "--reload", help="Read the file of --pipeline again when it is edited. SIGHUP reads it at any time."
+        ),
     ] = False,
     name: Annotated[str, typer.Option(help="The name of this worker in lists and logs; by default host and pid.")] = "",
-    places: Annotated[int, typer.Option(min=1, max=10_000, help="Tasks at once.")] = 100,
+    places: Annotated[int, typer.Option(min=1, max=10_000, help="Tasks at once; with --url never more than 20.")] = 100,
     queues: Annotated[
         list[str] | None,
-        typer.Option("--queue", help="The queues to take tasks from; by default those of the site."),
+        typer.Option("--queue", help="The queues to take tasks from; by default those of the site. Not with --url."),
     ] = None,
     of: Annotated[int, typer.Option("--of", hidden=True, help="The node that started it, and with which it ends.")] = 0,
     pulse: Annotated[int, typer.Option("--pulse", hidden=True, help="A pipe for its signs of life.")] = -1,
@@ -86,6 +90,10 @@ def work(
     connect: Connect
     if pipeline is not None and not url:
         raise typer.BadParameter("--pipeline is for a worker of your own; add --url and --token")
+    if reload and pipeline is None:
+        raise typer.BadParameter("--reload reads the file of --pipeline again; name one")
+    if url and queues:
+        raise typer.BadParameter("with --url the node knows the queue by the key; leave --queue out")
     own = OwnPipeline(pipeline) if pipeline is not None else None
     if url:
         logs.setup("text" if sys.stderr.isatty() else "json", "info")
@@ -149,12 +157,14 @@ async def _beat(pulse: int) -> None:
 
 async def _keep_up(worker: WorkerProcess, edited: Path | None, hangup: asyncio.Event) -> None:
     """Read the worker's own pipeline again after SIGHUP, and, if it is to be watched, whenever its file changes."""
-    changed = changes(partial(_stamp, edited)) if edited is not None else None
+    changed, edit = changes(partial(_stamp, edited)) if edited is not None else None, False
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK if changed is not None else None):
                 await hangup.wait()
-        if hangup.is_set() or (changed is not None and changed()):
+        # An editor may be in the middle of it: the file must be the same at two looks.
+        edit, ended = (changed(), edit) if changed is not None else (False, False)
+        if hangup.is_set() or (ended and not edit):
             hangup.clear()
             try:
                 if await worker.read_again():

@@ -14,7 +14,7 @@ from sendswitch.intake.after_queue import FilterIntake, IntakeOptions, queued, t
 from sendswitch.mail.address import key, split
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.envelope import Envelope
-from sendswitch.mail.verdict import BROKE, Deferral, PipelineResult, Verdict
+from sendswitch.mail.verdict import BROKE, UNANSWERED, Deferral, PipelineResult, Verdict
 from sendswitch.queue.active import ActiveQueue
 from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.policy import pass_alike, passes, refused_by_all
@@ -110,8 +110,8 @@ class ProxyIntake(FilterIntake):
         settings, now = self._current.settings, self._clock()
         if settings.rules and any(settings.rule_for(message, delivery, now) for delivery in deliveries):
             return None
-        if any(isinstance(answer, Deferral) and answer.why == BROKE for answer in answers):
-            return None  # in the spool it is counted
+        if any(isinstance(answer, Deferral) and answer.why in (BROKE, UNANSWERED) for answer in answers):
+            return None  # in the spool it is counted, or marked
         refusal = refused_by_all(answers)
         if refusal is not None:
             await self._outcomes.record_answered(message, deliveries, answers, refusal)

@@ -116,7 +116,7 @@ def _whose(data: Mapping[str, Any]) -> list[str]:
     if not worker:
         return [f"The pipeline of {owner}, version {version}, was asked."] if version else []
     if data.get("file"):
-        return [f"The worker {worker} of {owner} ran its own pipeline, file {data['file']}."]
+        return [f"The worker {worker} of {owner} ran a pipeline from a file, digest {data['file']}."]
     return [f"The worker {worker} of {owner} ran version {version} of the pipeline."]
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from sendswitch import logs, metrics
@@ -33,7 +34,7 @@ from sendswitch.mail.verdict import (
 )
 from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout, when_offline
-from sendswitch.queue.presence import LOOK, Presence
+from sendswitch.queue.presence import ALL_WAITING, LOOK, OWN_WAITING, Presence
 from sendswitch.queue.settings import Current
 from sendswitch.routing import ALONE, POOL, Route, is_own
 from sendswitch.spool.records import Delivery, Message
@@ -42,6 +43,8 @@ from sendswitch.spool.records import Delivery, Message
 OVERDUE = 5.0
 # How often a task may be lost with a worker that had others too, before it is said to have broken it.
 LOST_AGAIN = 3
+# Seconds behind the deadline after which mail waits no longer for the workers of a user's own that are there.
+OWN_PATIENCE = 600.0
 # Random bytes in a token.
 TOKEN = 16
 
@@ -59,6 +62,7 @@ class _Question:
     task: Task
     answer: asyncio.Future[PipelineResult | None]
     timer: asyncio.TimerHandle | None = None
+    began: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
@@ -77,12 +81,14 @@ class Dispatcher:
         offline_after: float = 60.0,
     ) -> None:
         """Prepare. `on_suspect` is called before each task that is asked alone. `offline_after` is in seconds."""
-        self._presence = Presence(publisher.online, offline_after)
+        self._presence = Presence(publisher.absent, offline_after)
         self._publisher, self._current, self._clock, self._on_suspect = publisher, current, clock, on_suspect
         self.suspects = suspects or Suspects()
         self._observers: list[Observer] = []
         self._random = b""
         self._waiting: dict[str, _Question] = {}
+        self._own_waiting, self._all_own_waiting = Counter[str](), 0
+        self._put_off: dict[Key, str] = {}  # deliveries that are to wait for a worker of a queue
         self._messages: dict[int, tuple[Message, int]] = {}  # asked about, and for how many recipients
         self._begun: dict[Key, tuple[asyncio.Task[PipelineResult], asyncio.TimerHandle]] = {}
 
@@ -149,32 +155,44 @@ class Dispatcher:
 
     async def _asked(self, key: Key, task: Task, route: Route) -> PipelineResult:
         """Return the answer to a task, or what happens to mail while no worker is there."""
-        answer = await (self._own(task, route) if route.own else self._site(key, task, route))
+        answer = await (self._own(key, task, route) if route.own else self._site(key, task, route))
         if not _is(answer, OFFLINE):
             return answer
         if route.when_offline == "pool":
             metrics.OFFLINE.labels("pool").inc()
             pool = replace(task, token=self._token(), queue=POOL)
-            return await self._site(key, pool, replace(route, queue=POOL, when_offline="defer"))
-        if key not in self.suspects.counts and task.digest not in self.suspects.digests:
+            return await self._asked(key, pool, replace(route, queue=POOL, when_offline="defer"))
+        if key not in self.suspects.counts:
             answer = completed(when_offline(route, answer.reason), route, self._current.settings.policy)
         # What a worker had and did not answer waits for one: it may be what no filter survives.
         deferred = isinstance(answer, Deferral)
         metrics.OFFLINE.labels("defer" if deferred else route.when_offline).inc()
         if deferred:
-            self._presence.put_off(task.queue, key)
+            self._put_off[key] = task.queue
         return answer
 
-    async def _own(self, task: Task, route: Route) -> PipelineResult:
+    def was_put_off(self, delivery: Delivery) -> None:
+        """Offer a delivery again as soon as its worker is there, now that the spool has it as deferred."""
+        if (queue := self._put_off.pop(delivery.key, None)) is not None:
+            self._presence.put_off(queue, delivery.key)
+
+    async def _own(self, key: Key, task: Task, route: Route) -> PipelineResult:
         """Ask workers of the user's own. Whatever becomes of such a worker, its mail waits, and breaks nothing here."""
-        answer = await self._answer(task, route)
-        if not isinstance(answer, Deferral):
-            self.suspects.digests.discard(task.digest)
+        if self._own_waiting[task.queue] >= OWN_WAITING or self._all_own_waiting >= ALL_WAITING:
+            self._put_off[key] = task.queue
+            reason = f"{self._own_waiting[task.queue]} messages wait for workers of {route.owner} already"
+            return completed(Deferral(reason, why=UNOFFERED), route, self._current.settings.policy)
+        self._own_waiting[task.queue] += 1
+        self._all_own_waiting += 1
+        try:
+            answer = await self._answer(task, route)
+        finally:
+            self._all_own_waiting -= 1
+            self._own_waiting[task.queue] -= 1
+            if not self._own_waiting[task.queue]:
+                del self._own_waiting[task.queue]
+        if not isinstance(answer, Deferral) or answer.why in (OFFLINE, UNOFFERED):
             return answer
-        if answer.why in (OFFLINE, UNOFFERED):
-            return answer
-        if answer.why in (LOST, BROKE) and task.digest:
-            self.suspects.digests.add(task.digest)
         return replace(answer, why=UNANSWERED)
 
     async def _site(self, key: Key, task: Task, route: Route) -> PipelineResult:
@@ -254,8 +272,9 @@ class Dispatcher:
             raise
         finally:
             self._waiting.pop(task.token, None)
-        _measure(answer)
-        if _is(answer, OFFLINE):
+        if not is_own(task.queue):  # what others say becomes no metric of ours
+            _measure(answer)
+        if _is(answer, OFFLINE) or _is(answer, UNANSWERED):  # the broker has it still
             await self._publisher.withdraw(task)
         if _is(answer, LATE):
             if not task.rehearsal:
@@ -281,9 +300,13 @@ class Dispatcher:
 
     def _check(self, question: _Question, overdue: float) -> None:
         """End the wait for an answer if the broker does not have the task any more; look again later if it has."""
+        task = question.task
         if question.answer.done():
             return
-        if self._publisher.has(question.task):
+        if is_own(task.queue) and time.monotonic() - question.began > task.deadline + OWN_PATIENCE:
+            reason = f"no worker of {task.pipeline} took it in time, or none answered"
+            question.answer.set_result(Deferral(reason, why=UNANSWERED))
+        elif self._publisher.has(question.task):
             question.timer = asyncio.get_running_loop().call_later(overdue, self._check, question, overdue)
         else:
             question.answer.set_result(None)
@@ -301,7 +324,7 @@ class Dispatcher:
         """
         while True:
             await asyncio.sleep(LOOK)
-            offline, back = self._presence.look({question.task.queue for question in self._waiting.values()})
+            offline, back = self._presence.look(Counter(question.task.queue for question in self._waiting.values()))
             for question in self._waiting.values() if offline else ():
                 task, offered = question.task, question.timer is not None
                 if task.queue in offline and offered and not question.answer.done() and not self._publisher.begun(task):

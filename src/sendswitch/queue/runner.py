@@ -158,12 +158,7 @@ class QueueRunner:
                 await suspects.mark(delivery.key)
             whose = _whose(answer)
             trace = [step.to_json() for step in answer.trace]
-            if self._clock() >= delivery.message.expires:
-                why = f"no pipeline came to a verdict until its time was over: {reason}"
-                until = self._clock() + self._current.settings.policy.quarantine
-                await self._outcomes.keep(delivery, State.QUARANTINED, until, why, trace=trace, **whose)
-            else:
-                await self._outcomes.put_off(delivery, reason, trace=trace, **whose)
+            await self._again_or_aside(delivery, reason, trace=trace, **whose)
             return
         if delivery.key in suspects.counts:
             await suspects.clear(delivery.key)
@@ -178,6 +173,18 @@ class QueueRunner:
         await self._outcomes.record(
             [Change(delivery, State.DECIDED, EventKind.VERDICT, told, delivery.due, verdict, delivery.attempts)]
         )
+
+    async def _again_or_aside(self, delivery: Delivery, reason: str, **about: object) -> None:
+        """Defer a delivery without a verdict, or quarantine it when its message's time is over."""
+        if self._clock() < delivery.message.expires:
+            await self._outcomes.put_off(delivery, reason, **about)
+            self._dispatcher.was_put_off(delivery)
+            return
+        why = f"no pipeline came to a verdict until its time was over: {reason}"
+        until = self._clock() + self._current.settings.policy.quarantine
+        await self._outcomes.keep(delivery, State.QUARANTINED, until, why, **about)
+        if delivery.key in self._dispatcher.suspects.counts:
+            await self._dispatcher.suspects.clear(delivery.key)
 
     async def _hold_expired(self, delivery: Delivery) -> bool:
         """Record the verdict of an expired hold. Return whether the pipeline must be asked again."""

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
-# Bytes that may wait in a WebSocket's transport for the client to read.
-WAITING = 64 * 1024
+# Bytes that may wait in a WebSocket's transport for the client to read, and fragments of a message.
+WAITING, FRAGMENTS = 64 * 1024, 1_000
 
 
 class _Server(uvicorn.Server):
@@ -35,6 +36,19 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         # What waits here may wait in the memory of the application, too.
         self.transport.set_write_buffer_limits(WAITING)
+
+    def handle_ping(self) -> None:
+        """Answer a ping, unless the client sends them and does not read."""
+        if self.transport.get_write_buffer_size() > 2 * WAITING:
+            self.transport.abort()
+        super().handle_ping()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a fragment of a message. Empty ones have no bytes that would count."""
+        if len(self.frames) >= FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
 
 
 class WebServer:

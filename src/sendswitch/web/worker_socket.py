@@ -26,6 +26,8 @@ from sendswitch.broker.streams import Login, Stream
 PATH = "/api/v1/work"
 # Most bytes of a message from a worker.
 MOST = MAX_OUTSIDE + 64 * 1024
+# Most bytes of the fields of a frame from a worker.
+FIELDS = 64 * 1024
 # Bytes that may wait for a worker. One that reads so slowly is disconnected.
 WAITING = 64 * 1024 * 1024
 # Characters of a key; keys that are checked at once, and connections that wait for that.
@@ -101,7 +103,7 @@ class _WebStream:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self._waiting: deque[bytes] = deque()
-        self._size = 0
+        self._size, self._moved = 0, False
         self._more, self._room = asyncio.Event(), asyncio.Event()
         self._gone = False
         self._sending = asyncio.get_running_loop().create_task(self._send())
@@ -116,7 +118,7 @@ class _WebStream:
             return None
         if (data := message.get("bytes")) is None:
             raise BadFrame("a message of text")
-        return frames.decode(data)
+        return frames.decode(data, FIELDS)
 
     def write(self, frame: bytes) -> None:
         """Send a frame. A worker for which too much waits already is disconnected."""
@@ -135,6 +137,11 @@ class _WebStream:
             await self._room.wait()
         if self._gone:
             raise ConnectionError("the worker is gone")
+
+    def moves(self) -> bool:
+        """Return whether frames wait, and some have left since this was last asked."""
+        moved, self._moved = self._moved, False
+        return moved and self._size > 0
 
     def finish(self) -> None:
         """Do nothing: a node only ends the whole connection."""
@@ -162,6 +169,7 @@ class _WebStream:
                     frame = self._waiting.popleft()
                     await self._socket.send_bytes(frame)
                     self._size -= len(frame)
+                    self._moved = True
                     if self._size <= frames.BUFFERED:
                         self._room.set()
                 self._more.clear()

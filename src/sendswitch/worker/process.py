@@ -85,8 +85,11 @@ class OwnPipeline:
         stays.
         """
         before = self.digest
-        self.config, self.digest = self._read()
-        return self.digest != before
+        config, digest = self._read()
+        if self.config.step and not config.step:
+            raise InvalidConfiguration([f"{self._path}: it has no steps any more; restart the worker if that is meant"])
+        self.config, self.digest = config, digest
+        return digest != before
 
 
 class KnownNode:

@@ -34,7 +34,7 @@ def test_keys_of_users(engine: Engine) -> None:
     assert access_keys.user_of(engine, key, "work") is None
     with pytest.raises(NotFound):
         access_keys.remove_key(engine, number)
-    assert access_keys.valid_keys(engine, "work") == {listed[1].id}
+    assert access_keys.valid_keys(engine, "work") == {(listed[1].id, "bob@example.test")}
     # The keys of a user who is removed and comes back are gone.
     users.remove_user(engine, "bob@example.test")
     users.restore_user(engine, "bob@example.test")

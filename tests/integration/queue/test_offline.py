@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sendswitch.bootstrap.parts import find_suspects
 from sendswitch.broker.base import Lease
+from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.mail.content import InMemory
+from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.queue import dispatcher, presence
+from sendswitch.queue.poison import Notes
 from sendswitch.routing import POOL, Route, Routes, own_queue
 from sendswitch.spool import admin
+from sendswitch.spool.opening import open_spool
+from sendswitch.spool.records import Delivery
+from sendswitch.spool.spool import new_message
 from sendswitch.spool.states import State
-from sendswitch.testing import FakeClock
+from sendswitch.testing import FakeClock, envelope
 from tests.switch import Switch, switch
 
 ANN = "ann@example.test"
@@ -106,6 +115,31 @@ async def test_what_a_worker_had_and_did_not_answer_never_passes(tmp_path: Path,
         assert await s.spool.suspects() == {}
 
 
+async def test_what_a_worker_had_is_known_after_a_clean_stop(tmp_path: Path, clock: FakeClock) -> None:
+    """Neither the answer nor the mark is there then: the note is."""
+    place = tmp_path / "in-hand"
+    notes = Notes(place)
+    broker = EmbeddedBroker(notes)
+    spool = open_spool(tmp_path / "spool", clock)
+    mail = new_message(spool, envelope(ANN), InMemory(b"x"), now=clock(), lifetime=1000, via="filter")
+    delivery = Delivery(mail, 0, mail.envelope.recipients[0], due=clock())
+    await spool.accept(mail, [delivery])
+    had = Task(
+        mail.id, 0, "t", delivery.recipient, "", mail.envelope.client, InMemory(b"x"), ANN, 1, OWN, 1.0, digest=b"d"
+    )
+    broker.put(had, lambda answer: None)
+    broker.add_places(OWN, 1)
+    task = await broker.take((OWN,))
+    broker.remove(task)  # the node stops: nobody waits for the answer any more
+    broker.lose(task, "the node stops", alone=True)
+    notes.close()
+    for _ in range(4):  # and it counts as no crash of ours, however often
+        suspects = await find_suspects(spool, place)
+        assert suspects.counts == {delivery.key: 0}
+        assert suspects.digests == set()
+    await spool.close()
+
+
 async def test_a_worker_that_breaks_again_and_again_is_its_users_trouble_only(tmp_path: Path, clock: FakeClock) -> None:
     async with away(tmp_path, clock, "pass") as s:
         s.broker.add_places(OWN, 1)
@@ -144,12 +178,45 @@ async def test_a_task_that_waits_while_a_worker_is_there_is_not_answered_for(tmp
         await s.until(lambda: s.states()[ANN] == "quarantined")
 
 
+async def test_the_time_without_a_worker_begins_when_the_last_one_goes(tmp_path: Path, clock: FakeClock) -> None:
+    async with switch(tmp_path, clock, offline_after=2.0) as s:
+        s.current.use_routes(Routes([Route(ANN, 1, 5.0, "defer", "bounce", queue=OWN, when_offline="pass")]))
+        await asyncio.sleep(2.2)  # nobody was there since the start
+        s.broker.add_places(OWN, 1)
+        s.broker.add_places(OWN, -1)  # between two looks
+        began = time.monotonic()
+        await s.accept(ANN)
+        await s.until(lambda: s.got(ANN))
+        assert time.monotonic() - began > 1.5
+        began = time.monotonic()
+        await s.accept(ANN)  # the next one need not wait
+        await s.until(lambda: len(s.got(ANN)) == 2)
+        assert time.monotonic() - began < 1.5
+
+
 async def test_a_worker_that_goes_for_less_than_the_grace_time(tmp_path: Path, clock: FakeClock) -> None:
     async with switch(tmp_path, clock, offline_after=30.0) as s:
-        route = Route(ANN, 1, 5.0, "defer", "bounce", queue=OWN, when_offline="pass")
-        s.current.use_routes(Routes([route, replace(route, owner="bob@example.test", queue=POOL)]))
+        s.current.use_routes(Routes([Route(ANN, 1, 5.0, "defer", "bounce", queue=OWN, when_offline="pass")]))
         await s.accept(ANN)
         await asyncio.sleep(1.2)
         assert s.states()[ANN] == "accepted"
         await (await leased(s)).answer(Verdict.quarantine())
         await s.until(lambda: s.states()[ANN] == "quarantined")
+
+
+async def test_a_slow_worker_leaves_room_for_the_mail_of_others(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (dispatcher, presence):
+        monkeypatch.setattr(module, "OWN_WAITING", 3)
+    async with away(tmp_path, clock, "pass") as s:
+        s.broker.add_places(OWN, 1)
+        for _ in range(5):
+            await s.accept(ANN)
+        await s.until(lambda: deferred(s))
+        assert deferred(s) == f"3 messages wait for workers of {ANN} already"
+        assert await s.spool.suspects() == {}  # no worker had them
+        assert s.states() == {ANN: "accepted"}
+        for done in range(1, 6):  # as soon as there is room, and not when their time comes
+            await (await leased(s)).answer(Verdict.passed())
+            await s.until(lambda done=done: len(s.got(ANN)) == done)  # type: ignore[misc]

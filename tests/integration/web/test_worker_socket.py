@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.content import read_all
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.mail.verdict import LOST, Deferral, Verdict
 from sendswitch.routing import own_queue
 from sendswitch.testing import envelope
 from sendswitch.web import worker_socket
@@ -112,7 +112,10 @@ def site(tmp_path: Path) -> Callable[..., Any]:
         async def whose(told: Mapping[str, Any]) -> str:
             return "the site"
 
-        calls = {"whose": whose}
+        async def forever(told: Mapping[str, Any]) -> None:
+            await asyncio.Event().wait()
+
+        calls: dict[str, Any] = {"whose": whose, "forever": forever}
         broker, large = EmbeddedBroker(), list[str]()
         server = WorkerServer(
             broker,
@@ -145,7 +148,8 @@ async def test_a_worker_gets_the_tasks_of_its_user_and_no_others(site: Any) -> N
         assert (lease.task.message, read_all(await lease.content())) == (1, SMALL)
         await lease.answer(Verdict.passed("yes"))
         await both.until(lambda: both.heard)
-        assert both.heard == [Answer(1, 0, "token 1", Verdict.passed("yes"))]
+        # Who gave the answer, the node knows.
+        assert both.heard == [Answer(1, 0, "token 1", replace(Verdict.passed("yes"), worker="w"))]
         (one,) = both.server.workers()
         assert (one.user, one.pid, one.queues, one.done) == (ANN, 0, (own_queue(ANN),), 1)
         assert both.told == [{"owner": ANN}]
@@ -209,13 +213,27 @@ async def test_a_user_has_some_workers_at_most(site: Any, monkeypatch: pytest.Mo
         await both.until(lambda: len(both.server.workers()) == 3)
 
 
+async def test_a_worker_has_as_many_tasks_as_it_may(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_server, "OWN_PLACES", 2)
+    async with site() as both:
+        for number in range(5):
+            await both.offer(task(number))
+        async with both.stranger(places=10_000) as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [2])
+            await asyncio.sleep(0.1)
+            assert [(one.places, one.leased) for one in both.server.workers()] == [(2, 2)]
+            for number in range(worker_server.OWN_CALLS + 1):
+                await line.send(frames.encode("call", id=number, name="forever", arguments={}))
+            await ended(line)
+
+
 async def test_a_worker_whose_key_is_removed_is_disconnected_and_its_tasks_are_lost(site: Any) -> None:
     async with site() as both:
         worker = await both.worker()
         await both.worker("ssk_bob")
         await both.offer(task(1))
         lease = await worker.lease(())
-        both.server.drop({2})
+        both.server.drop({(2, BOB)})
         await both.until(lambda: [one.user for one in both.server.workers()] == [BOB])
         await lease.answer(Verdict.passed())
         await both.until(lambda: both.heard)
@@ -223,6 +241,8 @@ async def test_a_worker_whose_key_is_removed_is_disconnected_and_its_tasks_are_l
         assert len(both.heard) == 1
 
 
+# A ping with 125 bytes, masked with zeros (RFC 6455 5.2).
+PING = b"\x89\xfd\0\0\0\0" + b"x" * 125
 RUDE: list[Any] = [
     "text",
     b"\xff\xfe",
@@ -278,6 +298,57 @@ async def test_what_a_user_s_worker_may_not_answer_puts_the_mail_off(site: Any, 
         assert both.heard[0].result.why == ""
 
 
+@pytest.mark.parametrize("kind", ["back", "discard"])
+async def test_a_task_that_a_worker_had_does_not_come_back_as_if_it_had_not(site: Any, kind: str) -> None:
+    async with site() as both:
+        await both.offer(task(1))
+        async with both.stranger() as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [1])
+            await line.send(frames.encode(kind, token="token 1"))
+            await both.until(lambda: both.heard)
+        assert both.heard[0].result.why == LOST
+        # What it gives back when it stops another worker gets.
+        await both.offer(task(2))
+        async with both.stranger() as line:
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [1])
+            await line.send(frames.encode("stop"))
+            await line.send(frames.encode("back", token="token 2"))
+            await both.until(lambda: [one.leased for one in both.server.workers()] == [0])
+        assert both.broker.has(task(2))
+
+
+async def test_pings_without_end_are_not_answered_for_a_client_that_does_not_read(site: Any) -> None:
+    async with site() as both, both.stranger() as line:
+        await both.until(both.server.workers)
+        line.transport.pause_reading()
+        async with asyncio.timeout(20):
+            while both.server.workers():
+                line.transport.write(PING * 100)
+                await asyncio.sleep(0.001)
+        line.transport.abort()
+
+
+async def test_fragments_without_end_are_not_kept(site: Any) -> None:
+    async with site() as both, both.stranger() as line:
+        await both.until(both.server.workers)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            while True:
+                yield b""
+
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionClosed, OSError):
+                await line.send(pieces())
+        await both.until(lambda: not both.server.workers())
+
+
+async def test_fields_of_a_frame_are_small(site: Any) -> None:
+    async with site() as both, both.stranger() as line:
+        await both.until(both.server.workers)
+        await line.send(frames.encode("call", id=1, name="whose", arguments={"x": "y" * worker_socket.FIELDS}))
+        await ended(line)
+
+
 async def test_answers_to_tasks_of_others_have_no_effect(site: Any) -> None:
     async with site() as both:
         bob = await both.worker("ssk_bob")
@@ -293,7 +364,7 @@ async def test_answers_to_tasks_of_others_have_no_effect(site: Any) -> None:
         assert both.heard == []
         await lease.answer(Verdict.quarantine())
         await both.until(lambda: both.heard)
-        assert both.heard[0].result == Verdict.quarantine()
+        assert both.heard[0].result == replace(Verdict.quarantine(), worker="w")
 
 
 async def test_a_worker_that_does_not_read_is_disconnected(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +396,7 @@ async def test_a_worker_connects_again_when_the_node_comes_back(site: Any) -> No
     async with site() as both:
         worker = await both.worker()
         await both.until(both.server.workers)
-        both.server.drop({2})
+        both.server.drop({(2, BOB)})
         await both.until(lambda: not both.server.workers())
         await both.until(both.server.workers)
         await both.offer(task(1))

@@ -314,4 +314,6 @@ def test_a_story_names_the_worker_of_the_user_s_own() -> None:
     assert "The pipeline of joe@a.test, version 3, was asked." in told(version=3)
     assert "was asked" not in told()
     assert "The worker laptop of joe@a.test ran version 3 of the pipeline." in told(version=3, worker="laptop")
-    assert "laptop of joe@a.test ran its own pipeline, file 3f2a." in told(version=3, worker="laptop", file="3f2a")
+    assert "laptop of joe@a.test ran a pipeline from a file, digest 3f2a." in told(
+        version=3, worker="laptop", file="3f2a"
+    )

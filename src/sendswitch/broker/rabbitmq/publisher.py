@@ -70,14 +70,15 @@ class _Offered:
 @dataclass(slots=True)
 class _Queue:
     """The state of one queue as far as it is known: how many offers were made, the number of the last one that a worker
-    has got, and how many tasks and workers were in it at the last look (monotonic seconds). `asked` is when somebody
-    last wanted to know that."""
+    has got, and how many tasks and workers were in it at the last look (monotonic seconds). `left` is the first
+    look that found no worker, 0.0 while there is one, and `asked` when somebody last wanted to know that."""
 
     offers: int = 0
     taken: int = 0
     depth: int = 0
     looked: float = 0.0
     workers: int = 0
+    left: float = 0.0
     asked: float = 0.0
 
 
@@ -190,13 +191,11 @@ class RabbitPublisher:
             return False
         return queue.depth > 0 or queue.looked < offered.at
 
-    def online(self, queue: str) -> bool:
-        """Return whether a queue had a worker at the last look. Before the first one it is True, and while RabbitMQ
-        cannot be reached.
-        """
-        known = self._queues.setdefault(queue, _Queue())
-        known.asked = time.monotonic()
-        return known.workers > 0 or not known.looked or not self._keeper.up.is_set()
+    def absent(self, queue: str) -> float:
+        """Return for how many seconds no look has found a worker at a queue; 0.0 while RabbitMQ cannot be reached."""
+        known, now = self._queues.setdefault(queue, _Queue()), time.monotonic()
+        lately, known.asked = known.asked > now - SILENT, now
+        return now - known.left if known.left and lately and self._keeper.up.is_set() else 0.0
 
     def begun(self, task: Task) -> bool:
         """Return whether a worker said that it has the task."""
@@ -279,7 +278,8 @@ class RabbitPublisher:
                 await safely(channel.close())
             except ChannelNotFoundEntity:
                 pass  # nothing is in a queue that is not there
-            queue.depth, queue.workers, queue.looked = depth, workers, time.monotonic()
+            now = queue.looked = time.monotonic()
+            queue.depth, queue.workers, queue.left = depth, workers, 0.0 if workers else queue.left or now
 
     def _forget(self) -> None:
         """Forget workers that are silent, and answer for those that have a task for too long."""
