@@ -32,7 +32,7 @@ class _User(BaseModel):
     address: str = Field(description="user@domain, or @domain for all of a domain.")
     pipeline: str = Field("", description="The pipeline as TOML; without it mail is delivered.")
     run_by: Literal["site", "own"] = Field("site", description="Whose workers run the pipeline.")
-    when_offline: Literal["", "pass", "defer", "hold", "quarantine", "pool"] = Field(
+    when_offline: Literal[""] | workers.WhenOffline = Field(
         "", description="What happens to mail while no worker is there; without it the default."
     )
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sendswitch.accounts import users, workers
+from sendswitch.accounts.routes import read_pipeline
+from sendswitch.accounts.workers import WhenOffline
 from sendswitch.admin.base import Actor, Installation, use_case
+from sendswitch.conditions.pipeline import check_own
 from sendswitch.errors import NotFound
 
 Whose = Literal["site", "own"]
-WhenOffline = Literal["pass", "defer", "hold", "quarantine", "pool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,10 @@ def set_route(
     """
     engine = installation.database(create=True)
     try:
-        version = users.get_pipeline(engine, address).version
+        stored = users.get_pipeline(engine, address)
+        version = stored.version
+        if run_by == "own":
+            check_own(read_pipeline(stored.text, f"the pipeline of {address}"), f"the pipeline of {address}")
     except NotFound:
         version = 0
     if when_offline is not None:

@@ -30,20 +30,18 @@ def settings_for_workers(
     fixed: Config, config: Config, lists_read: int, log_level: str, *, own: bool
 ) -> dict[str, Any]:
     """Return what a worker must know of the configuration: of the one that the node started with, and of the one that
-    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time. A worker of a user's own
-    (`own`) logs as its user says, and what it may reach on its network is its user's concern.
+    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time.
+
+    A worker of a user's own (`own`) logs as its user says, and reaches what its user's machine may reach.
     """
-    always = {
+    return {
+        "own": own,
         "host": fixed.node.host,
+        "allow": () if own else fixed.webhooks.allow,
         "limit": fixed.pipelines.limit,
-        "lists": f"{lists_read} {config.routing.recipient_delimiter}",
-    }
-    if own:
-        return always
-    return always | {
-        "allow": fixed.webhooks.allow,
         "log_format": config.log.format,
         "log_level": log_level,
+        "lists": f"{lists_read} {config.routing.recipient_delimiter}",
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,3 +79,85 @@ class SocketStream:
     def abort(self) -> None:
         """Close the socket."""
         self.writer.transport.abort()
+
+
+class QueuedStream(ABC):
+    """Frames over what can only be awaited, such as a WebSocket: they wait in memory until they are sent.
+
+    When more than `most` bytes wait, the connection ends: the other end does not read.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[bytes] = deque()
+        self._size, self._moved = 0, False
+        self._more, self._room = asyncio.Event(), asyncio.Event()
+        self._gone = self._finished = False
+        self._sending = asyncio.get_running_loop().create_task(self._send())
+
+    @abstractmethod
+    async def _post(self, frame: bytes) -> None:
+        """Send one frame. Raises OSError when the other end is gone."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Close the connection in order. Raises OSError."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """Cut the connection."""
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, as soon as the other end reads."""
+        if self._gone:
+            return
+        self._waiting.append(frame)
+        self._size += len(frame)
+        self._more.set()
+        if self._size > self._most:
+            self.abort()
+
+    async def drain(self) -> None:
+        """Wait until at most BUFFERED bytes wait. Raises ConnectionError."""
+        while self._size > frames.BUFFERED and not self._gone:
+            self._room.clear()
+            await self._room.wait()
+        if self._gone:
+            raise ConnectionError("the other end is gone")
+
+    def moves(self) -> bool:
+        """Return whether frames wait, and some have left since this was last asked."""
+        moved, self._moved = self._moved, False
+        return moved and self._size > 0
+
+    def finish(self) -> None:
+        """Close the connection once all that waits is sent."""
+        self._finished = True
+        self._more.set()
+
+    def abort(self) -> None:
+        """End the connection at once. What waits is not sent."""
+        self._gone = True
+        self._room.set()
+        self._sending.cancel()
+        self._cut()
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting or not self._finished:
+                while self._waiting:
+                    frame = self._waiting.popleft()
+                    await self._post(frame)
+                    self._size -= len(frame)
+                    self._moved = True
+                    if self._size <= frames.BUFFERED:
+                        self._room.set()
+                if not self._finished:
+                    self._more.clear()
+                    await self._more.wait()
+            await self._close()
+        except OSError:
+            pass  # `read` says so, too
+        finally:
+            self._gone = True
+            self._room.set()

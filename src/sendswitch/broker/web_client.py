@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from urllib.parse import urlsplit
@@ -13,12 +12,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from sendswitch.broker import frames
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.remote import Connect
+from sendswitch.broker.streams import QueuedStream
 from sendswitch.errors import Refused
 
 # Where workers connect, below the URL of a node.
 PATH = "/api/v1/work"
 # Seconds for a connection to be made, and for the node to answer a ping.
 PATIENCE, ALIVE = 15.0, 30.0
+# Bytes that may wait for a node that does not read.
+WAITING = 256 * 1024 * 1024
 # The answers of a node to a key that it does not know.
 NOT_ALLOWED = (401, 403)
 
@@ -74,16 +76,12 @@ def _detail(body: bytes | bytearray | None) -> str:
         return ""
 
 
-class WebStream:
+class WebStream(QueuedStream):
     """Frames as messages of a WebSocket (`broker.streams.Stream`)."""
 
     def __init__(self, line: ClientConnection) -> None:
+        super().__init__(WAITING)
         self._line = line
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._size = 0
-        self._room = asyncio.Event()
-        self._gone = False
-        self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def read(self) -> Frame | None:
         """Return the next frame. Raises BadFrame."""
@@ -95,45 +93,14 @@ class WebStream:
             raise BadFrame("a message of text")
         return frames.decode(data)
 
-    def write(self, frame: bytes) -> None:
-        """Send a frame."""
-        if not self._gone:
-            self._waiting.put_nowait(frame)
-            self._size += len(frame)
-
-    async def drain(self) -> None:
-        """Wait until at most BUFFERED bytes wait. Raises ConnectionError."""
-        while self._size > frames.BUFFERED and not self._gone:
-            self._room.clear()
-            await self._room.wait()
-        if self._gone:
-            raise ConnectionError("the node is gone")
-
-    def moves(self) -> bool:
-        """Return False: only a node asks."""
-        return False
-
-    def finish(self) -> None:
-        """Close the connection once all that waits was sent."""
-        self._waiting.put_nowait(None)
-
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._gone = True
-        self._room.set()
-        self._sending.cancel()
-        self._line.transport.abort()
-
-    async def _send(self) -> None:
-        """Send what waits, as fast as the node reads."""
+    async def _post(self, frame: bytes) -> None:
         try:
-            while (frame := await self._waiting.get()) is not None:
-                await self._line.send(frame)
-                self._size -= len(frame)
-                self._room.set()
-            await self._line.close()
-        except (ConnectionClosed, OSError):
-            pass  # `read` says so, too
-        finally:
-            self._gone = True
-            self._room.set()
+            await self._line.send(frame)
+        except ConnectionClosed as error:
+            raise ConnectionError(str(error)) from error
+
+    async def _close(self) -> None:
+        await self._line.close()
+
+    def _cut(self) -> None:
+        self._line.transport.abort()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sendswitch.accounts.workers import WhenOffline
 from sendswitch.admin import routes
-from sendswitch.admin.routes import WhenOffline, Whose
+from sendswitch.admin.routes import Whose
 from sendswitch.cli.output import Session
 
 app = typer.Typer(help="Routes: whose workers run a user's pipeline.", no_args_is_help=True)

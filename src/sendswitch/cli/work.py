@@ -88,12 +88,7 @@ def work(
     taken = tuple(queues or (ALONE, POOL))
     name = name or f"{socket.gethostname()} {os.getpid()}"
     connect: Connect
-    if pipeline is not None and not url:
-        raise typer.BadParameter("--pipeline is for a worker of your own; add --url and --token")
-    if reload and pipeline is None:
-        raise typer.BadParameter("--reload reads the file of --pipeline again; name one")
-    if url and queues:
-        raise typer.BadParameter("with --url the node knows the queue by the key; leave --queue out")
+    _check(url, pipeline, reload=reload, queues=queues)
     own = OwnPipeline(pipeline) if pipeline is not None else None
     if url:
         logs.setup("text" if sys.stderr.isatty() else "json", "info")
@@ -111,6 +106,16 @@ def work(
 
 
 Connect = Callable[[OnSettings], NodeConsumer]
+
+
+def _check(url: str, pipeline: Path | None, *, reload: bool, queues: list[str] | None) -> None:
+    """Raise BadParameter for options that do not go together."""
+    if pipeline is not None and not url:
+        raise typer.BadParameter("--pipeline is for a worker of your own; add --url and --token")
+    if reload and pipeline is None:
+        raise typer.BadParameter("--reload reads the file of --pipeline again; name one")
+    if url and queues:
+        raise typer.BadParameter("with --url the node knows the queue by the key; leave --queue out")
 
 
 def _urls(brokers: list[str]) -> list[str]:

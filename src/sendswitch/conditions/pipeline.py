@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sendswitch.conditions.condition import Condition
 from sendswitch.config.units import Duration
+from sendswitch.errors import InvalidConfiguration
 
 
 def _condition(text: str) -> str:
@@ -29,6 +30,9 @@ def _condition(text: str) -> str:
 LIGHT = frozenset(
     ("deny", "delay", "forward", "headers", "hold", "lists", "pass", "quarantine", "rate", "subject", "tag")
 )
+
+# The built-in steps that have the site do something: keep an event, or send a reply.
+NEED_THE_SITE = frozenset(("notify", "reply"))
 
 OnError = Literal["skip", "defer", "deny", "hold"]
 
@@ -68,3 +72,14 @@ class PipelineConfig(BaseModel):
     def light(self) -> bool:
         """Return whether every step costs little for any mail, so that the node may run it by itself."""
         return all(step.use in LIGHT and not (step.when and Condition(step.when).reads_content) for step in self.step)
+
+
+def check_own(pipeline: PipelineConfig, name: str) -> None:
+    """Raise InvalidConfiguration for a pipeline with steps that cannot run on a worker of a user's own."""
+    problems = [
+        f"{name}: step {n}, {step.use}, cannot run on a worker of a user's own: it needs the site"
+        for n, step in enumerate(pipeline.step, 1)
+        if step.use in NEED_THE_SITE
+    ]
+    if problems:
+        raise InvalidConfiguration(problems)

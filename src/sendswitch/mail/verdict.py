@@ -89,7 +89,7 @@ MAX_HOLD, MIN_DELAY = 1e9, 0.01
 
 # Why nothing was decided.
 LATE, BROKE, LOST = "late", "broke", "lost"
-OFFLINE, UNOFFERED, UNANSWERED = "offline", "unoffered", "unanswered"
+OFFLINE, BUSY, UNOFFERED, UNANSWERED = "offline", "busy", "unoffered", "unanswered"
 
 
 # The end of an outcome, as people read it, of a step whose opinion did not count.
@@ -234,10 +234,10 @@ class Verdict:
 class Deferral:
     """Nothing was decided; the recipient's pipeline is asked again later. `pipeline` and `version` as in a verdict.
 
-    `why` is LATE when a worker had the task for the whole deadline, BROKE when a process ended or was killed at a limit
-    while it had the message, LOST when the worker that had it is gone, OFFLINE when no worker was there, UNOFFERED
-    when the broker did not take it, UNANSWERED when a worker of the user's own had it and decided nothing, '' for all
-    else. `worker` and `file` are as in a verdict.
+    `why` is one of these, or '' for all else. LATE: a worker had the task for the whole deadline. BROKE: a process
+    ended or was killed at a limit while it had the message. LOST: the worker that had it is gone. OFFLINE: no worker
+    was there. BUSY: too much mail waits for workers of users. UNOFFERED: the broker did not take it. UNANSWERED: a
+    worker of the user's own had it and decided nothing. `worker` and `file` are as in a verdict.
     """
 
     reason: str

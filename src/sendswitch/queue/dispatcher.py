@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
@@ -23,6 +22,7 @@ from sendswitch.mail.ids import to_text
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import (
     BROKE,
+    BUSY,
     LATE,
     LOST,
     OFFLINE,
@@ -34,7 +34,7 @@ from sendswitch.mail.verdict import (
 )
 from sendswitch.queue.poison import Key, Suspects
 from sendswitch.queue.policy import completed, on_timeout, when_offline
-from sendswitch.queue.presence import ALL_WAITING, LOOK, OWN_WAITING, Presence
+from sendswitch.queue.presence import LOOK, Presence
 from sendswitch.queue.settings import Current
 from sendswitch.routing import ALONE, POOL, Route, is_own
 from sendswitch.spool.records import Delivery, Message
@@ -87,8 +87,6 @@ class Dispatcher:
         self._observers: list[Observer] = []
         self._random = b""
         self._waiting: dict[str, _Question] = {}
-        self._own_waiting, self._all_own_waiting = Counter[str](), 0
-        self._put_off: dict[Key, str] = {}  # deliveries that are to wait for a worker of a queue
         self._messages: dict[int, tuple[Message, int]] = {}  # asked about, and for how many recipients
         self._begun: dict[Key, tuple[asyncio.Task[PipelineResult], asyncio.TimerHandle]] = {}
 
@@ -155,7 +153,7 @@ class Dispatcher:
 
     async def _asked(self, key: Key, task: Task, route: Route) -> PipelineResult:
         """Return the answer to a task, or what happens to mail while no worker is there."""
-        answer = await (self._own(key, task, route) if route.own else self._site(key, task, route))
+        answer = await (self._own(task, route) if route.own else self._site(key, task, route))
         if not _is(answer, OFFLINE):
             return answer
         if route.when_offline == "pool":
@@ -165,32 +163,24 @@ class Dispatcher:
         if key not in self.suspects.counts:
             answer = completed(when_offline(route, answer.reason), route, self._current.settings.policy)
         # What a worker had and did not answer waits for one: it may be what no filter survives.
-        deferred = isinstance(answer, Deferral)
-        metrics.OFFLINE.labels("defer" if deferred else route.when_offline).inc()
-        if deferred:
-            self._put_off[key] = task.queue
+        metrics.OFFLINE.labels("defer" if isinstance(answer, Deferral) else route.when_offline).inc()
         return answer
 
-    def was_put_off(self, delivery: Delivery) -> None:
-        """Offer a delivery again as soon as its worker is there, now that the spool has it as deferred."""
-        if (queue := self._put_off.pop(delivery.key, None)) is not None:
-            self._presence.put_off(queue, delivery.key)
+    def put_off(self, delivery: Delivery, route: Route) -> None:
+        """Offer a deferred delivery again as soon as a worker can have it. The spool must have it as deferred."""
+        self._presence.put_off(route.queue, delivery.key)
+        if route.when_offline == "pool":
+            self._presence.put_off(POOL, delivery.key)
 
-    async def _own(self, key: Key, task: Task, route: Route) -> PipelineResult:
+    async def _own(self, task: Task, route: Route) -> PipelineResult:
         """Ask workers of the user's own. Whatever becomes of such a worker, its mail waits, and breaks nothing here."""
-        if self._own_waiting[task.queue] >= OWN_WAITING or self._all_own_waiting >= ALL_WAITING:
-            self._put_off[key] = task.queue
-            reason = f"{self._own_waiting[task.queue]} messages wait for workers of {route.owner} already"
-            return completed(Deferral(reason, why=UNOFFERED), route, self._current.settings.policy)
-        self._own_waiting[task.queue] += 1
-        self._all_own_waiting += 1
+        if not self._presence.enter(task.queue):
+            many = Deferral("too many messages wait for workers of users already", why=BUSY)
+            return completed(many, route, self._current.settings.policy)
         try:
             answer = await self._answer(task, route)
         finally:
-            self._all_own_waiting -= 1
-            self._own_waiting[task.queue] -= 1
-            if not self._own_waiting[task.queue]:
-                del self._own_waiting[task.queue]
+            self._presence.leave(task.queue)
         if not isinstance(answer, Deferral) or answer.why in (OFFLINE, UNOFFERED):
             return answer
         return replace(answer, why=UNANSWERED)
@@ -304,7 +294,7 @@ class Dispatcher:
         if question.answer.done():
             return
         if is_own(task.queue) and time.monotonic() - question.began > task.deadline + OWN_PATIENCE:
-            reason = f"no worker of {task.pipeline} took it in time, or none answered"
+            reason = f"no worker of {task.pipeline} took it in time"
             question.answer.set_result(Deferral(reason, why=UNANSWERED))
         elif self._publisher.has(question.task):
             question.timer = asyncio.get_running_loop().call_later(overdue, self._check, question, overdue)
@@ -324,7 +314,7 @@ class Dispatcher:
         """
         while True:
             await asyncio.sleep(LOOK)
-            offline, back = self._presence.look(Counter(question.task.queue for question in self._waiting.values()))
+            offline, back = self._presence.look({question.task.queue for question in self._waiting.values()})
             for question in self._waiting.values() if offline else ():
                 task, offered = question.task, question.timer is not None
                 if task.queue in offline and offered and not question.answer.done() and not self._publisher.begun(task):

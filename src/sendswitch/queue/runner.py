@@ -20,7 +20,7 @@ from sendswitch.journal.events import EventKind
 from sendswitch.mail import dsn
 from sendswitch.mail.content import Content, InFile
 from sendswitch.mail.message import LARGE_HEADER
-from sendswitch.mail.verdict import BROKE, UNANSWERED, Deferral, PipelineResult, Verdict, merged
+from sendswitch.mail.verdict import BROKE, BUSY, OFFLINE, UNANSWERED, Deferral, PipelineResult, Verdict, merged
 from sendswitch.queue import policy
 from sendswitch.queue.active import ActiveQueue, Entry
 from sendswitch.queue.dispatcher import Dispatcher
@@ -159,6 +159,9 @@ class QueueRunner:
             whose = _whose(answer)
             trace = [step.to_json() for step in answer.trace]
             await self._again_or_aside(delivery, reason, trace=trace, **whose)
+            route = self._route(delivery)
+            if isinstance(answer, Deferral) and answer.why in (OFFLINE, BUSY) and route is not None:
+                self._dispatcher.put_off(delivery, route)
             return
         if delivery.key in suspects.counts:
             await suspects.clear(delivery.key)
@@ -178,7 +181,6 @@ class QueueRunner:
         """Defer a delivery without a verdict, or quarantine it when its message's time is over."""
         if self._clock() < delivery.message.expires:
             await self._outcomes.put_off(delivery, reason, **about)
-            self._dispatcher.was_put_off(delivery)
             return
         why = f"no pipeline came to a verdict until its time was over: {reason}"
         until = self._clock() + self._current.settings.policy.quarantine

@@ -41,7 +41,8 @@ class _WebSocket(WebSocketsSansIOProtocol):
         """Answer a ping, unless the client sends them and does not read."""
         if self.transport.get_write_buffer_size() > 2 * WAITING:
             self.transport.abort()
-        super().handle_ping()
+        else:
+            super().handle_ping()
 
     def handle_cont(self, event: Frame) -> None:
         """Take a fragment of a message. Empty ones have no bytes that would count."""

@@ -6,22 +6,20 @@ A worker needs nothing but this one WebSocket (RFC 6455), which goes through add
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sendswitch import logs
 from sendswitch.accounts.access_keys import PREFIX
 from sendswitch.broker import frames
 from sendswitch.broker.codec import MAX_OUTSIDE
 from sendswitch.broker.frames import BadFrame, Frame
-from sendswitch.broker.streams import Login, Stream
+from sendswitch.broker.streams import Login, QueuedStream, Stream
 
 PATH = "/api/v1/work"
 # Most bytes of a message from a worker.
@@ -67,11 +65,7 @@ class WorkerSocket:
             await socket.send_denial_response(JSONResponse({"status": status, "detail": why}, status))
             return
         await socket.accept()
-        stream = _WebStream(socket)
-        try:
-            await self._workers.serve(stream, login=login)
-        finally:
-            await stream.close()
+        await self._workers.serve(_WebStream(socket), login=login)
 
     async def _login(self, socket: HTTPConnection) -> tuple[int, str, Login | None]:
         """Return who is there, or the status and the reason of a refusal."""
@@ -97,16 +91,12 @@ class WorkerSocket:
         return 200, "", login
 
 
-class _WebStream:
+class _WebStream(QueuedStream):
     """Frames as messages of a WebSocket (`broker.streams.Stream`)."""
 
     def __init__(self, socket: WebSocket) -> None:
+        super().__init__(WAITING)
         self._socket = socket
-        self._waiting: deque[bytes] = deque()
-        self._size, self._moved = 0, False
-        self._more, self._room = asyncio.Event(), asyncio.Event()
-        self._gone = False
-        self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def read(self) -> Frame | None:
         """Return the next frame. Raises BadFrame for a message of text."""
@@ -120,57 +110,14 @@ class _WebStream:
             raise BadFrame("a message of text")
         return frames.decode(data, FIELDS)
 
-    def write(self, frame: bytes) -> None:
-        """Send a frame. A worker for which too much waits already is disconnected."""
-        if self._gone:
-            return
-        self._waiting.append(frame)
-        self._size += len(frame)
-        self._more.set()
-        if self._size > WAITING:
-            self.abort()
+    async def _post(self, frame: bytes) -> None:
+        try:
+            await self._socket.send_bytes(frame)
+        except (RuntimeError, WebSocketDisconnect) as error:
+            raise ConnectionError("the worker is gone") from error
 
-    async def drain(self) -> None:
-        """Wait until at most BUFFERED bytes wait. Raises ConnectionError."""
-        while self._size > frames.BUFFERED and not self._gone:
-            self._room.clear()
-            await self._room.wait()
-        if self._gone:
-            raise ConnectionError("the worker is gone")
+    async def _close(self) -> None:
+        await self._socket.close()
 
-    def moves(self) -> bool:
-        """Return whether frames wait, and some have left since this was last asked."""
-        moved, self._moved = self._moved, False
-        return moved and self._size > 0
-
-    def finish(self) -> None:
-        """Do nothing: a node only ends the whole connection."""
-
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._gone = True
-        self._room.set()
+    def _cut(self) -> None:
         self._socket.scope["state"]["abort"]()
-
-    async def close(self) -> None:
-        """Forget what was not sent."""
-        self._gone = True
-        self._sending.cancel()
-        await asyncio.gather(self._sending, return_exceptions=True)
-        if self._socket.application_state is WebSocketState.CONNECTED:
-            with suppress(RuntimeError, WebSocketDisconnect):
-                await self._socket.close()
-
-    async def _send(self) -> None:
-        """Send what waits, as fast as the worker reads."""
-        with suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                while self._waiting:
-                    frame = self._waiting.popleft()
-                    await self._socket.send_bytes(frame)
-                    self._size -= len(frame)
-                    self._moved = True
-                    if self._size <= frames.BUFFERED:
-                        self._room.set()
-                self._more.clear()
-                await self._more.wait()

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,8 @@ from sendswitch.broker.base import TaskConsumer
 from sendswitch.broker.calls import Ask
 from sendswitch.broker.remote import OnSettings
 from sendswitch.clock import system_clock
-from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.conditions.pipeline import PipelineConfig, check_own
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, in_words
-from sendswitch.mail.verdict import PipelineResult
 from sendswitch.processors import registry
 from sendswitch.processors.base import AutoReply, Notice, Readers, Services
 from sendswitch.processors.list_entries import Book, Entry, KeptLists
@@ -78,7 +77,9 @@ class OwnPipeline:
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidConfiguration([f"{self._path}: {in_words(error)}"]) from error
-        return registry.check(text, str(self._path)), hashlib.sha256(text.encode()).hexdigest()[:12]
+        config = registry.check(text, str(self._path))
+        check_own(config, str(self._path))
+        return config, hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def changed(self) -> bool:
         """Read the file again. Return whether it is another pipeline. Raises InvalidConfiguration; then the old one
@@ -99,18 +100,20 @@ class KnownNode:
         self._name, self._ask, self._readers, self._own = name, ask, readers, own
         self._book, self._lists = Book(), KeptLists(lambda: self._book)
         self._lists_read: object = None
+        self._of_user = False  # this is a worker of a user's own
         self._made_with: tuple[Any, ...] = ()
         self.pipelines = PipelineCache(self._source, 0.0, Services())
 
     async def apply(self, settings: Mapping[str, Any]) -> None:
         """Take the node's settings. Raises the errors of what it asks."""
+        self._of_user = settings["own"]
         if settings["lists"] != self._lists_read:
             told = await self._ask(self._name, "lists", {})
             rows = [(scope, kind, Entry(*entry)) for scope, kind, *entry in told["rows"]]
             self._book = await asyncio.to_thread(Book, rows, told["delimiters"])
             self._lists.refresh()
             self._lists_read = settings["lists"]
-        made_with = settings["limit"], settings["host"], tuple(settings.get("allow", EVERYWHERE))
+        made_with = settings["limit"], settings["host"], tuple(settings["allow"]), settings["own"]
         if made_with != self._made_with:  # the first ones, or the node was restarted with others
             await self.pipelines.change(settings["limit"], self._services(settings))
             self._made_with = made_with
@@ -122,12 +125,12 @@ class KnownNode:
         node = NodeServices(self._ask, self._name)
         return Services(
             host=settings["host"],
-            allow=tuple(settings.get("allow", EVERYWHERE)),
+            allow=EVERYWHERE if settings["own"] else tuple(settings["allow"]),
             lists=self._lists,
             outbox=node,
             auto_replies=node,
             readers=self._readers,
-            counters=node if "allow" in settings else RateCounters(),
+            counters=RateCounters() if settings["own"] else node,
         )
 
     async def _source(self, owner: str, version: int) -> PipelineConfig:
@@ -136,7 +139,10 @@ class KnownNode:
         if not version:
             raise NotFound(f"{owner} has no pipeline; set one, or start the worker with --pipeline FILE")
         text = await self._ask(self._name, "pipeline", {"owner": owner, "version": version})
-        return read_pipeline(str(text), owner)
+        config = read_pipeline(str(text), owner)
+        if self._of_user:
+            check_own(config, f"the pipeline of {owner}")
+        return config
 
 
 class WorkerProcess:
@@ -169,7 +175,7 @@ class WorkerProcess:
             queues=self._queues,
             concurrency=self._places,
             clock=system_clock,
-            signed=self._signed if self._name else None,
+            signature=self._signature,
         )
         working = asyncio.create_task(worker.run())
         gone = asyncio.create_task(self._consumer.gone.wait())
@@ -189,8 +195,8 @@ class WorkerProcess:
                 task.cancel()
             await asyncio.to_thread(self._readers.close)
 
-    def _signed(self, result: PipelineResult) -> PipelineResult:
-        return replace(result, worker=self._name, file=self._own.digest if self._own is not None else "")
+    def _signature(self) -> tuple[str, str]:
+        return self._name, self._own.digest if self._own is not None else ""
 
     async def read_again(self) -> bool:
         """Read the worker's own pipeline again. Return whether it is another one. Raises InvalidConfiguration; then the
@@ -208,7 +214,7 @@ class WorkerProcess:
             if (gone := self._nodes.pop(node, None)) is not None:
                 await gone.pipelines.close()
             return
-        if "log_format" in settings:
+        if not settings["own"]:
             logs.setup(settings["log_format"], settings["log_level"])
         known = self._nodes.get(node) or KnownNode(node, self._consumer.call, self._readers, self._own)
         await known.apply(settings)

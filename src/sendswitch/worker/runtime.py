@@ -119,10 +119,10 @@ class Worker:
         queues: tuple[str, ...],
         concurrency: int,
         clock: Clock,
-        signed: Callable[[PipelineResult], PipelineResult] | None = None,
+        signature: Callable[[], tuple[str, str]] = lambda: ("", ""),
     ) -> None:
-        """Prepare. `signed` adds to each answer which worker gave it."""
-        self._signed = signed
+        """Prepare. `signature` returns the worker's name and the digest of its own pipeline, for each answer."""
+        self._signature = signature
         self._consumer, self._pipelines, self._queues = consumer, pipelines, queues
         self._concurrency, self._clock = concurrency, clock
         self._stopping = asyncio.Event()
@@ -172,7 +172,7 @@ class Worker:
                 logs.failed("a lease", error=error, msg_id=to_text(lease.task.message))
 
     async def _work(self, lease: Lease) -> None:
-        task = lease.task
+        task, (worker, file) = lease.task, self._signature()
         chain = self._pipelines[lease.node].ready(task)
         try:
             if chain is not None and not chain.waits:
@@ -185,7 +185,7 @@ class Worker:
         except asyncio.CancelledError:
             await lease.give_back()
             raise
-        await lease.answer(answer if self._signed is None else self._signed(answer))
+        await lease.answer(replace(answer, worker=worker, file=file) if worker else answer)
 
     async def _read(self, lease: Lease) -> Mail:
         """Return the message, read once for all its recipients in hand. Raises Temporary."""

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from sendswitch import unix_socket
 from sendswitch.admin import (
+    access_keys,
     configuration,
     deliveries,
     hold,
@@ -26,6 +27,7 @@ from sendswitch.admin import (
     pipelines,
     quarantine,
     queue,
+    routes,
     rules,
     users,
 )
@@ -369,3 +371,27 @@ def test_what_a_server_does_not_know(config: Config, engine: Engine, monkeypatch
             request(node.status, colour="red")
     with pytest.raises(Temporary, match="does not answer"):
         client.call(node.status)
+
+
+def test_routes_and_keys(client: Client) -> None:
+    call = client.call
+    for name in ("ann", "bob"):
+        call(users.add, address=f"{name}@example.test")
+    assert call(routes.set_route, address="ann@example.test", run_by="own").when_offline == "pass"
+    with pytest.raises(ValueError, match="no pipeline to run"):
+        call(routes.set_route, address="ann@example.test", run_by="own", when_offline="pool")
+    with pytest.raises(NotFound):
+        call(routes.set_route, address="carol@example.test", run_by="own")
+    call(pipelines.set_live, address="bob@example.test", text="[[step]]\nuse = 'reply'\ntext = 'away'\n")
+    with pytest.raises(InvalidConfiguration, match="step 1, reply, cannot run on a worker of a user's own"):
+        call(routes.set_route, address="bob@example.test", run_by="own")
+    call(routes.set_route, address="bob@example.test", run_by="site", when_offline="hold")
+    assert [(one.address, one.run_by, one.when_offline, one.pipeline) for one in call(routes.list_routes)] == [
+        ("ann@example.test", "own", "pass", None),
+        ("bob@example.test", "site", "hold", 1),
+    ]
+    made = call(access_keys.add, address="ann@example.test", name="laptop")
+    (listed,) = call(access_keys.list_keys)
+    assert (listed.id, listed.address, listed.name, listed.used) == (made.id, "ann@example.test", "laptop", None)
+    call(access_keys.remove, number=made.id)
+    assert call(access_keys.list_keys) == ()

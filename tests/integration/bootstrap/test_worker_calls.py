@@ -72,4 +72,6 @@ async def test_workers_of_a_user_get_what_is_the_user_s(engine: Engine) -> None:
     with pytest.raises(Refused, match="not that of"):
         await calls["pipeline"]({"owner": "bob@example.test", "version": 1})
     assert [row[2] for row in (await calls["lists"]({}))["rows"]] == ["ann.example"]
+    names = [(ANN, False), ("bob@example.test", False), (ANN, True), *[(ANN, True)] * 1000]
+    assert await calls["routed"]({"names": names}) == [(ANN, False), (ANN, True)]
     assert set(calls_on(engine)) - set(calls) == {"notice", "auto_reply", "within_limit"}

@@ -20,7 +20,15 @@ from sendswitch.errors import Temporary
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Reference
 
-SETTINGS = {"host": "us.example", "allow": [], "limit": 5, "log_format": "json", "log_level": "error", "lists": 1}
+SETTINGS = {
+    "own": False,
+    "host": "us.example",
+    "allow": [],
+    "limit": 5,
+    "log_format": "json",
+    "log_level": "error",
+    "lists": 1,
+}
 
 
 @asynccontextmanager

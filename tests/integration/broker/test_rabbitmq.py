@@ -302,6 +302,40 @@ async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: Rabb
         await both.until(lambda: both.heard)
 
 
+async def test_a_queue_without_a_worker_is_known(sides: Any) -> None:
+    async with sides() as both:
+        assert both.publisher.absent(POOL) == 0.0  # nobody knows yet
+        await both.until(lambda: both.publisher.absent(POOL) > 0.3)
+        worker = await both.worker()
+        await both.until(lambda: both.publisher.absent(POOL) == 0.0)
+        await both.publisher.offer(task(1))
+        await worker.lease((POOL,))
+        await both.until(lambda: both.publisher.begun(task(1)))
+        assert not both.publisher.begun(task(2))
+        await worker.close()
+        await both.until(lambda: both.publisher.absent(POOL) > 0.0)
+
+
+async def test_a_task_whose_worker_went_is_lost_when_nobody_is_there_to_say_so(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
+) -> None:
+    monkeypatch.setattr(publisher_module, "SILENT", 0.5)
+    async with sides() as both:
+        await both.publisher.offer(task(1))
+        connection = await aio_pika.connect(rabbit.url)
+        channel = await connection.channel()
+        queue = await channel.get_queue(POOL)
+        while await queue.get(fail=False) is None:
+            await asyncio.sleep(0.01)
+        body = frames.encode("working", name="w", places=1, done=0, tokens=["token 1"])
+        exchange = await channel.get_exchange(topology.VERDICTS)
+        await exchange.publish(aio_pika.Message(body), "all.pool")
+        await both.until(lambda: both.publisher.begun(task(1)))
+        await connection.close()
+        await both.until(lambda: both.heard)
+        assert (both.heard[0].message, both.heard[0].result.why) == (1, LOST)
+
+
 async def test_a_missing_queue_is_named(sides: Any) -> None:
     async with sides() as both:
         with pytest.raises(Temporary, match=r"no queue tasks\.nobody; run `sendswitch broker install`"):

@@ -18,6 +18,7 @@ from sendswitch.mail.envelope import Client, Envelope, Recipient
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.queue import active
 from sendswitch.reply import Reply
+from sendswitch.routing import Route, Routes, own_queue
 from sendswitch.smtp.client import Delivered
 from sendswitch.spool import admin
 from sendswitch.testing import FakeClock, MemoryCourier, message
@@ -180,3 +181,24 @@ async def test_refusals_are_kept_once_a_minute_and_not_without_end(
         clock.advance(-10 * QUIET)  # a clock that was set back keeps nobody out
         kept.keep(mail(0), FULL, "", "filter")
         await s.until(lambda: count() == MOST + 2)
+
+
+async def test_what_a_user_s_worker_had_is_kept_and_never_passes(tmp_path: Path, clock: FakeClock) -> None:
+    """Told to come again, the sender would come with a message that nobody knows."""
+    ann = "ann@example.test"
+    queue = own_queue(ann)
+    async with switch(tmp_path, clock, offline_after=0.2) as s:
+        s.current.use_routes(Routes([Route(ann, 1, 5.0, "defer", "bounce", queue=queue, when_offline="pass")]))
+        s.broker.add_places(queue, 1)
+        sending = asyncio.create_task(send(s, ann))
+        async with asyncio.timeout(10):
+            task = await s.broker.take((queue,))
+        s.broker.lose(task, "it went", alone=True)
+        s.broker.add_places(queue, -1)
+        assert (await sending).positive
+        await s.until(lambda: s.suspects.counts)
+        assert await s.spool.suspects() == {(task.message, 0): 0}
+        clock.advance(200)
+        s.queue.wake()
+        await asyncio.sleep(1.5)
+        assert s.states() == {ann: "accepted"}

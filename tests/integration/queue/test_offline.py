@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sendswitch import metrics
 from sendswitch.bootstrap.parts import find_suspects
 from sendswitch.broker.base import Lease
-from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.broker.embedded import OWN_HAD, EmbeddedBroker, EmbeddedPublisher
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.task import Task
-from sendswitch.mail.verdict import Deferral, Verdict
+from sendswitch.mail.verdict import Deferral, StepRecord, Verdict
 from sendswitch.queue import dispatcher, presence
 from sendswitch.queue.poison import Notes
 from sendswitch.routing import POOL, Route, Routes, own_queue
@@ -207,16 +209,93 @@ async def test_a_worker_that_goes_for_less_than_the_grace_time(tmp_path: Path, c
 async def test_a_slow_worker_leaves_room_for_the_mail_of_others(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (dispatcher, presence):
-        monkeypatch.setattr(module, "OWN_WAITING", 3)
+    monkeypatch.setattr(presence, "OWN_WAITING", 3)
     async with away(tmp_path, clock, "pass") as s:
         s.broker.add_places(OWN, 1)
         for _ in range(5):
             await s.accept(ANN)
         await s.until(lambda: deferred(s))
-        assert deferred(s) == f"3 messages wait for workers of {ANN} already"
+        assert deferred(s) == "too many messages wait for workers of users already"
         assert await s.spool.suspects() == {}  # no worker had them
         assert s.states() == {ANN: "accepted"}
         for done in range(1, 6):  # as soon as there is room, and not when their time comes
             await (await leased(s)).answer(Verdict.passed())
             await s.until(lambda done=done: len(s.got(ANN)) == done)  # type: ignore[misc]
+
+
+async def test_mail_that_no_worker_takes_is_put_off_in_the_end(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is there and takes nothing would keep it in memory for ever."""
+    monkeypatch.setattr(dispatcher, "OWN_PATIENCE", -4.9)
+    monkeypatch.setattr(dispatcher, "OVERDUE", -4.8)
+    async with away(tmp_path, clock, "pass") as s:
+        s.broker.add_places(OWN, 1)
+        await s.accept(ANN)
+        await s.until(lambda: deferred(s))
+        assert deferred(s) == f"no worker of {ANN} took it in time"
+        assert s.broker.absent(OWN) == 0.0
+        again = asyncio.create_task(leased(s))  # it was withdrawn: only the next offer can be had
+        await asyncio.sleep(0.1)
+        assert not again.done()
+        again.cancel()
+
+
+async def test_the_site_and_the_user_s_workers_may_both_be_away(tmp_path: Path, clock: FakeClock) -> None:
+    async def nothing(consumer: object) -> None:
+        await asyncio.Event().wait()
+
+    async with switch(tmp_path, clock, offline_after=0.2, worker=nothing) as s:
+        s.current.use_routes(Routes([Route(ANN, 1, 5.0, "defer", "bounce", queue=OWN, when_offline="pool")]))
+        await s.accept(ANN)
+        await s.until(lambda: deferred(s))
+        s.broker.add_places(POOL, 1)
+        async with asyncio.timeout(10):  # long before its next attempt
+            await (await s.consumer.lease((POOL,))).answer(Verdict.passed())
+        await s.until(lambda: s.got(ANN))
+
+
+async def test_what_is_in_quarantine_is_no_suspect_any_more(tmp_path: Path, clock: FakeClock) -> None:
+    async with away(tmp_path, clock, "defer") as s:
+        s.broker.add_places(OWN, 1)
+        await s.accept(ANN)
+        await (await leased(s)).answer(Deferral("not now"))
+        await s.until(lambda: deferred(s))
+        clock.advance(2000)  # its time is over
+        s.queue.wake()
+        await (await leased(s)).answer(Deferral("not now"))
+        await s.until(lambda: s.states()[ANN] == "quarantined")
+        await s.until(lambda: not s.suspects.counts)
+
+
+async def test_steps_of_a_user_s_worker_become_no_metrics(tmp_path: Path, clock: FakeClock) -> None:
+    async with away(tmp_path, clock, "defer") as s:
+        s.broker.add_places(OWN, 1)
+        await s.accept(ANN)
+        await (await leased(s)).answer(
+            replace(Verdict.passed(), trace=(StepRecord("a step of the user", seconds=1.0),))
+        )
+        await s.until(lambda: s.got(ANN))
+        assert b"a step of the user" not in metrics.text()
+
+
+@pytest.mark.parametrize("had", [True, False])
+async def test_a_task_that_a_worker_may_have_is_not_answered_for(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, had: bool
+) -> None:
+    monkeypatch.setattr(EmbeddedPublisher, "begun", lambda self, task: had)
+    async with away(tmp_path, clock, "pass") as s:
+        await s.accept(ANN)
+        await asyncio.sleep(1.5)
+        assert bool(s.got(ANN)) is not had
+
+
+async def test_a_note_of_a_user_s_worker_is_no_digest_of_content(tmp_path: Path, clock: FakeClock) -> None:
+    """Of a message before the queue, which is not in the spool."""
+    notes = Notes(tmp_path / "in-hand")
+    notes.begin(7, 0, OWN_HAD)
+    notes.begin(8, 0, b"digest")
+    notes.close()
+    spool = open_spool(tmp_path / "spool", clock)
+    assert (await find_suspects(spool, tmp_path / "in-hand")).digests == {b"digest"}
+    await spool.close()

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from sendswitch.broker import frames, web_client, worker_server
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.broker.remote import RemoteConsumer
+from sendswitch.broker.streams import Login, QueuedStream
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.content import read_all
@@ -174,11 +175,40 @@ async def test_a_worker_calls_what_it_may(site: Any) -> None:
 
 @pytest.mark.parametrize("key", ["ssk_nobody", "", "another", "ssk_" + "x" * 1000])
 async def test_who_has_no_key_does_not_come_in(site: Any, key: str) -> None:
-    async with site() as both:
+    asked: list[str] = []
+
+    async def check(key: str) -> tuple[int, str] | None:
+        asked.append(key)
+        return KEYS.get(key)
+
+    async with site(check) as both:
         worker = await both.worker(key)
         await both.until(worker.gone.is_set)
         assert "key" in worker.refused
         assert both.server.workers() == []
+        assert asked == ["ssk_nobody"] * (key == "ssk_nobody")  # what cannot be a key costs no look at the database
+
+
+async def test_few_keys_are_checked_at_once(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_socket, "MOST_WAITING", 3)
+    going, asked = asyncio.Event(), list[str]()
+
+    async def slow(key: str) -> tuple[int, str] | None:
+        asked.append(key)
+        await going.wait()
+        return KEYS.get(key)
+
+    async with site(slow) as both:
+        for _ in range(3):
+            await both.worker()
+        await both.until(lambda: len(asked) == worker_socket.AT_ONCE)
+        await asyncio.sleep(0.2)
+        with pytest.raises(InvalidStatus, match="503"):
+            async with both.stranger():
+                pass
+        assert len(asked) == worker_socket.AT_ONCE
+        going.set()
+        await both.until(lambda: len(both.server.workers()) == 3)
 
 
 async def test_a_plain_request_is_no_worker(site: Any) -> None:
@@ -231,14 +261,16 @@ async def test_a_worker_whose_key_is_removed_is_disconnected_and_its_tasks_are_l
     async with site() as both:
         worker = await both.worker()
         await both.worker("ssk_bob")
+        await both.until(lambda: len(both.server.workers()) == 2)
+        (bob,) = [one for one in both.server.workers() if one.user == BOB]
         await both.offer(task(1))
         lease = await worker.lease(())
         both.server.drop({(2, BOB)})
-        await both.until(lambda: [one.user for one in both.server.workers()] == [BOB])
-        await lease.answer(Verdict.passed())
         await both.until(lambda: both.heard)
-        assert isinstance(both.heard[0].result, Deferral)
-        assert len(both.heard) == 1
+        await both.until(lambda: lease.ended)
+        await lease.answer(Verdict.passed())
+        assert [answer.result.why for answer in both.heard] == [LOST]
+        assert bob in both.server.workers()
 
 
 # A ping with 125 bytes, masked with zeros (RFC 6455 5.2).
@@ -390,6 +422,48 @@ async def test_a_silent_worker_is_disconnected(site: Any, monkeypatch: pytest.Mo
             await both.until(lambda: len(both.server.workers()) == 2)
             await both.until(lambda: len(both.server.workers()) == 1)
         assert not living.gone.is_set()
+
+
+class SlowLine(QueuedStream):
+    """A connection that sends one frame in some time, and says nothing but that it is there."""
+
+    def __init__(self) -> None:
+        super().__init__(10**9)
+        self.cut, self.posted = asyncio.Event(), 0
+        self._said = [
+            frames.Frame("hello", {"format": 1, "name": "w", "places": 1, "queues": []}),
+            frames.Frame("ready"),
+        ]
+
+    async def read(self) -> frames.Frame | None:
+        if self._said:
+            return self._said.pop(0)
+        await self.cut.wait()
+        return None
+
+    async def _post(self, frame: bytes) -> None:
+        await asyncio.sleep(0.03)
+        self.posted += 1
+
+    async def _close(self) -> None:
+        self.cut.set()
+
+    def _cut(self) -> None:
+        self.cut.set()
+
+
+async def test_a_worker_on_a_slow_line_is_not_silent(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers to pings come when the content before them has come."""
+    monkeypatch.setattr(worker_server, "DISTANT_BEAT", 0.1)
+    async with site() as both:
+        line = SlowLine()
+        for _ in range(50):  # more than a second, and a silent worker has 0.3
+            line.write(b"content")
+        serving = asyncio.create_task(both.server.serve(line, login=Login(ANN, 1)))
+        async with asyncio.timeout(10):
+            await line.cut.wait()
+        assert line.posted > 50  # all of it, and then it was silent
+        await serving
 
 
 async def test_a_worker_connects_again_when_the_node_comes_back(site: Any) -> None:

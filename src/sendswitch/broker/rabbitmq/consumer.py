@@ -133,7 +133,7 @@ class RabbitConsumer:
             self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
-        """End every lease and call: RabbitMQ gives the tasks to other workers."""
+        """End all leases and all calls. RabbitMQ gives the tasks to other workers."""
         self._verdicts = None
         for lease in self.leases.values():
             lease.ended = True
