@@ -169,6 +169,15 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def managed_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ with its plugin for management, for the tests of one file."""
+    if not RABBITMQ.exists():
+        missing("RabbitMQ is missing; as root: apt-get install rabbitmq-server")
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq"), plugins=("rabbitmq_management",)) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def database_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database server; gives a URL."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sendswitch.bench.peers import free_port, stop, wait_for_port
 from sendswitch.bench.rabbitmq import RabbitMQ
@@ -119,9 +120,43 @@ def as_of_dovecot_2_4() -> bool:
 
 
 @contextmanager
-def rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that runs."""
-    server = RabbitMQ(folder)
+def slapd(folder: Path) -> Iterator[int]:
+    """An OpenLDAP with joe, ann and bob below ou=people,dc=example,dc=test, whose passwords are pw-joe and so on; gives
+    its port.
+    """
+    (folder / "db").mkdir(parents=True)
+    (folder / "conf").write_text(
+        "".join(f"include /etc/ldap/schema/{name}.schema\n" for name in ("core", "cosine", "inetorgperson"))
+        + f"pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\ndatabase mdb\n"
+        f'suffix "dc=example,dc=test"\ndirectory {folder}/db\nmaxsize 10485760\ndbnosync\nindex mail eq\n'
+        "access to attrs=userPassword by anonymous auth by * none\naccess to * by * read\n"
+    )
+    people = [
+        "dn: dc=example,dc=test\nobjectClass: dcObject\nobjectClass: organization\no: Example\n",
+        "dn: ou=people,dc=example,dc=test\nobjectClass: organizationalUnit\n",
+        *(
+            f"dn: uid={name},ou=people,dc=example,dc=test\nobjectClass: inetOrgPerson\ncn: {name}\nsn: {name}\n"
+            f"mail: {name}@example.test\nuserPassword: pw-{name}\n"
+            for name in ("joe", "ann", "bob")
+        ),
+    ]
+    (folder / "ldif").write_text("\n".join(people))
+    subprocess.run(["slapadd", "-q", "-f", folder / "conf", "-l", folder / "ldif"], check=True, capture_output=True)
+    port = free_port()
+    with (folder / "log").open("wb") as log:
+        line = ["slapd", "-d", "none", "-f", folder / "conf", "-h", f"ldap://127.0.0.1:{port}"]
+        process = subprocess.Popen(list(map(str, line)), stdout=log, stderr=log)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        stop(process)
+
+
+@contextmanager
+def rabbitmq(folder: Path, **options: Any) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that runs; `options` are those of RabbitMQ."""
+    server = RabbitMQ(folder, **options)
     server.start()
     try:
         yield server

@@ -352,9 +352,9 @@ def workers_online(queue: str, *, waiting: int) -> None:
     _emit("info", "workers_online", queue=queue, waiting=waiting)
 
 
-def answer_ignored(*, account: str, why: str) -> None:
+def answer_ignored(*, account: str, key: str, why: str) -> None:
     """Log an answer of a worker that has no effect: late, forged, or for somebody else's task."""
-    _emit("warning", "answer_ignored", account=account, why=why)
+    _emit("warning", "answer_ignored", account=account, key=key, why=why)
 
 
 def draining() -> None:

@@ -9,13 +9,23 @@ from sendswitch.mail.address import key, resolved, split, without_extension
 
 # The queues of tasks: for any worker of the site; for a worker without other tasks, which a task may break; and for the
 # node itself, which runs what is cheap for any mail. All others are for workers of one user's own.
-TASKS = "tasks."
+TASKS, WEB = "tasks.", "web."
 POOL, ALONE, HERE = TASKS + "pool", TASKS + "alone", TASKS + "here"
 
 
 def own_queue(owner: str) -> str:
-    """Return the queue for the workers of a user's own."""
+    """Return the queue for workers of a user's own that come over the web port."""
+    return WEB + key(owner)
+
+
+def rabbitmq_queue(owner: str) -> str:
+    """Return the queue in RabbitMQ for workers of a user's own."""
     return TASKS + key(owner)
+
+
+def in_rabbitmq(queue: str) -> bool:
+    """Return whether a queue is in RabbitMQ, where a node has one."""
+    return queue.startswith(TASKS) and queue != HERE
 
 
 def is_own(queue: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sendswitch.bench.peers import Postfix, free_port, public_folder
+from sendswitch.bench.rabbitmq import RabbitMQ
 from sendswitch.bench.scanners import clamd, rspamd, spamd
 from sendswitch.processors import registry
 from tests.conftest import need
@@ -19,8 +20,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 START = DOCS / "howto" / "README.md"
 PROCESSORS = DOCS / "processors"
 PAGES = sorted(page for page in (DOCS / "howto").glob("*.md") if page != START)
-# The page that needs an amavis, and those that need a Postfix of their own.
+# The pages that need an amavis, a RabbitMQ, and a Postfix of their own.
 AMAVIS = "attach-to-amavis.md"
+RABBIT = "run-your-pipeline-over-rabbitmq.md"
 BEHIND = ("put-it-behind-postfix.md", "refuse-before-the-queue.md")
 
 
@@ -37,7 +39,7 @@ def test_the_tutorial(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in (*BEHIND, AMAVIS)], ids=lambda page: page.stem
+    "page", [page for page in PAGES if page.name not in (*BEHIND, AMAVIS, RABBIT)], ids=lambda page: page.stem
 )
 def test_how_to(page: Path, folder: Path) -> None:
     need("swaks", "swaks")
@@ -99,6 +101,15 @@ def test_how_to_attach_to_amavis(folder: Path, postfix_installed: None) -> None:
         with behind(folder, postfix, ports) as reader:
             reader.follow(START.read_text())
             reader.follow((DOCS / "howto" / AMAVIS).read_text())
+
+
+def test_how_to_run_a_pipeline_over_rabbitmq(folder: Path, managed_rabbit: RabbitMQ) -> None:
+    need("swaks", "swaks")
+    urls, management = f'["{managed_rabbit.url}"]', managed_rabbit.management
+    env = {"SENDSWITCH_BROKER__URLS": urls, "SENDSWITCH_BROKER__MANAGEMENT": management}
+    with Reader(folder, {"/home/you": str(folder)}, env) as reader:
+        reader.follow(START.read_text())
+        reader.follow((DOCS / "howto" / RABBIT).read_text())
 
 
 def behind(folder: Path, postfix: Postfix, ports: Mapping[str, str] | None = None) -> Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sendswitch.routing import ALONE, HERE, POOL, Route, Routes, is_own, own_queue
+from sendswitch.routing import ALONE, HERE, POOL, Route, Routes, in_rabbitmq, is_own, own_queue, rabbitmq_queue
 
 # routes
 
@@ -50,8 +50,14 @@ def test_routes_can_be_gone_through() -> None:
 
 
 def test_queues_of_users_are_none_of_the_site() -> None:
-    assert own_queue("Ann@Example.test") == own_queue("ann@example.test") == "tasks.ann@example.test"
+    assert own_queue("Ann@Example.test") == own_queue("ann@example.test") == "web.ann@example.test"
+    assert rabbitmq_queue("Ann@Example.test") == "tasks.ann@example.test"
     assert is_own(own_queue("@example.test"))
+    assert is_own(rabbitmq_queue("@example.test"))
+    assert list(map(in_rabbitmq, (POOL, ALONE, HERE, rabbitmq_queue("a@b"), own_queue("a@b")))) == [
+        *(True, True, False),
+        *(True, False),
+    ]
     assert not any(map(is_own, (POOL, ALONE, HERE)))
 
 

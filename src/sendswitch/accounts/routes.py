@@ -13,7 +13,7 @@ from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.load import parse, validate
 from sendswitch.config.model import Config
 from sendswitch.errors import SendSwitchError
-from sendswitch.routing import HERE, POOL, Route, Routes, own_queue
+from sendswitch.routing import HERE, POOL, Route, Routes, own_queue, rabbitmq_queue
 
 
 def load_routes(engine: Engine, config: Config) -> Routes:
@@ -39,7 +39,8 @@ def _run_by(told: WorkersOf, route: Route) -> Route:
     when_offline = told.when_offline
     if when_offline == "pool" and not route.version:
         when_offline = "defer"  # there is nothing that the site's workers could run
-    return replace(route, queue=own_queue(told.address) if told.own else route.queue, when_offline=when_offline)
+    queues = {"own": own_queue(told.address), "own-rabbitmq": rabbitmq_queue(told.address)}
+    return replace(route, queue=queues.get(told.run_by, route.queue), when_offline=when_offline)
 
 
 def _read(stored: StoredPipeline) -> PipelineConfig:

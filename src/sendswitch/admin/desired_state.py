@@ -31,7 +31,7 @@ class _User(BaseModel):
 
     address: str = Field(description="user@domain, or @domain for all of a domain.")
     pipeline: str = Field("", description="The pipeline as TOML; without it mail is delivered.")
-    run_by: Literal["site", "own"] = Field("site", description="Whose workers run the pipeline.")
+    run_by: workers.RunBy = Field("site", description="Whose workers run the pipeline.")
     when_offline: Literal[""] | workers.WhenOffline = Field(
         "", description="What happens to mail while no worker is there; without it the default."
     )
@@ -75,15 +75,14 @@ class WantedUser:
     """A user's pipeline, '' for none, and workers. `when_offline` is '' for the default."""
 
     pipeline: str = ""
-    own: bool = False
+    run_by: workers.RunBy = "site"
     when_offline: str = ""
 
     @property
     def route(self) -> list[str]:
         """Return the lines about the workers, none for what all users have."""
-        told = {"run_by": "own"} if self.own else {}
-        told |= {"when_offline": self.when_offline} if self.when_offline else {}
-        return tomli_w.dumps(told).splitlines()
+        told = {"run_by": self.run_by, "when_offline": self.when_offline}
+        return tomli_w.dumps({name: value for name, value in told.items() if value not in ("site", "")}).splitlines()
 
 
 NO_USER = WantedUser()
@@ -142,7 +141,7 @@ class UserChange:
         if self.new.pipeline != self.old.pipeline:
             users.store(connection, self.of, self.new.pipeline, author=author)
         if self.new.route != self.old.route:
-            workers.change(connection, self.of, own=self.new.own, when_offline=self.new.when_offline)
+            workers.change(connection, self.of, run_by=self.new.run_by, when_offline=self.new.when_offline)
 
 
 @dataclass(slots=True)
@@ -237,7 +236,7 @@ def read(text: str, file: str, check: Callable[[str, str], object], check_entry:
         if key(user.address) in map(key, wanted):
             problems.append(f"{place}: {user.address} is there twice")
         problems += _user_problems(user, place, check)
-        wanted[user.address] = WantedUser(user.pipeline, user.run_by == "own", user.when_offline)
+        wanted[user.address] = WantedUser(user.pipeline, user.run_by, user.when_offline)
     if problems:
         raise InvalidConfiguration(problems)
     return Wanted(wanted, kept)
@@ -251,7 +250,7 @@ def _user_problems(user: _User, place: str, check: Callable[[str, str], object])
     try:
         check(user.pipeline, f"{place}: pipeline of {user.address}")
         if user.when_offline:
-            workers.check(user.when_offline, own=user.run_by == "own", pipeline=bool(user.pipeline))
+            workers.check(user.when_offline, run_by=user.run_by, pipeline=bool(user.pipeline))
     except InvalidConfiguration as error:
         problems += error.problems
     except ValueError as error:
@@ -285,7 +284,7 @@ def _known_users(engine: Engine) -> dict[str, WantedUser]:
     live = {stored.owner: stored.text for stored in users.all_pipelines(engine)}
     run_by = workers.given(engine)
     return {
-        user.address: WantedUser(live.get(user.address, ""), *run_by.get(user.address, (False, "")))
+        user.address: WantedUser(live.get(user.address, ""), *run_by.get(user.address, ("site", "")))
         for user in users.list_users(engine)
     }
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 from sendswitch.accounts import users, workers
 from sendswitch.accounts.routes import read_pipeline
-from sendswitch.accounts.workers import WhenOffline
+from sendswitch.accounts.workers import RunBy, WhenOffline
+from sendswitch.admin import rabbitmq
 from sendswitch.admin.base import Actor, Installation, use_case
 from sendswitch.conditions.pipeline import check_own
 from sendswitch.errors import NotFound
-
-Whose = Literal["site", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +19,20 @@ class RouteSummary:
     """A user's route: whose workers run the pipeline, and its live version, None without one."""
 
     address: str
-    run_by: Whose
+    run_by: RunBy
     when_offline: str
     pipeline: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledRoute:
+    """A route over RabbitMQ. `url` is how the user's workers connect, with the password that nothing shows again, ''
+    where no account was made.
+    """
+
+    address: str
+    when_offline: str
+    url: str
 
 
 @use_case("GET", "/routes")
@@ -33,13 +43,13 @@ def list_routes(installation: Installation, actor: Actor) -> tuple[RouteSummary,
     return tuple(_summary(told.get(user.address, workers.site(user.address)), user.version) for user in found)
 
 
-@use_case("POST", "/routes/{address}")
+@use_case("POST", "/routes/{address}:set")
 def set_route(
     installation: Installation,
     actor: Actor,
     *,
     address: str,
-    run_by: Whose,
+    run_by: RunBy,
     when_offline: WhenOffline | None = None,
 ) -> RouteSummary:
     """Have a user's pipeline run by workers of the site or of the user's own.
@@ -47,20 +57,72 @@ def set_route(
     `when_offline` is what happens to mail while none of them is there; by default `pass` for a user's own workers, and
     `defer` for the site's.
     """
-    engine = installation.database(create=True)
-    try:
-        stored = users.get_pipeline(engine, address)
-        version = stored.version
-        if run_by == "own":
-            check_own(read_pipeline(stored.text, f"the pipeline of {address}"), f"the pipeline of {address}")
-    except NotFound:
-        version = 0
-    if when_offline is not None:
-        workers.check(when_offline, own=run_by == "own", pipeline=version > 0)
-    told = workers.set_workers(engine, address, own=run_by == "own", when_offline=when_offline or "")
+    if run_by == "own-rabbitmq":
+        rabbitmq.needed_urls(installation.config)
+    version = _checked(installation, address, run_by, when_offline)
+    told = workers.set_workers(installation.database(), address, run_by=run_by, when_offline=when_offline or "")
     installation.changed()
     return _summary(told, version)
 
 
+@use_case("POST", "/routes/{address}:install")
+def install(
+    installation: Installation,
+    actor: Actor,
+    *,
+    address: str,
+    account: bool = True,
+    new_password: bool = False,
+    when_offline: WhenOffline | None = None,
+) -> InstalledRoute:
+    """Have a user's pipeline run by the user's own workers over RabbitMQ, with what they need there: a queue and, if
+    asked, an account. An account that this route has already keeps its password, unless a new one is asked for.
+    """
+    _checked(installation, address, "own-rabbitmq", when_offline)
+    run_by, kept = workers.of(installation.database(), address)
+    already = run_by == "own-rabbitmq"
+    rabbitmq.install_queue(installation.config, address)
+    url = rabbitmq.make_account(installation.config, address) if account and (new_password or not already) else ""
+    told = workers.set_workers(
+        installation.database(),
+        address,
+        run_by="own-rabbitmq",
+        when_offline=when_offline or (kept if already else ""),
+    )
+    installation.changed()
+    return InstalledRoute(address, told.when_offline, url)
+
+
+@use_case("POST", "/routes/{address}:uninstall")
+def uninstall(installation: Installation, actor: Actor, *, address: str) -> None:
+    """Have a user's pipeline run by the site's workers again, and remove the account and the queue in RabbitMQ. They
+    are also removed where there is no such user any more.
+    """
+    engine = installation.database(create=True)
+    with suppress(NotFound):
+        if workers.of(engine, address)[0] == "own-rabbitmq":
+            workers.set_workers(engine, address, run_by="site")
+            installation.changed()
+    rabbitmq.uninstall(installation.config, address)
+
+
+def _checked(installation: Installation, address: str, run_by: RunBy, when_offline: WhenOffline | None) -> int:
+    """Return the version of the user's live pipeline, 0 without one. Raises InvalidConfiguration or ValueError where it
+    cannot be run so, NotFound for no such user.
+    """
+    engine = installation.database(create=True)
+    workers.of(engine, address)
+    try:
+        stored = users.get_pipeline(engine, address)
+        version = stored.version
+        if run_by != "site":
+            check_own(read_pipeline(stored.text, f"the pipeline of {address}"), f"the pipeline of {address}")
+    except NotFound:
+        version = 0
+    if when_offline is not None:
+        workers.check(when_offline, run_by=run_by, pipeline=version > 0)
+    return version
+
+
 def _summary(told: workers.WorkersOf, version: int) -> RouteSummary:
-    return RouteSummary(told.address, "own" if told.own else "site", told.when_offline, version or None)
+    return RouteSummary(told.address, told.run_by, told.when_offline, version or None)

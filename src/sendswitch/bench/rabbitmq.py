@@ -14,10 +14,24 @@ RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 
 
 class RabbitMQ:
-    """A RabbitMQ with its own name server, for guest/guest from this machine."""
+    """A RabbitMQ with its own name server, for guest/guest from this machine.
 
-    def __init__(self, folder: Path, *, name: str = "rabbit") -> None:
-        self.folder, self.port = folder, free_port()
+    `plugins` are started with it; `settings` are lines of its configuration, and `advanced` is the rest of it, in
+    Erlang's terms. With the plugin for management, `management` is its URL.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "rabbit",
+        plugins: tuple[str, ...] = (),
+        settings: str = "",
+        advanced: str = "",
+    ) -> None:
+        self.folder, self.port, web = folder, free_port(), free_port()
+        self.management = f"http://guest:guest@127.0.0.1:{web}"
+        self._web = web if "rabbitmq_management" in plugins else 0
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._names, self._between = free_port(), free_port()
         for place in ("mnesia", "log", "home"):
@@ -25,11 +39,14 @@ class RabbitMQ:
         cookie = folder / "home" / ".erlang.cookie"
         cookie.write_text(os.urandom(12).hex())
         cookie.chmod(0o400)
-        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
+        if self._web:
+            settings += f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {web}\n"
+        (folder / "advanced.config").write_text(advanced or "[].\n")
         (folder / "none").write_text("")
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.console = false\n"
-            "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\n"
+            f"disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\n{settings}"
         )
         local = "-kernel inet_dist_use_interface {127,0,0,1}"
         self._environment = os.environ | {
@@ -63,6 +80,8 @@ class RabbitMQ:
                 )
             self._processes.append(process)
             wait_for_port(port, process)
+        if self._web:
+            wait_for_port(self._web, process)
 
     def control(self, *words: str) -> str:
         """Run rabbitmqctl and return what it prints."""

@@ -119,7 +119,7 @@ class Management:
             ]
             distant = self._node.rabbitmq.workers() if self._node.rabbitmq is not None else []
             return here + [
-                WorkerSummary(one.name, 0, at(one.since), (one.queue,), one.places, one.leased, one.done)
+                WorkerSummary(one.name, 0, at(one.since), (one.queue,), one.places, one.leased, one.done, one.user)
                 for one in distant
             ]
 

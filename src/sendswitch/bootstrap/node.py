@@ -23,6 +23,7 @@ from sendswitch.accounts import access_keys, users
 from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
 from sendswitch.accounts.routes import load_routes
+from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.management import Management
@@ -39,7 +40,7 @@ from sendswitch.bootstrap.parts import (
     make_worker,
     worker_processes,
 )
-from sendswitch.bootstrap.rabbitmq import broker_urls, rabbit_publisher
+from sendswitch.bootstrap.rabbitmq import rabbit_publisher
 from sendswitch.bootstrap.worker_calls import WorkerCalls, settings_for_workers
 from sendswitch.broker.base import TaskPublisher
 from sendswitch.broker.by_queue import ByQueue
@@ -185,7 +186,8 @@ class Node:
         self.rabbitmq: RabbitPublisher | None = None
         publisher: TaskPublisher = self._broker.publisher()
         if urls := broker_urls(config):
-            self.rabbitmq = rabbit_publisher(urls, secrets.token_hex(6), self._content, self._calls, self._for_workers)
+            name = secrets.token_hex(6)
+            self.rabbitmq = rabbit_publisher(urls, name, self._content, self._calls, self._for_workers, self._notes)
             publisher = ByQueue(publisher, self.rabbitmq)
         self._needed, self._suspected = asyncio.Event(), asyncio.Event()
         self._dispatcher = Dispatcher(

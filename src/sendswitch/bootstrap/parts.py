@@ -14,10 +14,9 @@ from sqlalchemy import Engine
 from sendswitch import logs
 from sendswitch.accounts.routes import make_route, read_pipeline
 from sendswitch.accounts.users import get_pipeline
-from sendswitch.bootstrap.rabbitmq import broker_urls
+from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.worker_processes import WorkerProcesses
-from sendswitch.broker.base import TaskConsumer
-from sendswitch.broker.embedded import OWN_HAD
+from sendswitch.broker.base import OWN_HAD, TaskConsumer
 from sendswitch.clock import system_clock
 from sendswitch.conditions.pipeline import PipelineConfig
 from sendswitch.config.model import Config, ListenerSection

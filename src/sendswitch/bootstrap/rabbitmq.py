@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sendswitch.admin.rabbitmq import missing_library
 from sendswitch.broker.remote import OnSettings
-from sendswitch.config.model import Config
-from sendswitch.errors import InvalidConfiguration
 from sendswitch.worker.process import NodeConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sendswitch.broker.base import ReadContent
+    from sendswitch.broker.base import Hands, ReadContent
     from sendswitch.broker.calls import CallsOf, SettingsOf
     from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
-
-
-def broker_urls(config: Config) -> list[str]:
-    """Return the hosts of RabbitMQ, none where workers are on this machine."""
-    return [url.get_secret_value() for url in config.broker.urls]
 
 
 def rabbit_publisher(
@@ -28,13 +22,14 @@ def rabbit_publisher(
     read: ReadContent,
     calls: CallsOf,
     settings: SettingsOf,
+    hands: Hands,
 ) -> RabbitPublisher:
     """Return a node's side of RabbitMQ. Raises InvalidConfiguration when the library is not installed."""
     try:
         from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
     except ImportError as error:
-        raise _missing(error) from error
-    return RabbitPublisher(urls, node, read, calls, settings)
+        raise missing_library(error) from error
+    return RabbitPublisher(urls, node, read, calls, settings, hands)
 
 
 def rabbit_consumer(
@@ -44,36 +39,5 @@ def rabbit_consumer(
     try:
         from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
     except ImportError as error:
-        raise _missing(error) from error
+        raise missing_library(error) from error
     return RabbitConsumer(urls, name=name, places=places, queues=queues, on_settings=on_settings)
-
-
-async def install(urls: Sequence[str]) -> None:
-    """Make what is missing in RabbitMQ. Raises InvalidConfiguration, Temporary."""
-    await _topology("install", urls)
-
-
-async def check(urls: Sequence[str]) -> list[str]:
-    """Return what is missing in RabbitMQ. Raises InvalidConfiguration, Temporary."""
-    found: list[str] = await _topology("missing", urls)
-    return found
-
-
-async def remove(urls: Sequence[str]) -> None:
-    """Remove what `install` made. Raises InvalidConfiguration; Refused when there are tasks; Temporary."""
-    await _topology("remove", urls)
-
-
-async def _topology(name: str, urls: Sequence[str]) -> Any:
-    if not urls:
-        raise InvalidConfiguration(["broker.urls is empty: without RabbitMQ there is nothing to install"])
-    try:
-        from sendswitch.broker.rabbitmq import topology
-    except ImportError as error:
-        raise _missing(error) from error
-    return await getattr(topology, name)(urls)
-
-
-def _missing(error: ImportError) -> InvalidConfiguration:
-    hint = f"broker.urls needs {error.name}, which is not installed; pip install 'sendswitch[rabbitmq]'"
-    return InvalidConfiguration([hint])

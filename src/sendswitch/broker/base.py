@@ -13,6 +13,9 @@ from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import PipelineResult
 
+# Noted instead of a digest for a delivery that a worker of a user's own has: it breaks nothing of ours.
+OWN_HAD = b"own"
+
 OnAnswer = Callable[[Answer], None]
 """Called with each answer, on the event loop; must not block."""
 
@@ -21,6 +24,18 @@ OnReconnect = Callable[[], None]
 
 ReadContent = Callable[[Reference], Awaitable[Content]]
 """Returns the content of a reference. Raises Temporary when it cannot be read."""
+
+
+class Hands(Protocol):
+    """Remembers which deliveries workers have, beyond the death of this process."""
+
+    def begin(self, message: int, n: int, digest: bytes) -> None:
+        """Note that a worker gets a delivery. A kill does not lose the note."""
+        ...
+
+    def end(self, message: int, n: int) -> None:
+        """Note that a worker has the delivery no more."""
+        ...
 
 
 class TaskPublisher(Protocol):

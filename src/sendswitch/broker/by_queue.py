@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from sendswitch.broker.base import OnAnswer, OnReconnect, TaskPublisher
 from sendswitch.mail.task import Task
-from sendswitch.routing import HERE, is_own
+from sendswitch.routing import in_rabbitmq
 
 
 class ByQueue:
-    """Tasks for the site's workers go to `elsewhere`, all others to `here` (`base.TaskPublisher`): those of light
-    pipelines, and those for workers of users' own, which come through the web port.
+    """Tasks of queues in RabbitMQ go to `elsewhere`, all others to `here` (`base.TaskPublisher`): those of light
+    pipelines, and those for workers of users' own that come over the web port.
     """
 
     def __init__(self, here: TaskPublisher, elsewhere: TaskPublisher) -> None:
         self._here, self._elsewhere = here, elsewhere
 
     def _of(self, queue: str) -> TaskPublisher:
-        return self._here if queue == HERE or is_own(queue) else self._elsewhere
+        return self._elsewhere if in_rabbitmq(queue) else self._here
 
     async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
         """Open both."""

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from typing import Protocol
 
-from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
+from sendswitch.broker.base import OWN_HAD, Hands, OnAnswer, OnReconnect, ReadContent
 from sendswitch.mail.address import key
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
@@ -25,22 +24,7 @@ from sendswitch.routing import HERE, is_own
 # Most places of one pipeline, and of one recipient, for each place that is free.
 PIPELINE_SHARE, RECIPIENT_SHARE = 4, 2
 
-# Noted instead of a digest for a delivery that a worker of a user's own has: it breaks nothing of ours.
-OWN_HAD = b"own"
-
 _Tasks = OrderedDict[str, Task]  # by token
-
-
-class Hands(Protocol):
-    """Remembers which deliveries workers have, beyond the death of this process."""
-
-    def begin(self, message: int, n: int, digest: bytes) -> None:
-        """Note that a worker gets a delivery. A kill does not lose the note."""
-        ...
-
-    def end(self, message: int, n: int) -> None:
-        """Note that a worker has the delivery no more."""
-        ...
 
 
 class FairQueue:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import typer
 
-from sendswitch.bootstrap import rabbitmq
+from sendswitch.admin import rabbitmq, routes
 from sendswitch.cli.output import Session
 from sendswitch.errors import Temporary
 
@@ -17,16 +15,22 @@ app = typer.Typer(help="RabbitMQ, for workers on other machines.", no_args_is_he
 def install(context: typer.Context) -> None:
     """Make the exchange and the queues of the site in RabbitMQ. What is there already stays."""
     session: Session = context.obj
-    asyncio.run(rabbitmq.install(rabbitmq.broker_urls(session.config())))
+    rabbitmq.install(session.config())
     session.done("RabbitMQ has the exchange and the queue of the site", installed=True)
 
 
 @app.command("check")
 def check(context: typer.Context) -> None:
-    """Check that RabbitMQ can be reached and has what is needed. If not, shows the causes and exits with 75."""
+    """Check that RabbitMQ can be reached and has what is needed. If not, shows the causes and exits with 75.
+
+    With `broker.management` it also finds accounts of users who have no route over RabbitMQ any more.
+    """
     session: Session = context.obj
-    if problems := asyncio.run(rabbitmq.check(rabbitmq.broker_urls(session.config()))):
-        raise Temporary(f"{'; '.join(problems)}; `sendswitch broker install` makes it")
+    config = session.config()
+    rabbitmq.needed_urls(config)
+    users = [one.address for one in session.client.call(routes.list_routes) if one.run_by == "own-rabbitmq"]
+    if problems := rabbitmq.missing(config, users):
+        raise Temporary("; ".join(problems))
     session.done("RabbitMQ can be reached and has all that is needed", well=True)
 
 
@@ -34,5 +38,5 @@ def check(context: typer.Context) -> None:
 def remove(context: typer.Context) -> None:
     """Remove the exchange and the queue of the site from RabbitMQ. Refused while workers use them or tasks wait."""
     session: Session = context.obj
-    asyncio.run(rabbitmq.remove(rabbitmq.broker_urls(session.config())))
+    rabbitmq.remove(session.config())
     session.done("the exchange and the queue of the site are gone", removed=True)

@@ -12,13 +12,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 import typer
 import uvloop
 
 from sendswitch import logs, unix_socket
+from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.parts import make_readers
-from sendswitch.bootstrap.rabbitmq import broker_urls, rabbit_consumer
+from sendswitch.bootstrap.rabbitmq import rabbit_consumer
 from sendswitch.broker import web_client
 from sendswitch.broker.remote import OnSettings, RemoteConsumer
 from sendswitch.broker.streams import SocketStream, Stream
@@ -28,7 +30,7 @@ from sendswitch.cli.serve import LOOK, changes, raise_file_limit, tune_memory
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Readers
 from sendswitch.processors.hosting.supervise import ends_with
-from sendswitch.routing import ALONE, POOL
+from sendswitch.routing import ALONE, POOL, rabbitmq_queue
 from sendswitch.worker.process import NodeConsumer, OwnPipeline, WorkerProcess
 
 
@@ -59,7 +61,9 @@ def work(
     ] = "",
     pipeline: Annotated[
         Path | None,
-        typer.Option(help="With --url: run the steps of this file, not those of the pipeline that the node has."),
+        typer.Option(
+            help="On a worker of your own: run the steps of this file, not those of your pipeline on the node."
+        ),
     ] = None,
     reload: Annotated[
         bool,
@@ -68,7 +72,9 @@ def work(
         ),
     ] = False,
     name: Annotated[str, typer.Option(help="The name of this worker in lists and logs; by default host and pid.")] = "",
-    places: Annotated[int, typer.Option(min=1, max=10_000, help="Tasks at once; with --url never more than 20.")] = 100,
+    places: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Tasks at once; on a worker of your own 20 at most.")
+    ] = 100,
     queues: Annotated[
         list[str] | None,
         typer.Option("--queue", help="The queues to take tasks from; by default those of the site. Not with --url."),
@@ -85,15 +91,19 @@ def work(
     session: Session = context.obj
     if of:
         ends_with(of, signal.SIGKILL)  # even where it hangs, or was stopped
-    taken = tuple(queues or (ALONE, POOL))
+    named = _urls(brokers or [])
+    user = _user(named)
+    taken = tuple(queues or ([rabbitmq_queue(user)] if user else (ALONE, POOL)))
     name = name or f"{socket.gethostname()} {os.getpid()}"
     connect: Connect
-    _check(url, pipeline, reload=reload, queues=queues)
+    _check(url, user, pipeline, reload=reload, queues=queues)
     own = OwnPipeline(pipeline) if pipeline is not None else None
-    if url:
+    places = min(places, OWN_PLACES) if url or user else places
+    if url or user:  # their user's settings for logs count, not the site's
         logs.setup("text" if sys.stderr.isatty() else "json", "info")
-        connect = partial(_over_web, _place(url), _token(token), name, min(places, OWN_PLACES))
-    elif urls := _urls(brokers or []) or ([] if path else broker_urls(session.config())):
+    if url:
+        connect = partial(_over_web, _place(url), _token(token), name, places)
+    elif urls := named or ([] if path else broker_urls(session.config())):
         connect = partial(rabbit_consumer, urls, name=name, places=places, queues=taken)
     else:
         place = path or session.config().node.data / NAME
@@ -101,17 +111,19 @@ def work(
     raise_file_limit()
     tune_memory()
     os.umask(0o077)
-    worker = partial(WorkerProcess, connect, queues=taken, places=places, name=name if url else "", own=own)
+    worker = partial(WorkerProcess, connect, queues=taken, places=places, name=name if url or user else "", own=own)
     uvloop.run(_until_signal(worker, pulse, pipeline if reload else None))
 
 
 Connect = Callable[[OnSettings], NodeConsumer]
 
 
-def _check(url: str, pipeline: Path | None, *, reload: bool, queues: list[str] | None) -> None:
+def _check(url: str, user: str, pipeline: Path | None, *, reload: bool, queues: list[str] | None) -> None:
     """Raise BadParameter for options that do not go together."""
-    if pipeline is not None and not url:
-        raise typer.BadParameter("--pipeline is for a worker of your own; add --url and --token")
+    if pipeline is not None and not url and not user:
+        raise typer.BadParameter(
+            "--pipeline is for a worker of your own; add --url and --token, or --broker with your own account"
+        )
     if reload and pipeline is None:
         raise typer.BadParameter("--reload reads the file of --pipeline again; name one")
     if url and queues:
@@ -120,6 +132,17 @@ def _check(url: str, pipeline: Path | None, *, reload: bool, queues: list[str] |
 
 def _urls(brokers: list[str]) -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()] if brokers == ["-"] else brokers
+
+
+def _user(urls: list[str]) -> str:
+    """Return the address of the user whose account these URLs of RabbitMQ have, '' for an account of the site.
+
+    Raises BadParameter for accounts of several.
+    """
+    users = {unquote(urlsplit(url).username or "") for url in urls}
+    if len(users) > 1 and any("@" in user for user in users):
+        raise typer.BadParameter("the URLs have accounts of several users", param_hint="--broker")
+    return next((user for user in users if "@" in user), "")
 
 
 def _place(url: str) -> str:

@@ -120,7 +120,7 @@ def _keys(model: type[BaseModel], section: str) -> list[str]:
 
 
 def _value(kind: Any, text: str) -> Any:
-    if _model(kind) is not None or get_origin(kind) in (tuple, dict):
+    if _model(kind) is not None or get_origin(kind) in (tuple, list, dict):
         if text[:1] in ("[", "{"):
             return json.loads(text)
         return [word.strip() for word in text.split(",") if word.strip()]

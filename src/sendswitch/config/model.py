@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -289,12 +289,50 @@ def _rabbitmq(url: SecretStr) -> SecretStr:
     return url
 
 
+def _rabbitmq_place(text: str) -> str:
+    """Check the place of a RabbitMQ. Raises ValueError."""
+    if text and urlsplit(_rabbitmq(SecretStr(text)).get_secret_value()).username:
+        raise ValueError("it has a name or password in it; each user has an account of their own")
+    return text
+
+
+def _management(url: SecretStr) -> SecretStr:
+    """Check the URL of a management plugin. Raises ValueError without its password."""
+    if not url.get_secret_value():
+        return url
+    try:
+        parts = urlsplit(url.get_secret_value())
+        good = parts.scheme in ("http", "https") and bool(parts.hostname and parts.username) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise ValueError("it is no URL such as https://user:password@host:15671")
+    return url
+
+
+def _of_the_site(url: SecretStr) -> SecretStr:
+    """Check that an account is none of a user. Raises ValueError."""
+    if "@" in unquote(urlsplit(url.get_secret_value()).username or ""):
+        raise ValueError("accounts with an @ in their names are those of users; give the site another one")
+    return url
+
+
 class BrokerSection(Section):
     """The broker between nodes and workers on other machines. Without one, workers are on this machine."""
 
-    urls: list[Annotated[Secret, AfterValidator(_rabbitmq)]] = Field(
+    urls: list[Annotated[Secret, AfterValidator(_rabbitmq), AfterValidator(_of_the_site)]] = Field(
         default_factory=list,
         description='RabbitMQ hosts, such as "amqps://user:password@mq1.example/sendswitch"; or {file = "/path"}.',
+    )
+    public: Annotated[str, AfterValidator(_rabbitmq_place)] = Field(
+        "",
+        description="RabbitMQ as users' own workers reach it, such as amqps://mq.example/sendswitch; empty: like the"
+        " first of `urls`.",
+    )
+    management: Annotated[Secret, AfterValidator(_management)] = Field(
+        SecretStr(""),
+        description="RabbitMQ's management plugin, by which `route install` makes accounts, with an administrator of"
+        ' RabbitMQ: "https://user:password@mq1.example:15671"; or {file = "/path"}.',
     )
 
 

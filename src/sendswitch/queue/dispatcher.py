@@ -264,7 +264,7 @@ class Dispatcher:
             self._waiting.pop(task.token, None)
         if not is_own(task.queue):  # what others say becomes no metric of ours
             _measure(answer)
-        if _is(answer, OFFLINE) or _is(answer, UNANSWERED):  # the broker has it still
+        if isinstance(answer, Deferral) and answer.why in (OFFLINE, UNANSWERED, UNOFFERED):  # the broker may have it
             await self._publisher.withdraw(task)
         if _is(answer, LATE):
             if not task.rehearsal:
@@ -315,12 +315,21 @@ class Dispatcher:
         while True:
             await asyncio.sleep(LOOK)
             offline, back = self._presence.look({question.task.queue for question in self._waiting.values()})
-            for question in self._waiting.values() if offline else ():
+            for question in self._waiting.values():
                 task, offered = question.task, question.timer is not None
-                if task.queue in offline and offered and not question.answer.done() and not self._publisher.begun(task):
+                if question.answer.done() or not offered:
+                    continue
+                if is_own(task.queue) and self._moved(task):
+                    question.answer.set_result(Deferral("other workers run the pipeline now", why=UNOFFERED))
+                elif task.queue in offline and not self._publisher.begun(task):
                     question.answer.set_result(Deferral(f"no worker of {_whose(task)} is online", why=OFFLINE))
             if back:
                 await on_back(back)
+
+    def _moved(self, task: Task) -> bool:
+        """Return whether the route of a task leads elsewhere by now."""
+        route = self._current.settings.routes.find(task.recipient.address)
+        return route is None or task.queue not in (route.queue, route.candidate and route.candidate_queue)
 
     def _answered(self, answer: Answer) -> None:
         # An unknown token is an answer that came twice, too late, or from a worker that was never asked.

@@ -54,13 +54,13 @@ def test_routes_say_whose_workers_are_asked(engine: Engine) -> None:
         users.add_user(engine, f"{name}@example.test")
     for name in ("ann", "bob", "dave"):
         users.set_pipeline(engine, f"{name}@example.test", "[[step]]\nuse = 'pass'\n")
-    workers.set_workers(engine, "ann@example.test", own=True)
-    workers.set_workers(engine, "carol@example.test", own=True, when_offline="pool")
-    workers.set_workers(engine, "dave@example.test", own=False, when_offline="quarantine")
+    workers.set_workers(engine, "ann@example.test", run_by="own")
+    workers.set_workers(engine, "carol@example.test", run_by="own-rabbitmq", when_offline="pool")
+    workers.set_workers(engine, "dave@example.test", run_by="site", when_offline="quarantine")
     routes = {route.owner.partition("@")[0]: route for route in load_routes(engine, Config())}
     told = {name: (route.queue, route.version, route.when_offline) for name, route in routes.items()}
     assert told == {
-        "ann": ("tasks.ann@example.test", 1, "pass"),
+        "ann": ("web.ann@example.test", 1, "pass"),
         "bob": (HERE, 1, "defer"),
         "carol": ("tasks.carol@example.test", 0, "defer"),  # nothing to stand in with
         "dave": (HERE, 1, "quarantine"),

@@ -24,7 +24,7 @@ from sendswitch.errors import NotFound, Refused, Temporary
 from sendswitch.mail.content import Content, InMemory, read_all
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LOST, Deferral, Verdict
-from sendswitch.routing import ALONE, POOL, own_queue
+from sendswitch.routing import ALONE, POOL, rabbitmq_queue
 from sendswitch.testing import envelope
 from tests.conftest import missing
 from tests.integration.broker.contents import LARGE, SMALL, reading
@@ -103,13 +103,13 @@ async def emptied(url: str) -> None:
         await (await (await connection.channel()).get_queue(POOL)).purge()
 
 
-async def speak(url: str, key: str, *bodies: bytes) -> None:
+async def speak(url: str, key: str, *bodies: bytes, user_id: str | None = "guest") -> None:
     """Publish to the exchange of verdicts, as anybody could who knows a password."""
     connection = await aio_pika.connect(url)
     async with connection:
         exchange = await (await connection.channel()).get_exchange(topology.VERDICTS, ensure=False)
         for body in bodies:
-            await exchange.publish(aio_pika.Message(body), key)
+            await exchange.publish(aio_pika.Message(body, user_id=user_id), key)
 
 
 async def test_an_answer_reaches_the_node(sides: Any) -> None:
@@ -237,7 +237,7 @@ async def test_what_a_stranger_says_has_no_effect(sides: Any, rabbit: RabbitMQ) 
         forged = encode_answer(Answer(1, 0, "token 9", Verdict.passed()))
         await speak(
             rabbit.url,
-            "n1.eve@example.test",
+            "n1.own.eve@example.test",
             frames.encode("answer", passed, token="token 1"),
             frames.encode("back", token="token 1"),
             frames.encode("lost", token="token 1"),
@@ -254,6 +254,9 @@ async def test_what_a_stranger_says_has_no_effect(sides: Any, rabbit: RabbitMQ) 
             frames.encode("dance"),
             frames.encode("call", id=1, name="lists", arguments={}),  # wants no reply
         )
+        for key in ("n1.pool.x", "n1.x@example.test.pool", "n1.own.pool", "n1.own.", "n1.own"):
+            await speak(rabbit.url, key, frames.encode("answer", passed, token="token 1"))
+        await speak(rabbit.url, "n1.pool", frames.encode("answer", passed, token="token 1"), user_id=None)
         worker = await both.worker()
         lease = await worker.lease((POOL,))
         assert both.heard == []
@@ -284,10 +287,8 @@ async def test_a_call_returns_its_result_or_its_error(sides: Any) -> None:
 
 
 async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: RabbitMQ) -> None:
-    queue = own_queue("Ann@Example.test")
-    connection = await aio_pika.connect(rabbit.url)
-    async with connection:
-        await (await connection.channel()).declare_queue(queue, durable=True)
+    queue = rabbitmq_queue("Ann@Example.test")
+    await topology.add_queue([rabbit.url], queue)
 
     async def double(told: Mapping[str, Any]) -> Any:
         return told["n"] * 2
@@ -329,18 +330,19 @@ async def test_a_task_whose_worker_went_is_lost_when_nobody_is_there_to_say_so(
             await asyncio.sleep(0.01)
         body = frames.encode("working", name="w", places=1, done=0, tokens=["token 1"])
         exchange = await channel.get_exchange(topology.VERDICTS)
-        await exchange.publish(aio_pika.Message(body), "all.pool")
+        await exchange.publish(aio_pika.Message(body, user_id="guest"), "all.pool")
         await both.until(lambda: both.publisher.begun(task(1)))
         await connection.close()
         await both.until(lambda: both.heard)
         assert (both.heard[0].message, both.heard[0].result.why) == (1, LOST)
 
 
-async def test_a_missing_queue_is_named(sides: Any) -> None:
+async def test_a_missing_queue_of_a_user_is_made(sides: Any) -> None:
+    queue = rabbitmq_queue("new@example.test")
     async with sides() as both:
-        with pytest.raises(Temporary, match=r"no queue tasks\.nobody; run `sendswitch broker install`"):
-            await both.publisher.offer(task(1, queue="tasks.nobody"))
-        assert not both.publisher.has(task(1))
+        await both.publisher.offer(task(1, queue=queue))
+        worker = await both.worker(queue=queue)
+        assert (await worker.lease((queue,))).task.message == 1
 
 
 async def test_a_queue_that_is_deleted_under_us_is_made_again(

@@ -536,11 +536,14 @@ async def test_the_ledger_knows_what_was_pruned(engine: Engine, tmp_path: Path, 
 def test_a_file_says_whose_workers_run_a_pipeline(engine: Engine, tmp_path: Path) -> None:
     for name in ("ann", "bob", "carol"):
         users.add_user(engine, f"{name}@example.test")
-    workers.set_workers(engine, "ANN@example.test", own=True, when_offline="quarantine")
-    workers.set_workers(engine, "bob@example.test", own=True)
+    workers.set_workers(engine, "ANN@example.test", run_by="own", when_offline="quarantine")
+    workers.set_workers(engine, "bob@example.test", run_by="own")
     users.set_pipeline(engine, "bob@example.test", "one = 1\n")
     text = declared.export(engine)
     assert 'run_by = "own"\nwhen_offline = "quarantine"' in text
+    workers.set_workers(engine, "carol@example.test", run_by="own-rabbitmq")
+    text = declared.export(engine)
+    assert 'address = "carol@example.test"\nrun_by = "own-rabbitmq"' in text
 
     def steps(text: str) -> list[declared.Change]:
         return declared.plan(engine, declared.read(text, "file", lambda *_: None, str.strip), prune=True)
@@ -554,8 +557,12 @@ def test_a_file_says_whose_workers_run_a_pipeline(engine: Engine, tmp_path: Path
     assert '-run_by = "own"' in steps(other)[0].diff()
     declared.apply(engine, steps(other), author="me")
     assert steps(other) == []
-    found = {one.address: (one.own, one.when_offline) for one in workers.all_workers(engine)}
-    assert found == {"ann@example.test": (False, "hold"), "bob@example.test": (True, "pass")}
+    found = {one.address: (one.run_by, one.when_offline) for one in workers.all_workers(engine)}
+    assert found == {
+        "ann@example.test": ("site", "hold"),
+        "bob@example.test": ("own", "pass"),
+        "carol@example.test": ("own-rabbitmq", "pass"),
+    }
     assert [stored.owner for stored in users.history(engine, "ann@example.test")] == []
     for wrong, why in (
         ('run_by = "own"\nwhen_offline = "pool"', "no pipeline to run"),

@@ -14,8 +14,8 @@ import pytest
 
 from sendswitch import metrics
 from sendswitch.bootstrap.parts import find_suspects
-from sendswitch.broker.base import Lease
-from sendswitch.broker.embedded import OWN_HAD, EmbeddedBroker, EmbeddedPublisher
+from sendswitch.broker.base import OWN_HAD, Lease
+from sendswitch.broker.embedded import EmbeddedBroker, EmbeddedPublisher
 from sendswitch.mail.content import InMemory
 from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import Deferral, StepRecord, Verdict
@@ -299,3 +299,19 @@ async def test_a_note_of_a_user_s_worker_is_no_digest_of_content(tmp_path: Path,
     spool = open_spool(tmp_path / "spool", clock)
     assert (await find_suspects(spool, tmp_path / "in-hand")).digests == {b"digest"}
     await spool.close()
+
+
+@pytest.mark.parametrize("to", ["site", "nobody"])
+async def test_another_route_is_set_while_mail_waits(tmp_path: Path, clock: FakeClock, to: str) -> None:
+    """It must not wait for workers that nobody asks any more, nor pass because they are away."""
+    site = [Route(ANN, 1, 5.0, "defer", "bounce")] if to == "site" else []
+    async with away(tmp_path, clock, "pass") as s:
+        s.broker.add_places(OWN, 1)
+        await s.accept(ANN)
+        await asyncio.sleep(1)
+        assert deferred(s) == ""
+        s.current.use_routes(Routes(site))
+        await s.until(lambda: deferred(s))
+        assert deferred(s) == "other workers run the pipeline now"
+        assert not s.suspects.counts
+        assert not s.got(ANN)

@@ -139,6 +139,7 @@ def test_later_sources_win_and_each_value_knows_its_place(tmp_path: Path) -> Non
         "SENDSWITCH_LISTENER__2__BIND": "127.0.0.1:8",
         "SENDSWITCH_LISTENER__2__XFORWARD_FROM": "10.0.0.0/8, ::1",
         "SENDSWITCH_TAGS__SUBJECT__SPAM": "*** ",
+        "SENDSWITCH_BROKER__URLS": '["amqp://mq1/", "amqp://mq2/"]',
         "SENDSWITCH_CONFIG": "not a setting",
     }
     loaded = load_with_origins(file, environment)
@@ -152,6 +153,7 @@ def test_later_sources_win_and_each_value_knows_its_place(tmp_path: Path) -> Non
     ]
     assert config.listener[2].xforward_from == ("10.0.0.0/8", "::1")
     assert config.tags.subject == {"SPAM": "*** "}
+    assert [url.get_secret_value() for url in config.broker.urls] == ["amqp://mq1/", "amqp://mq2/"]
     rows = {row["key"]: row for row in reference.rows(config, loaded.origins)}
     assert rows["next_hop.address"]["origin"] == f"{file}:2"
     assert rows["next_hop.idle"]["origin"] == f"{more}/20-b.toml:2"

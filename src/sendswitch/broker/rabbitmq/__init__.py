@@ -2,10 +2,12 @@
 
     default exchange ── tasks.pool ──▶ a worker of the site
                     └── tasks.ann@example.test ──▶ a worker of that user
-    worker ── exchange `verdicts`, key <node>.<account> ──▶ the node's own queue
+    worker of the site ── exchange `verdicts`, key <node>.pool ──▶ a queue of the node
+    worker of that user ── key <node>.own.ann@example.test ──▶ another queue of the node
 
-The account is `pool` for workers of the site, else the user's address. A node believes an account only about the tasks
-of its own queue. Messages are `broker.frames`.
+A node believes a worker only about the tasks of its own queue. RabbitMQ lets a user's account publish with its own key
+only, and proves the account by the property user-id of each message: accounts of users are their addresses, those of
+the site have no @. Messages are `broker.frames`.
 
 A task is lost with a queue or with RabbitMQ's memory; the spool has its mail, and the node offers it again. So nothing
 depends on RabbitMQ's disk.

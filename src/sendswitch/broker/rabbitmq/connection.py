@@ -69,6 +69,7 @@ class Keeper:
         self._lost: Callable[..., None] = lambda *_: None
         self.up = asyncio.Event()
         self.trouble = ""  # why there is no connection
+        self.user = ""  # whose account the connection has
 
     def start(self) -> None:
         """Begin to connect."""
@@ -121,6 +122,7 @@ class Keeper:
                 gone.set_result(None)
 
         self._lost = lost  # of this connection only: an old one may end late
+        self.user = URL(url).user or "guest"  # as the library has it
         async with connected(url, self._name) as connection:
             connection.close_callbacks.add(lost)
             async with asyncio.timeout(PATIENCE):

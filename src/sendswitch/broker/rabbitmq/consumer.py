@@ -29,7 +29,7 @@ from sendswitch.errors import Temporary, in_words
 from sendswitch.mail.content import Content
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import PipelineResult
-from sendswitch.routing import ALONE
+from sendswitch.routing import ALONE, is_own
 
 # Seconds between two reports of the tasks in hand, and for a call to be answered.
 REPORT, CALL = 2.0, 30.0
@@ -77,6 +77,7 @@ class RabbitConsumer:
         self._applying: dict[str, asyncio.Lock] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._verdicts: AbstractExchange | None = None
+        self._user = ""
         self._tags: list[tuple[Any, str]] = []
         self._stopping = False
         self.done = 0
@@ -121,6 +122,7 @@ class RabbitConsumer:
     # The connection
 
     async def _begin(self, connection: AbstractConnection) -> None:
+        self._user = self._keeper.user
         speaking = await self._keeper.channel(connection, confirms=True)
         self._verdicts = await safely(speaking.get_exchange(VERDICTS, ensure=False))
         replies = await safely(speaking.get_queue(REPLIES, ensure=False))
@@ -177,7 +179,7 @@ class RabbitConsumer:
     async def _prepare(self, lease: RabbitLease, version: str) -> None:
         """Know the settings of a task's node, then hand the task over."""
         try:
-            if lease.task.queue == ALONE:
+            if lease.task.queue == ALONE or is_own(lease.task.queue):
                 await self._tell()  # the node must know who had it, even if it ends this worker at once
             await self._know(lease, version)
         except _NodeGone:
@@ -215,7 +217,7 @@ class RabbitConsumer:
         """Publish to a node. Raises _NodeGone, BrokerAway."""
         if self._verdicts is None:
             raise BrokerAway
-        message, key = Message(body, reply_to=reply_to), verdict_key(node, queue)
+        message, key = Message(body, reply_to=reply_to, user_id=self._user), verdict_key(node, queue)
         try:
             await safely(self._verdicts.publish(message, key, mandatory=node != EVERY_NODE, timeout=TAKEN))
         except PublishError:

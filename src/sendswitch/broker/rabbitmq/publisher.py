@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,23 +17,34 @@ from typing import Any
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
+from aiormq.abc import FieldTable
 
 from sendswitch import logs, metrics
 from sendswitch.broker import frames, worker_server
-from sendswitch.broker.base import OnAnswer, OnReconnect, ReadContent
+from sendswitch.broker.base import OWN_HAD, Hands, OnAnswer, OnReconnect, ReadContent
 from sendswitch.broker.calls import CallsOf, SettingsOf, error_to_json
 from sendswitch.broker.codec import MAX_OUTSIDE, decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
-from sendswitch.broker.rabbitmq.topology import EVERY_NODE, SITE, VERDICTS, account_of, declare
+from sendswitch.broker.rabbitmq.topology import (
+    EVERY_NODE,
+    OWN,
+    SITE,
+    VERDICTS,
+    account_in,
+    account_of,
+    declare,
+    declare_queue,
+)
 from sendswitch.errors import Refused, Temporary, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import BROKE, LOST, Deferral
-from sendswitch.routing import ALONE, POOL, TASKS
+from sendswitch.routing import ALONE, TASKS, is_own
 
-# Bytes of content that go with a task; a worker asks for more, in pieces of PIECE bytes.
-INLINE, PIECE = 1024 * 1024, 512 * 1024
+# Bytes of content that go with a task, and with one for workers of a user's own, in whose queue many may wait; a worker
+# asks for more, in pieces of PIECE bytes.
+INLINE, OWN_INLINE, PIECE = 1024 * 1024, 64 * 1024, 512 * 1024
 # Seconds for RabbitMQ to take a task, between two looks at the queues, and after which a silent worker is gone.
 TAKEN, LOOK, SILENT = 30.0, 2.0, 10.0
 # Seconds behind a task's deadline after which the node answers for a worker that lives, as for one on this machine.
@@ -41,6 +53,8 @@ BEHIND = worker_server.BEHIND
 EXPIRES = 600
 # Contents in memory on their way to RabbitMQ; calls under way; workers that are known.
 OFFERS, CALLS, WORKERS = 16, 1_000, 10_000
+# The same for one user's own workers, and most bytes of what they say that waits for the node: RabbitMQ refuses more.
+OWN_CALLS, OWN_WORKERS, OWN_WAITING = 20, 20, 64 * 1024 * 1024
 # Most bytes of what a worker says, of the site's and of others; RabbitMQ 4 takes 16 MiB.
 MOST, MOST_OUTSIDE = 12 * 1024 * 1024, MAX_OUTSIDE + 64 * 1024
 # The beginning of the only address that a worker may name for the result of a call (direct reply-to).
@@ -53,7 +67,8 @@ class _Offered:
 
     `number` counts offers to its queue, `first` is that of its first copy, and `at` is when it was offered. `had` is
     when a worker last said that it has the task, `since` when it first did, 0.0 for never; all in monotonic seconds.
-    `beside` is how many tasks that worker had, and `content` what it has begun to fetch.
+    `beside` is how many tasks that worker had, `noted` whether `Hands` know that it has the task, and `content` what it
+    has begun to fetch.
     """
 
     task: Task
@@ -64,6 +79,7 @@ class _Offered:
     since: float = 0.0
     beside: int = 0
     late: bool = False
+    noted: bool = False
     content: Content | None = None
 
 
@@ -99,6 +115,11 @@ class DistantWorker:
         """Return the queue that it consumes."""
         return TASKS + self.account
 
+    @property
+    def user(self) -> str:
+        """Return whose own worker it is, '' for one of the site."""
+        return _owner(self.account)
+
 
 class RabbitPublisher:
     """A node's side of RabbitMQ (`base.TaskPublisher`). `node` names the node, without a dot.
@@ -113,12 +134,15 @@ class RabbitPublisher:
         read: ReadContent,
         calls: CallsOf,
         settings: SettingsOf,
+        hands: Hands | None = None,
     ) -> None:
         self._node, self._read, self._calls, self._settings = node, read, calls, settings
+        self._hands = hands
         self._keeper = Keeper(urls, self._begin, self._ended, name=f"sendswitch {node}")
         self._known: dict[str, _Offered] = {}
         self._queues: dict[str, _Queue] = {}
         self._workers: dict[tuple[str, str], DistantWorker] = {}
+        self._calling: Counter[str] = Counter()
         self._work: set[asyncio.Task[None]] = set()
         self._on_answer: OnAnswer | None = None
         self._on_reconnect: OnReconnect | None = None
@@ -155,7 +179,7 @@ class RabbitPublisher:
                 await self._publish(message, task.queue)
             except PublishError as error:
                 self._known.pop(task.token, None)
-                raise Temporary(f"RabbitMQ has no queue {task.queue}; run `sendswitch broker install`") from error
+                raise Temporary(f"RabbitMQ does not take tasks for {task.queue}") from error
             except BrokerAway:
                 pass  # it may be in the queue or not: if not, it is offered again after reconnecting, or when overdue
 
@@ -163,16 +187,15 @@ class RabbitPublisher:
         return task.content if not isinstance(task.content, Reference) else await self._read(task.content)
 
     async def _publish(self, message: Message, queue: str) -> None:
-        """Put a message into a queue. One of the site that is missing is made. Raises PublishError, BrokerAway."""
+        """Put a message into a queue, which is made where it is missing. Raises PublishError, BrokerAway."""
         if (channel := self._channel) is None:
             raise BrokerAway
         exchange = channel.default_exchange
         try:
             await safely(exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN))
         except PublishError:
-            if queue not in (POOL, ALONE):
-                raise
             await declare(channel)
+            await declare_queue(channel, queue)
             await safely(exchange.publish(message, routing_key=queue, mandatory=True, timeout=TAKEN))
 
     async def withdraw(self, task: Task) -> None:
@@ -233,10 +256,12 @@ class RabbitPublisher:
         channel = await self._keeper.channel(connection, confirms=True)
         await declare(channel)
         hearing = await self._keeper.channel(connection, confirms=False)
-        queue = await safely(hearing.declare_queue("", exclusive=True))
-        for node in (self._node, EVERY_NODE):
-            await safely(queue.bind(VERDICTS, f"{node}.#"))
-        await safely(queue.consume(self._heard, no_ack=True))
+        limits: FieldTable = {"x-max-length-bytes": OWN_WAITING, "x-overflow": "reject-publish"}
+        for who, arguments in ((SITE, {}), (f"{OWN}.#", limits)):  # so that no user's workers crowd out the site's
+            queue = await safely(hearing.declare_queue("", exclusive=True, arguments=arguments))
+            for node in (self._node, EVERY_NODE):
+                await safely(queue.bind(VERDICTS, f"{node}.{who}"))
+            await safely(queue.consume(self._heard, no_ack=True))
         await self._look_at(connection)
         self._channel, self._connection = channel, connection
         now = time.monotonic()
@@ -299,14 +324,15 @@ class RabbitPublisher:
     # What workers say
 
     async def _heard(self, message: AbstractIncomingMessage) -> None:
-        account = (message.routing_key or "").partition(".")[2]
+        routing_key = message.routing_key or ""
         try:
+            account = account_in(routing_key, message.user_id)
             if len(message.body) > (MOST if account == SITE else MOST_OUTSIDE):
                 raise BadFrame(f"{len(message.body)} bytes")
             self._act(frames.decode(message.body), account, message.reply_to or "")
-        except BadFrame as error:
+        except (BadFrame, ValueError) as error:
             metrics.ANSWERS_IGNORED.inc()
-            logs.answer_ignored(account=account, why=str(error))
+            logs.answer_ignored(account=message.user_id or "", key=routing_key, why=str(error))
 
     def _act(self, frame: Frame, account: str, reply_to: str) -> None:
         """Act on a frame. Raises BadFrame."""
@@ -314,10 +340,13 @@ class RabbitPublisher:
             case "working":
                 self._working(frame, account)
             case "call":
-                if not reply_to.startswith(REPLIES) or len(self._work) > CALLS:
-                    raise BadFrame(f"a call that wants its answer at {reply_to!r:.100}, or one of more than {CALLS}")
+                most = CALLS if account == SITE else OWN_CALLS
+                if not reply_to.startswith(REPLIES) or self._calling[account] >= most:
+                    raise BadFrame(f"a call that wants its answer at {reply_to!r:.100}, or one of more than {most}")
                 number, name = frame.get("id", int), frame.get("name", str)
-                self._start(self._call(number, name, frame.get("arguments", dict), account, reply_to))
+                arguments = frame.get("arguments", dict)
+                self._calling[account] += 1
+                self._start(self._call(number, name, arguments, account, reply_to))
             case "answer" | "back" | "discard" | "lost" as kind:
                 self._ending(kind, frame, account)
             case kind:
@@ -347,14 +376,14 @@ class RabbitPublisher:
                 raise BadFrame("an answer for another task than it names")
             self._answer(token, answer.result)
         elif kind == "back":
-            del self._known[token]
+            self._forget_task(token)
             self._start(self._again(offered.task))
         elif kind == "lost":
             # Only one that was known to be alone with its worker has broken it.
             why = BROKE if offered.task.queue == ALONE and offered.beside == 1 else LOST
             self._answer(token, Deferral("the worker that had it ended", why=why))
         else:
-            del self._known[token]
+            self._forget_task(token)
 
     async def _again(self, task: Task) -> None:
         try:
@@ -363,8 +392,24 @@ class RabbitPublisher:
             self._answer_for(task, Deferral(str(error)))
 
     def _answer(self, token: str, result: Any) -> None:
-        offered = self._known.pop(token)
+        """Pass on an answer. That a user's own worker had the task stays noted where it was lost (`embedded.lose`)."""
+        lost = isinstance(result, Deferral) and result.why == LOST
+        offered = self._known.pop(token) if lost else self._forget_task(token)
         self._answer_for(offered.task, result)
+
+    def _forget_task(self, token: str) -> _Offered:
+        """Forget a task that no worker has any more, and return it."""
+        offered = self._known.pop(token)
+        if self._hands is not None and offered.noted:
+            self._hands.end(offered.task.message, offered.task.n)
+        return offered
+
+    def _note(self, offered: _Offered) -> None:
+        """Note that a worker of a user's own has a task (`base.Hands`)."""
+        task = offered.task
+        if self._hands is not None and is_own(task.queue) and not task.rehearsal:
+            self._hands.begin(task.message, task.n, OWN_HAD)
+            offered.noted = True
 
     def _answer_for(self, task: Task, result: Any) -> None:
         if self._on_answer is not None:
@@ -376,14 +421,17 @@ class RabbitPublisher:
         name = frame.get("name", str)[:100]
         worker = self._workers.get((account, name))
         if worker is None:
-            if len(self._workers) >= WORKERS:
-                raise BadFrame(f"more than {WORKERS} workers")
+            most = WORKERS if account == SITE else OWN_WORKERS
+            if sum(one.account == account for one in self._workers.values()) >= most:
+                raise BadFrame(f"more than {most} workers of {account}")
             worker = DistantWorker(name, account, frame.get("places", int), time.time(), now)
             self._workers[account, name] = worker
         worker.seen, worker.leased, worker.done = now, len(tokens), frame.get("done", int)
         for token in tokens:
             offered = self._known.get(token) if isinstance(token, str) else None
             if offered is not None and account_of(offered.task.queue) == account:
+                if not offered.noted:
+                    self._note(offered)
                 offered.had, offered.since, offered.beside = now, offered.since or now, len(tokens)
                 queue = self._queues[offered.task.queue]
                 queue.taken = max(queue.taken, offered.first)
@@ -391,6 +439,17 @@ class RabbitPublisher:
     # Calls
 
     async def _call(self, number: int, name: str, arguments: Mapping[str, Any], account: str, reply_to: str) -> None:
+        try:
+            body = await self._result_frame(number, name, arguments, account)
+        finally:
+            self._calling -= Counter((account,))
+        if self._channel is not None:
+            with suppress(BrokerAway):  # the worker asks again, or has gone
+                exchange = self._channel.default_exchange
+                await safely(exchange.publish(Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN))
+
+    async def _result_frame(self, number: int, name: str, arguments: Mapping[str, Any], account: str) -> bytes:
+        """Return the frame with the result of a call, or with its error."""
         try:
             result, data = await self._result(name, arguments, account)
             body = frames.encode("result", data, id=number, result=result)
@@ -401,10 +460,7 @@ class RabbitPublisher:
         if len(body) > MOST:
             large = Temporary(f"the result of {name} has {len(body)} bytes; RabbitMQ takes {MOST} at most")
             body = frames.encode("result", id=number, **error_to_json(large))
-        if self._channel is not None:
-            with suppress(BrokerAway):  # the worker asks again, or has gone
-                exchange = self._channel.default_exchange
-                await safely(exchange.publish(Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN))
+        return body
 
     async def _result(self, name: str, arguments: Mapping[str, Any], account: str) -> tuple[Any, bytes]:
         """Return the result of a call. Raises its errors."""
@@ -448,6 +504,6 @@ def _cut(content: Content, start: int) -> bytes:
 
 def _encoded(task: Task, content: Content) -> bytes:
     """Return a task with its content, or with a reference to content that the worker has to ask for."""
-    if content.size <= INLINE and (whole := content.whole()) is not None:
+    if content.size <= (OWN_INLINE if is_own(task.queue) else INLINE) and (whole := content.whole()) is not None:
         return encode_task(replace(task, content=InMemory(whole)))
     return encode_task(replace(task, content=Reference(task.message, content.size, task.digest)))

@@ -11,29 +11,49 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, safely, without_password
 from sendswitch.errors import Refused, Temporary
-from sendswitch.routing import ALONE, POOL, TASKS
+from sendswitch.routing import ALONE, POOL, TASKS, is_own
 
-# The exchange that workers publish to, and the account of workers of the site in their routing keys.
-VERDICTS, SITE = "verdicts", "pool"
+# The exchange that workers publish to. Behind the node their routing keys say `pool`, or `own` and an address.
+VERDICTS, SITE, OWN = "verdicts", "pool", "own"
 # The name that means every node.
 EVERY_NODE = "all"
 
 
 def account_of(queue: str) -> str:
-    """Return the account whose workers consume a queue."""
+    """Return the account whose workers consume a queue: a user's address, or SITE."""
     return SITE if queue == ALONE else queue.removeprefix(TASKS)
 
 
 def verdict_key(node: str, queue: str) -> str:
     """Return the routing key for what a worker of a queue says to a node."""
-    return f"{node}.{account_of(queue)}"
+    return f"{node}.{OWN}.{account_of(queue)}" if is_own(queue) else f"{node}.{SITE}"
+
+
+def account_in(routing_key: str, user_id: str | None) -> str:
+    """Return the account for which a worker speaks. RabbitMQ has checked that `user_id` is who published.
+
+    Raises ValueError when it may not speak for this account.
+    """
+    _, _, said = routing_key.partition(".")
+    kind, _, address = said.partition(".")
+    if said != SITE and not (kind == OWN and "@" in address):
+        raise ValueError(f"{said!r:.100} is no account")
+    account = address or SITE
+    if not user_id or ("@" in user_id and user_id != account):
+        raise ValueError(f"{user_id!r:.100} does not speak for {account:.100}")
+    return account
 
 
 async def declare(channel: AbstractChannel) -> None:
     """Make the exchange and the site's queues where they are missing. Raises BrokerAway."""
     await safely(channel.declare_exchange(VERDICTS, ExchangeType.TOPIC, durable=True))
     for name in (POOL, ALONE):
-        await safely(channel.declare_queue(name, durable=True))
+        await declare_queue(channel, name)
+
+
+async def declare_queue(channel: AbstractChannel, name: str) -> None:
+    """Make a queue where it is missing. Raises BrokerAway."""
+    await safely(channel.declare_queue(name, durable=True))
 
 
 async def install(urls: Sequence[str]) -> None:
@@ -56,6 +76,20 @@ async def missing(urls: Sequence[str]) -> list[str]:
             except ChannelNotFoundEntity:
                 found.append(f"there is no {what} {name}")
     return found
+
+
+async def add_queue(urls: Sequence[str], name: str) -> None:
+    """Make what is missing, and the queue of one user. Raises Temporary."""
+    async with _first(urls) as connection:
+        channel = await _channel(connection)
+        await declare(channel)
+        await declare_queue(channel, name)
+
+
+async def remove_queue(urls: Sequence[str], name: str) -> None:
+    """Remove the queue of one user with the tasks in it, which the node offers elsewhere. Raises Temporary."""
+    async with _first(urls) as connection:
+        await safely((await _channel(connection)).queue_delete(name))
 
 
 async def remove(urls: Sequence[str]) -> None:
