@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from sendswitch.mail.address import key, resolved, split, without_extension
 # The queues of tasks: for any worker of the site; for a worker without other tasks, which a task may break; and for the
 # node itself, which runs what is cheap for any mail. All others are for workers of one user's own.
 TASKS, WEB = "tasks.", "web."
+# Names in RabbitMQ have at most 255 bytes, and its library allows few signs in them.
+LONGEST, _PLAIN = 200, re.compile(r"[a-z0-9._+-]*@[a-z0-9.-]+")
 POOL, ALONE, HERE = TASKS + "pool", TASKS + "alone", TASKS + "here"
 
 
@@ -21,6 +24,13 @@ def own_queue(owner: str) -> str:
 def rabbitmq_queue(owner: str) -> str:
     """Return the queue in RabbitMQ for workers of a user's own."""
     return TASKS + key(owner)
+
+
+def fits_rabbitmq(owner: str) -> bool:
+    """Return whether an owner's address can name a queue, a routing key and an account in RabbitMQ: letters, digits and
+    few signs, LONGEST at most.
+    """
+    return len(owner) <= LONGEST and _PLAIN.fullmatch(key(owner)) is not None
 
 
 def in_rabbitmq(queue: str) -> bool:

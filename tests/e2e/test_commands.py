@@ -427,3 +427,21 @@ def test_a_word_with_an_h_does_not_ask_for_help(command: tuple[str, ...], tmp_pa
         assert node.run(*command, asked).stdout.startswith("Usage")
     assert sendswitch("-h").stdout.startswith("Usage")
     assert sendswitch("queue", "-h").stdout.startswith("Usage")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ('[broker]\nurls = ["amqp://site:secret@127.0.0.1:1/"]\n', True),
+        ('[broker]\nurls = ["amqp://127.0.0.1:1/"]\nmanagement = "http://boss:secret@127.0.0.1:1"\n', True),
+        ('[database]\nurl = "postgresql+psycopg://me:secret@127.0.0.1:1/x"\n', True),
+        ('[broker]\nurls = ["amqp://127.0.0.1:1/"]\n', False),
+    ],
+)
+def test_the_doctor_finds_passwords_that_others_can_read(tmp_path: Path, setting: str, told: bool) -> None:
+    file = tmp_path / "sendswitch.toml"
+    file.write_text(f'[node]\ndata = "data"\n{setting}')
+    for mode, found in ((0o644, told), (0o640, False)):
+        file.chmod(mode)
+        findings = json.loads(sendswitch("doctor", "--json", config=file).stdout)
+        assert any(one["what"] == "secrets" for one in findings) is found, mode

@@ -234,13 +234,19 @@ def test_accounts_in_rabbitmq_come_and_go(tmp_path: Path, managed_rabbit: Rabbit
             said(node, "route", "set", JOE, "--run-by", "site")
             until(lambda: hop.parcels, node=node)
             assert b"SITE" in hop.parcels[0].data
-            said(node, "route", "set", JOE, "--run-by", "own-rabbitmq", "--when-offline", "defer")
+            assert "route install" in str(said(node, "route", "set", JOE, "--run-by", "own-rabbitmq", code=4))
+            said(node, "route", "install", JOE, "--no-account", "--when-offline", "defer")
             assert said(node, "broker", "check") == {"well": True}
-            said(node, "user", "rm", JOE, "--yes")
-            assert f"the account {JOE} is of no route" in str(said(node, "broker", "check", code=75))
             assert worker.process.poll() is None
-            said(node, "route", "uninstall", JOE)
+            said(node, "user", "rm", JOE, "--yes")
             until(lambda: "ACCESS_REFUSED" in worker.log.read_text())
+        managed_rabbit.control("add_user", ANN, "secret")
+        managed_rabbit.control("set_permissions", ANN, "", "", "")
+        assert f"the account {ANN} is of no route" in str(said(node, "broker", "check", code=75))
+        said(node, "route", "uninstall", ANN)
+        assert said(node, "broker", "check") == {"well": True}
+        for nobody in ("pool", "guest"):
+            said(node, "route", "uninstall", nobody, code=2)
         assert said(node, "broker", "check") == {"well": True}
         secret = url.partition(":")[2].partition("@127")[0].rpartition(":")[2]
         assert len(secret) > 20
@@ -253,14 +259,16 @@ def test_mail_waits_while_rabbitmq_is_away(tmp_path: Path, tmp_path_factory: pyt
     with (
         rabbitmq(folder, plugins=("rabbitmq_management",)) as server,
         NextHop() as hop,
-        Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings(server)) as node,
+        Node(
+            tmp_path, f"127.0.0.1:{hop.port}", settings=settings(server) | {"worker": {"offline_after": "8s"}}
+        ) as node,
     ):
         url, file = own(node, JOE, server=server), program(node)
         with laptop(node, url, "--pipeline", str(file)):
             server.kill()
             until(lambda: "broker_away" in node.log.read_text(), node=node)
             send(node.port)
-            time.sleep(3)  # twice the time after which mail would pass
+            time.sleep(9)  # longer than the time after which mail would pass
             assert hop.parcels == []
             server.start()
             until(lambda: hop.parcels, node=node)

@@ -121,6 +121,7 @@ def test_the_package_has_what_an_administrator_looks_for(package: Path) -> None:
         "etc/sendswitch/sendswitch.toml",
         "etc/sendswitch/conf.d",
         "usr/lib/systemd/system/sendswitch.service",
+        "usr/lib/systemd/system/sendswitch-worker@.service",
         "usr/share/man/man1/sendswitch.1.gz",
         "usr/share/man/man5/sendswitch.toml.5.gz",
         "usr/share/bash-completion/completions/sendswitch",

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sendswitch.routing import ALONE, HERE, POOL, Route, Routes, in_rabbitmq, is_own, own_queue, rabbitmq_queue
+from sendswitch.routing import (
+    ALONE,
+    HERE,
+    POOL,
+    Route,
+    Routes,
+    fits_rabbitmq,
+    in_rabbitmq,
+    is_own,
+    own_queue,
+    rabbitmq_queue,
+)
 
 # routes
 
@@ -53,6 +64,18 @@ def test_queues_of_users_are_none_of_the_site() -> None:
     assert own_queue("Ann@Example.test") == own_queue("ann@example.test") == "web.ann@example.test"
     assert rabbitmq_queue("Ann@Example.test") == "tasks.ann@example.test"
     assert is_own(own_queue("@example.test"))
+    assert all(map(fits_rabbitmq, ("Ann@Example.test", "@example.test", "a.b_c+d-e@x-y.test", "a@bücher.example")))
+    odd = (
+        "o'brien@x.test",
+        "a%b@x.test",
+        '"a b"@x.test',
+        "ä@x.test",
+        "a=b@x.test",
+        "a@[192.0.2.1]",
+        "pool",
+        "a#b@x.test",
+    )
+    assert not any(map(fits_rabbitmq, (*odd, "x" * 190 + "@example.test")))
     assert is_own(rabbitmq_queue("@example.test"))
     assert list(map(in_rabbitmq, (POOL, ALONE, HERE, rabbitmq_queue("a@b"), own_queue("a@b")))) == [
         *(True, True, False),

@@ -28,15 +28,17 @@ def load_routes(engine: Engine, config: Config) -> Routes:
             queue = _queue(_read(get_pipeline(engine, stored.owner, version)))
             route = replace(route, candidate=version, candidate_queue=queue)
         told = workers.pop(stored.owner, None)
-        routes.append(route if told is None else _run_by(told, route))
+        routes.append(route if told is None else _run_by(told, route, config))
     without = (told for told in workers.values() if told.own)  # their workers have a pipeline
-    routes += [_run_by(told, make_route(told.address, 0, PipelineConfig(), config)) for told in without]
+    routes += [_run_by(told, make_route(told.address, 0, PipelineConfig(), config), config) for told in without]
     return Routes(routes, delimiters=config.routing.recipient_delimiter, origin=config.routing.origin)
 
 
-def _run_by(told: WorkersOf, route: Route) -> Route:
+def _run_by(told: WorkersOf, route: Route, config: Config) -> Route:
     """Return a route with what holds for the user's workers."""
     when_offline = told.when_offline
+    if told.run_by == "own-rabbitmq" and not config.broker.urls:
+        when_offline = "defer"  # that RabbitMQ was taken away must let nothing pass
     if when_offline == "pool" and not route.version:
         when_offline = "defer"  # there is nothing that the site's workers could run
     queues = {"own": own_queue(told.address), "own-rabbitmq": rabbitmq_queue(told.address)}

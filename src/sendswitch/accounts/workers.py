@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, select, update
 from sendswitch.db.tables import users
 from sendswitch.errors import NotFound
 from sendswitch.mail.address import key
+from sendswitch.routing import fits_rabbitmq
 
 # The values of when_offline: what happens to mail while no worker is there.
 WhenOffline = Literal["pass", "defer", "hold", "quarantine", "pool"]
@@ -39,8 +40,13 @@ def site(address: str) -> WorkersOf:
     return WorkersOf(address, "site", SITE_DEFAULT)
 
 
-def check(when_offline: str, *, run_by: RunBy, pipeline: bool) -> None:
-    """Raise ValueError for a value that makes no sense. `pipeline` says whether the site has one for the user."""
+def check(address: str, when_offline: str, *, run_by: RunBy, pipeline: bool) -> None:
+    """Raise ValueError for what makes no sense. `pipeline` says whether the site has one for the user."""
+    if run_by == "own-rabbitmq" and not fits_rabbitmq(address):
+        raise ValueError(
+            f"{address:.100} cannot be a name in RabbitMQ, which allows letters, digits and . _ + - only; let the"
+            " workers of this user come over the web port (own)"
+        )
     if when_offline == "pool" and run_by == "site":
         raise ValueError("when_offline: pool means the site's workers, and this mail is theirs already")
     if when_offline == "pool" and not pipeline:

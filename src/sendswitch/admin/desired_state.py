@@ -249,8 +249,7 @@ def _user_problems(user: _User, place: str, check: Callable[[str, str], object])
         problems.append(f"{place}: {user.address!r} is no mail address; write user@domain or @domain")
     try:
         check(user.pipeline, f"{place}: pipeline of {user.address}")
-        if user.when_offline:
-            workers.check(user.when_offline, run_by=user.run_by, pipeline=bool(user.pipeline))
+        workers.check(user.address, user.when_offline, run_by=user.run_by, pipeline=bool(user.pipeline))
     except InvalidConfiguration as error:
         problems += error.problems
     except ValueError as error:

@@ -6,6 +6,7 @@ import asyncio
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sendswitch.broker.rabbitmq import missing_library
 from sendswitch.config.model import Config
 from sendswitch.errors import InvalidConfiguration, Refused
 from sendswitch.mail.address import key
@@ -17,14 +18,9 @@ if TYPE_CHECKING:
     from sendswitch.broker.rabbitmq.accounts import Accounts
 
 
-def broker_urls(config: Config) -> list[str]:
-    """Return the hosts of RabbitMQ, none where workers are on this machine."""
-    return [url.get_secret_value() for url in config.broker.urls]
-
-
 def needed_urls(config: Config) -> list[str]:
     """Return the hosts of RabbitMQ. Raises InvalidConfiguration where there are none."""
-    if not (urls := broker_urls(config)):
+    if not (urls := config.broker_urls):
         raise InvalidConfiguration(["broker.urls is empty: this needs a RabbitMQ"])
     return urls
 
@@ -60,6 +56,12 @@ def remove(config: Config) -> None:
 def install_queue(config: Config, address: str) -> None:
     """Make the queue of a user's own workers. Raises InvalidConfiguration, Temporary."""
     asyncio.run(_topology().add_queue(needed_urls(config), rabbitmq_queue(address)))
+
+
+def has_account(config: Config, address: str) -> bool:
+    """Return whether a user's own workers have an account. Raises InvalidConfiguration, Refused, Temporary."""
+    with _accounts(config) as accounts:
+        return accounts.there(address)
 
 
 def make_account(config: Config, address: str) -> str:
@@ -103,9 +105,3 @@ def _topology() -> ModuleType:
     except ImportError as error:
         raise missing_library(error) from error
     return topology
-
-
-def missing_library(error: ImportError) -> InvalidConfiguration:
-    """Return the error for a library that is not installed."""
-    hint = f"broker.urls needs {error.name}, which is not installed; pip install 'sendswitch[rabbitmq]'"
-    return InvalidConfiguration([hint])

@@ -11,7 +11,7 @@ from sendswitch.accounts.workers import RunBy, WhenOffline
 from sendswitch.admin import rabbitmq
 from sendswitch.admin.base import Actor, Installation, use_case
 from sendswitch.conditions.pipeline import check_own
-from sendswitch.errors import NotFound
+from sendswitch.errors import NotFound, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def set_route(
     `defer` for the site's.
     """
     if run_by == "own-rabbitmq":
-        rabbitmq.needed_urls(installation.config)
+        raise Refused(f"over RabbitMQ they need a queue and an account: sendswitch route install {address}")
     version = _checked(installation, address, run_by, when_offline)
     told = workers.set_workers(installation.database(), address, run_by=run_by, when_offline=when_offline or "")
     installation.changed()
@@ -76,13 +76,16 @@ def install(
     when_offline: WhenOffline | None = None,
 ) -> InstalledRoute:
     """Have a user's pipeline run by the user's own workers over RabbitMQ, with what they need there: a queue and, if
-    asked, an account. An account that this route has already keeps its password, unless a new one is asked for.
+    asked, an account. An account that this route has already keeps its password, unless a new one is asked for; one
+    that was there for something else gets a new one.
     """
     _checked(installation, address, "own-rabbitmq", when_offline)
     run_by, kept = workers.of(installation.database(), address)
     already = run_by == "own-rabbitmq"
     rabbitmq.install_queue(installation.config, address)
-    url = rabbitmq.make_account(installation.config, address) if account and (new_password or not already) else ""
+    url = ""
+    if account and (new_password or not already or not rabbitmq.has_account(installation.config, address)):
+        url = rabbitmq.make_account(installation.config, address)
     told = workers.set_workers(
         installation.database(),
         address,
@@ -96,8 +99,10 @@ def install(
 @use_case("POST", "/routes/{address}:uninstall")
 def uninstall(installation: Installation, actor: Actor, *, address: str) -> None:
     """Have a user's pipeline run by the site's workers again, and remove the account and the queue in RabbitMQ. They
-    are also removed where there is no such user any more.
+    are also removed where there is no such user any more. Raises ValueError for what is no address.
     """
+    if not users.is_owner(address):
+        raise ValueError(f"{address!r} is no mail address")
     engine = installation.database(create=True)
     with suppress(NotFound):
         if workers.of(engine, address)[0] == "own-rabbitmq":
@@ -119,8 +124,7 @@ def _checked(installation: Installation, address: str, run_by: RunBy, when_offli
             check_own(read_pipeline(stored.text, f"the pipeline of {address}"), f"the pipeline of {address}")
     except NotFound:
         version = 0
-    if when_offline is not None:
-        workers.check(when_offline, run_by=run_by, pipeline=version > 0)
+    workers.check(address, when_offline or "", run_by=run_by, pipeline=version > 0)
     return version
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sendswitch.accounts import passwords, users
+from sendswitch.accounts import passwords, users, workers
+from sendswitch.admin import rabbitmq
 from sendswitch.admin.base import Actor, Installation, at, use_case
 
 
@@ -51,8 +52,14 @@ def add(installation: Installation, actor: Actor, *, address: str) -> None:
 
 @use_case("POST", "/users/{address}:remove")
 def remove(installation: Installation, actor: Actor, *, address: str) -> None:
-    """Remove a user and the pipeline. The user's mail is delivered unfiltered from then on."""
-    users.remove_user(installation.database(create=True), address, author=actor.name)
+    """Remove a user and the pipeline. The user's mail is delivered unfiltered from then on.
+
+    What the user's own workers have in RabbitMQ is removed first: nobody who gets the address later shares it.
+    """
+    engine = installation.database(create=True)
+    if workers.of(engine, address)[0] == "own-rabbitmq" and installation.config.broker.urls:
+        rabbitmq.uninstall(installation.config, address)
+    users.remove_user(engine, address, author=actor.name)
     installation.changed()
 
 

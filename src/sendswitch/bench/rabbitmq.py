@@ -34,22 +34,32 @@ class RabbitMQ:
         self._web = web if "rabbitmq_management" in plugins else 0
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._names, self._between = free_port(), free_port()
+        if self._web:
+            settings += f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {web}\n"
+        self._configure(plugins, settings, advanced)
+        self._environment = self._made_environment(name)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def _configure(self, plugins: tuple[str, ...], settings: str, advanced: str) -> None:
+        """Write its folders and files."""
+        folder = self.folder
         for place in ("mnesia", "log", "home"):
             (folder / place).mkdir(parents=True)
         cookie = folder / "home" / ".erlang.cookie"
         cookie.write_text(os.urandom(12).hex())
         cookie.chmod(0o400)
         (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
-        if self._web:
-            settings += f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {web}\n"
         (folder / "advanced.config").write_text(advanced or "[].\n")
         (folder / "none").write_text("")
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.console = false\n"
             f"disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\n{settings}"
         )
-        local = "-kernel inet_dist_use_interface {127,0,0,1}"
-        self._environment = os.environ | {
+
+    def _made_environment(self, name: str) -> dict[str, str]:
+        """Return what tells it where all of this is."""
+        folder, local = self.folder, "-kernel inet_dist_use_interface {127,0,0,1}"
+        return os.environ | {
             "HOME": str(folder / "home"),
             "RABBITMQ_NODENAME": f"{name}@localhost",
             "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
@@ -66,7 +76,6 @@ class RabbitMQ:
             "RABBITMQ_CTL_ERL_ARGS": local,
             "LANG": "C.UTF-8",
         }
-        self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Start it and wait until it listens."""

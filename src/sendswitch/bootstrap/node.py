@@ -23,7 +23,6 @@ from sendswitch.accounts import access_keys, users
 from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
 from sendswitch.accounts.routes import load_routes
-from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.management import Management
@@ -78,7 +77,7 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
-from sendswitch.routing import Routes
+from sendswitch.routing import Routes, in_rabbitmq
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.opening import close_to_others, open_spool
@@ -106,6 +105,7 @@ FIXED = (
     "journal.enabled",
     "recording.mail",
     "pipelines.limit",
+    "pipelines.sandbox",
     "webhooks.allow",
     "tracing",
 )
@@ -185,7 +185,7 @@ class Node:
         self._broker = EmbeddedBroker(self._notes)
         self.rabbitmq: RabbitPublisher | None = None
         publisher: TaskPublisher = self._broker.publisher()
-        if urls := broker_urls(config):
+        if urls := config.broker_urls:
             name = secrets.token_hex(6)
             self.rabbitmq = rabbit_publisher(urls, name, self._content, self._calls, self._for_workers, self._notes)
             publisher = ByQueue(publisher, self.rabbitmq)
@@ -407,6 +407,8 @@ class Node:
         self.current.use_routes(routes)
         if any(route.needs_pool for route in routes):
             self._needed.set()
+        if self.rabbitmq is not None and any(route.own and in_rabbitmq(route.queue) for route in routes):
+            self.rabbitmq.hear_own()
 
     async def _back(self, keys: Sequence[tuple[int, int]]) -> None:
         """Offer deliveries again whose workers are there again."""

@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from sendswitch import logs
 from sendswitch.accounts.routes import make_route, read_pipeline
 from sendswitch.accounts.users import get_pipeline
-from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.worker_processes import WorkerProcesses
 from sendswitch.broker.base import OWN_HAD, TaskConsumer
 from sendswitch.clock import system_clock
@@ -168,7 +167,8 @@ def make_readers(cores: int) -> Readers:
 
 def make_services(config: Config) -> Services:
     """Return the facts about this node that steps may use."""
-    return Services(config.node.host, config.webhooks.allow, KeptLists(lambda: _book(config)))
+    lists, sandbox = KeptLists(lambda: _book(config)), config.pipelines.sandbox != "none"
+    return Services(config.node.host, config.webhooks.allow, lists, sandbox=sandbox)
 
 
 def _book(config: Config) -> Book:
@@ -239,5 +239,5 @@ def worker_processes(config: Config, path: Path, needed: asyncio.Event, alone: a
         memory=section.memory,
         needed=needed,
         alone=alone,
-        brokers=broker_urls(config),
+        brokers=config.broker_urls,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sendswitch.admin.rabbitmq import missing_library
+from sendswitch.broker.rabbitmq import missing_library
 from sendswitch.broker.remote import OnSettings
 from sendswitch.worker.process import NodeConsumer
 

@@ -1,4 +1,4 @@
-"""Notifications to systemd: the node is ready, alive, or stopping (sd_notify(3), Type=notify)."""
+"""Notifications to systemd: a node or a worker is ready, alive, or stopping (sd_notify(3), Type=notify)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Supervisor:
     """The notification socket of systemd; without an address nothing is sent.
 
     `address` is a path, or a name in the abstract namespace behind `@`. `watchdog` is the seconds after which systemd
-    kills a node that is silent, 0 for never.
+    kills a process that is silent, 0 for never.
     """
 
     def __init__(self, address: str, watchdog: float) -> None:

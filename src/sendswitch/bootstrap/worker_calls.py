@@ -39,6 +39,7 @@ def settings_for_workers(
         "host": fixed.node.host,
         "allow": () if own else fixed.webhooks.allow,
         "limit": fixed.pipelines.limit,
+        "sandbox": not own and fixed.pipelines.sandbox != "none",
         "log_format": config.log.format,
         "log_level": log_level,
         "lists": f"{lists_read} {config.routing.recipient_delimiter}",

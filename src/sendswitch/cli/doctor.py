@@ -33,6 +33,7 @@ from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail import ids
 from sendswitch.monitoring.auditor import full_audit
 from sendswitch.processors import registry
+from sendswitch.processors.hosting import sandbox
 from sendswitch.reply import Reply
 from sendswitch.spool.admin import count_poison, damage, newest_message, open_files
 
@@ -90,7 +91,8 @@ def _examine(session: Session) -> Iterator[Finding]:
         return
     yield ok("configuration", str(file or "the defaults"))
     looks: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-        *(_secrets(file), _data, _spool, _database, _pipelines, _node, _next_hop, _certificates, _limits, _postfix),
+        *(_secrets(file), _data, _spool, _database, _pipelines, _sandbox),
+        *(_node, _next_hop, _certificates, _limits, _postfix),
     )
     for look in looks:
         try:
@@ -99,13 +101,27 @@ def _examine(session: Session) -> Iterator[Finding]:
             yield problem(look.__name__.strip("_").replace("_", " "), in_words(error), "the message says what failed")
 
 
+def _sandbox(config: Config) -> Iterator[Finding]:
+    if config.pipelines.sandbox != "none":
+        if (why := sandbox.trouble()) != "":
+            yield problem("sandbox", why, "user code is not run until then, and its mail waits")
+        else:
+            yield ok("sandbox", f"{sandbox.PACKAGE} works for this user; the unit of the workers must allow it, too")
+
+
 def _secrets(file: Path | None) -> Callable[[Config], Iterator[Finding]]:
     def secrets(config: Config) -> Iterator[Finding]:
         url = make_url(config.database_url)
-        place = load_with_origins(file).origins.get(("database", "url"), "")
-        held = Path(place.rpartition(":")[0])  # file:line; a variable's place has no file
-        if (url.password or "password" in url.query) and held.is_file() and held.stat().st_mode & 0o044:
-            yield warning("secrets", f"{held} has a password and others can read it", f"chmod 640 {held}")
+        secret = {
+            ("database", "url"): bool(url.password or "password" in url.query),
+            ("broker", "urls"): any("@" in one for one in config.broker_urls),
+            ("broker", "management"): bool(config.broker.management.get_secret_value()),
+        }
+        origins = load_with_origins(file).origins
+        places = {origins.get(key, "") for key, there in secret.items() if there}
+        for held in sorted({Path(place.rpartition(":")[0]) for place in places}):  # file:line; a variable has no file
+            if held.is_file() and held.stat().st_mode & 0o004:
+                yield warning("secrets", f"{held} has a password and others can read it", f"chmod 640 {held}")
 
     return secrets
 

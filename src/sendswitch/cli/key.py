@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sendswitch.admin import access_keys
 from sendswitch.admin.access_keys import Scope
+from sendswitch.cli import secret_file
 from sendswitch.cli.output import Session
-from sendswitch.durable import write_new
-from sendswitch.errors import Refused
 
 app = typer.Typer(help="Keys of users' programs, such as their own workers.", no_args_is_help=True)
 
@@ -25,17 +23,14 @@ def add(
         Scope, typer.Option(help="What the key allows: work lets the user's own workers connect.")
     ] = "work",
     name: Annotated[str, typer.Option(help="A name by which people know it, such as that of the machine.")] = "",
-    file: Annotated[
-        Path | None, typer.Option(help="Write the key into a new file that only you can read, and do not show it.")
-    ] = None,
+    file: secret_file.Option = None,
 ) -> None:
     """Make a key for a user, and show it once or write it into a file."""
     session: Session = context.obj
-    if file is not None and file.exists():
-        raise Refused(f"{file} exists already; a key in it may be in use")
-    made = session.client.call(access_keys.add, address=address, scope=scope, name=name)
+    with secret_file.secret_file(file) as write:
+        made = session.client.call(access_keys.add, address=address, scope=scope, name=name)
+        write(made.key)
     if file is not None:
-        write_new(file, [f"{made.key}\n".encode()])
         session.done(f"key {made.id} of {address} is in {file}", id=made.id, address=address, file=str(file))
         return
     session.done(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sendswitch.accounts.workers import RunBy, WhenOffline
 from sendswitch.admin import routes
+from sendswitch.cli import secret_file
 from sendswitch.cli.output import Session
-from sendswitch.durable import write_new
-from sendswitch.errors import Refused
 
 Offline = Annotated[
     WhenOffline | None,
@@ -66,10 +64,7 @@ def install(
     new_password: Annotated[
         bool, typer.Option("--new-password", help="Give an account that is there already another password.")
     ] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option(help="Write the worker's URL into a new file that only you can read, and do not show it."),
-    ] = None,
+    file: secret_file.Option = None,
     when_offline: Offline = None,
 ) -> None:
     """Have a user's own workers run the pipeline over RabbitMQ.
@@ -78,18 +73,18 @@ def install(
     is shown once.
     """
     session: Session = context.obj
-    if file is not None and file.exists():
-        raise Refused(f"{file} exists already; a password in it may be in use")
-    made = session.client.call(
-        routes.install, address=address, account=account, new_password=new_password, when_offline=when_offline
-    )
+    with secret_file.secret_file(file) as write:
+        made = session.client.call(
+            routes.install, address=address, account=account, new_password=new_password, when_offline=when_offline
+        )
+        if made.url:
+            write(made.url)
     head = f"workers of {address} run the pipeline; while none is there, when_offline is {made.when_offline}"
     told = {"address": address, "when_offline": made.when_offline}
     if not made.url:
         kept = "; the account is as it was, and --new-password gives it another password" if account else ""
         session.done(head + kept, **told)
     elif file is not None:
-        write_new(file, [f"{made.url}\n".encode()])
         session.done(f"{head}; start one: sendswitch work --broker - < {file}", **told, file=str(file))
     else:
         session.done(f"{head}; they connect with this URL, which is not shown again: {made.url}", **told, url=made.url)

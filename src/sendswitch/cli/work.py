@@ -18,75 +18,85 @@ import typer
 import uvloop
 
 from sendswitch import logs, unix_socket
-from sendswitch.admin.rabbitmq import broker_urls
 from sendswitch.bootstrap.parts import make_readers
 from sendswitch.bootstrap.rabbitmq import rabbit_consumer
+from sendswitch.bootstrap.supervisor import Supervisor
 from sendswitch.broker import web_client
 from sendswitch.broker.remote import OnSettings, RemoteConsumer
 from sendswitch.broker.streams import SocketStream, Stream
 from sendswitch.broker.worker_server import NAME, OWN_PLACES
 from sendswitch.cli.output import Session
 from sendswitch.cli.serve import LOOK, changes, raise_file_limit, tune_memory
+from sendswitch.config.environment import taken_from_systemd
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Readers
 from sendswitch.processors.hosting.supervise import ends_with
 from sendswitch.routing import ALONE, POOL, rabbitmq_queue
 from sendswitch.worker.process import NodeConsumer, OwnPipeline, WorkerProcess
 
+Socket = Annotated[
+    Path | None, typer.Option("--socket", help="The node's socket for workers; by default the one in node.data.")
+]
+Brokers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--broker",
+        help="RabbitMQ, as an URL; several hosts by several options; - reads them as lines. As an option others on"
+        " this machine can see the password.",
+    ),
+]
+WebPort = Annotated[
+    str,
+    typer.Option(
+        "--url", help="Connect to the web port of this node, such as https://mail.example, and run your pipeline here."
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        envvar="SENDSWITCH_TOKEN",
+        show_envvar=True,
+        help="The key that `key add` made; - reads it from standard input. As an option others on this machine can see"
+        " it.",
+    ),
+]
+Pipeline = Annotated[
+    Path | None,
+    typer.Option(help="On a worker of your own: run the steps of this file, not those of your pipeline on the node."),
+]
+Reload = Annotated[
+    bool,
+    typer.Option("--reload", help="Read the file of --pipeline again when it is edited. SIGHUP reads it at any time."),
+]
+Name = Annotated[str, typer.Option(help="The name of this worker in lists and logs; by default host and pid.")]
+Places = Annotated[int, typer.Option(min=1, max=10_000, help="Tasks at once; on a worker of your own 20 at most.")]
+Queues = Annotated[
+    list[str] | None,
+    typer.Option("--queue", help="The queues to take tasks from; by default those of the site. Not with --url."),
+]
+Of = Annotated[int, typer.Option("--of", hidden=True, help="The node that started it, and with which it ends.")]
+Pulse = Annotated[int, typer.Option("--pulse", hidden=True, help="A pipe for its signs of life.")]
+
 
 def work(
     context: typer.Context,
-    path: Annotated[
-        Path | None,
-        typer.Option("--socket", help="The node's socket for workers; by default the one in node.data."),
-    ] = None,
-    brokers: Annotated[
-        list[str] | None,
-        typer.Option("--broker", help="RabbitMQ, as an URL; several hosts by several options; - reads them as lines."),
-    ] = None,
-    url: Annotated[
-        str,
-        typer.Option(
-            help="Connect to the web port of this node, such as https://mail.example, and run your pipeline here."
-        ),
-    ] = "",
-    token: Annotated[
-        str,
-        typer.Option(
-            envvar="SENDSWITCH_TOKEN",
-            show_envvar=True,
-            help="The key that `key add` made; - reads it from standard input. As an option others on this"
-            " machine can see it.",
-        ),
-    ] = "",
-    pipeline: Annotated[
-        Path | None,
-        typer.Option(
-            help="On a worker of your own: run the steps of this file, not those of your pipeline on the node."
-        ),
-    ] = None,
-    reload: Annotated[
-        bool,
-        typer.Option(
-            "--reload", help="Read the file of --pipeline again when it is edited. SIGHUP reads it at any time."
-        ),
-    ] = False,
-    name: Annotated[str, typer.Option(help="The name of this worker in lists and logs; by default host and pid.")] = "",
-    places: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Tasks at once; on a worker of your own 20 at most.")
-    ] = 100,
-    queues: Annotated[
-        list[str] | None,
-        typer.Option("--queue", help="The queues to take tasks from; by default those of the site. Not with --url."),
-    ] = None,
-    of: Annotated[int, typer.Option("--of", hidden=True, help="The node that started it, and with which it ends.")] = 0,
-    pulse: Annotated[int, typer.Option("--pulse", hidden=True, help="A pipe for its signs of life.")] = -1,
+    path: Socket = None,
+    brokers: Brokers = None,
+    url: WebPort = "",
+    token: Token = "",
+    pipeline: Pipeline = None,
+    reload: Reload = False,
+    name: Name = "",
+    places: Places = 100,
+    queues: Queues = None,
+    of: Of = 0,
+    pulse: Pulse = -1,
 ) -> None:
     """Run pipelines for a node, on its machine or on another one.
 
     `sendswitch run` starts such workers by itself. Beside `sendswitch serve` start as many as you need. With --url and
-    a key, it is a worker of your own: it runs the pipeline for your mail here. SIGTERM and SIGINT end it when the
-    tasks in hand are answered.
+    a key, or with --broker and an account of yours, it is a worker of your own: it runs the pipeline for your mail
+    here. SIGTERM and SIGINT end it when the tasks in hand are answered.
     """
     session: Session = context.obj
     if of:
@@ -103,7 +113,7 @@ def work(
         logs.setup("text" if sys.stderr.isatty() else "json", "info")
     if url:
         connect = partial(_over_web, _place(url), _token(token), name, places)
-    elif urls := named or ([] if path else broker_urls(session.config())):
+    elif urls := named or ([] if path else session.config().broker_urls):
         connect = partial(rabbit_consumer, urls, name=name, places=places, queues=taken)
     else:
         place = path or session.config().node.data / NAME
@@ -112,7 +122,8 @@ def work(
     tune_memory()
     os.umask(0o077)
     worker = partial(WorkerProcess, connect, queues=taken, places=places, name=name if url or user else "", own=own)
-    uvloop.run(_until_signal(worker, pulse, pipeline if reload else None))
+    supervisor = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
+    uvloop.run(_until_signal(worker, pulse, pipeline if reload else None, supervisor))
 
 
 Connect = Callable[[OnSettings], NodeConsumer]
@@ -208,15 +219,23 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return []
 
 
-async def _until_signal(made: Callable[[Readers], WorkerProcess], pulse: int, edited: Path | None) -> None:
+async def _until_signal(
+    made: Callable[[Readers], WorkerProcess], pulse: int, edited: Path | None, supervisor: Supervisor
+) -> None:
     stopping, hangup, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def told() -> None:
+        supervisor.tell("STOPPING=1")
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, told)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     worker = made(make_readers(1))
-    beside = [loop.create_task(_keep_up(worker, edited, hangup))]
+    beside = [loop.create_task(work) for work in (_keep_up(worker, edited, hangup), supervisor.watch())]
     if pulse >= 0:
         beside.append(loop.create_task(_beat(pulse)))
+    supervisor.tell("READY=1")
     try:
         await worker.run(stopping)
     finally:

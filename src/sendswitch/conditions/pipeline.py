@@ -49,6 +49,10 @@ class StepConfig(BaseModel):
         "", description="Only mail for which this holds, such as 'tag:SPAM and size > 1MB'; the others pass it by."
     )
     shadow: bool = Field(False, description="Ask this step and record what it says, but do nothing about it.")
+    sandbox: Literal["bwrap"] | None = Field(
+        None,
+        description="Run the user code of this step in a sandbox, also where pipelines.sandbox does not ask for it.",
+    )
 
     @property
     def options(self) -> dict[str, Any]:

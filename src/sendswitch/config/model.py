@@ -203,6 +203,11 @@ class PipelinesSection(Section):
         "bounce", description="Action for DENY after the queue; `bounce` only where it is safe."
     )
     limit: Duration = Field(10.0, gt=0, description="Time for one step.")
+    sandbox: Literal["none", "bwrap"] = Field(
+        "none",
+        description="`bwrap` runs all user code (steps `python` and `exec`, and those of packages) in a sandbox of"
+        " bubblewrap, or not at all.",
+    )
 
 
 class ForwardSection(Section):
@@ -392,6 +397,11 @@ class Config(Section):
         if self.tracing.endpoint and not self.journal.enabled:
             raise ValueError("tracing.endpoint needs journal.enabled: traces are made from the journal's events")
         return self
+
+    @property
+    def broker_urls(self) -> list[str]:
+        """Return the URLs of RabbitMQ, with their passwords; none where workers are on this machine."""
+        return [url.get_secret_value() for url in self.broker.urls]
 
     @property
     def database_url(self) -> str:

@@ -201,8 +201,8 @@ class Services:
     `host` is our name. `allow` are hosts, addresses and networks that are not public and may be asked all the same.
     `lists` are the kept allow and deny lists. `outbox` takes events and `auto_replies` automatic replies; both are None
     where no node runs. `readers` read content. `counters` count for all workers of the node; None where only this
-    process counts. `place` names the step among all steps. A step that has a method `setup(services)` gets them once,
-    after it was made.
+    process counts. `sandbox` says that user code must run in one. `place` names the step among all steps. A step that
+    has a method `setup(services)` gets them once, after it was made.
     """
 
     host: str = ""
@@ -212,6 +212,7 @@ class Services:
     auto_replies: AutoReplySender | None = None
     readers: Readers = field(default_factory=InThreads)
     counters: Counters | None = None
+    sandbox: bool = False
     place: str = ""
 
 

@@ -6,8 +6,8 @@
 
 What it writes to standard error is kept with the step as what it saw. It runs from /, with nothing of our environment,
 with limits to its memory, its processor time, its files and the number of its processes. When it ends, at the step's
-`limit`, and when the node dies, every process that it started is killed (`supervise`). It runs as the node's user, who
-can do much: let only people you trust set this step.
+`limit`, and when the node dies, every process that it started is killed (`supervise`). Without a sandbox it runs as the
+node's user, who can do much: then let only people you trust set this step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
-from sendswitch.processors.hosting import supervise
+from sendswitch.processors.hosting import sandbox, supervise
 from sendswitch.processors.services.connections import Nothing, SharedClient, pieces
 
 # Bytes of an answer, and of what is kept of standard error: its end, where the reason is.
@@ -40,6 +40,9 @@ MOST_ANSWER, MOST_TOLD = 1024 * 1024, 800
 # Seconds for what is on its way in pipes when the program has ended; seconds to end its processes in, before the one
 # that does so is killed as well.
 MERCY, PATIENCE = 0.5, 2 * supervise.PATIENCE
+
+# Processes of the sandbox itself, and most bytes of what it says about the end of its program.
+SANDBOX, MOST_STATUS = 2, 4096
 
 Outcome = Literal["none", "pass", "tag", "deny", "quarantine"]
 
@@ -100,6 +103,11 @@ class Exec:
     def __init__(self, options: ExecOptions) -> None:
         self._options = options
         self._shared = SharedClient(Nothing, options.at_once, Exec, options.command)
+        self._sandbox = False
+
+    def setup(self, services: base.Services) -> None:
+        """Take what the site wants for user code."""
+        self._sandbox = services.sandbox
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:
         """Return the verdict of its exit status or of its JSON. Raises ProgramFailed with the end of standard error."""
@@ -128,9 +136,35 @@ class Exec:
     async def _run(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
         """Return the exit status, the standard output, and the end of standard error."""
         options = self._options
-        limits = (os.getpid(), options.memory, round(options.cpu), options.files, options.processes)
+        if self._sandbox:
+            return await self._run_in_sandbox(mail, context)
+        return await self._run_command(mail, context, options.command, options.processes)
+
+    async def _run_in_sandbox(self, mail: Mail, context: base.Context) -> tuple[int, bytes, str]:
+        """Return the same of a program in a sandbox. Raises ProgramFailed where the sandbox failed, NoSandbox."""
+        command, ours, theirs = self._options.command, *os.pipe()
+        try:
+            readable = sandbox.for_file(Path(command[0]))
+            line = await asyncio.to_thread(sandbox.wrapped, command, readable, theirs)
+            _, said, told = await self._run_command(mail, context, line, self._options.processes + SANDBOX, theirs)
+            os.set_blocking(ours, False)
+            with suppress(BlockingIOError):  # nothing was said
+                if (status := sandbox.ended_with(os.read(ours, MOST_STATUS))) is not None:
+                    return status, said, told
+            raise ProgramFailed(f"{command[0]} was not run to its end in the sandbox{': ' * bool(told)}{told}")
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+    async def _run_command(
+        self, mail: Mail, context: base.Context, command: Sequence[str], processes: int, file: int = 0
+    ) -> tuple[int, bytes, str]:
+        """Return the exit status of a command, what it said, and the end of standard error. It gets the open `file`."""
+        options = self._options
+        limits = (os.getpid(), options.memory, round(options.cpu), options.files, processes, file)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", supervise.__file__, *map(str, limits), *options.command),
+            *(sys.executable, "-I", "-S", supervise.__file__, *map(str, limits), *command),
+            pass_fds=(file,) if file else (),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

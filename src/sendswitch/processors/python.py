@@ -7,6 +7,8 @@ prints while it has a message.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +19,10 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.hosting.child import MEMORY, Code, Hosting
+from sendswitch.processors.hosting.sandbox import for_file
+
+# Most bytes of a program.
+LONGEST = 512 * 1024
 
 
 class PythonOptions(base.Options):
@@ -30,13 +36,25 @@ class PythonOptions(base.Options):
     def _absolute(cls, value: Path) -> Path:
         if not value.is_absolute():
             raise ValueError(f"{value} must be an absolute path")
-        if not value.is_file():
-            raise ValueError(f"{value} is not a file that can be read")
         try:
-            compile(value.read_bytes(), str(value), "exec")
-        except (SyntaxError, ValueError, OSError) as error:
+            compile(_source(value), str(value), "exec")
+        except OSError as error:
+            raise ValueError(f"{value} is not a file that can be read: {error.strerror or error}") from error
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"{value} is not valid Python: {error}") from error
         return value
+
+
+def _source(file: Path) -> bytes:
+    """Return the content of a program. Never waits. Raises OSError, also for what is no plain file or is too long."""
+    place = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        about = os.fstat(place)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > LONGEST:
+            raise OSError(f"a program is a plain file with at most {LONGEST} bytes")
+        return os.read(place, LONGEST)
+    finally:
+        os.close(place)
 
 
 class Python:
@@ -46,14 +64,19 @@ class Python:
 
     def __init__(self, options: PythonOptions) -> None:
         self._file, self._changed, self.version = options.file, 0, ""
-        self._hosting = Hosting(options.file.name, Code("file", str(options.file)), options.memory, self._stamp)
+        code = Code("file", str(options.file), places=lambda: for_file(options.file))
+        self._hosting = Hosting(options.file.name, code, options.memory, self._stamp)
+
+    def setup(self, services: base.Services) -> None:
+        """Take what the site wants for user code."""
+        self._hosting.sandbox = services.sandbox
 
     def _stamp(self) -> int:
         """Return the time of the file's last change. Its version comes from its content."""
         changed = self._file.stat().st_mtime_ns
         if changed != self._changed:
             self._changed = changed
-            self.version = hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]
+            self.version = hashlib.sha256(_source(self._file)).hexdigest()[:12]
         return changed
 
     async def process(self, mail: Mail, context: base.Context) -> Verdict | None:

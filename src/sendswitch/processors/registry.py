@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -13,9 +14,12 @@ from sendswitch.config.load import line_of, parse, validate
 from sendswitch.config.units import MASK
 from sendswitch.errors import InvalidConfiguration
 from sendswitch.processors.base import Services, Step
+from sendswitch.processors.hosting import sandbox
 from sendswitch.processors.hosting.hosted import Hosted
 
 GROUP = "sendswitch.processors"
+# The steps of ours that run what a user wrote.
+USER_CODE = ("exec", "python")
 
 
 @cache
@@ -55,16 +59,28 @@ def find(name: str) -> type[Step]:
     return found
 
 
+def _no_sandbox(name: str) -> str:
+    """Return why a step cannot run in a sandbox, '' where it can as far as is known here."""
+    point = _known().get(name)
+    if point is not None and _ours(point) and name not in USER_CODE:
+        return "this step runs no user code; only python, exec and steps from packages do"
+    return "" if sandbox.installed() else sandbox.MISSING
+
+
 def make(step: StepConfig, services: Services = Services()) -> Step:  # noqa: B008 - a value that nobody changes
     """Return the processor of one step with the site's services. A package's runs in a process of its own.
 
     Raises ValueError or InvalidConfiguration for bad options.
     """
     point = _known().get(step.use)
+    made: Step
     if point is not None and not _ours(point):
-        return Hosted(step.use, point.module, point.dist.version if point.dist else "", step.options)
-    kind = find(step.use)
-    made = kind(validate(kind.Options, step.options, step.use, {}))
+        made = Hosted(step.use, point.module, point.dist.version if point.dist else "", step.options)
+    else:
+        kind = find(step.use)
+        made = kind(validate(kind.Options, step.options, step.use, {}))
+    if step.sandbox is not None:
+        services = replace(services, sandbox=True)
     if (setup := getattr(made, "setup", None)) is not None:
         setup(services)
     return made
@@ -100,6 +116,8 @@ def _step_problems(n: int, step: StepConfig, name: str, lines: dict[Path_, int])
         return [f"{name}:{line_of(('step', n, 'use'), lines)}: {error}"]
     inside = {path[2:]: line for path, line in lines.items() if path[:2] == ("step", n)}
     inside.setdefault((), line_of(("step", n), lines) or 0)
+    if step.sandbox is not None and (problem := _no_sandbox(step.use)):
+        return [f"{name}:{line_of(('sandbox',), inside)}: sandbox: {problem} (step {n + 1}, {step.use})"]
     masked = [option for option in kind.Options.secret_names() if step.options.get(option) == MASK]
     if masked:
         hint = "it was hidden when the pipeline was shown; write the secret itself, or export with --secrets"

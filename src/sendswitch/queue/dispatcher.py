@@ -278,7 +278,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         while True:
             question = self._waiting[task.token] = _Question(task, loop.create_future())
-            await self._publisher.offer(task)
+            await self._offer(question)
             question.timer = loop.call_later(overdue, self._check, question, overdue)
             try:
                 answer = await question.answer
@@ -287,6 +287,23 @@ class Dispatcher:
             if answer is not None:
                 return answer
             metrics.REOFFERED.inc()
+
+    async def _offer(self, question: _Question) -> None:
+        """Offer a task. For workers of a user's own, end when it has its answer before: another route was set while
+        the broker could not be reached. Raises what the broker raises.
+        """
+        if not is_own(question.task.queue):
+            await self._publisher.offer(question.task)
+            return
+        offering = asyncio.ensure_future(self._publisher.offer(question.task))
+        try:
+            await asyncio.wait((offering, question.answer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not offering.done():
+                offering.cancel()
+            await asyncio.gather(offering, return_exceptions=True)
+        if not question.answer.done():
+            offering.result()
 
     def _check(self, question: _Question, overdue: float) -> None:
         """End the wait for an answer if the broker does not have the task any more; look again later if it has."""
@@ -317,11 +334,12 @@ class Dispatcher:
             offline, back = self._presence.look({question.task.queue for question in self._waiting.values()})
             for question in self._waiting.values():
                 task, offered = question.task, question.timer is not None
-                if question.answer.done() or not offered:
+                if question.answer.done():
                     continue
                 if is_own(task.queue) and self._moved(task):
-                    question.answer.set_result(Deferral("other workers run the pipeline now", why=UNOFFERED))
-                elif task.queue in offline and not self._publisher.begun(task):
+                    why = UNANSWERED if self._publisher.begun(task) else UNOFFERED
+                    question.answer.set_result(Deferral("other workers run the pipeline now", why=why))
+                elif offered and task.queue in offline and not self._publisher.begun(task):
                     question.answer.set_result(Deferral(f"no worker of {_whose(task)} is online", why=OFFLINE))
             if back:
                 await on_back(back)

@@ -113,7 +113,8 @@ class KnownNode:
             self._book = await asyncio.to_thread(Book, rows, told["delimiters"])
             self._lists.refresh()
             self._lists_read = settings["lists"]
-        made_with = settings["limit"], settings["host"], tuple(settings["allow"]), settings["own"]
+        allow = tuple(settings["allow"])
+        made_with = settings["limit"], settings["host"], allow, settings["own"], settings["sandbox"]
         if made_with != self._made_with:  # the first ones, or the node was restarted with others
             await self.pipelines.change(settings["limit"], self._services(settings))
             self._made_with = made_with
@@ -131,6 +132,7 @@ class KnownNode:
             auto_replies=node,
             readers=self._readers,
             counters=RateCounters() if settings["own"] else node,
+            sandbox=settings["sandbox"],
         )
 
     async def _source(self, owner: str, version: int) -> PipelineConfig:

@@ -22,6 +22,7 @@ from sendswitch.mail.task import Reference
 
 SETTINGS = {
     "own": False,
+    "sandbox": False,
     "host": "us.example",
     "allow": [],
     "limit": 5,

@@ -157,7 +157,7 @@ def commandline(process: Path) -> str:
 
 
 def test_the_kernel_limits_the_processes_of_a_user() -> None:
-    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "/bin/sh", "-c", "ulimit -p"]
+    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "0", "/bin/sh", "-c", "ulimit -p"]
     with public_folder("exec") as folder:
         script = shutil.copy(supervise.__file__, folder)
         line = ["/usr/bin/env", "python3", "-I", "-S", str(script), *words]
@@ -177,7 +177,7 @@ async def test_a_program_in_a_session_of_its_own_dies_with_its_supervisor(
 
 
 def test_a_program_gets_the_default_actions_of_signals() -> None:
-    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "/bin/grep", "Sig[BI]", "/proc/self/status"]
+    words = [str(os.getpid()), "500000000", "10", "1000000", "20", "0", "/bin/grep", "Sig[BI]", "/proc/self/status"]
     done = subprocess.run([sys.executable, "-I", "-S", supervise.__file__, *words], capture_output=True, check=True)
     blocked, ignored = (int(mask, 16) for mask in done.stdout.split()[1::2])
     assert not blocked & bits(signal.SIGTERM, signal.SIGCHLD)
@@ -191,20 +191,20 @@ def bits(*signals: int) -> int:
 def test_without_the_kernels_list_of_children_nothing_is_run() -> None:
     blind = "import sys; from pathlib import Path; from sendswitch.processors.hosting import supervise; "
     blind += "Path.exists = print; "
-    words = ["500000000", "10", "1000000", "20", "/bin/echo", "ran"]
+    words = ["500000000", "10", "1000000", "20", "0", "/bin/echo", "ran"]
     line = [sys.executable, "-c", f"{blind} sys.exit(supervise.main(sys.argv[1:]))", str(os.getpid()), *words]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, "CONFIG_PROC_CHILDREN" in done.stderr, "ran" in done.stdout) == (127, True, False)
 
 
 def test_who_does_not_watch_for_a_living_parent_runs_nothing() -> None:
-    words = ["1", "500000000", "10", "1000000", "20", "/bin/echo", "ran"]
+    words = ["1", "500000000", "10", "1000000", "20", "0", "/bin/echo", "ran"]
     done = subprocess.run([sys.executable, "-I", "-S", supervise.__file__, *words], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (127, b"")
 
 
 def test_a_limit_of_the_system_that_is_lower_is_kept() -> None:
-    words = [str(os.getpid()), "500000000", "10", "9000000000", "20", "/bin/sh", "-c", "ulimit -f"]
+    words = [str(os.getpid()), "500000000", "10", "9000000000", "20", "0", "/bin/sh", "-c", "ulimit -f"]
     line = ["/bin/sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", sys.executable, "-I", "-S", supervise.__file__, *words]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert done.stdout == "1000\n"
@@ -249,7 +249,7 @@ async def test_a_program_cannot_hold_up_who_watches_it(
 
 def test_when_the_node_dies_so_does_what_it_started(make: Make, tmp_path: Path) -> None:
     make(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & wait")
-    words = ["500000000", "10", "1000000", "10", str(tmp_path / "program")]
+    words = ["500000000", "10", "1000000", "10", "0", str(tmp_path / "program")]
     line = [sys.executable, "-I", "-S", supervise.__file__]
     code = f"import os, subprocess, time; subprocess.Popen([*{line}, str(os.getpid()), *{words}]); time.sleep(1000)"
     written, until = tmp_path / "pid", time.monotonic() + 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,28 @@ from sendswitch.mail.verdict import Action, Deferral, Verdict
 from sendswitch.pipeline.chain import Chain, build
 from sendswitch.processors import registry
 from sendswitch.testing import context, mail
+from tests.conftest import need
+
+# Those that look at processes from outside, or compare their numbers.
+OUTSIDE = (
+    "test_what_it_starts_ends_with_it",
+    "test_who_does_not_want_to_end_holds_nobody_up",
+    "test_who_fills_the_memory_is_not_the_one_who_finds_it_full",
+)
+_sandbox: list[str] = []
+
+
+@pytest.fixture(autouse=True, params=["plain", "sandbox"])
+def with_or_without_a_sandbox(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All that a program may do, it may do in a sandbox too."""
+    if request.param == "sandbox":
+        if request.node.originalname in OUTSIDE:
+            pytest.skip("it looks from outside")
+        need("bwrap", "bubblewrap")
+        _sandbox.append('sandbox = "bwrap"\n')
+    yield
+    _sandbox.clear()
+
 
 HEAD = "import asyncio, os, time\nfrom sendswitch.mail.verdict import Verdict\n"
 
@@ -32,7 +55,8 @@ def chain(folder: Path, body: str, **options: str) -> Chain:
         f"{HEAD}async def process(mail, context):\n" + "".join(f"    {line}\n" for line in body.splitlines())
     )
     extra = "".join(f"{key} = {value}\n" for key, value in options.items())
-    return build(registry.check(f'[[step]]\nuse = "python"\nfile = "{file}"\n{extra}', "p"), 5)
+    text = f'[[step]]\nuse = "python"\nfile = "{file}"\n{extra}{"".join(_sandbox)}'
+    return build(registry.check(text, "p"), 5)
 
 
 async def once(chain: Chain, **headers: str) -> Any:

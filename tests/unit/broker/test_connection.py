@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from aio_pika import Connection
 from aio_pika.exceptions import AMQPConnectionError, ChannelNotFoundEntity
+from yarl import URL
 
-from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely, without_password
+from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, open_channel, safely, without_password
 from sendswitch.config.load import validate
 from sendswitch.config.model import BrokerSection
 from sendswitch.errors import InvalidConfiguration
@@ -46,6 +48,12 @@ async def test_a_call_that_is_cancelled_ends() -> None:
 async def test_what_rabbitmq_answers_stays_as_it_is() -> None:
     with pytest.raises(ChannelNotFoundEntity):
         await safely(raising(ChannelNotFoundEntity("no queue")))
+
+
+async def test_a_connection_that_is_closed_has_no_channels() -> None:
+    """The library says so before anybody waits for it."""
+    with pytest.raises(BrokerAway, match="not opened"):
+        await open_channel(Connection(URL("amqp://127.0.0.1:1/")), confirms=False)
 
 
 async def test_nothing_ends_the_keeping_of_a_connection() -> None:

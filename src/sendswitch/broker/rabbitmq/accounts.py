@@ -10,21 +10,19 @@ import base64
 import hashlib
 import re
 import secrets
+import ssl
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
-from sendswitch.broker.rabbitmq.topology import OWN, VERDICTS
+from sendswitch.broker.rabbitmq.topology import OWN_VERDICTS, account_of
 from sendswitch.errors import Refused, Temporary
-from sendswitch.mail.address import key
 from sendswitch.routing import rabbitmq_queue
 
 # Seconds for one request; connections and channels of an account at once; bytes of chance in a password.
 PATIENCE, CONNECTIONS, CHANNELS, CHANCE = 20.0, 20, 80, 24
-# Most bytes of an account's name, so that names of queues and routing keys, which have it in them, stay below 255.
-LONGEST = 200
 
 
 class Accounts:
@@ -35,7 +33,8 @@ class Accounts:
 
     def __init__(self, management: str, broker: str) -> None:
         # Passwords go there: no proxy gets them, and no redirect is followed.
-        self._client = httpx.Client(base_url=management.rstrip("/"), timeout=PATIENCE, trust_env=False)
+        trusted = ssl.create_default_context()  # the machine's certificates, as for RabbitMQ itself
+        self._client = httpx.Client(base_url=management.rstrip("/"), timeout=PATIENCE, trust_env=False, verify=trusted)
         self._place = urlsplit(management).hostname or ""
         self._vhost = vhost_of(broker)
 
@@ -51,16 +50,10 @@ class Accounts:
         """Make the account of an address, or give it a new password. Return the password, which nothing shows again.
 
         The password comes last, so that an account without its limits lets nobody in. Raises Refused where somebody
-        else's account has this name.
+        else's account has this name. Connections with an old password end.
         """
-        address = key(address)
-        if len(address.encode()) > LONGEST:
-            raise Refused(f"{address:.50}… is too long for an account in RabbitMQ: {LONGEST} bytes at most")
-        user = quote(address, safe="")
-        found = self._ask("GET", f"/users/{user}", missing=True)
-        if found is not None and _tags(found):
-            raise Refused(f"RabbitMQ has an account {address} with the tags {', '.join(_tags(found))}; it is not ours")
-        if found is None:
+        user = _account(address)
+        if not self._there(user):
             self._ask("PUT", f"/users/{user}", {"password_hash": "", "tags": ""})
         for name, most in (("max-connections", CONNECTIONS), ("max-channels", CHANNELS)):
             self._ask("PUT", f"/user-limits/{user}/{name}", {"value": most})
@@ -70,26 +63,46 @@ class Accounts:
         algorithm = "rabbit_password_hashing_sha256"
         told = {"password_hash": _hash(password), "hashing_algorithm": algorithm, "tags": ""}
         self._ask("PUT", f"/users/{user}", told)
+        self._disconnect(user)
         return password
 
     def remove(self, address: str) -> bool:
-        """Remove the account of an address, and end its connections. Return whether there was one."""
-        user = quote(key(address), safe="")
-        there = self._ask("GET", f"/users/{user}", missing=True) is not None
-        if there:
-            self._ask("DELETE", f"/users/{user}", missing=True)
-        return there
+        """Remove the account of an address, and end its connections. Return whether there was one. Raises Refused for
+        one that is not ours.
+        """
+        user = _account(address)
+        if not self._there(user):
+            return False
+        self._ask("DELETE", f"/users/{user}", missing=True)
+        self._disconnect(user)
+        return True
+
+    def there(self, address: str) -> bool:
+        """Return whether an address has an account. Raises Refused for one that is not ours."""
+        return self._there(_account(address))
+
+    def _there(self, user: str) -> bool:
+        found = self._ask("GET", f"/users/{user}", missing=True)
+        if found is not None and _tags(found):
+            raise Refused(f"RabbitMQ has an account {unquote(user)} with the tags {', '.join(_tags(found))}: not ours")
+        return found is not None
+
+    def _disconnect(self, user: str) -> None:
+        """End the connections of an account: those with an old password too."""
+        for one in self._ask("GET", f"/connections/username/{user}", missing=True) or ():
+            self._ask("DELETE", f"/connections/{quote(str(one['name']), safe='')}", missing=True)
 
     def names(self) -> list[str]:
-        """Return the accounts that are named like an address of a user."""
-        return sorted(str(one["name"]) for one in self._ask("GET", "/users") if "@" in str(one["name"]))
+        """Return the accounts in this virtual host that are named like an address of a user."""
+        found = (str(one["user"]) for one in self._ask("GET", f"/vhosts/{self._vhost}/permissions"))
+        return sorted(name for name in found if "@" in name)
 
     def _ask(self, method: str, path: str, told: Any = None, *, missing: bool = False) -> Any:
         """Return the answer to a request; None for an empty one and, if it may be `missing`, for nothing there."""
         try:
             answer = self._client.request(method, f"/api{path}", json=told)
         except httpx.HTTPError as error:
-            reason = f"{error or type(error).__name__}"
+            reason = str(error) or type(error).__name__
             raise Temporary(f"RabbitMQ's management plugin at {self._place} cannot be asked: {reason}") from error
         if missing and answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -100,17 +113,27 @@ class Accounts:
             )
         if not answer.is_success:
             raise Temporary(f"RabbitMQ at {self._place} answered {method} {path} with {answer.status_code}")
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise Temporary(f"RabbitMQ at {self._place} answered {method} {path} with no JSON") from error
+
+
+def _account(address: str) -> str:
+    """Return the name of an address's account, as it stands in a URL."""
+    return quote(account_of(rabbitmq_queue(address)), safe="")
 
 
 def permissions(address: str) -> dict[str, str]:
     """Return what the account of an address may do with exchanges and queues: regular expressions by kind."""
-    return {"configure": "^$", "write": f"^{VERDICTS}$", "read": f"^{re.escape(rabbitmq_queue(address))}$"}
+    queue = re.escape(rabbitmq_queue(address))
+    return {"configure": "^$", "write": f"^{re.escape(OWN_VERDICTS)}$", "read": f"^{queue}$"}
 
 
 def topic_permissions(address: str) -> dict[str, str]:
     """Return with which routing keys the account of an address may publish."""
-    return {"exchange": VERDICTS, "write": rf"^[^.]+\.{OWN}\.{re.escape(key(address))}$", "read": "^$"}
+    account = re.escape(account_of(rabbitmq_queue(address)))
+    return {"exchange": OWN_VERDICTS, "write": rf"^[^.]+\.{account}$", "read": "^$"}
 
 
 def vhost_of(broker: str) -> str:
@@ -122,7 +145,7 @@ def url_of(broker: str, address: str, password: str) -> str:
     """Return the URL by which an account's worker connects."""
     parts = urlsplit(broker)
     place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{quote(key(address), safe='')}:{password}@{place}").geturl()
+    return parts._replace(netloc=f"{_account(address)}:{password}@{place}").geturl()
 
 
 def _tags(user: Any) -> list[str]:

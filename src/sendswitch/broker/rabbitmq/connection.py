@@ -60,6 +60,19 @@ async def safely(work: Awaitable[T]) -> T:
         raise BrokerAway(in_words(error) or type(error).__name__) from error
 
 
+async def open_channel(connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
+    """Return a new channel. With `confirms`, publishing raises PublishError for a message that no queue takes. Raises
+    BrokerAway.
+    """
+
+    async def opened() -> AbstractChannel:
+        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        await channel.initialize()
+        return channel
+
+    return await safely(opened())
+
+
 class Keeper:
     """Keeps one connection. `begin` prepares each new one, and `ended` is called when it is gone or was not ready."""
 
@@ -77,11 +90,10 @@ class Keeper:
             self._task = asyncio.get_running_loop().create_task(self._keep())
 
     async def channel(self, connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
-        """Return a new channel. When RabbitMQ closes it, or ends a consumer on it because its queue is gone, a new
-        connection is made. With `confirms`, publishing raises PublishError for a message that no queue takes.
+        """Return a new channel (`open_channel`). When RabbitMQ closes it, or ends a consumer on it because its queue is
+        gone, a new connection is made. Raises BrokerAway.
         """
-        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-        await safely(channel.initialize())
+        channel = await open_channel(connection, confirms=confirms)
         channel.close_callbacks.add(self._lost)
         underlay = await safely(channel.get_underlay_channel())
         underlay.on_consumer_cancel_callbacks.add(self._lost)

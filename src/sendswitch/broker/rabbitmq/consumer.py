@@ -22,8 +22,8 @@ from sendswitch.broker.codec import decode_task, encode_answer
 from sendswitch.broker.frames import BadFrame
 from sendswitch.broker.pieces import Pieces
 from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
-from sendswitch.broker.rabbitmq.publisher import MOST
-from sendswitch.broker.rabbitmq.topology import EVERY_NODE, VERDICTS, account_of, verdict_key
+from sendswitch.broker.rabbitmq.served_calls import MOST
+from sendswitch.broker.rabbitmq.topology import EVERY_NODE, account_of, exchange_for, verdict_key
 from sendswitch.broker.remote import OnSettings
 from sendswitch.errors import Temporary, in_words
 from sendswitch.mail.content import Content
@@ -76,7 +76,7 @@ class RabbitConsumer:
         self._applied: dict[str, OrderedDict[str, None]] = {}  # versions of each node's settings that were taken
         self._applying: dict[str, asyncio.Lock] = {}
         self._work: set[asyncio.Task[None]] = set()
-        self._verdicts: AbstractExchange | None = None
+        self._verdicts: dict[str, AbstractExchange] = {}
         self._user = ""
         self._tags: list[tuple[Any, str]] = []
         self._stopping = False
@@ -124,7 +124,9 @@ class RabbitConsumer:
     async def _begin(self, connection: AbstractConnection) -> None:
         self._user = self._keeper.user
         speaking = await self._keeper.channel(connection, confirms=True)
-        self._verdicts = await safely(speaking.get_exchange(VERDICTS, ensure=False))
+        self._verdicts = {
+            name: await safely(speaking.get_exchange(name, ensure=False)) for name in map(exchange_for, self._queues)
+        }
         replies = await safely(speaking.get_queue(REPLIES, ensure=False))
         await safely(replies.consume(self._replied, no_ack=True))
         taking = await self._keeper.channel(connection, confirms=False)
@@ -135,8 +137,8 @@ class RabbitConsumer:
             self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
-        """End all leases and all calls. RabbitMQ gives the tasks to other workers."""
-        self._verdicts = None
+        """Note that the connection is lost: each lease and each call ends, and RabbitMQ gives the tasks to others."""
+        self._verdicts = {}
         for lease in self.leases.values():
             lease.ended = True
         self.leases.clear()
@@ -215,11 +217,11 @@ class RabbitConsumer:
 
     async def _publish(self, queue: str, node: str, body: bytes, *, reply_to: str | None = None) -> None:
         """Publish to a node. Raises _NodeGone, BrokerAway."""
-        if self._verdicts is None:
+        if (exchange := self._verdicts.get(exchange_for(queue))) is None:
             raise BrokerAway
         message, key = Message(body, reply_to=reply_to, user_id=self._user), verdict_key(node, queue)
         try:
-            await safely(self._verdicts.publish(message, key, mandatory=node != EVERY_NODE, timeout=TAKEN))
+            await safely(exchange.publish(message, key, mandatory=node != EVERY_NODE, timeout=TAKEN))
         except PublishError:
             if self._applied.pop(node, None) is not None:
                 await self._on_settings(node, None)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,53 +21,57 @@ from aiormq.abc import FieldTable
 from sendswitch import logs, metrics
 from sendswitch.broker import frames, worker_server
 from sendswitch.broker.base import OWN_HAD, Hands, OnAnswer, OnReconnect, ReadContent
-from sendswitch.broker.calls import CallsOf, SettingsOf, error_to_json
+from sendswitch.broker.calls import CallsOf, SettingsOf
 from sendswitch.broker.codec import MAX_OUTSIDE, decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
-from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, safely
+from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, open_channel, safely
+from sendswitch.broker.rabbitmq.served_calls import MOST, ServedCalls
 from sendswitch.broker.rabbitmq.topology import (
     EVERY_NODE,
-    OWN,
+    OWN_VERDICTS,
     SITE,
     VERDICTS,
     account_in,
     account_of,
     declare,
     declare_queue,
+    owner_of,
 )
-from sendswitch.errors import Refused, Temporary, in_words
+from sendswitch.errors import Temporary
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Answer, Reference, Task
-from sendswitch.mail.verdict import BROKE, LOST, Deferral
-from sendswitch.routing import ALONE, TASKS, is_own
+from sendswitch.mail.text import storable
+from sendswitch.mail.verdict import BROKE, LOST, Deferral, PipelineResult
+from sendswitch.routing import ALONE, POOL, TASKS, is_own
 
 # Bytes of content that go with a task, and with one for workers of a user's own, in whose queue many may wait; a worker
-# asks for more, in pieces of PIECE bytes.
-INLINE, OWN_INLINE, PIECE = 1024 * 1024, 64 * 1024, 512 * 1024
+# asks for more.
+INLINE, OWN_INLINE = 1024 * 1024, 64 * 1024
 # Seconds for RabbitMQ to take a task, between two looks at the queues, and after which a silent worker is gone.
 TAKEN, LOOK, SILENT = 30.0, 2.0, 10.0
 # Seconds behind a task's deadline after which the node answers for a worker that lives, as for one on this machine.
 BEHIND = worker_server.BEHIND
 # Seconds that a task stays in a queue: the node offers it again for as long as it needs an answer.
 EXPIRES = 600
-# Contents in memory on their way to RabbitMQ; calls under way; workers that are known.
-OFFERS, CALLS, WORKERS = 16, 1_000, 10_000
-# The same for one user's own workers, and most bytes of what they say that waits for the node: RabbitMQ refuses more.
-OWN_CALLS, OWN_WORKERS, OWN_WAITING = 20, 20, 64 * 1024 * 1024
-# Most bytes of what a worker says, of the site's and of others; RabbitMQ 4 takes 16 MiB.
-MOST, MOST_OUTSIDE = 12 * 1024 * 1024, MAX_OUTSIDE + 64 * 1024
-# The beginning of the only address that a worker may name for the result of a call (direct reply-to).
-REPLIES = "amq.rabbitmq.reply-to."
+# Contents in memory on their way to RabbitMQ; workers that are listed.
+OFFERS, WORKERS = 16, 10_000
+# Bytes of what all users' workers say that wait for the node: RabbitMQ refuses more.
+OWN_WAITING = 64 * 1024 * 1024
+# Most bytes of what a worker of a user's own says.
+MOST_OUTSIDE = MAX_OUTSIDE + 64 * 1024
+# Characters of the reason why something that a worker said is ignored.
+REASON = 200
 
 
 @dataclass(slots=True)
 class _Offered:
     """A task without an answer, and where it was last seen.
 
-    `number` counts offers to its queue, `first` is that of its first copy, and `at` is when it was offered. `had` is
+    `number` counts offers to its queue, `first` is that of its first copy, `at` is when it was offered, and `doubted`
+    when the connection was made again, since which only what is seen counts, 0.0 for never. `had` is
     when a worker last said that it has the task, `since` when it first did, 0.0 for never; all in monotonic seconds.
-    `beside` is how many tasks that worker had, `noted` whether `Hands` know that it has the task, and `content` what it
-    has begun to fetch.
+    `beside` is how many tasks that worker had. `begun` is whether any worker ever had it, and `noted` whether `Hands`
+    know that.
     """
 
     task: Task
@@ -79,8 +82,9 @@ class _Offered:
     since: float = 0.0
     beside: int = 0
     late: bool = False
+    begun: bool = False
     noted: bool = False
-    content: Content | None = None
+    doubted: float = 0.0
 
 
 @dataclass(slots=True)
@@ -118,7 +122,7 @@ class DistantWorker:
     @property
     def user(self) -> str:
         """Return whose own worker it is, '' for one of the site."""
-        return _owner(self.account)
+        return owner_of(self.account)
 
 
 class RabbitPublisher:
@@ -136,38 +140,49 @@ class RabbitPublisher:
         settings: SettingsOf,
         hands: Hands | None = None,
     ) -> None:
-        self._node, self._read, self._calls, self._settings = node, read, calls, settings
-        self._hands = hands
+        self._node, self._read, self._settings, self._hands = node, read, settings, hands
         self._keeper = Keeper(urls, self._begin, self._ended, name=f"sendswitch {node}")
+        # Users' workers are heard over a connection of their own, which one of them may break.
+        self._own_keeper = Keeper(urls, self._begin_own, lambda: None, name=f"sendswitch {node}, users' workers")
+        self._served = ServedCalls(
+            calls, settings, lambda token, account: self._mine(token, account).task, self._content, self._reply
+        )
         self._known: dict[str, _Offered] = {}
         self._queues: dict[str, _Queue] = {}
         self._workers: dict[tuple[str, str], DistantWorker] = {}
-        self._calling: Counter[str] = Counter()
+        self._told: set[str] = set()  # whose mistakes were logged since the last look
         self._work: set[asyncio.Task[None]] = set()
         self._on_answer: OnAnswer | None = None
         self._on_reconnect: OnReconnect | None = None
         self._channel: AbstractChannel | None = None
         self._offering = asyncio.Semaphore(OFFERS)
         self._connected_before = False
-        self._looking: asyncio.Task[None] | None = None
+        self._look_now = asyncio.Event()
 
     async def open(self, on_answer: OnAnswer, on_reconnect: OnReconnect) -> None:
         """Begin to connect. Never raises: offers wait until RabbitMQ is there."""
         self._on_answer, self._on_reconnect = on_answer, on_reconnect
         self._keeper.start()
-        self._looking = self._start(self._look())
+        self._start(self._look())
 
     async def offer(self, task: Task) -> None:
         """Put a task into its queue, once RabbitMQ is there. Raises Temporary when it does not take the task."""
         await self._keeper.up.wait()
+        if is_own(task.queue):
+            self.hear_own()
+            await self._own_keeper.up.wait()
         async with self._offering:  # so that few contents are in memory
             content = await self._content(task)
             body = _encoded(task, content)
             queue = self._queues.setdefault(task.queue, _Queue())
             queue.offers += 1
             known, now = self._known.get(task.token), time.monotonic()
-            first = known.first if known is not None else queue.offers
-            self._known[task.token] = _Offered(task, queue.offers, first, now)
+            if known is None:
+                self._known[task.token] = _Offered(task, queue.offers, queue.offers, now)
+            else:
+                self._known[task.token] = replace(
+                    known, number=queue.offers, at=now, had=0.0, since=0.0, beside=0, late=False, doubted=0.0
+                )
             message = Message(
                 body,
                 message_id=task.token,
@@ -178,10 +193,14 @@ class RabbitPublisher:
             try:
                 await self._publish(message, task.queue)
             except PublishError as error:
-                self._known.pop(task.token, None)
+                self._forget_task(task.token)
                 raise Temporary(f"RabbitMQ does not take tasks for {task.queue}") from error
             except BrokerAway:
                 pass  # it may be in the queue or not: if not, it is offered again after reconnecting, or when overdue
+
+    def hear_own(self) -> None:
+        """Hear the workers of users' own from now on."""
+        self._own_keeper.start()
 
     async def _content(self, task: Task) -> Content:
         return task.content if not isinstance(task.content, Reference) else await self._read(task.content)
@@ -208,26 +227,31 @@ class RabbitPublisher:
         if offered is None:
             return False
         now, queue = time.monotonic(), self._queues[task.queue]
-        if now - max(offered.had, offered.at) < SILENT:
+        if now - max(offered.had, 0.0 if offered.doubted else offered.at) < SILENT:
             return True
         if offered.had or offered.number < queue.taken or now - offered.at > EXPIRES:
             return False
-        return queue.depth > 0 or queue.looked < offered.at
+        return queue.depth > 0 or queue.looked < max(offered.at, offered.doubted)
 
     def absent(self, queue: str) -> float:
-        """Return for how many seconds no look has found a worker at a queue; 0.0 while RabbitMQ cannot be reached."""
+        """Return for how many seconds no look has found a worker at a queue; 0.0 while nobody looks there, or RabbitMQ
+        cannot be reached.
+        """
         known, now = self._queues.setdefault(queue, _Queue()), time.monotonic()
-        lately, known.asked = known.asked > now - SILENT, now
-        return now - known.left if known.left and lately and self._keeper.up.is_set() else 0.0
+        known.asked = now
+        if not self._keeper.up.is_set() or (is_own(queue) and not self._own_keeper.up.is_set()):
+            return 0.0
+        return now - known.left if known.left and now - known.looked < SILENT else 0.0
 
     def begun(self, task: Task) -> bool:
         """Return whether a worker said that it has the task."""
-        return (offered := self._known.get(task.token)) is not None and offered.had > 0
+        return (offered := self._known.get(task.token)) is not None and offered.begun
 
     async def close(self) -> None:
         """Disconnect. No answer arrives after this."""
         self._on_answer = None
         await self._keeper.stop()
+        await self._own_keeper.stop()
         for task in list(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -242,7 +266,7 @@ class RabbitPublisher:
         return list(self._workers.values())
 
     def _version(self, queue: str) -> str:
-        return frames.digest(self._settings(_owner(account_of(queue))))
+        return frames.digest(self._settings(owner_of(account_of(queue))))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -255,54 +279,90 @@ class RabbitPublisher:
     async def _begin(self, connection: AbstractConnection) -> None:
         channel = await self._keeper.channel(connection, confirms=True)
         await declare(channel)
-        hearing = await self._keeper.channel(connection, confirms=False)
-        limits: FieldTable = {"x-max-length-bytes": OWN_WAITING, "x-overflow": "reject-publish"}
-        for who, arguments in ((SITE, {}), (f"{OWN}.#", limits)):  # so that no user's workers crowd out the site's
-            queue = await safely(hearing.declare_queue("", exclusive=True, arguments=arguments))
-            for node in (self._node, EVERY_NODE):
-                await safely(queue.bind(VERDICTS, f"{node}.{who}"))
-            await safely(queue.consume(self._heard, no_ack=True))
-        await self._look_at(connection)
+        await self._hear(self._keeper, connection, VERDICTS, {})
+        self._doubt(lambda task: True)
+        for queue in self._queues.values():
+            queue.left = 0.0  # workers have time to connect again, too
+        await self._look_at(connection, {POOL, ALONE} & self._queues.keys())  # before anything new comes there
+        if self._connected_before:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._reconnected)
+            self._look_now.set()
+            loop.call_later(SILENT + LOOK, self._reconnected)
+        self._connected_before = True
         self._channel, self._connection = channel, connection
+
+    async def _begin_own(self, connection: AbstractConnection) -> None:
+        limits: FieldTable = {"x-max-length-bytes": OWN_WAITING, "x-overflow": "reject-publish"}
+        await self._hear(self._own_keeper, connection, OWN_VERDICTS, limits)
+        self._doubt(lambda task: is_own(task.queue))
+
+    async def _hear(self, keeper: Keeper, connection: AbstractConnection, exchange: str, arguments: FieldTable) -> None:
+        """Hear what workers say, from a queue that goes with the connection."""
+        channel = await keeper.channel(connection, confirms=False)
+        await declare(channel)
+        queue = await safely(channel.declare_queue("", exclusive=True, arguments=arguments))
+        for node in (self._node, EVERY_NODE):
+            await safely(queue.bind(exchange, f"{node}.#"))
+        await safely(queue.consume(self._heard, no_ack=True))
+
+    def _doubt(self, of: Callable[[Task], bool]) -> None:
+        """Note that tasks may have been lost meanwhile: from now on only what is seen counts."""
         now = time.monotonic()
         for offered in self._known.values():
-            offered.at = 0.0  # it may have been lost meanwhile: from now on only what is seen counts
-            if offered.had:
-                offered.had = now  # its worker has time to say so again
-        if self._on_reconnect is not None and self._connected_before:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._on_reconnect)
-            loop.call_later(SILENT + LOOK, self._on_reconnect)
-        self._connected_before = True
+            if of(offered.task):
+                offered.doubted = now
+                if offered.had:
+                    offered.had = now  # its worker has time to say so again
 
     def _ended(self) -> None:
         self._channel = None
 
+    def _reconnected(self) -> None:
+        if self._on_reconnect is not None:
+            self._on_reconnect()
+
     async def _look(self) -> None:
         """Look at the queues once in a while, and end what workers do not answer."""
         while True:
-            await asyncio.sleep(LOOK)
-            with suppress(BrokerAway):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._look_now.wait()
+            again = self._look_now.is_set()
+            self._look_now.clear()
+            try:
                 if self._keeper.up.is_set():
-                    await self._look_at(self._connection)
+                    await self._look_at(self._connection, self._asked())
+                    if again:
+                        self._reconnected()
+            except BrokerAway:
+                pass
+            except Exception as error:  # without looks, mail would wait for workers that are gone
+                logs.failed("looking at the queues in RabbitMQ", error=error)
+            self._told.clear()
+            self._served.next_period()
             self._forget()
 
-    async def _look_at(self, connection: AbstractConnection) -> None:
-        """Learn what is in each queue that has tasks of ours, or that was asked about lately. Raises BrokerAway."""
+    def _asked(self) -> set[str]:
+        """Return the queues that have tasks of ours, or that were asked about lately."""
         lately = time.monotonic() - SILENT
         asked = {name for name, queue in self._queues.items() if queue.asked > lately}
-        for name in asked | {offered.task.queue for offered in self._known.values()}:
+        return asked | {offered.task.queue for offered in self._known.values()}
+
+    async def _look_at(self, connection: AbstractConnection, names: Iterable[str]) -> None:
+        """Learn what is in these queues. Raises BrokerAway."""
+        for name in names:
             # A missing queue closes the channel, so that each look has one of its own.
-            channel = connection.channel(publisher_confirms=False)
-            await safely(channel.initialize())
+            channel = await open_channel(connection, confirms=False)
             queue, depth, workers = self._queues[name], 0, 0
             try:
                 found: AbstractQueue = await safely(channel.declare_queue(name, passive=True))
                 depth = found.declaration_result.message_count or 0
                 workers = found.declaration_result.consumer_count or 0
-                await safely(channel.close())
             except ChannelNotFoundEntity:
                 pass  # nothing is in a queue that is not there
+            finally:
+                await safely(channel.close())
             now = queue.looked = time.monotonic()
             queue.depth, queue.workers, queue.left = depth, workers, 0.0 if workers else queue.left or now
 
@@ -311,10 +371,14 @@ class RabbitPublisher:
         now = time.monotonic()
         self._workers = {key: one for key, one in self._workers.items() if now - one.seen < SILENT}
         for token, offered in list(self._known.items()):
+            if is_own(offered.task.queue) and not self._own_keeper.up.is_set():
+                continue  # they may say something that nobody hears
             if offered.had and now - offered.had > SILENT and not self._queues[offered.task.queue].workers:
                 # Nobody is there who could say so.
                 self._answer(token, Deferral("the worker that had it is gone", why=LOST))
                 continue
+            if not offered.had and now - offered.at > 2 * EXPIRES:
+                self._forget_task(token)  # nobody asks for it any more, or it would have been offered again
             if not offered.since or now - offered.since < offered.task.deadline + BEHIND:
                 continue
             if offered.late:
@@ -326,13 +390,15 @@ class RabbitPublisher:
     async def _heard(self, message: AbstractIncomingMessage) -> None:
         routing_key = message.routing_key or ""
         try:
-            account = account_in(routing_key, message.user_id)
+            account = account_in(message.exchange or "", routing_key, message.user_id)
             if len(message.body) > (MOST if account == SITE else MOST_OUTSIDE):
                 raise BadFrame(f"{len(message.body)} bytes")
             self._act(frames.decode(message.body), account, message.reply_to or "")
         except (BadFrame, ValueError) as error:
             metrics.ANSWERS_IGNORED.inc()
-            logs.answer_ignored(account=message.user_id or "", key=routing_key, why=str(error))
+            if (said_by := message.user_id or "") not in self._told:  # one line a look for each of them
+                self._told.add(said_by)
+                logs.answer_ignored(account=said_by, key=routing_key[:REASON], why=storable(str(error), REASON))
 
     def _act(self, frame: Frame, account: str, reply_to: str) -> None:
         """Act on a frame. Raises BadFrame."""
@@ -340,13 +406,7 @@ class RabbitPublisher:
             case "working":
                 self._working(frame, account)
             case "call":
-                most = CALLS if account == SITE else OWN_CALLS
-                if not reply_to.startswith(REPLIES) or self._calling[account] >= most:
-                    raise BadFrame(f"a call that wants its answer at {reply_to!r:.100}, or one of more than {most}")
-                number, name = frame.get("id", int), frame.get("name", str)
-                arguments = frame.get("arguments", dict)
-                self._calling[account] += 1
-                self._start(self._call(number, name, arguments, account, reply_to))
+                self._start(self._served.call(frame, account, reply_to))
             case "answer" | "back" | "discard" | "lost" as kind:
                 self._ending(kind, frame, account)
             case kind:
@@ -367,23 +427,17 @@ class RabbitPublisher:
         queue = self._queues[offered.task.queue]
         queue.taken = max(queue.taken, offered.first)
         if kind == "answer":
-            try:
-                answer = decode_answer(frame.data, outside=account != SITE)
-            except ValueError as error:
-                raise BadFrame(str(error)) from error
-            task = offered.task
-            if (answer.message, answer.n, answer.token) != (task.message, task.n, task.token):
-                raise BadFrame("an answer for another task than it names")
-            self._answer(token, answer.result)
-        elif kind == "back":
-            self._forget_task(token)
-            self._start(self._again(offered.task))
+            self._answer(token, _result(offered.task, frame.data, outside=account != SITE))
         elif kind == "lost":
             # Only one that was known to be alone with its worker has broken it.
             why = BROKE if offered.task.queue == ALONE and offered.beside == 1 else LOST
             self._answer(token, Deferral("the worker that had it ended", why=why))
+        elif account != SITE:  # what it had and did not answer waits, whatever it says about it
+            self._answer(token, Deferral("its worker could not answer", why=LOST))
         else:
             self._forget_task(token)
+            if kind == "back":
+                self._start(self._again(offered.task))
 
     async def _again(self, task: Task) -> None:
         try:
@@ -419,87 +473,43 @@ class RabbitPublisher:
         """Note that a worker lives, and what it has."""
         now, tokens = time.monotonic(), frame.get("tokens", list)
         name = frame.get("name", str)[:100]
-        worker = self._workers.get((account, name))
-        if worker is None:
-            most = WORKERS if account == SITE else OWN_WORKERS
-            if sum(one.account == account for one in self._workers.values()) >= most:
-                raise BadFrame(f"more than {most} workers of {account}")
-            worker = DistantWorker(name, account, frame.get("places", int), time.time(), now)
-            self._workers[account, name] = worker
-        worker.seen, worker.leased, worker.done = now, len(tokens), frame.get("done", int)
+        places, done = frame.get("places", int), frame.get("done", int)
         for token in tokens:
             offered = self._known.get(token) if isinstance(token, str) else None
             if offered is not None and account_of(offered.task.queue) == account:
                 if not offered.noted:
                     self._note(offered)
                 offered.had, offered.since, offered.beside = now, offered.since or now, len(tokens)
+                offered.begun = True
                 queue = self._queues[offered.task.queue]
                 queue.taken = max(queue.taken, offered.first)
+        if (worker := self._workers.get((account, name))) is None:
+            most = WORKERS if account == SITE else worker_server.OWN_MOST
+            if sum(one.account == account for one in self._workers.values()) >= most:
+                raise BadFrame(f"more than {most} workers of {account}")
+            worker = self._workers[account, name] = DistantWorker(name, account, places, time.time(), now)
+        worker.seen, worker.leased, worker.done = now, len(tokens), done
 
-    # Calls
+    # For calls
 
-    async def _call(self, number: int, name: str, arguments: Mapping[str, Any], account: str, reply_to: str) -> None:
-        try:
-            body = await self._result_frame(number, name, arguments, account)
-        finally:
-            self._calling -= Counter((account,))
+    async def _reply(self, body: bytes, reply_to: str) -> None:
+        """Send the result of a call. A worker that does not get it asks again."""
         if self._channel is not None:
-            with suppress(BrokerAway):  # the worker asks again, or has gone
-                exchange = self._channel.default_exchange
+            exchange = self._channel.default_exchange
+            with suppress(BrokerAway):
                 await safely(exchange.publish(Message(body), routing_key=reply_to, mandatory=False, timeout=TAKEN))
 
-    async def _result_frame(self, number: int, name: str, arguments: Mapping[str, Any], account: str) -> bytes:
-        """Return the frame with the result of a call, or with its error."""
-        try:
-            result, data = await self._result(name, arguments, account)
-            body = frames.encode("result", data, id=number, result=result)
-        except (KeyError, TypeError, ValueError) as error:
-            body = frames.encode("result", id=number, **error_to_json(Refused(f"{name}: {error!r:.200}")))
-        except Exception as error:
-            body = frames.encode("result", id=number, **error_to_json(error))
-        if len(body) > MOST:
-            large = Temporary(f"the result of {name} has {len(body)} bytes; RabbitMQ takes {MOST} at most")
-            body = frames.encode("result", id=number, **error_to_json(large))
-        return body
 
-    async def _result(self, name: str, arguments: Mapping[str, Any], account: str) -> tuple[Any, bytes]:
-        """Return the result of a call. Raises its errors."""
-        if name == "settings":
-            settings = dict(self._settings(_owner(account)))
-            return {"settings": settings, "version": frames.digest(settings)}, b""
-        if name == "content":
-            return None, await self._piece(str(arguments["token"]), int(arguments["start"]), account)
-        calls = self._calls(_owner(account))
-        if name not in calls:
-            raise Refused(f"{name} is not for workers of {account}")
-        return await calls[name](arguments), b""
-
-    async def _piece(self, token: str, start: int, account: str) -> bytes:
-        """Return a piece of the content of a task that a worker has. Raises Temporary, Refused."""
-        try:
-            offered = self._mine(token, account)
-        except BadFrame as error:
-            raise Refused(str(error)) from error
-        if offered.content is None:
-            offered.content = await self._content(offered.task)
-        try:
-            return await asyncio.to_thread(_cut, offered.content, start)
-        except OSError as error:
-            raise Temporary(in_words(error)) from error
-
-
-def _owner(account: str) -> str:
-    """Return the user whose own workers an account stands for, '' for the site's."""
-    return "" if account == SITE else account
-
-
-def _cut(content: Content, start: int) -> bytes:
-    out = b""
-    for piece in content.chunks(start):
-        out += piece
-        if len(out) >= PIECE:
-            return out[:PIECE]
-    return out
+def _result(task: Task, data: bytes, *, outside: bool) -> PipelineResult:
+    """Return what an answer to a task says. One that cannot be used puts the mail off."""
+    try:
+        answer = decode_answer(data, outside=outside)
+        if (answer.message, answer.n, answer.token) == (task.message, task.n, task.token):
+            return answer.result
+        why = "it is for another task"
+    except ValueError as error:
+        why = storable(str(error), REASON)
+    return Deferral(f"the answer of its worker cannot be used: {why}")
 
 
 def _encoded(task: Task, content: Content) -> bytes:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, safely, without_password
+from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, open_channel, safely, without_password
 from sendswitch.errors import Refused, Temporary
 from sendswitch.routing import ALONE, POOL, TASKS, is_own
 
-# The exchange that workers publish to. Behind the node their routing keys say `pool`, or `own` and an address.
-VERDICTS, SITE, OWN = "verdicts", "pool", "own"
+# The exchanges that workers of the site and workers of users' own publish to, and the account of the site's workers in
+# their routing keys. They are two because RabbitMQ 3.10 lets the header CC of a message choose more keys unchecked.
+VERDICTS, OWN_VERDICTS, SITE = "verdicts", "verdicts.own", "pool"
 # The name that means every node.
 EVERY_NODE = "all"
 
@@ -24,21 +25,29 @@ def account_of(queue: str) -> str:
     return SITE if queue == ALONE else queue.removeprefix(TASKS)
 
 
+def owner_of(account: str) -> str:
+    """Return the user whose own workers an account stands for, '' for the site's."""
+    return "" if account == SITE else account
+
+
 def verdict_key(node: str, queue: str) -> str:
     """Return the routing key for what a worker of a queue says to a node."""
-    return f"{node}.{OWN}.{account_of(queue)}" if is_own(queue) else f"{node}.{SITE}"
+    return f"{node}.{account_of(queue)}"
 
 
-def account_in(routing_key: str, user_id: str | None) -> str:
+def exchange_for(queue: str) -> str:
+    """Return the exchange for what a worker of a queue says."""
+    return OWN_VERDICTS if is_own(queue) else VERDICTS
+
+
+def account_in(exchange: str, routing_key: str, user_id: str | None) -> str:
     """Return the account for which a worker speaks. RabbitMQ has checked that `user_id` is who published.
 
     Raises ValueError when it may not speak for this account.
     """
-    _, _, said = routing_key.partition(".")
-    kind, _, address = said.partition(".")
-    if said != SITE and not (kind == OWN and "@" in address):
-        raise ValueError(f"{said!r:.100} is no account")
-    account = address or SITE
+    account = routing_key.partition(".")[2]
+    if (exchange == OWN_VERDICTS) != ("@" in account) or (exchange == VERDICTS) != (account == SITE):
+        raise ValueError(f"{account!r:.100} is no account of {exchange}")
     if not user_id or ("@" in user_id and user_id != account):
         raise ValueError(f"{user_id!r:.100} does not speak for {account:.100}")
     return account
@@ -46,7 +55,8 @@ def account_in(routing_key: str, user_id: str | None) -> str:
 
 async def declare(channel: AbstractChannel) -> None:
     """Make the exchange and the site's queues where they are missing. Raises BrokerAway."""
-    await safely(channel.declare_exchange(VERDICTS, ExchangeType.TOPIC, durable=True))
+    for name in (VERDICTS, OWN_VERDICTS):
+        await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True))
     for name in (POOL, ALONE):
         await declare_queue(channel, name)
 
@@ -59,15 +69,18 @@ async def declare_queue(channel: AbstractChannel, name: str) -> None:
 async def install(urls: Sequence[str]) -> None:
     """Make what is missing on the first host that can be reached. Raises Temporary."""
     async with _first(urls) as connection:
-        await declare(await _channel(connection))
+        await declare(await open_channel(connection, confirms=False))
 
 
 async def missing(urls: Sequence[str]) -> list[str]:
     """Return what is missing, in words. Raises Temporary."""
     found = []
     async with _first(urls) as connection:
-        for what, name in (("exchange", VERDICTS), ("queue", POOL), ("queue", ALONE)):
-            channel = await _channel(connection)  # a missing one closes it
+        for what, name in (
+            *(("exchange", VERDICTS), ("exchange", OWN_VERDICTS)),
+            *(("queue", POOL), ("queue", ALONE)),
+        ):
+            channel = await open_channel(connection, confirms=False)  # a missing one closes it
             try:
                 if what == "exchange":
                     await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True, passive=True))
@@ -81,7 +94,7 @@ async def missing(urls: Sequence[str]) -> list[str]:
 async def add_queue(urls: Sequence[str], name: str) -> None:
     """Make what is missing, and the queue of one user. Raises Temporary."""
     async with _first(urls) as connection:
-        channel = await _channel(connection)
+        channel = await open_channel(connection, confirms=False)
         await declare(channel)
         await declare_queue(channel, name)
 
@@ -89,36 +102,34 @@ async def add_queue(urls: Sequence[str], name: str) -> None:
 async def remove_queue(urls: Sequence[str], name: str) -> None:
     """Remove the queue of one user with the tasks in it, which the node offers elsewhere. Raises Temporary."""
     async with _first(urls) as connection:
-        await safely((await _channel(connection)).queue_delete(name))
+        channel = await open_channel(connection, confirms=False)
+        await safely(channel.queue_delete(name))
 
 
 async def remove(urls: Sequence[str]) -> None:
     """Remove the exchange and the site's queues. Raises Refused while workers or tasks are there; Temporary."""
     async with _first(urls) as connection:
-        channel = await _channel(connection)
+        channel = await open_channel(connection, confirms=False)
         for name in (POOL, ALONE):
             try:
                 await safely(channel.queue_delete(name, if_unused=True, if_empty=True))
             except ChannelPreconditionFailed as error:
                 raise Refused(f"{name} is in use: stop its workers, and let its tasks be done") from error
-        await safely(channel.exchange_delete(VERDICTS))
-
-
-async def _channel(connection: AbstractConnection) -> AbstractChannel:
-    channel = connection.channel()
-    await safely(channel.initialize())
-    return channel
+        for name in (VERDICTS, OWN_VERDICTS):
+            await safely(channel.exchange_delete(name))
 
 
 @asynccontextmanager
 async def _first(urls: Sequence[str]) -> AsyncIterator[AbstractConnection]:
     """Yield a connection to the first host that can be reached. Raises Temporary with what each of them said."""
     problems = []
-    for url in urls:
-        try:
-            async with connected(url, "sendswitch broker") as connection:
+    async with AsyncExitStack() as stack:
+        for url in urls:
+            try:
+                connection = await stack.enter_async_context(connected(url, "sendswitch broker"))
+            except BrokerAway as error:
+                problems.append(f"{without_password(url)}: {error}")
+            else:
                 yield connection
                 return
-        except BrokerAway as error:
-            problems.append(f"{without_password(url)}: {error}")
     raise Temporary("; ".join(problems))

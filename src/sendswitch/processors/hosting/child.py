@@ -13,21 +13,24 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 from sendswitch import logs
 from sendswitch.errors import Temporary
-from sendswitch.mail.content import InFile
+from sendswitch.mail.content import InFile, read_all
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import Verdict
 from sendswitch.mail.verdict_json import verdict_from_json
 from sendswitch.processors import base
+from sendswitch.processors.hosting.sandbox import for_python, wrapped
 from sendswitch.processors.hosting.wire import context_to_json
 
 # Seconds a cancelled call may take to give up before its process is killed.
@@ -41,6 +44,10 @@ BEAT, HUNG = 1.0, 3
 ALONE = 4
 # Bytes of address space.
 MEMORY = 512_000_000
+# Large messages in the sandboxes of one step at once: each is in memory meanwhile.
+LARGE = 2
+# Answers that nobody asked for before a process is ended, and bytes of what it prints that are logged in a second.
+UNASKED, LOGGED = 1000, 65536
 # Characters kept of what a process said last.
 LAST_WORDS = 500
 
@@ -48,12 +55,14 @@ LAST_WORDS = 500
 @dataclass(frozen=True, slots=True)
 class Code:
     """The code to run: an `async def process` in a file, or a package's processor with its options. It goes to standard
-    input, because every user of the machine can read a command line.
+    input, because every user of the machine can read a command line. In a sandbox it can read what `places` returns,
+    which may raise NoSandbox.
     """
 
     kind: Literal["file", "processor"]
     what: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    places: Callable[[], tuple[Path, ...]] = tuple
 
 
 class UserCodeError(Temporary):
@@ -73,6 +82,8 @@ class Hosting:
 
     def __init__(self, name: str, code: Code, memory: int, stamp: Callable[[], object]) -> None:
         self.name, self._code, self._memory, self._stamp = name, code, memory, stamp
+        self.sandbox = False
+        self._large = asyncio.Semaphore(LARGE)
         self._started_for: object = None
         self._child: Child | None = None
         self._starting = asyncio.Lock()
@@ -115,7 +126,7 @@ class Hosting:
 
     async def _by_itself(self, mail: Mail, context: base.Context) -> dict[str, Any]:
         async with self._alone:
-            child = await Child.start(self.name, self._code, self._memory, watched=False)
+            child = await self._start(watched=False)
             try:
                 return await child.ask(mail, context)
             except Died as error:
@@ -148,8 +159,13 @@ class Hosting:
                 if self._child is not None:
                     self._child.retire()
                 self._started_for = stamp
-                self._child = await Child.start(self.name, self._code, self._memory)
+                self._child = await self._start(watched=True)
             return self._child
+
+    async def _start(self, *, watched: bool) -> Child:
+        """Start a process. Raises NoSandbox."""
+        large = self._large if self.sandbox else None
+        return await Child.start(self.name, self._code, self._memory, watched=watched, large=large)
 
 
 def environment() -> dict[str, str]:
@@ -162,8 +178,11 @@ def environment() -> dict[str, str]:
 class Child:
     """One process and the calls that wait for it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str, *, watched: bool) -> None:
-        self._process, self._name = process, name
+    def __init__(
+        self, process: asyncio.subprocess.Process, name: str, *, watched: bool, large: asyncio.Semaphore | None
+    ) -> None:
+        self._process, self._name, self._large = process, name, large
+        self._stray, self._pings = 0, 1
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next = 0
         self._retired = self.hung = False
@@ -175,14 +194,19 @@ class Child:
             self._readers.append(asyncio.ensure_future(self._watch()))
 
     @classmethod
-    async def start(cls, name: str, code: Code, memory: int, *, watched: bool = True) -> Child:
-        """Start it; one that is `watched` is killed when it does not listen any more."""
+    async def start(
+        cls, name: str, code: Code, memory: int, *, watched: bool, large: asyncio.Semaphore | None
+    ) -> Child:
+        """Start it, in a sandbox where there is a `large`, which limits the large messages in it. One that is `watched`
+        is killed when it does not listen any more. Raises NoSandbox.
+        """
+        words = [sys.executable, "-m", "sendswitch.processors.hosting.host", str(memory)]
+        if large is None:
+            words.append(str(os.getpid()))
+        else:
+            words = await asyncio.to_thread(lambda: wrapped([*words, "sandbox"], (*for_python(), *code.places())))
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sendswitch.processors.hosting.host",
-            str(memory),
-            str(os.getpid()),
+            *words,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -190,7 +214,7 @@ class Child:
             start_new_session=True,
             limit=MAX_ANSWER,
         )
-        child = cls(process, name, watched=watched)
+        child = cls(process, name, watched=watched, large=large)
         assert process.stdin is not None
         process.stdin.write(orjson.dumps({"kind": code.kind, "what": code.what, "options": code.options}) + b"\n")
         return child
@@ -200,6 +224,12 @@ class Child:
         return self._process.returncode is not None or self._readers[0].done()
 
     async def ask(self, mail: Mail, context: base.Context) -> dict[str, Any]:
+        if self._large is None or not isinstance(mail.content, InFile):
+            return await self._ask(mail, context)
+        async with self._large:  # which is in its memory until it is answered
+            return await self._ask(mail, context)
+
+    async def _ask(self, mail: Mail, context: base.Context) -> dict[str, Any]:
         self._next += 1
         number = self._next
         future = self._calls[number] = asyncio.get_running_loop().create_future()
@@ -218,14 +248,16 @@ class Child:
 
     async def _send(self, number: int, mail: Mail, context: base.Context) -> None:
         content = mail.content
-        path = str(content.path) if isinstance(content, InFile) else ""
-        raw = b"" if path else mail.raw
-        call = {
-            "id": number,
-            "path": path,
-            "size": len(raw),
-            "context": context_to_json(context),
-        }
+        if not isinstance(content, InFile):
+            await self._write(number, context, raw=mail.raw)
+        elif self._large is None:
+            await self._write(number, context, path=str(content.path))
+        else:  # it sees no file of ours
+            await self._write(number, context, raw=await asyncio.to_thread(read_all, content))
+
+    async def _write(self, number: int, context: base.Context, *, path: str = "", raw: bytes = b"") -> None:
+        """Write a call at once, so that it is whole whenever this is cancelled. Raises Died."""
+        call = {"id": number, "path": path, "size": len(raw), "context": context_to_json(context)}
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(orjson.dumps(call) + b"\n" + raw)
@@ -311,11 +343,20 @@ class Child:
                 future = self._calls.get(answer.get("id", 0))
                 if future is not None and not future.done():
                     future.set_result(answer)
+                else:
+                    await self._said_unasked()
         except (ValueError, AttributeError) as error:
             logs.failed(f"reading answers of {self._name}", error=error)
             self._signal(signal.SIGKILL)
         finally:
             self._fail_all()
+
+    async def _said_unasked(self) -> None:
+        """Count an answer to no call: to a ping, or too late. Raises ValueError for a process that says too much."""
+        self._stray += 1
+        if self._stray > self._pings + UNASKED:
+            raise ValueError("it answers what nobody asked")
+        await asyncio.sleep(0)
 
     async def _watch(self) -> None:
         """Kill it when it says nothing for a while although it was asked to: code that blocks, blocks all its calls."""
@@ -327,6 +368,7 @@ class Child:
                 self._busy.clear()
                 while self._calls:
                     self._alive.clear()
+                    self._pings += 1
                     self._process.stdin.write(b'{"ping": 1}\n')
                     try:
                         async with asyncio.timeout(BEAT):
@@ -339,7 +381,12 @@ class Child:
 
     async def _read_errors(self) -> None:
         assert self._process.stderr is not None
+        second, told = 0, 0
         while chunk := await self._process.stderr.read(4096):
             text = chunk.decode("utf-8", "replace").rstrip()
             self.last_words = " ".join(storable((self.last_words + text)[-LAST_WORDS:], LAST_WORDS).split())
-            logs.processor_output("", processor=self._name, text=text)
+            if (now := int(time.monotonic())) != second:
+                second, told = now, 0
+            if told < LOGGED:  # what it prints without end would fill the disk
+                logs.processor_output("", processor=self._name, text=text)
+            told += len(chunk)

@@ -29,10 +29,12 @@ from sendswitch.mail.verdict import Verdict
 from sendswitch.mail.verdict_checks import checked
 from sendswitch.processors import registry
 from sendswitch.processors.base import Context, Processor, ServiceStep, with_present_names
-from sendswitch.processors.hosting.supervise import ends_with
+from sendswitch.processors.hosting.supervise import close_others, ends_with
 from sendswitch.processors.hosting.wire import context_from_json
 
 Process = Callable[[Mail, Context], Awaitable[object]]
+# Most processes and threads in a sandbox (root is not held to it).
+MOST_PROCESSES = 256
 # Characters kept of what one call prints.
 MOST_PRINTED = 2000
 
@@ -176,8 +178,12 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    memory, parent = int(sys.argv[1]), int(sys.argv[2])
-    ends_with(parent, signal.SIGKILL)  # or a program that never waits would run on without it
+    memory, boxed = int(sys.argv[1]), sys.argv[2] == "sandbox"
+    # Or a program that never waits would run on without its parent, which in a sandbox is the first process.
+    ends_with(1 if boxed else int(sys.argv[2]), signal.SIGKILL)
+    close_others()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if boxed:  # where only its own processes count
+        resource.setrlimit(resource.RLIMIT_NPROC, (MOST_PROCESSES, MOST_PROCESSES))
     asyncio.run(_main())

@@ -17,6 +17,7 @@ from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors import base
 from sendswitch.processors.hosting.child import MEMORY, Code, Hosting
+from sendswitch.processors.hosting.sandbox import for_python
 
 # Files of a package that are watched.
 MOST_FILES = 200
@@ -31,6 +32,19 @@ def _files(module: str) -> list[Path]:
     return sorted(origin.parent.rglob("*.py"))[:MOST_FILES] if spec.submodule_search_locations else [origin]
 
 
+def _places(module: str) -> tuple[Path, ...]:
+    """Return where a package is, and what says that it is installed, outside of Python's own places."""
+    spec = find_spec(module.partition(".")[0])
+    if spec is None or spec.origin is None:
+        return ()
+    origin = Path(spec.origin)
+    place = origin.parent if spec.submodule_search_locations else origin
+    known = (*for_python(), Path("/usr"))
+    if any(place.is_relative_to(path) for path in known):
+        return ()
+    return (place, *sorted(place.parent.glob("*.dist-info"))[:MOST_FILES])
+
+
 class Hosted:
     """Stands for a package's processor; its options are checked where it runs."""
 
@@ -38,7 +52,11 @@ class Hosted:
 
     def __init__(self, name: str, module: str, version: str, options: Mapping[str, Any]) -> None:
         self.version, self._files = version, _files(module)
-        self._hosting = Hosting(name, Code("processor", name, options), MEMORY, self._stamp)
+        self._hosting = Hosting(name, Code("processor", name, options, lambda: _places(module)), MEMORY, self._stamp)
+
+    def setup(self, services: base.Services) -> None:
+        """Take what the site wants for user code."""
+        self._hosting.sandbox = services.sandbox
 
     def _stamp(self) -> tuple[int, ...]:
         """Return when its files were changed."""

@@ -1,6 +1,10 @@
 """Run one program and end every process that it started. `exec` starts this file as a script for each run.
 
-    python -I -S supervise.py PARENT BYTES_OF_MEMORY SECONDS_OF_CPU BYTES_OF_A_FILE PROCESSES PROGRAM [ARGUMENT ...]
+    python -I -S supervise.py PARENT MEMORY CPU_SECONDS FILE_SIZE PROCESSES FILE PROGRAM [ARGUMENT ...]
+
+MEMORY and FILE_SIZE are bytes, and PROCESSES is how many it may have at once.
+
+The program gets standard input, output and error, and the open FILE unless it is 0; all others are closed.
 
 The kernel gives orphans to the nearest subreaper above them (prctl(2)), so a process that left its parent, its group or
 its session is still below this script. The script kills them all when the program ends, when there are more than
@@ -76,6 +80,14 @@ def ends_with(parent: int, number: signal.Signals) -> None:
         os._exit(127)
 
 
+def close_others(kept: int = 0) -> None:
+    """Close all files but the three standard ones and `kept`. The starter of the node may have left some open."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with suppress(OSError):  # the listing itself
+                os.close(int(name))
+
+
 def _become(words: list[str], limits: dict[int, int], niceness: int, parent: int) -> None:
     """Replace this process by the program. Return only if that fails."""
     try:
@@ -129,8 +141,9 @@ def _wait(program: int, most: int) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the program of the arguments. Return its exit status, or end by the signal that ended it."""
-    parent, memory, cpu, files, most = map(int, arguments[:5])
-    words, ours = arguments[5:], os.getpid()
+    parent, memory, cpu, files, most, kept = map(int, arguments[:6])
+    words, ours = arguments[6:], os.getpid()
+    close_others(kept)
     if not Path(f"/proc/self/task/{ours}/children").exists():
         _say("this kernel does not tell what a process started (CONFIG_PROC_CHILDREN), so nothing is run")
         return 127
