@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import os
 import shutil
@@ -51,10 +52,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _limited(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
     @functools.wraps(test)
     async def limited(**arguments: Any) -> None:
-        async with asyncio.timeout(LIMIT):
-            await test(**arguments)
+        try:
+            async with asyncio.timeout(LIMIT):
+                await test(**arguments)
+        except BaseException:
+            await _close_what_is_open()
+            raise
 
     return limited
+
+
+async def _close_what_is_open() -> None:
+    """Close the servers and connections of a failed test: uvloop would wait for them for ever, and no test follow."""
+    for kept in gc.get_objects():
+        if type(kept).__module__ == "uvloop.loop" and type(kept).__name__ == "Server":
+            kept.close()
+        elif type(kept).__module__ == "uvloop.loop" and type(kept).__name__ in ("TCPTransport", "UnixTransport"):
+            kept.abort()
+    await asyncio.sleep(0)
 
 
 @pytest.fixture
