@@ -95,8 +95,9 @@ class RabbitMQ:
     def control(self, *words: str) -> str:
         """Run rabbitmqctl and return what it prints."""
         line = [str(RABBITMQ / "rabbitmqctl"), "-q", *words]
-        done = subprocess.run(line, env=self._environment, cwd=self.folder, check=True, capture_output=True, text=True)
-        return done.stdout
+        return subprocess.run(
+            line, env=self._environment, cwd=self.folder, check=True, capture_output=True, text=True, timeout=120
+        ).stdout
 
     def kill(self) -> None:
         """Kill it with all its processes, as a power cut would."""

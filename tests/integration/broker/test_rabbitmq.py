@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import aio_pika
 import pytest
 
+from sendswitch import metrics
 from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from sendswitch.broker import frames
 from sendswitch.broker.codec import encode_answer
@@ -268,6 +270,36 @@ async def test_what_a_stranger_says_has_no_effect(sides: Any, rabbit: RabbitMQ) 
         assert [answer.result for answer in both.heard] == [Verdict.deny("no")]
 
 
+async def test_what_is_ignored_is_logged_once_between_two_looks(
+    sides: Any, rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publisher_module, "LOOK", 60.0)
+
+    def ignored() -> float:
+        return metrics.REGISTRY.get_sample_value("sendswitch_answers_ignored_total") or 0.0
+
+    async with sides() as both:
+        await both.until(lambda: both.publisher.trouble == "")
+        before = ignored()
+        await speak(rabbit.url, "n1.pool", *[b"rubbish"] * 50)
+        await both.until(lambda: ignored() == before + 50)
+        assert capfd.readouterr().err.count("answer_ignored") == 1
+
+
+async def test_a_user_s_queue_holds_less_content_than_the_site_s(sides: Any, rabbit: RabbitMQ) -> None:
+    large, own = InMemory(b"x" * 100_000), rabbitmq_queue("ann@example.test")
+    await topology.add_queue([rabbit.url], own)
+    async with sides() as both:
+        await both.publisher.offer(task(1, large))
+        await both.publisher.offer(task(2, large, queue=own))
+        connection = await aio_pika.connect(rabbit.url)
+        async with connection:
+            channel = await connection.channel()
+            sizes = [len((await (await channel.get_queue(name)).get()).body) for name in (POOL, own)]
+        assert sizes[0] > 100_000
+        assert sizes[1] < 10_000
+
+
 async def test_a_call_returns_its_result_or_its_error(sides: Any) -> None:
     async def double(told: Mapping[str, Any]) -> Any:
         return told["n"] * 2
@@ -329,11 +361,12 @@ async def test_a_look_that_fails_is_not_the_last(sides: Any, monkeypatch: pytest
         raise ValueError("what nobody thought of")
 
     async with sides() as both:
-        await both.until(lambda: both.publisher.trouble == "")
+        await both.until(lambda: both.publisher.absent(POOL) > 0)
         with monkeypatch.context() as patch:
             patch.setattr(publisher_module, "open_channel", broken)
-            both.publisher.absent(POOL)  # so that it is looked at
+            patch.setattr(publisher_module, "SILENT", 0.5)
             await both.until(lambda: len(failed) > 1)
+            await both.until(lambda: both.publisher.absent(POOL) == 0.0)  # nobody knows any more
         await both.until(lambda: both.publisher.absent(POOL) > 0)
 
 
@@ -450,14 +483,18 @@ async def test_everything_goes_on_when_rabbitmq_was_restarted(
         await publisher.offer(task(1))
         worker = await both.worker(places=5)
         old = await worker.lease((POOL,))
+        await both.until(lambda: publisher.absent(ALONE) > 0.0)
         await asyncio.to_thread(server.kill)
         await both.until(lambda: old.ended and publisher.trouble)
         await old.answer(Verdict.passed("over a connection that is gone"))
         offering = asyncio.create_task(publisher.offer(task(2)))
         await asyncio.sleep(0.1)
         assert not offering.done()  # it waits for RabbitMQ
+        away = time.monotonic()
         await asyncio.to_thread(server.start)
         await both.until(lambda: had)
+        await both.until(lambda: publisher.absent(ALONE) > 0.0)
+        assert publisher.absent(ALONE) < time.monotonic() - away  # workers have time to connect again, too
         assert had[0] is False  # RabbitMQ has forgotten it; the node offers it again
         await offering
         lease = await worker.lease((POOL,))
