@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -41,6 +42,45 @@ async def ask(checks: Mapping[str, Check], wrong: str = "unhealthy") -> list[dic
     return list(await asyncio.gather(*(one(name, check) for name, check in checks.items())))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """The pages of health and metrics, one method each."""
+
+    checks: Mapping[str, Check]
+    warnings: Mapping[str, Check]
+    refresh: Callable[[], Awaitable[None]]
+
+    async def livez(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        results = await ask(self.checks)
+        ready = all(result["status"] == "healthy" for result in results)
+        body = {"status": "healthy" if ready else "unhealthy", "checks": results}
+        headers = {} if ready else {"Retry-After": "10"}
+        return JSONResponse(body, status_code=200 if ready else 503, headers=headers)
+
+    async def healthz(self, request: Request) -> Response:
+        only = request.query_params.getlist("check")
+        unknown = sorted(set(only) - {*self.checks, *self.warnings})
+        if unknown:
+            known = ", ".join((*self.checks, *self.warnings))
+            return JSONResponse({"error": f"no check is named {', '.join(unknown)}; known are {known}"}, 404)
+        found = [
+            await ask({name: check for name, check in some.items() if not only or name in only}, wrong)
+            for some, wrong in ((self.checks, "unhealthy"), (self.warnings, "degraded"))
+        ]
+        results = [result for some in found for result in some]
+        statuses = [result["status"] for result in results]
+        status = next((status for status in ("unhealthy", "degraded") if status in statuses), "healthy")
+        bad = status == "unhealthy" or (status == "degraded" and "strict" in request.query_params)
+        return JSONResponse({"status": status, "checks": results}, status_code=503 if bad else 200)
+
+    async def show_metrics(self, request: Request) -> Response:
+        await self.refresh()
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 def make_app(
     checks: Mapping[str, Check],
     warnings: Mapping[str, Check],
@@ -51,43 +91,11 @@ def make_app(
 
     A failure of `checks` stops mail, one of `warnings` does not. `refresh` updates the gauges before they are shown.
     """
-
-    async def livez(request: Request) -> Response:
-        return PlainTextResponse("ok\n")
-
-    async def readyz(request: Request) -> Response:
-        results = await ask(checks)
-        ready = all(result["status"] == "healthy" for result in results)
-        body = {"status": "healthy" if ready else "unhealthy", "checks": results}
-        headers = {} if ready else {"Retry-After": "10"}
-        return JSONResponse(body, status_code=200 if ready else 503, headers=headers)
-
-    async def healthz(request: Request) -> Response:
-        only = request.query_params.getlist("check")
-        unknown = sorted(set(only) - {*checks, *warnings})
-        if unknown:
-            known = ", ".join((*checks, *warnings))
-            return JSONResponse({"error": f"no check is named {', '.join(unknown)}; known are {known}"}, 404)
-        found = [
-            await ask({name: check for name, check in some.items() if not only or name in only}, wrong)
-            for some, wrong in ((checks, "unhealthy"), (warnings, "degraded"))
-        ]
-        results = [result for some in found for result in some]
-        statuses = [result["status"] for result in results]
-        status = next((status for status in ("unhealthy", "degraded") if status in statuses), "healthy")
-        bad = status == "unhealthy" or (status == "degraded" and "strict" in request.query_params)
-        return JSONResponse({"status": status, "checks": results}, status_code=503 if bad else 200)
-
-    async def show_metrics(request: Request) -> Response:
-        await refresh()
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return Starlette(
-        routes=[
-            Route("/livez", livez),
-            Route("/readyz", readyz),
-            Route("/healthz", healthz),
-            Route("/metrics", show_metrics),
-            *pages,
-        ]
-    )
+    own = _Pages(checks, warnings, refresh)
+    routes = [
+        Route("/livez", own.livez),
+        Route("/readyz", own.readyz),
+        Route("/healthz", own.healthz),
+        Route("/metrics", own.show_metrics),
+    ]
+    return Starlette(routes=[*routes, *pages])

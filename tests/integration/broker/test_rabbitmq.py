@@ -20,6 +20,7 @@ from sendswitch.broker.codec import encode_answer
 from sendswitch.broker.rabbitmq import consumer as consumer_module
 from sendswitch.broker.rabbitmq import publisher as publisher_module
 from sendswitch.broker.rabbitmq import topology
+from sendswitch.broker.rabbitmq.connection import open_channel
 from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
 from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
 from sendswitch.errors import NotFound, Refused, Temporary
@@ -270,14 +271,26 @@ async def test_what_a_stranger_says_has_no_effect(sides: Any, rabbit: RabbitMQ) 
         assert [answer.result for answer in both.heard] == [Verdict.deny("no")]
 
 
+def ignored() -> float:
+    return metrics.REGISTRY.get_sample_value("sendswitch_answers_ignored_total") or 0.0
+
+
+def looks_counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return when the queues are looked at, in monotonic seconds, as it goes on."""
+    looks, real = list[float](), open_channel
+
+    async def counted(*given: Any, **more: Any) -> Any:
+        looks.append(time.monotonic())
+        return await real(*given, **more)
+
+    monkeypatch.setattr(publisher_module, "open_channel", counted)
+    return looks
+
+
 async def test_what_is_ignored_is_logged_once_between_two_looks(
     sides: Any, rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(publisher_module, "LOOK", 60.0)
-
-    def ignored() -> float:
-        return metrics.REGISTRY.get_sample_value("sendswitch_answers_ignored_total") or 0.0
-
     async with sides() as both:
         await both.until(lambda: both.publisher.trouble == "")
         before = ignored()
@@ -388,6 +401,44 @@ async def test_a_task_whose_worker_went_is_lost_when_nobody_is_there_to_say_so(
         await connection.close()
         await both.until(lambda: both.heard)
         assert (both.heard[0].message, both.heard[0].result.why) == (1, LOST)
+
+
+async def test_a_task_is_not_lost_while_its_worker_cannot_be_heard(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
+) -> None:
+    monkeypatch.setattr(publisher_module, "SILENT", 0.5)
+    looks, own = looks_counted(monkeypatch), rabbitmq_queue("ann@example.test")
+    await topology.add_queue([rabbit.url], own)
+    async with sides() as both:
+        await both.publisher.offer(task(1, queue=own))
+        working = frames.encode("working", name="w", places=1, done=0, tokens=["token 1"])
+        await speak(rabbit.url, "n1.ann@example.test", working, exchange=topology.OWN_VERDICTS)
+        await both.until(lambda: both.publisher.begun(task(1, queue=own)))
+        with monkeypatch.context() as patch:
+            patch.setattr(publisher_module, "OWN_WAITING", -1)  # RabbitMQ refuses such a queue
+            await asyncio.to_thread(rabbit.control, "close_all_user_connections", "guest", "test")
+            away = time.monotonic()
+            await both.until(lambda: sum(one > away + 1.0 for one in looks) > 3)
+            assert both.heard == []
+        await both.until(lambda: both.heard)
+        assert (both.heard[0].message, both.heard[0].result.why) == (1, LOST)
+
+
+async def test_a_task_that_nobody_asks_for_any_more_is_forgotten(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
+) -> None:
+    monkeypatch.setattr(publisher_module, "EXPIRES", 0.2)
+    looks = looks_counted(monkeypatch)
+    async with sides() as both:
+        await both.publisher.offer(task(1))
+        offered = time.monotonic()
+        both.publisher.absent(POOL)  # so that looks go on
+        await both.until(lambda: sum(one > offered + 0.4 for one in looks) > 1)
+        before = ignored()
+        late = encode_answer(Answer(1, 0, "token 1", Verdict.passed()))
+        await speak(rabbit.url, "n1.pool", frames.encode("answer", late, token="token 1"))
+        await both.until(lambda: ignored() == before + 1)
+        assert both.heard == []
 
 
 async def test_a_missing_queue_of_a_user_is_made(sides: Any) -> None:
