@@ -532,9 +532,9 @@ async def test_everything_goes_on_when_rabbitmq_was_restarted(
 
         await publisher.open(both.heard.append, reconnected)
         await publisher.offer(task(1))
-        worker = await both.worker(places=5)
-        old = await worker.lease((POOL,))
         await both.until(lambda: publisher.absent(ALONE) > 0.0)
+        worker = await both.worker(places=5)
+        old = await worker.lease((POOL,))  # and nothing is awaited before the kill, or the worker may have said so
         await asyncio.to_thread(server.kill)
         await both.until(lambda: old.ended and publisher.trouble)
         await old.answer(Verdict.passed("over a connection that is gone"))
