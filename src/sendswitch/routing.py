@@ -11,9 +11,9 @@ from sendswitch.mail.address import key, resolved, split, without_extension
 # The queues of tasks: for any worker of the site; for a worker without other tasks, which a task may break; and for the
 # node itself, which runs what is cheap for any mail. All others are for workers of one user's own.
 TASKS, WEB = "tasks.", "web."
+POOL, ALONE, HERE = TASKS + "pool", TASKS + "alone", TASKS + "here"
 # Names in RabbitMQ have at most 255 bytes, and its library allows few signs in them.
 LONGEST, _PLAIN = 200, re.compile(r"[a-z0-9._+-]*@[a-z0-9.-]+")
-POOL, ALONE, HERE = TASKS + "pool", TASKS + "alone", TASKS + "here"
 
 
 def own_queue(owner: str) -> str:

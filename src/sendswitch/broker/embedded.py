@@ -121,6 +121,7 @@ class EmbeddedBroker:
         self._waiting: dict[str, deque[asyncio.Future[Task]]] = {}
         # The listener of each task that is queued or leased, by token.
         self._known: dict[str, OnAnswer] = {}
+        self._leased: set[str] = set()  # the tokens of those that a worker has
 
     def publisher(self) -> EmbeddedPublisher:
         """Return a node's side."""
@@ -142,10 +143,15 @@ class EmbeddedBroker:
         """Forget a task, and drop it from its queue if no worker has it yet."""
         if self._known.pop(task.token, None) is not None:
             self._queue(task.queue).remove(task)
+            self._leased.discard(task.token)
 
     def has(self, task: Task) -> bool:
         """Return whether a task is queued or leased."""
         return task.token in self._known
+
+    def leased(self, task: Task) -> bool:
+        """Return whether a worker has a task."""
+        return task.token in self._leased
 
     def absent(self, queue: str) -> float:
         """Return for how many seconds no worker with places has taken tasks from a queue, or had some."""
@@ -217,6 +223,8 @@ class EmbeddedBroker:
         return queue
 
     def _begun(self, task: Task) -> Task:
+        if task.token in self._known:  # else it was withdrawn meanwhile
+            self._leased.add(task.token)
         if self._hands is not None and not task.rehearsal:
             self._hands.begin(task.message, task.n, OWN_HAD if is_own(task.queue) else task.digest)
         return task
@@ -228,6 +236,7 @@ class EmbeddedBroker:
 
     def _free(self, task: Task) -> None:
         """Free the place of a task: another user's may have it."""
+        self._leased.discard(task.token)
         self._queue(task.queue).ended(task)
         self._hand_over(task.queue)
 
@@ -276,8 +285,8 @@ class EmbeddedPublisher:
         return 0.0 if queue == HERE else self._broker.absent(queue)
 
     def begun(self, task: Task) -> bool:
-        """Return False: the tasks of a worker that goes are lost at once, so that none waits here."""
-        return False
+        """Return whether a worker has the task. When the worker goes, the task is lost at once."""
+        return self._broker.leased(task)
 
     async def close(self) -> None:
         """Pass on no more answers."""

@@ -66,3 +66,19 @@ def test_routes_say_whose_workers_are_asked(engine: Engine) -> None:
         "dave": (HERE, 1, "quarantine"),
     }
     assert [name for name, route in routes.items() if route.own] == ["ann", "carol"]
+
+
+@pytest.mark.parametrize(("urls", "when_offline"), [([], "defer"), (["amqp://127.0.0.1:1/"], "pass")])
+def test_that_rabbitmq_was_taken_away_lets_nothing_pass(engine: Engine, urls: list[str], when_offline: str) -> None:
+    users.add_user(engine, "ann@example.test")
+    workers.set_workers(engine, "ann@example.test", run_by="own-rabbitmq", when_offline="pass")
+    (route,) = load_routes(engine, Config.model_validate({"broker": {"urls": urls}}))
+    assert route.when_offline == when_offline
+
+
+def test_an_address_that_cannot_be_a_name_in_rabbitmq() -> None:
+    for run_by in ("own", "own-rabbitmq"):
+        workers.check("ann@example.test", "pass", run_by=run_by, pipeline=True)
+    workers.check("o'brien@example.test", "pass", run_by="own", pipeline=True)
+    with pytest.raises(ValueError, match="cannot be a name in RabbitMQ"):
+        workers.check("o'brien@example.test", "pass", run_by="own-rabbitmq", pipeline=True)

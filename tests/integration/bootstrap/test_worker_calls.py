@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from sendswitch.accounts import users
-from sendswitch.bootstrap.worker_calls import WorkerCalls
+from sendswitch.bootstrap.worker_calls import WorkerCalls, settings_for_workers
 from sendswitch.broker.calls import Call
 from sendswitch.config.model import Config
 from sendswitch.db import lists
@@ -30,6 +30,15 @@ def calls_on(engine: Engine, owner: str = "") -> Mapping[str, Call]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     return open_database(f"sqlite:///{tmp_path}/x.db")
+
+
+@pytest.mark.parametrize(
+    ("site", "own", "boxed"), [("bwrap", False, True), ("bwrap", True, False), ("none", False, False)]
+)
+def test_the_site_s_sandbox_is_for_the_site_s_workers(site: str, own: bool, boxed: bool) -> None:
+    """Those of a user's own run on the user's machine."""
+    config = Config.model_validate({"pipelines": {"sandbox": site}})
+    assert settings_for_workers(config, config, 1, "info", own=own)["sandbox"] is boxed
 
 
 async def test_a_user_who_was_removed_and_added_again_has_the_new_pipeline(engine: Engine) -> None:

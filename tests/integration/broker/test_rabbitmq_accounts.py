@@ -313,6 +313,21 @@ def test_accounts_are_made_and_removed(managed_rabbit: RabbitMQ, address: str) -
     assert not asyncio.run(comes_in(second))
 
 
+async def test_a_new_password_ends_connections_with_the_old_one(managed_rabbit: RabbitMQ) -> None:
+    server = managed_rabbit
+    with Accounts(server.management, server.url) as accounts:
+        old = await asyncio.to_thread(accounts.make, ANN)
+        async with await aio_pika.connect(url_of(server.url, ANN, old)) as connection:
+            listed = f"{server.management}/api/connections/username/{quote(ANN, safe='')}"
+            while not (await asyncio.to_thread(httpx.get, listed)).json():  # told a little later
+                await asyncio.sleep(0.05)
+            gone = asyncio.Event()
+            connection.close_callbacks.add(lambda *_: gone.set())
+            await asyncio.to_thread(accounts.make, ANN)
+            async with asyncio.timeout(20):
+                await gone.wait()
+
+
 def test_what_cannot_be_done_says_why(managed_rabbit: RabbitMQ) -> None:
     server = managed_rabbit
     server.control("add_user", "boss@example.test", "secret")

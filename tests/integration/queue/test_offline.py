@@ -315,3 +315,15 @@ async def test_another_route_is_set_while_mail_waits(tmp_path: Path, clock: Fake
         assert deferred(s) == "other workers run the pipeline now"
         assert not s.suspects.counts
         assert not s.got(ANN)
+
+
+async def test_another_route_is_set_while_a_worker_has_the_mail(tmp_path: Path, clock: FakeClock) -> None:
+    """It stays marked: otherwise it would pass by a later route whose workers are away."""
+    async with away(tmp_path, clock, "pass") as s:
+        s.broker.add_places(OWN, 1)
+        await s.accept(ANN)
+        await leased(s)
+        s.current.use_routes(Routes([]))
+        await s.until(lambda: deferred(s))
+        assert s.suspects.counts
+        assert not s.got(ANN)

@@ -49,12 +49,13 @@ class Accounts:
     def make(self, address: str) -> str:
         """Make the account of an address, or give it a new password. Return the password, which nothing shows again.
 
+        One that is there is removed first, which ends its connections: RabbitMQ keeps them when a password changes.
         The password comes last, so that an account without its limits lets nobody in. Raises Refused where somebody
-        else's account has this name. Connections with an old password end.
+        else's account has this name.
         """
         user = _account(address)
-        if not self._there(user):
-            self._ask("PUT", f"/users/{user}", {"password_hash": "", "tags": ""})
+        self.remove(address)
+        self._ask("PUT", f"/users/{user}", {"password_hash": "", "tags": ""})
         for name, most in (("max-connections", CONNECTIONS), ("max-channels", CHANNELS)):
             self._ask("PUT", f"/user-limits/{user}/{name}", {"value": most})
         self._ask("PUT", f"/permissions/{self._vhost}/{user}", permissions(address))
@@ -63,7 +64,6 @@ class Accounts:
         algorithm = "rabbit_password_hashing_sha256"
         told = {"password_hash": _hash(password), "hashing_algorithm": algorithm, "tags": ""}
         self._ask("PUT", f"/users/{user}", told)
-        self._disconnect(user)
         return password
 
     def remove(self, address: str) -> bool:
@@ -73,8 +73,7 @@ class Accounts:
         user = _account(address)
         if not self._there(user):
             return False
-        self._ask("DELETE", f"/users/{user}", missing=True)
-        self._disconnect(user)
+        self._ask("DELETE", f"/users/{user}", missing=True)  # RabbitMQ ends its connections, too
         return True
 
     def there(self, address: str) -> bool:
@@ -86,11 +85,6 @@ class Accounts:
         if found is not None and _tags(found):
             raise Refused(f"RabbitMQ has an account {unquote(user)} with the tags {', '.join(_tags(found))}: not ours")
         return found is not None
-
-    def _disconnect(self, user: str) -> None:
-        """End the connections of an account: those with an old password too."""
-        for one in self._ask("GET", f"/connections/username/{user}", missing=True) or ():
-            self._ask("DELETE", f"/connections/{quote(str(one['name']), safe='')}", missing=True)
 
     def names(self) -> list[str]:
         """Return the accounts in this virtual host that are named like an address of a user."""

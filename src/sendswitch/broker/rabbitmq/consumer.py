@@ -137,7 +137,7 @@ class RabbitConsumer:
             self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
-        """Note that the connection is lost: each lease and each call ends, and RabbitMQ gives the tasks to others."""
+        """End each lease and each call, because the connection is lost. RabbitMQ gives the tasks to other workers."""
         self._verdicts = {}
         for lease in self.leases.values():
             lease.ended = True
