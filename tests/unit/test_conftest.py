@@ -25,6 +25,8 @@ def test_a_failed_test_that_leaves_a_server_open_is_reported(tmp_path: Path) -> 
     """uvloop would wait for this server for ever, and no test follow."""
     file = tmp_path / "test_failing.py"
     file.write_text(FAILING)
-    line = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml"), str(file)]
+    names = "anyio_backend, pytest_collection_modifyitems"
+    (tmp_path / "conftest.py").write_text(f"from tests.conftest import {names}\n")
+    line = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(file)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
