@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, MetaData, create_engine
 
 from sendswitch.bench.peers import Postfix, Sink, public_folder
+from sendswitch.bench.postgresql import POSTGRES, postgres
 from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from sendswitch.db.connect import open_database
 from sendswitch.testing import FakeClock
-from tests.servers import POSTGRES, mariadb, postgres, rabbitmq
+from tests.servers import mariadb, rabbitmq
 
 # Commands are tested with the buffering that users have.
 os.environ.pop("PYTHONUNBUFFERED", None)

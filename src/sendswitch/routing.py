@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sendswitch.mail.address import key, resolved, split, without_extension
@@ -79,18 +79,35 @@ class Route:
 class Routes:
     """Routes by address: an exact one, then without extension, then `@domain` for all of a domain.
 
-    `origin` is the domain of addresses without one (Postfix `myorigin`), '' for unknown.
+    `origin` is the domain of addresses without one (Postfix `myorigin`), '' for unknown. Nothing changes them:
+    `changed` returns others.
     """
 
-    def __init__(self, routes: Iterable[Route] = (), *, delimiters: str = "+", origin: str = "") -> None:
-        self._routes = {key(route.owner): route for route in routes}
+    def __init__(
+        self, routes: Iterable[Route] | Mapping[str, Route] = (), *, delimiters: str = "+", origin: str = ""
+    ) -> None:
+        """Take routes, or a mapping of them by `mail.address.key` of their owners' addresses."""
+        by_key = routes if isinstance(routes, Mapping) else {key(route.owner): route for route in routes}
+        self._routes = dict(by_key)
         self._delimiters, self._origin = delimiters, origin
+        self._locals: dict[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self._routes)
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())
+
+    def changed(self, routes: Mapping[str, Route], gone: Iterable[str]) -> Routes:
+        """Return these routes without those of `gone`, and with others. Both are named by the keys of addresses."""
+        kept = {**self._routes, **routes}
+        for name in gone:
+            kept.pop(name, None)
+        return Routes(kept, delimiters=self._delimiters, origin=self._origin)
+
+    def of(self, owner: str) -> Route | None:
+        """Return the route of this owner, and of nobody else."""
+        return self._routes.get(key(owner))
 
     def find(self, address: str) -> Route | None:
         """Return the route of a recipient; None means no pipeline: deliver.
@@ -119,7 +136,8 @@ class Routes:
         """Return the route of a local user. Without a known origin, the route of any user with this local part."""
         if self._origin:
             return self._of(f"{local}@{key(self._origin)}")
+        if self._locals is None:  # such an address is rare
+            self._locals = {split(owner)[0]: owner for owner in sorted(self._routes, reverse=True)}
         bare = without_extension(local, self._delimiters)
-        matching = (owner for owner in self._routes if split(owner)[0] in (local, bare))
-        owner = min(matching, default=None)
-        return self._routes[owner] if owner is not None else None
+        owners = [self._locals[name] for name in (local, bare) if name in self._locals]
+        return self._routes[min(owners)] if owners else None

@@ -15,11 +15,11 @@ from sqlalchemy import create_engine, text
 
 from sendswitch.bench.measure import figure, memory_of
 from sendswitch.bench.peers import Node, public_folder
+from sendswitch.bench.postgresql import POSTGRES, Postgres, postgres
 from sendswitch.mail import ids
 from tests.conftest import need
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, queue, said, send, until
-from tests.servers import POSTGRES, Postgres, postgres
 
 # Seconds in which mail is through, whatever the database does.
 SOON = 3

@@ -47,6 +47,8 @@ def test_a_recipient_without_a_domain_is_of_the_origin_and_of_anybody_where_none
     without = Routes(routes).find("JOE+lists")
     assert without is not None
     assert without.owner == "joe@a.example"
+    again = Routes(routes)
+    assert [again.find(name) for name in ("joe", "joe+x", "ann")] == [routes[1], routes[1], None]
     assert Routes(routes, origin="c.example").find("joe") is None
 
 
@@ -58,6 +60,16 @@ def test_no_pipelines_no_route() -> None:
 def test_routes_can_be_gone_through() -> None:
     route = Route("a@b", 1, 60, "pass", "bounce")
     assert list(Routes([route])) == [route]
+
+
+def test_changed_routes_are_others_and_the_old_ones_stay() -> None:
+    ann, bob, new = (Route(owner, v, 60, "pass", "bounce") for owner, v in (("Ann@b", 1), ("bob@b", 1), ("ann@b", 2)))
+    old = Routes([ann, bob], delimiters="-", origin="b")
+    now = old.changed({"ann@b": new}, ["bob@b", "carol@b"])
+    assert list(old) == [ann, bob]
+    assert list(now) == [new]
+    assert (now.find("ANN-x"), now.find("bob@b"), now.of("ann@B"), now.of("ann-x@b")) == (new, None, new, None)
+    assert list(Routes({"ann@b": ann})) == [ann]
 
 
 def test_queues_of_users_are_none_of_the_site() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, delete, insert, select, update
 
+from sendswitch.db import marks
 from sendswitch.db.tables import access_keys, users
 from sendswitch.errors import NotFound, Refused
 from sendswitch.mail.address import key
@@ -66,6 +67,7 @@ def list_keys(engine: Engine) -> list[AccessKey]:
 def remove_key(engine: Engine, number: int) -> None:
     """Remove a key. Raises NotFound."""
     with engine.begin() as connection:
+        marks.count(connection, marks.KEYS)
         if not connection.execute(delete(access_keys).where(access_keys.c.id == number)).rowcount:
             raise NotFound(f"there is no key {number}; `sendswitch key list` shows all")
 

@@ -23,11 +23,16 @@ class KnownUsers:
     """The users in the database, in memory."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._keys = frozenset(keys)
+        self._keys = set(keys)
 
     def swap(self, keys: Iterable[str]) -> None:
         """Know these users instead."""
-        self._keys = frozenset(keys)
+        self._keys = set(keys)
+
+    def change(self, there: Iterable[str], gone: Iterable[str]) -> None:
+        """Know some users more, and others no longer."""
+        self._keys.difference_update(gone)
+        self._keys.update(there)
 
     def lookup(self, key: str) -> str:
         """Return the key itself when it is a user's, '' otherwise."""

@@ -10,8 +10,10 @@ import orjson
 from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from sendswitch.conditions.pipeline import read_pipeline
+from sendswitch.db import marks
 from sendswitch.db.tables import access_keys, pipelines, removed_users, users
-from sendswitch.errors import NotFound, Refused, Temporary
+from sendswitch.errors import InvalidConfiguration, NotFound, Refused, Temporary
 from sendswitch.mail.address import key, valid
 
 
@@ -72,9 +74,9 @@ def add(connection: Connection, address: str) -> None:
     if connection.execute(select(users.c.id).where(users.c.key == key(address))).scalar() is not None:
         raise Refused(f"user {address} exists already")
     try:
-        last = _last_version(connection, address)
+        number, last = marks.count(connection, marks.USERS), _last_version(connection, address)
         values = {"address": address, "key": key(address), "created": time.time(), "last_version": last}
-        connection.execute(insert(users).values(**values))
+        connection.execute(insert(users).values(**values, changed=number))
     except IntegrityError as error:  # another request was quicker
         raise Temporary(f"user {address} could not be added, try again: {error.orig}") from error
 
@@ -98,10 +100,12 @@ def remove_user(engine: Engine, address: str, *, author: str = "") -> None:
 
 def remove(connection: Connection, address: str, *, author: str = "") -> None:
     """Remove a user inside the caller's transaction. Raises NotFound."""
+    number = marks.count(connection, marks.USERS)
+    marks.count(connection, marks.KEYS)
     user, now = _user_id(connection, address), time.time()
     (row,) = _rows(connection, select(users).where(users.c.id == user))
     data = {"user": row, "pipelines": _rows(connection, select(pipelines).where(pipelines.c.user_id == user))}
-    values = {"address": row["address"], "key": row["key"], "removed": now, "author": author[:64]}
+    values = {"address": row["address"], "key": row["key"], "removed": now, "author": author[:64], "changed": number}
     connection.execute(insert(removed_users).values(**values, data=orjson.dumps(data).decode()))
     connection.execute(delete(pipelines).where(pipelines.c.user_id == user))
     connection.execute(delete(access_keys).where(access_keys.c.user_id == user))
@@ -120,6 +124,7 @@ def restore_user(engine: Engine, address: str) -> int:
     when there is such a user again.
     """
     with engine.begin() as connection:
+        number = marks.count(connection, marks.USERS)
         last = removed_users.c.key == key(address), removed_users.c.removed >= time.time() - REMOVED_KEPT
         query = select(removed_users).where(*last).order_by(removed_users.c.id.desc()).limit(1)
         found = connection.execute(query).first()
@@ -129,7 +134,7 @@ def restore_user(engine: Engine, address: str) -> int:
             raise Refused(f"user {address} exists again; its removal cannot be undone")
         data = orjson.loads(found.data)
         del data["user"]["id"]
-        connection.execute(insert(users).values(**data["user"]))
+        connection.execute(insert(users).values(**data["user"] | {"changed": number}))
         user = _user_id(connection, found.address)
         for one in data["pipelines"]:
             del one["id"]
@@ -165,12 +170,6 @@ def list_users(engine: Engine) -> list[User]:
         return [User(*row) for row in connection.execute(query)]
 
 
-def keys(engine: Engine) -> frozenset[str]:
-    """Return the keys of all users' addresses, by which addresses are compared."""
-    with engine.connect() as connection:
-        return frozenset(connection.execute(select(users.c.key)).scalars())
-
-
 def set_password(engine: Engine, address: str, hashed: str) -> None:
     """Keep the hash of a user's password, '' for none. Raises NotFound."""
     with engine.begin() as connection:
@@ -197,7 +196,7 @@ def set_pipeline(engine: Engine, address: str, text: str, *, author: str = "", r
 
 def store(connection: Connection, address: str, text: str, *, author: str = "", role: str = "live") -> int:
     """Store a version inside the caller's transaction; see `set_pipeline`."""
-    user = _user_id(connection, address)
+    user = _changed(connection, address)
     if role == "candidate":
         _retire(connection, user)
     return _store(connection, user, text, author, role)
@@ -206,7 +205,7 @@ def store(connection: Connection, address: str, text: str, *, author: str = "", 
 def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int]:
     """Make the candidate live, as a new version. Return the candidate's number and the new one. Raises NotFound."""
     with engine.begin() as connection:
-        user = _user_id(connection, address)
+        user = _changed(connection, address)
         candidate = pipelines.c.user_id == user, pipelines.c.role == "candidate"
         row = connection.execute(select(pipelines.c.version, pipelines.c.text).where(*candidate)).first()
         if row is None:
@@ -218,7 +217,7 @@ def promote(engine: Engine, address: str, *, author: str = "") -> tuple[int, int
 def withdraw(engine: Engine, address: str) -> None:
     """Stop running the candidate. Raises NotFound when there is none."""
     with engine.begin() as connection:
-        if not _retire(connection, _user_id(connection, address)):
+        if not _retire(connection, _changed(connection, address)):
             raise NotFound(f"{address} has no candidate")
 
 
@@ -241,8 +240,16 @@ def _store(connection: Connection, user: int, text: str, author: str, role: str)
     before: int = connection.execute(select(users.c.last_version).where(users.c.id == user)).scalar_one()
     version = max(before, int(connection.execute(newest).scalar() or 0)) + 1
     values = {"user_id": user, "version": version, "text": text, "created": time.time(), "role": role}
-    connection.execute(insert(pipelines).values(**values, author=author[:64]))
+    connection.execute(insert(pipelines).values(**values, author=author[:64], summary=summary_of(text)))
     return version
+
+
+def summary_of(text: str) -> str:
+    """Return what nodes must know of a pipeline, '' when it cannot be read."""
+    try:
+        return read_pipeline(text, "").summary.to_text()
+    except InvalidConfiguration:
+        return ""
 
 
 def _retire(connection: Connection, user: int) -> int:
@@ -290,16 +297,16 @@ def all_pipelines(engine: Engine) -> list[StoredPipeline]:
         return [StoredPipeline(*row) for row in connection.execute(query)]
 
 
-def candidates(engine: Engine) -> dict[str, int]:
-    """Return the version of each candidate by the user's address."""
-    query = _STORED.where(pipelines.c.role == "candidate")
-    with engine.connect() as connection:
-        return {row.address: row.version for row in connection.execute(query)}
-
-
 def _live_versions() -> Select[tuple[int, int]]:
     live = select(pipelines.c.user_id, func.max(pipelines.c.version).label("v")).where(pipelines.c.role == "live")
     return live.group_by(pipelines.c.user_id)
+
+
+def _changed(connection: Connection, address: str) -> int:
+    """Mark a user as changed by this transaction; return the user's number. Raises NotFound."""
+    number, user = marks.count(connection, marks.USERS), _user_id(connection, address)
+    connection.execute(update(users).where(users.c.id == user).values(changed=number))
+    return user
 
 
 def _user_id(connection: Connection, address: str) -> int:

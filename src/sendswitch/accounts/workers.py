@@ -7,6 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, select, update
 
+from sendswitch.db import marks
 from sendswitch.db.tables import users
 from sendswitch.errors import NotFound
 from sendswitch.mail.address import key
@@ -59,12 +60,13 @@ def set_workers(engine: Engine, address: str, *, run_by: RunBy, when_offline: st
     """
     with engine.begin() as connection:
         change(connection, address, run_by=run_by, when_offline=when_offline)
-    return _told(address, run_by, when_offline)
+    return with_default(address, run_by, when_offline)
 
 
 def change(connection: Connection, address: str, *, run_by: RunBy, when_offline: str) -> None:
     """Set a user's workers inside the caller's transaction. Raises NotFound."""
-    values = {"workers": run_by, "when_offline": when_offline}
+    number = marks.count(connection, marks.USERS)
+    values = {"workers": run_by, "when_offline": when_offline, "changed": number}
     if not connection.execute(update(users).where(users.c.key == key(address)).values(**values)).rowcount:
         raise _no_user(address)
 
@@ -95,8 +97,9 @@ def given(engine: Engine) -> dict[str, tuple[RunBy, str]]:
 
 def all_workers(engine: Engine) -> list[WorkersOf]:
     """Return the users for whom something else holds than for all others, by address."""
-    return [_told(address, run_by, when_offline) for address, (run_by, when_offline) in given(engine).items()]
+    return [with_default(address, run_by, when_offline) for address, (run_by, when_offline) in given(engine).items()]
 
 
-def _told(address: str, run_by: RunBy, when_offline: str) -> WorkersOf:
+def with_default(address: str, run_by: RunBy, when_offline: str) -> WorkersOf:
+    """Return what holds for a user. Without `when_offline` the default."""
     return WorkersOf(address, run_by, when_offline or (SITE_DEFAULT if run_by == "site" else OWN_DEFAULT))

@@ -6,11 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sendswitch.accounts import users, workers
-from sendswitch.accounts.routes import read_pipeline
 from sendswitch.accounts.workers import RunBy, WhenOffline
 from sendswitch.admin import rabbitmq
 from sendswitch.admin.base import Actor, Installation, use_case
-from sendswitch.conditions.pipeline import check_own
+from sendswitch.conditions.pipeline import check_own, read_pipeline
 from sendswitch.errors import NotFound, Refused
 
 

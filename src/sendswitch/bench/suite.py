@@ -23,6 +23,7 @@ from sendswitch.bench.measure import (
 )
 from sendswitch.bench.peers import Postfix, public_folder
 from sendswitch.bench.processors import looked_up, pipelines, scanners
+from sendswitch.bench.users import many_users
 from sendswitch.bench.workers import stalls, workers
 from sendswitch.errors import Temporary
 
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
     "scanners": lambda folder, quick: scanners(folder, 1 if quick else 3),
     "pipelines": lambda folder, quick: pipelines(100 if quick else 1000),
     "lists": lambda folder, quick: looked_up(10_000 if quick else 100_000),
+    "users": lambda folder, quick: many_users(folder, 10_000 if quick else 100_000),
     "workers": lambda folder, quick: workers(folder, 1 if quick else 3),
     "stalls": lambda folder, quick: stalls(folder),
     "latency": lambda folder, quick: latency(folder),

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from sendswitch import logs, unix_socket
 from sendswitch.accounts import access_keys, users
-from sendswitch.accounts.directory import KnownUsers
 from sendswitch.accounts.passwords import Passwords
-from sendswitch.accounts.routes import load_routes
+from sendswitch.bootstrap.accounts import Accounts
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.management import Management
@@ -49,7 +48,7 @@ from sendswitch.broker.worker_server import NAME as WORKERS
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import journal, lists
+from sendswitch.db import journal
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
 from sendswitch.errors import AddressTaken, InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
@@ -65,8 +64,6 @@ from sendswitch.monitoring.health import make_app
 from sendswitch.monitoring.housekeeping import keep_house, refresh_gauges, trim_recorded
 from sendswitch.monitoring.journal_relay import finish_journal, keep_journal, prune_journal
 from sendswitch.monitoring.overload import Overload
-from sendswitch.processors.list_book import read_book
-from sendswitch.processors.list_entries import KeptLists
 from sendswitch.processors.rate_counters import RateCounters
 from sendswitch.processors.services.reachable import Reach
 from sendswitch.queue.active import ActiveQueue
@@ -77,7 +74,7 @@ from sendswitch.queue.outcomes import Outcomes
 from sendswitch.queue.poison import Notes
 from sendswitch.queue.runner import QueueRunner
 from sendswitch.queue.settings import Current
-from sendswitch.routing import Routes, in_rabbitmq
+from sendswitch.routing import Route, in_rabbitmq
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
 from sendswitch.spool.opening import close_to_others, open_spool
@@ -126,10 +123,9 @@ class Node:
         self._stories = stories
         self.config, self._first, self._with_workers, self._source = config, config, workers, source
         self.data = config.node.data
-        self._lock = self._lists_read = -1
+        self._lock = -1
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: dict[str, Listener] = {}
-        self._looking = asyncio.Event()
         self._changing = asyncio.Lock()
         self.draining = False
         self.background = Background()
@@ -204,9 +200,9 @@ class Node:
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self._dispatcher, self.spool.note, most=most)
-        self._use_routes(await in_thread(load_routes, self._engine, config))
+        self._accounts = Accounts(self._engine, lambda: self.config, self.current, self._know_routes)
+        await self._accounts.open()
         self.current.use_rules(await self.spool.rules())
-        self._directory = KnownUsers(await in_thread(users.keys, self._engine))
         self._keep("workers online", partial(self._dispatcher.watch, self._back))
         self._keep("queue", self.queue.run)
         self._keep("runner", self._runner.run)
@@ -217,11 +213,7 @@ class Node:
         self.sender = Sender(
             self._outbox, Reach(config.webhooks.allow), lambda: self.config.webhooks.keep, system_clock
         )
-        self._services = replace(
-            make_services(config),
-            lists=KeptLists(lambda: read_book(self._engine, self.config.routing.recipient_delimiter)),
-        )
-        await self._read_lists()
+        self._services = replace(make_services(config), lists=self._accounts.lists)
 
     async def _start_workers(self) -> None:
         """Start the worker in this process, the socket for others and, if asked, worker processes."""
@@ -256,7 +248,7 @@ class Node:
 
     def _for_workers(self, owner: str) -> dict[str, Any]:
         level = logs.lowest_level()
-        return settings_for_workers(self._first, self.config, self._lists_read, level, own=bool(owner))
+        return settings_for_workers(self._first, self.config, self._accounts.lists_read, level, own=bool(owner))
 
     async def _key(self, given: str) -> tuple[int, str] | None:
         """Return the number of a worker's key and its user's address."""
@@ -266,7 +258,7 @@ class Node:
         """Return the background work of the node's whole life, by name."""
         kept = self._first.journal.enabled
         parts: dict[str, Work] = {
-            "users and pipelines": self._look,
+            "users and pipelines": partial(self._accounts.follow, self._tell_workers, self.workers.drop),
             "webhooks": self.sender.run,
             "overload": self.overload.watch,
             "canary": self.canary.run,
@@ -320,7 +312,7 @@ class Node:
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
             origin=config.routing.origin,
-            directory=self._directory,
+            directory=self._accounts.directory,
             srs=make_srs(config, self._srs_secret),
         )
         if section.mode == "filter":
@@ -377,55 +369,29 @@ class Node:
     # Changing while it runs
 
     def look(self) -> None:
-        """Read users and pipelines again soon, because they may have changed."""
-        self._looking.set()
+        """Read users and pipelines again soon, because they may have changed, and try what waits."""
+        self.queue.wake()
+        self.sender.look()
+        self._accounts.look()
 
-    async def _look(self) -> None:
-        """Read rules, users and pipelines again on request. When the database fails, the old ones stay."""
-        while True:
-            await self._looking.wait()
-            self._looking.clear()
-            try:
-                self.workers.drop(await in_thread(access_keys.valid_keys, self._engine, "work"))
-            except Exception as error:
-                logs.failed("reading the keys", error=error)
-            try:
-                self.current.use_rules(await self.spool.rules())
-                self.queue.wake()
-                self.sender.look()
-                self._use_routes(await in_thread(load_routes, self._engine, self.config))
-                self._directory.swap(await in_thread(users.keys, self._engine))
-                await self._read_lists()
-                await self._worker.retain(self.current.settings.routes)
-                self.workers.tell_settings()
-                logs.reloaded(users=len(self.current.settings.routes))
-            except Exception as error:
-                logs.failed("reloading users", error=error)
+    async def _tell_workers(self) -> None:
+        """Tell workers that users, lists or settings may be others."""
+        await self._worker.retain(self.current.settings.routes)
+        self.workers.tell_settings()
 
-    def _use_routes(self, routes: Routes) -> None:
-        """Use these routes from now on. Worker processes start when one of them needs a worker."""
-        self.current.use_routes(routes)
-        if any(route.needs_pool for route in routes):
-            self._needed.set()
-        if self.rabbitmq is not None and any(route.own and in_rabbitmq(route.queue) for route in routes):
-            self.rabbitmq.hear_own()
+    def _know_routes(self, routes: Iterable[Route]) -> None:
+        """Start worker processes when one of these routes needs a worker, and hear workers in RabbitMQ."""
+        needed, own = self._needed, self.rabbitmq
+        for route in routes:
+            if route.needs_pool:
+                needed.set()
+            if own is not None and route.own and in_rabbitmq(route.queue):
+                own.hear_own()
 
     async def _back(self, keys: Sequence[tuple[int, int]]) -> None:
         """Offer deliveries again whose workers are there again."""
         await self.spool.make_due(keys)
         self.queue.wake()
-
-    async def _read_lists(self) -> None:
-        """Read the lists that are kept, when they are others than before."""
-        changes = await in_thread(lists.changes, self._engine)
-        if changes == self._lists_read:
-            return
-        try:
-            await in_thread(self._services.lists.refresh)
-            self._lists_read = changes
-        except ValueError as error:
-            # An entry that nobody should have been able to add: mail goes on without the new ones.
-            logs.failed("reading the lists", error=error)
 
     async def reload(self) -> list[str]:
         """Read the configuration again and change to it. Return the changed keys that wait for a restart.
@@ -446,7 +412,7 @@ class Node:
                 raise
         self.refused = ""
         restart = [key for key in FIXED if _value(config, key) != _value(self._first, key)]
-        self._looking.set()
+        self._accounts.look(whole=True)
         logs.configured(restart=restart)
         return restart
 

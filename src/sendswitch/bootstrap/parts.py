@@ -12,12 +12,12 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from sendswitch import logs
-from sendswitch.accounts.routes import make_route, read_pipeline
+from sendswitch.accounts.routes import make_route
 from sendswitch.accounts.users import get_pipeline
 from sendswitch.bootstrap.worker_processes import WorkerProcesses
 from sendswitch.broker.base import OWN_HAD, TaskConsumer
 from sendswitch.clock import system_clock
-from sendswitch.conditions.pipeline import PipelineConfig
+from sendswitch.conditions.pipeline import PipelineConfig, read_pipeline
 from sendswitch.config.model import Config, ListenerSection
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.delivery.backoff import Backoff
@@ -156,7 +156,7 @@ def _tls(section: ListenerSection) -> ssl.SSLContext | None:
 def make_trial(config: Config, owner: str, version: int, text: str) -> Trial:
     """Return a pipeline for a trial, as it would run here. Raises InvalidConfiguration, ValueError."""
     own = registry.check(text, f"the pipeline of {owner}" if version else owner)
-    route = make_route(owner, version, own, config)
+    route = make_route(owner, version, own.summary, config)
     return Trial(own, route, make_policy(config), limit=config.pipelines.limit, services=make_services(config))
 
 

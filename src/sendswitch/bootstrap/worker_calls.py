@@ -20,7 +20,7 @@ from sendswitch.errors import Refused
 from sendswitch.mail.address import key
 from sendswitch.processors.base import AutoReply, AutoReplySender, Counters, Notice, NoticeSink
 from sendswitch.queue.settings import Current
-from sendswitch.worker.runtime import named
+from sendswitch.worker.runtime import routed
 
 # Queries to the database for workers of users' own at once, so that the site's work never waits for theirs.
 OWN_AT_ONCE = 2
@@ -121,8 +121,8 @@ class WorkerCalls:
 
     async def _routed(self, told: Mapping[str, Any]) -> list[tuple[str, bool]]:
         """Return which of some pipelines still have a route."""
-        routed = named(self._current.settings.routes)
-        return [(owner, candidate) for owner, candidate in told["names"] if (owner, candidate) in routed]
+        names = ((str(owner), bool(candidate)) for owner, candidate in told["names"])
+        return routed(names, self._current.settings.routes)
 
     async def _notice(self, told: Mapping[str, Any]) -> None:
         await self._outbox.put(Notice(**{**told, "secrets": tuple(told["secrets"])}))

@@ -11,11 +11,15 @@ deny = ["*@spam.example"]
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import astuple, dataclass
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sendswitch.conditions.condition import Condition
+from sendswitch.config.load import parse, validate
 from sendswitch.config.units import Duration
 from sendswitch.errors import InvalidConfiguration
 
@@ -76,6 +80,43 @@ class PipelineConfig(BaseModel):
     def light(self) -> bool:
         """Return whether every step costs little for any mail, so that the node may run it by itself."""
         return all(step.use in LIGHT and not (step.when and Condition(step.when).reads_content) for step in self.step)
+
+    @property
+    def summary(self) -> Summary:
+        """Return what a node must know of it before mail for it comes."""
+        return Summary(self.light, self.deadline, self.on_timeout, self.deny)
+
+
+# The rules by which summaries are made. Change the first number when `light` or the fields of a summary mean something
+# else; a summary made by other rules is made again.
+RULES = f"1.{zlib.crc32(' '.join(sorted(LIGHT)).encode()):08x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The part of a pipeline that a node must know before mail comes. None means what it means in the pipeline."""
+
+    light: bool = True
+    deadline: float | None = None
+    on_timeout: str | None = None
+    deny: str | None = None
+
+    def to_text(self) -> str:
+        """Return it as text, with the rules that it was made by."""
+        return orjson.dumps((RULES, *astuple(self))).decode()
+
+
+def summary_from(text: str) -> Summary | None:
+    """Return the summary that a text has; None when it was made by other rules."""
+    if not text.startswith(f'["{RULES}",'):
+        return None
+    return Summary(*orjson.loads(text)[1:])
+
+
+def read_pipeline(text: str, name: str) -> PipelineConfig:
+    """Return a stored pipeline. Raises InvalidConfiguration."""
+    data, lines = parse(text, name)
+    return validate(PipelineConfig, data, name, lines)
 
 
 def check_own(pipeline: PipelineConfig, name: str) -> None:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sendswitch.db.tables import list_entries, marks
+from sendswitch.db import marks
+from sendswitch.db.tables import list_entries
 from sendswitch.errors import NotFound, Temporary
 from sendswitch.mail.address import domain_key, key, valid
 
-# The mark that counts changes, so that a node need not read all of it to see that there were none.
-CHANGES = "lists"
 # Entries written at once.
 PIECE = 1000
 
@@ -75,6 +74,7 @@ def put(
     """Put entries on a list inside the caller's transaction, each with its own reason and time. Return the number of
     new ones.
     """
+    marks.count(connection, marks.LISTS)
     wanted = list(entries)
     there = _there(connection, scope, list_, wanted)
     both = {"author": author, "created": time.time()}
@@ -88,7 +88,6 @@ def put(
     ]
     for n in range(0, len(new), PIECE):
         connection.execute(insert(list_entries), new[n : n + PIECE])
-    count(connection)
     return len(new)
 
 
@@ -116,13 +115,13 @@ def remove(engine: Engine, ids: Sequence[int]) -> int:
 
 def take_off(connection: Connection, ids: Sequence[int]) -> int:
     """Remove entries inside the caller's transaction, all or none. Return their number. Raises NotFound."""
+    marks.count(connection, marks.LISTS)
     done = 0
     for n in range(0, len(ids), PIECE):
         here = list_entries.c.id.in_(ids[n : n + PIECE])
         done += connection.execute(delete(list_entries).where(here)).rowcount
     if done < len(set(ids)):
         raise NotFound("there is no such entry; sendswitch list show tells their numbers")
-    count(connection)
     return done
 
 
@@ -135,16 +134,3 @@ def entries(engine: Engine, scope: str | None = None, now: float | None = None) 
         query = query.where(or_(list_entries.c.expires.is_(None), list_entries.c.expires > now))
     with engine.connect() as connection:
         return [ListEntry(*row) for row in connection.execute(query)]
-
-
-def changes(engine: Engine) -> int:
-    """Return how often the lists were changed."""
-    with engine.connect() as connection:
-        return int(connection.execute(select(marks.c.value).where(marks.c.name == CHANGES)).scalar() or 0)
-
-
-def count(connection: Connection) -> None:
-    """Count a change of the lists, so that nodes see it."""
-    done = connection.execute(update(marks).where(marks.c.name == CHANGES).values(value=marks.c.value + 1)).rowcount
-    if not done:
-        connection.execute(insert(marks).values(name=CHANGES, value=1))

@@ -25,6 +25,7 @@ Long = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 # 320 is the longest address we take. The key is what addresses are compared by; the password is a hash, empty for who
 # cannot log in. The last version is the highest that a pipeline of an earlier user with this address had. `workers` is
 # `site` or `own`, and `when_offline` says what happens to mail while none of them is there, empty for the default.
+# `changed` is the number of the last change (`db.marks`), of the pipeline too.
 users = Table(
     "users",
     metadata,
@@ -36,6 +37,7 @@ users = Table(
     Column("last_version", Integer, nullable=False, server_default="0"),
     Column("workers", String(16), nullable=False, server_default="site"),
     Column("when_offline", String(16), nullable=False, server_default=""),
+    Column("changed", BigInteger, nullable=False, server_default="0", index=True),
 )
 
 # Keys by which programs of a user prove whose they are: each has one scope, and the hash of the key (SHA-256).
@@ -52,7 +54,8 @@ access_keys = Table(
 )
 
 # Every version stays: a message on its way is judged by the version it was offered to, and history has diffs. The
-# newest whose role is `live` decides; a `candidate` runs beside it without effect, and is `retired` afterwards.
+# newest whose role is `live` decides; a `candidate` runs beside it without effect, and is `retired` afterwards. The
+# summary is what nodes know before mail comes (`conditions.pipeline.Summary`), empty where the text cannot be read.
 pipelines = Table(
     "pipelines",
     metadata,
@@ -63,10 +66,11 @@ pipelines = Table(
     Column("created", Double, nullable=False),
     Column("role", String(16), nullable=False, server_default="live"),
     Column("author", String(64), nullable=False, server_default=""),
+    Column("summary", String(200), nullable=False, server_default=""),
     UniqueConstraint("user_id", "version"),
 )
 
-# Users that were removed, with all of their rows as JSON, so that a removal can be undone.
+# Users that were removed, with all of their rows as JSON, so that a removal can be undone. `changed` as for users.
 removed_users = Table(
     "removed_users",
     metadata,
@@ -76,6 +80,7 @@ removed_users = Table(
     Column("removed", Double, nullable=False),
     Column("author", String(64), nullable=False),
     Column("data", Long, nullable=False),
+    Column("changed", BigInteger, nullable=False, server_default="0", index=True),
 )
 
 # The journal. What holds now, one row a message and one a delivery, to search in; message ids rise with time. `parts`
@@ -142,7 +147,7 @@ list_entries = Table(
     Column("expires", Double),
     UniqueConstraint("scope", "list", "entry"),
 )
-# Numbers that must be remembered: `pruned`, the newest message that was forgotten; `lists`, how often lists changed.
+# Numbers that must be remembered: `pruned`, the newest message that was forgotten; others count changes (`db.marks`).
 marks = Table(
     "marks",
     metadata,

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sendswitch import logs
-from sendswitch.accounts.routes import read_pipeline
 from sendswitch.broker.base import TaskConsumer
 from sendswitch.broker.calls import Ask
 from sendswitch.broker.remote import OnSettings
 from sendswitch.clock import system_clock
-from sendswitch.conditions.pipeline import PipelineConfig, check_own
+from sendswitch.conditions.pipeline import PipelineConfig, check_own, read_pipeline
 from sendswitch.errors import InvalidConfiguration, NotFound, Refused, in_words
 from sendswitch.processors import registry
 from sendswitch.processors.base import AutoReply, Notice, Readers, Services
@@ -119,8 +118,9 @@ class KnownNode:
             await self.pipelines.change(settings["limit"], self._services(settings))
             self._made_with = made_with
         else:
-            names = await self._ask(self._name, "routed", {"names": self.pipelines.names})
-            await self.pipelines.retain((owner, candidate) for owner, candidate in names)
+            names = self.pipelines.names
+            routed = await self._ask(self._name, "routed", {"names": names})
+            await self.pipelines.drop(set(names).difference((owner, candidate) for owner, candidate in routed))
 
     def _services(self, settings: Mapping[str, Any]) -> Services:
         node = NodeServices(self._ask, self._name)
@@ -207,7 +207,7 @@ class WorkerProcess:
         if self._own is None or not await asyncio.to_thread(self._own.changed):
             return False
         for pipelines in self._pipelines.values():
-            await pipelines.retain(())
+            await pipelines.drop()
         return True
 
     async def _apply(self, node: str, settings: Mapping[str, Any] | None) -> None:

@@ -24,7 +24,7 @@ from sendswitch.mail.task import Task
 from sendswitch.mail.verdict import LATE, Deferral, PipelineResult
 from sendswitch.pipeline.chain import Chain, build
 from sendswitch.processors.base import Context, Services
-from sendswitch.routing import Route
+from sendswitch.routing import Routes
 
 Source = Callable[[str, int], Awaitable[PipelineConfig]]
 """A function that returns a pipeline by owner and version. Raises NotFound or InvalidConfiguration."""
@@ -79,17 +79,18 @@ class PipelineCache:
         """Return the names of the pipelines in it."""
         return list(self._chains)
 
-    async def retain(self, names: Iterable[Name]) -> None:
-        """Close the chains of all other pipelines."""
+    async def drop(self, names: Iterable[Name] | None = None) -> None:
+        """Close the chains of some pipelines, by default of all, those that are being made now too."""
         async with self._making:
-            gone = [self._chains.pop(name)[1] for name in set(self._chains).difference(names)]
+            wanted = list(self._chains if names is None else names)
+            gone = [self._chains.pop(name)[1] for name in wanted if name in self._chains]
         for chain in gone:
             await chain.close()
 
     async def change(self, limit: float, services: Services) -> None:
         """Make every chain again, with another limit (seconds) and other services."""
         self._limit, self._services = limit, services
-        await self.retain(())
+        await self.drop()
 
     async def close(self) -> None:
         """Close every chain."""
@@ -98,14 +99,10 @@ class PipelineCache:
             await chain.close()
 
 
-def named(routes: Iterable[Route]) -> set[Name]:
-    """Return the names of the pipelines that routes lead to."""
-    found: set[Name] = set()
-    for route in routes:
-        found.add((route.owner, False))
-        if route.candidate:
-            found.add((route.owner, True))
-    return found
+def routed(names: Iterable[Name], routes: Routes) -> list[Name]:
+    """Return the names of those pipelines that routes lead to."""
+    found = ((owner, candidate, routes.of(owner)) for owner, candidate in names)
+    return [(owner, candidate) for owner, candidate, route in found if route and (route.candidate or not candidate)]
 
 
 class Worker:
@@ -130,10 +127,10 @@ class Worker:
         self._mails: WeakValueDictionary[int, Mail] = WeakValueDictionary()
         self._reading: dict[int, asyncio.Future[Mail | None]] = {}
 
-    async def retain(self, routes: Iterable[Route]) -> None:
+    async def retain(self, routes: Routes) -> None:
         """Drop the pipelines that no route names any more."""
         for pipelines in self._pipelines.values():
-            await pipelines.retain(named(routes))
+            await pipelines.drop(set(names := pipelines.names).difference(routed(names, routes)))
 
     async def run(self) -> None:
         """Run until `stop` is called; then every lease in hand is answered before this returns. Raises Temporary."""

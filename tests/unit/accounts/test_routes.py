@@ -25,7 +25,7 @@ from sendswitch.routing import HERE, POOL
 )
 def test_only_a_light_pipeline_runs_in_the_node(pipeline: str, queue: str) -> None:
     own = registry.check(pipeline, "ann@example.test")
-    assert make_route("ann@example.test", 1, own, Config()).queue == queue
+    assert make_route("ann@example.test", 1, own.summary, Config()).queue == queue
 
 
 def test_a_light_step_never_waits_and_reads_no_content() -> None:

@@ -1,0 +1,134 @@
+"""Users, pipelines, kept lists and keys as a node knows them: read when it starts, then whatever was changed.
+
+Other nodes may change the same database. So it is asked every LOOK seconds for the numbers of changes, which costs one
+query, and what was changed is read. While the database is away everything stays as it was known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+
+from sqlalchemy import Engine
+
+from sendswitch import logs
+from sendswitch.accounts import access_keys
+from sendswitch.accounts.directory import KnownUsers
+from sendswitch.accounts.routes import Changes, read_users, renew_summaries, routes_of
+from sendswitch.config.model import Config
+from sendswitch.db import marks
+from sendswitch.db.connect import in_thread
+from sendswitch.processors.list_book import read_book
+from sendswitch.processors.list_entries import KeptLists
+from sendswitch.queue.settings import Current
+from sendswitch.routing import Route, Routes
+
+# Seconds between two looks at the numbers of changes.
+LOOK = 0.5
+
+Keys = frozenset[tuple[int, str]]
+"""The keys of workers that are valid: numbers, and addresses of their users."""
+
+
+class Accounts:
+    """The accounts that a node knows. `on_routes` is called with new routes when they are in force."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Callable[[], Config],
+        current: Current,
+        on_routes: Callable[[Iterable[Route]], None],
+    ) -> None:
+        self._engine, self._config, self._current, self._on_routes = engine, config, current, on_routes
+        self.directory = KnownUsers()
+        self.lists = KeptLists(lambda: read_book(engine, config().routing.recipient_delimiter))
+        self.lists_read = -1
+        self._users_read, self._keys_read = -1, -1
+        self._asked, self._whole = asyncio.Event(), False
+        self._failing = False
+
+    async def open(self) -> None:
+        """Read everything. Raises the errors of the database."""
+        await in_thread(renew_summaries, self._engine)
+        await self._read_users()
+        numbers = await in_thread(marks.numbers, self._engine)
+        self._keys_read = numbers[marks.KEYS]  # no worker is connected yet
+        await self._read_lists(numbers[marks.LISTS])
+
+    def look(self, *, whole: bool = False) -> None:
+        """Look for changes now; with `whole` read all users again, because the configuration was changed."""
+        self._whole = self._whole or whole
+        self._asked.set()
+
+    async def follow(self, told: Callable[[], Awaitable[None]], keys: Callable[[Keys], None]) -> None:
+        """Read what is changed, for ever. Call `told` after changes and when asked to look, `keys` with the keys that
+        are left after some were removed.
+        """
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._asked.wait()
+            asked = self._asked.is_set()
+            self._asked.clear()
+            try:
+                if await self._look(keys) or asked:
+                    await told()
+                self._failing = False
+            except Exception as error:
+                if asked or not self._failing:  # once, not at each look
+                    logs.failed("reading users, lists and keys", error=error)
+                self._failing = True
+
+    async def _look(self, keys: Callable[[Keys], None]) -> bool:
+        """Read what was changed. Return whether anything was."""
+        numbers = await in_thread(marks.numbers, self._engine)
+        changed = False
+        if numbers[marks.KEYS] != self._keys_read:
+            keys(await in_thread(access_keys.valid_keys, self._engine, "work"))
+            self._keys_read, changed = numbers[marks.KEYS], True
+        if self._whole or numbers[marks.USERS] != self._users_read:
+            await self._read_users(numbers[marks.USERS])
+            changed = True
+        if numbers[marks.LISTS] != self.lists_read:
+            await self._read_lists(numbers[marks.LISTS])
+            changed = True
+        return changed
+
+    async def _read_users(self, number: int = -1) -> None:
+        """Read the users that were changed since the last time; all of them when the database has fewer changes than
+        were seen, as after a backup was restored.
+        """
+        whole, self._whole = self._whole or number < self._users_read or self._users_read < 0, False
+        try:
+            routes, changes = await in_thread(self._changed, -1 if whole else self._users_read)
+        except BaseException:
+            self._whole = self._whole or whole
+            raise
+        if whole:
+            self.directory.swap(changes.there)
+        else:
+            self.directory.change(changes.there, changes.gone)
+        self._current.use_routes(routes)
+        self._on_routes(changes.routes.values())
+        self._users_read = changes.number
+        if number >= 0:
+            logs.reloaded(users=len(routes))
+
+    def _changed(self, since: int) -> tuple[Routes, Changes]:
+        """Return the routes that hold now, and the users that were changed. Blocks."""
+        config = self._config()
+        changes = read_users(self._engine, config, since=since)
+        if since < 0:
+            return routes_of(changes, config), changes
+        gone = set(changes.gone).union(changes.there).difference(changes.routes)
+        return self._current.settings.routes.changed(changes.routes, gone), changes
+
+    async def _read_lists(self, number: int) -> None:
+        """Read the kept lists. An entry that nobody should have been able to add leaves the old lists in force."""
+        try:
+            await in_thread(self.lists.refresh)
+        except ValueError as error:
+            logs.failed("reading the lists", error=error)
+        self.lists_read = number

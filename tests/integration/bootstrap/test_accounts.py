@@ -1,0 +1,173 @@
+"""A node follows the users, lists and keys of a database that others change, on every kind of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from sqlalchemy import Engine, update
+
+from sendswitch.accounts import access_keys, users, workers
+from sendswitch.bootstrap.accounts import Accounts, Keys
+from sendswitch.config.model import Config
+from sendswitch.db import lists, marks
+from sendswitch.db.tables import marks as marks_table
+from sendswitch.db.tables import pipelines
+from sendswitch.queue.settings import Current
+from sendswitch.routing import Route, Routes
+
+ANN, BOB = "ann@example.test", "bob@example.test"
+LIGHT, HEAVY = "[[step]]\nuse = 'pass'\n", "[[step]]\nuse = 'sieve'\nscript = 'keep;'\n"
+
+
+@dataclass
+class NodeParts:
+    """The parts of a node that are told."""
+
+    engine: Engine
+    config: Config = field(default_factory=Config)
+    routes: list[Route] = field(default_factory=list)
+    told: int = 0
+    keys: list[Keys] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.settings = SimpleNamespace(routes=Routes())
+        self.accounts = Accounts(self.engine, lambda: self.config, cast(Current, self), self.routes.extend)
+
+    def use_routes(self, routes: Routes) -> None:
+        self.settings.routes = routes
+
+    async def tell(self) -> None:
+        self.told += 1
+
+    def version(self, address: str) -> int:
+        route = self.settings.routes.find(address)
+        return route.version if route is not None else 0
+
+
+@asynccontextmanager
+async def node(engine: Engine) -> AsyncIterator[NodeParts]:
+    parts = NodeParts(engine)
+    await parts.accounts.open()
+    following = asyncio.create_task(parts.accounts.follow(parts.tell, parts.keys.append))
+    try:
+        yield parts
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def until(holds: Callable[[], bool], limit: float = 10.0) -> float:
+    """Wait until something holds; return the seconds it took."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < limit
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def test_what_is_changed_elsewhere_holds_on_every_node_within_a_second(engine: Engine) -> None:
+    users.add_user(engine, ANN)
+    users.set_pipeline(engine, ANN, LIGHT)
+    async with node(engine) as one, node(engine) as two:
+        assert (one.version(ANN), two.version(ANN)) == (1, 1)
+        assert [route.owner for route in one.routes] == [ANN]
+        users.set_pipeline(engine, ANN, HEAVY)
+        assert await until(lambda: one.version(ANN) == two.version(ANN) == 2) < 1
+        assert [route.needs_pool for route in two.routes] == [False, True]
+        await until(lambda: (one.told, two.told) == (1, 1))
+        users.add_user(engine, BOB)
+        await until(lambda: one.accounts.directory.lookup(BOB) == BOB)
+        workers.set_workers(engine, BOB, run_by="own")
+        await until(lambda: two.settings.routes.find(BOB) is not None)
+        users.remove_user(engine, BOB)
+        await until(lambda: two.settings.routes.find(BOB) is None and two.accounts.directory.lookup(BOB) == "")
+        assert two.version(ANN) == 2
+
+
+async def test_lists_and_keys_are_followed(engine: Engine) -> None:
+    users.add_user(engine, ANN)
+    (first, _), (second, _) = (access_keys.add_key(engine, ANN, "work", "") for _ in range(2))
+    async with node(engine) as one:
+        read = one.accounts.lists_read
+        lists.add(engine, "", "deny", ["spam.example"], reason="loud", author="me")
+        await until(lambda: one.accounts.lists_read == read + 1)
+        assert one.keys == []
+        access_keys.remove_key(engine, first)
+        await until(lambda: one.keys == [{(second, ANN)}])
+        users.remove_user(engine, ANN)
+        await until(lambda: one.keys[-1] == frozenset())
+
+
+async def test_without_changes_nobody_is_told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    numbers = marks.numbers
+
+    def counted(engine: Engine) -> object:
+        nonlocal looks
+        looks += 1
+        return numbers(engine)
+
+    monkeypatch.setattr(marks, "numbers", counted)
+    async with node(engine) as one:
+        await until(lambda: looks > 3)
+        assert one.told == 0
+        one.accounts.look()
+        await until(lambda: one.told == 1)
+
+
+async def test_a_changed_configuration_holds_for_every_user(engine: Engine) -> None:
+    for name in (ANN, BOB):
+        users.add_user(engine, name)
+        users.set_pipeline(engine, name, LIGHT)
+    async with node(engine) as one:
+        one.config = Config.model_validate({"pipelines": {"on_timeout": "hold"}})
+        one.accounts.look(whole=True)
+        await until(lambda: {route.on_timeout for route in one.settings.routes} == {"hold"})
+        await until(lambda: one.told == 1)
+
+
+async def test_after_a_backup_was_restored_all_is_read(engine: Engine) -> None:
+    for name in (ANN, BOB):
+        users.add_user(engine, name)
+        users.set_pipeline(engine, name, LIGHT)
+    async with node(engine) as one:
+        users.set_pipeline(engine, BOB, HEAVY)
+        await until(lambda: one.version(BOB) == 2)
+        with engine.begin() as connection:  # a change of another life
+            connection.execute(update(pipelines).values(version=pipelines.c.version + 10))
+            connection.execute(update(marks_table).where(marks_table.c.name == marks.USERS).values(value=1))
+        await until(lambda: (one.version(ANN), one.version(BOB)) == (11, 12))
+
+
+async def test_a_database_that_is_away_changes_nothing_and_is_told_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users.add_user(engine, ANN)
+    users.set_pipeline(engine, ANN, LIGHT)
+    away, numbers, asked = True, marks.numbers, 0
+
+    def sometimes(engine: Engine) -> object:
+        nonlocal asked
+        asked += 1
+        if away:
+            raise OSError("the database is away")
+        return numbers(engine)
+
+    async with node(engine) as one:
+        monkeypatch.setattr(marks, "numbers", sometimes)
+        users.set_pipeline(engine, ANN, HEAVY)
+        await until(lambda: asked > 2)
+        assert one.version(ANN) == 1
+        away = False
+        await until(lambda: one.version(ANN) == 2)
+        away = True
+        before = asked
+        await until(lambda: asked > before + 1)
+    assert capsys.readouterr().err.count("the database is away") == 2
