@@ -363,7 +363,7 @@ def draining() -> None:
 
 
 def reloaded(*, users: int) -> None:
-    """Log that users and pipelines were read again from the database."""
+    """Log that users and pipelines which were changed were read; `users` have a pipeline now."""
     _emit("info", "reloaded", users=users)
 
 

@@ -368,11 +368,11 @@ class Node:
 
     # Changing while it runs
 
-    def look(self) -> None:
-        """Read users and pipelines again soon, because they may have changed, and try what waits."""
+    def look(self, *, whole: bool = False) -> None:
+        """Read changed users and pipelines soon, with `whole` all of them, and try what waits."""
         self.queue.wake()
         self.sender.look()
-        self._accounts.look()
+        self._accounts.look(whole=whole)
 
     async def _tell_workers(self) -> None:
         """Tell workers that users, lists or settings may be others."""
@@ -412,7 +412,7 @@ class Node:
                 raise
         self.refused = ""
         restart = [key for key in FIXED if _value(config, key) != _value(self._first, key)]
-        self._accounts.look(whole=True)
+        self.look(whole=True)
         logs.configured(restart=restart)
         return restart
 
