@@ -71,10 +71,11 @@ def add(connection: Connection, address: str) -> None:
     """
     if not is_owner(address):
         raise ValueError(f"{address!r} is no mail address; write user@domain, or @domain for all of a domain")
+    number = marks.count(connection, marks.USERS)
     if connection.execute(select(users.c.id).where(users.c.key == key(address))).scalar() is not None:
         raise Refused(f"user {address} exists already")
     try:
-        number, last = marks.count(connection, marks.USERS), _last_version(connection, address)
+        last = _last_version(connection, address)
         values = {"address": address, "key": key(address), "created": time.time(), "last_version": last}
         connection.execute(insert(users).values(**values, changed=number))
     except IntegrityError as error:  # another request was quicker

@@ -1,16 +1,20 @@
 """Users, pipelines, kept lists and keys as a node knows them: read when it starts, then whatever was changed.
 
 Other nodes may change the same database. So it is asked every LOOK seconds for the numbers of changes, which costs one
-query, and what was changed is read. While the database is away everything stays as it was known.
+query, and what was changed is read. While the database is away everything stays as it was known; then, and once an
+hour, all is read: another server may have taken its place, and nodes of older versions count nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from time import monotonic
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from sendswitch import logs
 from sendswitch.accounts import access_keys
@@ -24,8 +28,8 @@ from sendswitch.processors.list_entries import KeptLists
 from sendswitch.queue.settings import Current
 from sendswitch.routing import Route, Routes
 
-# Seconds between two looks at the numbers of changes.
-LOOK = 0.5
+# Seconds between two looks at the numbers of changes, and after which everything is read again.
+LOOK, WHOLE = 0.5, 3600.0
 
 Keys = frozenset[tuple[int, str]]
 """The keys of workers that are valid: numbers, and addresses of their users."""
@@ -44,18 +48,22 @@ class Accounts:
         self._engine, self._config, self._current, self._on_routes = engine, config, current, on_routes
         self.directory = KnownUsers()
         self.lists = KeptLists(lambda: read_book(engine, config().routing.recipient_delimiter))
-        self.lists_read = -1
-        self._users_read, self._keys_read = -1, -1
+        self.lists_read = ""  # another text each time they were read
+        self._users_read, self._lists_tried, self._keys_read = -1, -1, -1
         self._asked, self._whole = asyncio.Event(), False
-        self._failing = False
+        self._all_read, self._failing, self._keys_again = 0.0, False, False
 
     async def open(self) -> None:
         """Read everything. Raises the errors of the database."""
-        await in_thread(renew_summaries, self._engine)
-        await self._read_users()
+        try:
+            await in_thread(renew_summaries, self._engine)
+        except SQLAlchemyError as error:  # another node may be doing it
+            logs.failed("writing summaries of pipelines", error=error)
         numbers = await in_thread(marks.numbers, self._engine)
+        await self._read_users()
         self._keys_read = numbers[marks.KEYS]  # no worker is connected yet
         await self._read_lists(numbers[marks.LISTS])
+        self._all_read = monotonic()
 
     def look(self, *, whole: bool = False) -> None:
         """Look for changes now; with `whole` read all users again, because the configuration was changed."""
@@ -79,33 +87,34 @@ class Accounts:
             except Exception as error:
                 if asked or not self._failing:  # once, not at each look
                     logs.failed("reading users, lists and keys", error=error)
-                self._failing = True
+                self._failing = self._whole = True
 
     async def _look(self, keys: Callable[[Keys], None]) -> bool:
         """Read what was changed. Return whether anything was."""
         numbers = await in_thread(marks.numbers, self._engine)
-        changed = False
-        if numbers[marks.KEYS] != self._keys_read:
+        changed = whole = self._whole or monotonic() - self._all_read > WHOLE
+        self._whole = False  # from here on another request is for the next look
+        if whole or numbers[marks.KEYS] != self._keys_read or self._keys_again:
             keys(await in_thread(access_keys.valid_keys, self._engine, "work"))
-            self._keys_read, changed = numbers[marks.KEYS], True
-        if self._whole or numbers[marks.USERS] != self._users_read:
-            await self._read_users(numbers[marks.USERS])
+            # At the next look once more: a worker may have been logging in with a key that was being removed.
+            self._keys_again = whole or numbers[marks.KEYS] != self._keys_read
+            self._keys_read = numbers[marks.KEYS]
+        if whole or numbers[marks.USERS] != self._users_read:
+            await self._read_users(numbers[marks.USERS], whole=whole)
             changed = True
-        if numbers[marks.LISTS] != self.lists_read:
+        if whole or numbers[marks.LISTS] != self._lists_tried:
             await self._read_lists(numbers[marks.LISTS])
             changed = True
+        if whole:
+            self._all_read = monotonic()
         return changed
 
-    async def _read_users(self, number: int = -1) -> None:
+    async def _read_users(self, number: int = -1, *, whole: bool = True) -> None:
         """Read the users that were changed since the last time; all of them when the database has fewer changes than
         were seen, as after a backup was restored.
         """
-        whole, self._whole = self._whole or number < self._users_read or self._users_read < 0, False
-        try:
-            routes, changes = await in_thread(self._changed, -1 if whole else self._users_read)
-        except BaseException:
-            self._whole = self._whole or whole
-            raise
+        whole = whole or number < self._users_read
+        routes, changes = await in_thread(self._changed, -1 if whole else self._users_read)
         if whole:
             self.directory.swap(changes.there)
         else:
@@ -126,9 +135,13 @@ class Accounts:
         return self._current.settings.routes.changed(changes.routes, gone), changes
 
     async def _read_lists(self, number: int) -> None:
-        """Read the kept lists. An entry that nobody should have been able to add leaves the old lists in force."""
+        """Read the kept lists. An entry that nobody should have been able to add leaves the old lists in force, here
+        and in the workers.
+        """
+        self._lists_tried = number
         try:
             await in_thread(self.lists.refresh)
         except ValueError as error:
             logs.failed("reading the lists", error=error)
-        self.lists_read = number
+        else:
+            self.lists_read = secrets.token_hex(8)

@@ -27,7 +27,7 @@ OWN_AT_ONCE = 2
 
 
 def settings_for_workers(
-    fixed: Config, config: Config, lists_read: int, log_level: str, *, own: bool
+    fixed: Config, config: Config, lists_read: str, log_level: str, *, own: bool
 ) -> dict[str, Any]:
     """Return what a worker must know of the configuration: of the one that the node started with, and of the one that
     is in force. `lists` changes with the kept lists, and `log_level` may be set for a time.

@@ -6,6 +6,7 @@ import operator
 import os
 import re
 from collections.abc import Callable
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,11 +33,21 @@ def _read(value: Any, units: dict[str, Any], default: str, what: str) -> float:
     if isinstance(value, bool):
         raise ValueError(f"expected {what}")
     if isinstance(value, int | float):
-        return float(value)
+        return _finite(value, what)
     found = _NUMBER.match(value) if isinstance(value, str) else None
     if not found or (found[2] or default).lower() not in units:
         raise ValueError(f"{value!r} is not {what}")
-    return float(found[1]) * float(units[(found[2] or default).lower()])
+    return _finite(float(found[1]) * float(units[(found[2] or default).lower()]), what)
+
+
+def _finite(value: float, what: str) -> float:
+    try:
+        wanted = float(value)
+    except OverflowError:  # a whole number of TOML may have any size
+        wanted = inf
+    if not isfinite(wanted):
+        raise ValueError(f"it has no end; expected {what}")
+    return wanted
 
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {

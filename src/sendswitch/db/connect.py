@@ -55,7 +55,10 @@ def open_database(url: str, *, migrate: bool = True) -> Engine:
         address = make_url(url)
         # A connection that the server closed meanwhile is noticed before it is used. Parameters may be secret, and are
         # never part of an error.
-        engine = create_engine(address, pool_pre_ping=True, pool_recycle=3600, hide_parameters=True)
+        # MariaDB and MySQL by themselves would show a transaction all rows as they were at its first query, and so
+        # older than what it changes.
+        level = {"isolation_level": "READ COMMITTED"} if address.get_backend_name() in ("mysql", "mariadb") else {}
+        engine = create_engine(address, pool_pre_ping=True, pool_recycle=3600, hide_parameters=True, **level)
     except ArgumentError as error:
         raise InvalidConfiguration([f"database.url: {error}"]) from error
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -176,3 +177,23 @@ def test_numbers_of_lists_and_keys(engine: Engine) -> None:
     assert marks.numbers(engine)[marks.KEYS] == 1
     users.remove_user(engine, address("ann"))
     assert marks.numbers(engine) == {marks.USERS: 2, marks.LISTS: 1, marks.KEYS: 2}
+
+
+def test_first_changes_at_once(engine: Engine) -> None:
+    """There is nothing yet to count on from, and both begin."""
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda n: users.add_user(engine, address(f"user{n}")), range(6)))
+    assert marks.numbers(engine)[marks.USERS] == 6
+    assert len(users.list_users(engine)) == 6
+
+
+def test_one_transaction_has_one_number(engine: Engine) -> None:
+    for name in ("ann", "bob"):
+        users.add_user(engine, address(name))
+    with engine.begin() as connection, queries() as asked:
+        for name in ("ann", "bob"):
+            users.store(connection, address(name), LIGHT)
+            users.store(connection, address(name), HEAVY)
+    assert marks.numbers(engine)[marks.USERS] == 3
+    assert sum("UPDATE marks" in one for one in asked) == 1
+    assert set(read_users(engine, Config(), since=2).there) == {address("ann"), address("bob")}

@@ -38,7 +38,7 @@ def engine(tmp_path: Path) -> Engine:
 def test_the_site_s_sandbox_is_for_the_site_s_workers(site: str, own: bool, boxed: bool) -> None:
     """Those of a user's own run on the user's machine."""
     config = Config.model_validate({"pipelines": {"sandbox": site}})
-    assert settings_for_workers(config, config, 1, "info", own=own)["sandbox"] is boxed
+    assert settings_for_workers(config, config, "1", "info", own=own)["sandbox"] is boxed
 
 
 async def test_a_user_who_was_removed_and_added_again_has_the_new_pipeline(engine: Engine) -> None:

@@ -19,7 +19,9 @@ def test_sizes(text: object, count: int) -> None:
     assert size(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "soon", "5x", "-5s", True, None, "1e9d"])
+@pytest.mark.parametrize("text", ["", "soon", "5x", "-5s", True, None, "1e9d", float("inf"), 10**400, "9" * 310])
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="a duration like"):
         duration(text)
+    with pytest.raises(ValueError, match="a size like"):
+        size(text)
