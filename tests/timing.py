@@ -9,6 +9,8 @@ import time
 TRACED = 4
 # Rounds of a loop, and the seconds they take on the machines for which limits are written.
 ROUNDS, USUAL = 300_000, 0.016
+# However slow this machine seems, a limit grows no further than so many times.
+MOST = 3.0
 
 
 def took(began: float) -> float:
@@ -18,8 +20,8 @@ def took(began: float) -> float:
 
 
 def _slowness() -> float:
-    """Return how many times as long as usual this machine takes now; at least 1, so that a quick one gains nothing."""
+    """Return how many times as long as usual this machine takes now: at least 1, at most MOST."""
     began, total = time.process_time(), 0
     for n in range(ROUNDS):
         total += n
-    return max(1.0, (time.process_time() - began) / USUAL)
+    return min(MOST, max(1.0, (time.process_time() - began) / USUAL))

@@ -363,7 +363,7 @@ def draining() -> None:
 
 
 def reloaded(*, users: int) -> None:
-    """Log that users and pipelines which were changed were read; `users` have a pipeline now."""
+    """Log that changed users and pipelines were read from the database. `users` is the number of users with a route."""
     _emit("info", "reloaded", users=users)
 
 

@@ -30,7 +30,7 @@ class KnownUsers:
         self._keys = set(keys)
 
     def change(self, there: Iterable[str], gone: Iterable[str]) -> None:
-        """Know some users more, and others no longer."""
+        """Add users, and remove others."""
         self._keys.difference_update(gone)
         self._keys.update(there)
 

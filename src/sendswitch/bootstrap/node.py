@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from sendswitch import logs, unix_socket
 from sendswitch.accounts import access_keys, users
 from sendswitch.accounts.passwords import Passwords
-from sendswitch.bootstrap.accounts import Accounts
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
+from sendswitch.bootstrap.database_view import DatabaseView
 from sendswitch.bootstrap.management import Management
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
@@ -200,8 +200,8 @@ class Node:
         # So few that a worker has nine places of ten for live mail, whatever the candidates do.
         most = min(AT_ONCE, config.worker.concurrency // 10)
         self.candidates = Candidates(self._dispatcher, self.spool.note, most=most)
-        self._accounts = Accounts(self._engine, lambda: self.config, self.current, self._know_routes)
-        await self._accounts.open()
+        self._database = DatabaseView(self._engine, lambda: self.config, self.current, self._know_routes)
+        await self._database.open()
         self.current.use_rules(await self.spool.rules())
         self._keep("workers online", partial(self._dispatcher.watch, self._back))
         self._keep("queue", self.queue.run)
@@ -213,7 +213,7 @@ class Node:
         self.sender = Sender(
             self._outbox, Reach(config.webhooks.allow), lambda: self.config.webhooks.keep, system_clock
         )
-        self._services = replace(make_services(config), lists=self._accounts.lists)
+        self._services = replace(make_services(config), lists=self._database.lists)
 
     async def _start_workers(self) -> None:
         """Start the worker in this process, the socket for others and, if asked, worker processes."""
@@ -248,7 +248,7 @@ class Node:
 
     def _for_workers(self, owner: str) -> dict[str, Any]:
         level = logs.lowest_level()
-        return settings_for_workers(self._first, self.config, self._accounts.lists_read, level, own=bool(owner))
+        return settings_for_workers(self._first, self.config, self._database.lists_read, level, own=bool(owner))
 
     async def _key(self, given: str) -> tuple[int, str] | None:
         """Return the number of a worker's key and its user's address."""
@@ -258,7 +258,7 @@ class Node:
         """Return the background work of the node's whole life, by name."""
         kept = self._first.journal.enabled
         parts: dict[str, Work] = {
-            "users and pipelines": partial(self._accounts.follow, self._tell_workers, self.workers.drop),
+            "users and pipelines": partial(self._database.follow, self._tell_workers, self.workers.drop),
             "webhooks": self.sender.run,
             "overload": self.overload.watch,
             "canary": self.canary.run,
@@ -312,7 +312,7 @@ class Node:
             overload=lambda: self.overload.why,
             delimiters=config.routing.recipient_delimiter,
             origin=config.routing.origin,
-            directory=self._accounts.directory,
+            directory=self._database.directory,
             srs=make_srs(config, self._srs_secret),
         )
         if section.mode == "filter":
@@ -372,7 +372,7 @@ class Node:
         """Read changed users and pipelines soon, with `whole` all of them, and try what waits."""
         self.queue.wake()
         self.sender.look()
-        self._accounts.look(whole=whole)
+        self._database.look(whole=whole)
 
     async def _tell_workers(self) -> None:
         """Tell workers that users, lists or settings may be others."""

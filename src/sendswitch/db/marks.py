@@ -13,7 +13,6 @@ from sendswitch.db.tables import marks
 # How often users with their pipelines and workers, kept lists, and keys of programs were changed.
 USERS, LISTS, KEYS = "users", "lists", "keys"
 
-
 # The numbers that a transaction has. It needs one of each kind, whatever it changes: PostgreSQL would go through all
 # versions of a row that one transaction changes ten thousand times.
 _counted: WeakKeyDictionary[Transaction, dict[str, int]] = WeakKeyDictionary()
@@ -25,7 +24,8 @@ def count(connection: Connection, name: str) -> int:
     No other transaction gets a number until this one ends. So a number that can be seen means that all lower ones can
     be seen too, and two transactions never wait for each other.
     """
-    transaction = connection.get_transaction() or connection.begin()
+    transaction = connection.get_transaction()
+    assert transaction is not None
     mine = _counted.setdefault(transaction, {})
     if name not in mine:
         if not _add_one(connection, name):

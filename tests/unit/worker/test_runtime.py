@@ -108,3 +108,25 @@ async def test_a_task_that_fails_without_an_answer_is_no_longer_in_hand() -> Non
             await asyncio.sleep(0.01)
     worker.stop()
     await running
+
+
+@pytest.mark.parametrize(("names", "left"), [([("bob@example.test", False)], True), (None, False)])
+async def test_a_pipeline_that_is_being_made_is_dropped_only_with_all(
+    names: list[tuple[str, bool]] | None, left: bool
+) -> None:
+    """Its route may be newer than the names that were asked about; with all, it was read before the change."""
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def source(owner: str, version: int) -> PipelineConfig:
+        begun.set()
+        await goes_on.wait()
+        return PipelineConfig()
+
+    pipelines = PipelineCache(source, 1, Services())
+    making = asyncio.create_task(pipelines.get(task(0, 1)))
+    await begun.wait()
+    dropping = asyncio.create_task(pipelines.drop(names))
+    await asyncio.sleep(0)  # it waits for what is being made
+    goes_on.set()
+    await asyncio.gather(making, dropping)
+    assert (pipelines.ready(task(0, 1)) is not None) is left

@@ -35,8 +35,8 @@ Keys = frozenset[tuple[int, str]]
 """The keys of workers that are valid: numbers, and addresses of their users."""
 
 
-class Accounts:
-    """The accounts that a node knows. `on_routes` is called with new routes when they are in force."""
+class DatabaseView:
+    """The database as a node knows it. `on_routes` is called with new routes when they are in force."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Accounts:
         except SQLAlchemyError as error:  # another node may be doing it
             logs.failed("writing summaries of pipelines", error=error)
         numbers = await in_thread(marks.numbers, self._engine)
-        await self._read_users()
+        await self._read_users(since=-1)
         self._keys_read = numbers[marks.KEYS]  # no worker is connected yet
         await self._read_lists(numbers[marks.LISTS])
         self._all_read = monotonic()
@@ -100,7 +100,9 @@ class Accounts:
             self._keys_again = whole or numbers[marks.KEYS] != self._keys_read
             self._keys_read = numbers[marks.KEYS]
         if whole or numbers[marks.USERS] != self._users_read:
-            await self._read_users(numbers[marks.USERS], whole=whole)
+            # Fewer changes than were seen: a backup was restored.
+            await self._read_users(since=-1 if whole or numbers[marks.USERS] < self._users_read else self._users_read)
+            logs.reloaded(users=len(self._current.settings.routes))
             changed = True
         if whole or numbers[marks.LISTS] != self._lists_tried:
             await self._read_lists(numbers[marks.LISTS])
@@ -109,21 +111,16 @@ class Accounts:
             self._all_read = monotonic()
         return changed
 
-    async def _read_users(self, number: int = -1, *, whole: bool = True) -> None:
-        """Read the users that were changed since the last time; all of them when the database has fewer changes than
-        were seen, as after a backup was restored.
-        """
-        whole = whole or number < self._users_read
-        routes, changes = await in_thread(self._changed, -1 if whole else self._users_read)
-        if whole:
+    async def _read_users(self, *, since: int) -> None:
+        """Read the users that were changed after the change of this number; -1 for all users."""
+        routes, changes = await in_thread(self._changed, since)
+        if since < 0:
             self.directory.swap(changes.there)
         else:
             self.directory.change(changes.there, changes.gone)
         self._current.use_routes(routes)
         self._on_routes(changes.routes.values())
         self._users_read = changes.number
-        if number >= 0:
-            logs.reloaded(users=len(routes))
 
     def _changed(self, since: int) -> tuple[Routes, Changes]:
         """Return the routes that hold now, and the users that were changed. Blocks."""

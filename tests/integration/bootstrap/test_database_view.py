@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine, update
+from sqlalchemy.exc import OperationalError
 
 from sendswitch.accounts import access_keys, users, workers
-from sendswitch.bootstrap import accounts
-from sendswitch.bootstrap.accounts import LOOK, Accounts, Keys
+from sendswitch.accounts.routes import read_users
+from sendswitch.bootstrap import database_view
+from sendswitch.bootstrap.database_view import LOOK, DatabaseView, Keys
 from sendswitch.config.model import Config
 from sendswitch.db import lists, marks
 from sendswitch.db.tables import marks as marks_table
@@ -39,7 +41,7 @@ class NodeParts:
 
     def __post_init__(self) -> None:
         self.settings = SimpleNamespace(routes=Routes())
-        self.accounts = Accounts(self.engine, lambda: self.config, cast(Current, self), self.routes.extend)
+        self.view = DatabaseView(self.engine, lambda: self.config, cast(Current, self), self.routes.extend)
 
     def use_routes(self, routes: Routes) -> None:
         self.settings.routes = routes
@@ -55,8 +57,8 @@ class NodeParts:
 @asynccontextmanager
 async def node(engine: Engine) -> AsyncIterator[NodeParts]:
     parts = NodeParts(engine)
-    await parts.accounts.open()
-    following = asyncio.create_task(parts.accounts.follow(parts.tell, parts.keys.append))
+    await parts.view.open()
+    following = asyncio.create_task(parts.view.follow(parts.tell, parts.keys.append))
     try:
         yield parts
     finally:
@@ -84,11 +86,11 @@ async def test_what_is_changed_elsewhere_holds_on_every_node_within_a_second(eng
         assert [route.needs_pool for route in two.routes] == [False, True]
         await until(lambda: (one.told, two.told) == (1, 1))
         users.add_user(engine, BOB)
-        await until(lambda: one.accounts.directory.lookup(BOB) == BOB)
+        await until(lambda: one.view.directory.lookup(BOB) == BOB)
         workers.set_workers(engine, BOB, run_by="own")
         await until(lambda: two.settings.routes.find(BOB) is not None)
         users.remove_user(engine, BOB)
-        await until(lambda: two.settings.routes.find(BOB) is None and two.accounts.directory.lookup(BOB) == "")
+        await until(lambda: two.settings.routes.find(BOB) is None and two.view.directory.lookup(BOB) == "")
         assert two.version(ANN) == 2
 
 
@@ -96,9 +98,9 @@ async def test_lists_and_keys_are_followed(engine: Engine) -> None:
     users.add_user(engine, ANN)
     (first, _), (second, _) = (access_keys.add_key(engine, ANN, "work", "") for _ in range(2))
     async with node(engine) as one:
-        read = one.accounts.lists_read
+        read = one.view.lists_read
         lists.add(engine, "", "deny", ["spam.example"], reason="loud", author="me")
-        await until(lambda: one.accounts.lists_read != read)
+        await until(lambda: one.view.lists_read != read)
         assert one.keys == []
         access_keys.remove_key(engine, first)
         # Twice: a worker may have been logging in with the key that was removed.
@@ -120,25 +122,60 @@ async def test_without_changes_nobody_is_told(engine: Engine, monkeypatch: pytes
     async with node(engine) as one:
         await until(lambda: looks > 3)
         assert one.told == 0
-        one.accounts.look()
+        one.view.look()
         await until(lambda: one.told == 1)
 
 
-async def test_a_changed_configuration_holds_for_every_user(engine: Engine) -> None:
+def add_both(engine: Engine) -> None:
     for name in (ANN, BOB):
         users.add_user(engine, name)
         users.set_pipeline(engine, name, LIGHT)
+
+
+async def test_a_changed_configuration_holds_for_every_user_and_for_lists(engine: Engine) -> None:
+    add_both(engine)
     async with node(engine) as one:
+        read = one.view.lists_read
         one.config = Config.model_validate({"pipelines": {"on_timeout": "hold"}})
-        one.accounts.look(whole=True)
+        one.view.look(whole=True)
         await until(lambda: {route.on_timeout for route in one.settings.routes} == {"hold"})
         await until(lambda: one.told == 1)
+        assert one.view.lists_read != read  # their addresses have extensions by the configuration
+
+
+async def test_a_configuration_that_is_changed_while_users_are_read_holds_too(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_both(engine)
+    async with node(engine) as one:
+
+        def meanwhile(*given: Any, **named: Any) -> Any:
+            monkeypatch.setattr(database_view, "read_users", read_users)
+            found = read_users(*given, **named)
+            one.config = Config.model_validate({"pipelines": {"on_timeout": "hold"}})
+            one.view.look(whole=True)
+            return found
+
+        monkeypatch.setattr(database_view, "read_users", meanwhile)
+        one.view.look(whole=True)
+        await until(lambda: {route.on_timeout for route in one.settings.routes} == {"hold"})
+
+
+async def test_summaries_that_cannot_be_written_keep_no_node_from_starting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_both(engine)
+
+    def locked(engine: Engine) -> int:
+        raise OperationalError("update", {}, Exception("deadlock"))
+
+    monkeypatch.setattr(database_view, "renew_summaries", locked)
+    async with node(engine) as one:
+        assert (one.version(ANN), one.version(BOB)) == (1, 1)
 
 
 async def test_after_a_backup_was_restored_all_is_read(engine: Engine) -> None:
-    for name in (ANN, BOB):
-        users.add_user(engine, name)
-        users.set_pipeline(engine, name, LIGHT)
+    add_both(engine)
     async with node(engine) as one:
         users.set_pipeline(engine, BOB, HEAVY)
         await until(lambda: one.version(BOB) == 2)
@@ -187,18 +224,18 @@ async def test_after_a_failure_everything_is_read_whatever_the_numbers_say(
         raise OSError("it is away")
 
     async with node(engine) as one:
-        lists_read = one.accounts.lists_read
+        lists_read = one.view.lists_read
         monkeypatch.setattr(marks, "numbers", away)
         with engine.begin() as connection:
             connection.execute(update(pipelines).values(version=7))
         await asyncio.sleep(2 * LOOK)
         assert one.version(ANN) == 1
         monkeypatch.setattr(marks, "numbers", numbers)
-        await until(lambda: one.version(ANN) == 7 and one.accounts.lists_read != lists_read and one.keys != [])
+        await until(lambda: one.version(ANN) == 7 and one.view.lists_read != lists_read and one.keys != [])
 
 
 async def test_what_an_older_node_changed_is_seen_in_the_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "WHOLE", 1.0)
+    monkeypatch.setattr(database_view, "WHOLE", 1.0)
     users.add_user(engine, ANN)
     users.set_pipeline(engine, ANN, LIGHT)
     async with node(engine) as one:
@@ -212,14 +249,14 @@ async def test_a_list_that_cannot_be_read_is_not_asked_for_again(
 ) -> None:
     """Workers keep the old lists too: they ask when `lists_read` is another."""
     async with node(engine) as one:
-        read, told = one.accounts.lists_read, one.told
+        read, told = one.view.lists_read, one.told
 
         def broken() -> None:
             raise ValueError("no entry")
 
-        monkeypatch.setattr(one.accounts.lists, "refresh", broken)
+        monkeypatch.setattr(one.view.lists, "refresh", broken)
         lists.add(engine, "", "deny", ["spam.example"], reason="loud", author="me")
         await until(lambda: one.told == told + 1)
         await asyncio.sleep(2 * LOOK)
-        assert (one.accounts.lists_read, one.told) == (read, told + 1)
+        assert (one.view.lists_read, one.told) == (read, told + 1)
     assert capsys.readouterr().err.count("no entry") == 1
