@@ -103,7 +103,7 @@ def test_those_who_say_nothing_are_sent_away_and_stop_nobody(tmp_path: Path) -> 
             client.sendall(b"EHLO x\r\nMAIL FROM:<a@b>\r\n")
         began = time.monotonic()
         send(node.port)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.9
         while time.monotonic() - began < 5:
             for client in slow:  # a byte now and then keeps the idle limit away, not the transaction's
                 with suppress(OSError):

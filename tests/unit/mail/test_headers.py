@@ -159,7 +159,7 @@ def test_no_header_takes_long(head: bytes) -> None:
     in_header(mail.raw_headers("from"))
     verdict = Verdict(tags=("SPAM",))
     Composer("us", {}).compose(InMemory(head), message="i", client=Client(), received=0, verdict=verdict).whole()
-    assert took(began) < 1
+    assert took(began) < 2
 
 
 # corners

@@ -169,7 +169,7 @@ def test_no_expression_is_slow() -> None:
     entries = Entries([Entry(checked("/^(a+)+$/"))])
     began = time.process_time()
     assert entries.sender("a" * 5000 + "!", NOW) is None
-    assert took(began) < 1
+    assert took(began) < 3
 
 
 # Which list counts

@@ -141,7 +141,7 @@ def test_addresses_of_a_field(value: str, found: list[str]) -> None:
 def test_addresses_are_read_in_the_time_it_takes(text: str) -> None:
     began = time.process_time()
     addresses(text * 60_000)
-    assert took(began) < 2
+    assert took(began) < 6
 
 
 @pytest.mark.parametrize(("script", "delivered"), [("keep;", True), ("discard;", False), ('redirect "x@y.z";', False)])

@@ -98,7 +98,7 @@ async def test_what_is_too_slow_is_killed_and_others_go_on(readers: InProcesses,
     with suppress(TimeoutError, ReaderFailed):
         async with within(0.5):
             await readers.read(BUSY, slow_file(tmp_path), about)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert about.broke == ["the reader of sieve"]
     assert await attachment(readers).process(Mail(InMemory(RAW)), context()) is not None
 
@@ -108,15 +108,15 @@ async def test_one_user_does_not_keep_others_waiting(readers: InProcesses, tmp_p
 
     async def slow() -> None:
         with suppress(TimeoutError, ReaderFailed):
-            async with within(3):
+            async with within(12):
                 await readers.read(BUSY, mail, context(recipient="slow@example.test"))
 
     busy = [asyncio.create_task(slow()) for _ in range(4)]
     await asyncio.sleep(0.3)
     began = time.monotonic()
-    async with within(2):
+    async with within(8):
         await attachment(readers).process(Mail(InMemory(RAW)), context(recipient="other@example.test"))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     for task in busy:
         task.cancel()
     await asyncio.wait(busy)

