@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader, SetHeader
+from sendswitch.mail.edits import AddHeader, MarkSubject, RemoveHeader, SetHeader
 from sendswitch.mail.message import Attachment, Mail
 from sendswitch.mail.verdict import Verdict
 from sendswitch.processors.base import Context

@@ -26,8 +26,8 @@ from sendswitch.delivery.compose import Composer
 from sendswitch.intake import after_queue, proxy
 from sendswitch.journal import events
 from sendswitch.mail.content import InMemory, read_all
+from sendswitch.mail.edits import AddHeader, MarkSubject, RemoveHeader
 from sendswitch.mail.envelope import Client, Envelope, Recipient
-from sendswitch.mail.headers import AddHeader, MarkSubject, RemoveHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Denial, StepRecord, Verdict
 from sendswitch.processors import registry

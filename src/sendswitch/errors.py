@@ -7,8 +7,11 @@ generic sentence, the log gets the cause.
 from __future__ import annotations
 
 import errno
+from typing import TypeVar
 
 from sendswitch.reply import Reply
+
+Raised = TypeVar("Raised", bound=BaseException)
 
 LOCAL_ERROR = Reply(451, "4.3.0", "Error: the message could not be taken now, please try again later")
 
@@ -100,6 +103,12 @@ _KINDS: dict[str, type[Exception]] = {
     "failed": SendSwitchError,
     "invalid_value": ValueError,
 }
+
+
+def caused_by(cause: BaseException, error: Raised) -> Raised:
+    """Return an error with its cause, which compiled code does not keep: raise caused_by(error, New()) from error."""
+    error.__cause__ = cause
+    return error
 
 
 def kind_of(error: Exception) -> str:

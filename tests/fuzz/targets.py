@@ -15,16 +15,9 @@ from pathlib import Path
 from sendswitch.mail import address, results, xtext
 from sendswitch.mail.address_list import addresses
 from sendswitch.mail.content import InMemory
+from sendswitch.mail.edits import MarkSubject, RemoveHeader
 from sendswitch.mail.envelope import Client, Envelope, Recipient
-from sendswitch.mail.headers import (
-    MarkSubject,
-    RemoveHeader,
-    dispositions,
-    edit,
-    glance,
-    unfinished,
-    without_own,
-)
+from sendswitch.mail.headers import dispositions, edit, glance, unfinished, without_own
 from sendswitch.mail.message import LARGE_HEADER, Mail
 from sendswitch.processors.attachment import Attachment, AttachmentOptions
 from sendswitch.sieve.grammar import Spent

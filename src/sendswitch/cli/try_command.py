@@ -21,8 +21,9 @@ from sendswitch.errors import NotFound, in_words
 from sendswitch.journal import story
 from sendswitch.mail.address import valid
 from sendswitch.mail.content import InMemory
+from sendswitch.mail.edits import Cut
 from sendswitch.mail.envelope import Client, Envelope, Recipient
-from sendswitch.mail.headers import Cut, fields
+from sendswitch.mail.headers import fields
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import Deferral, PipelineResult, Verdict
 from sendswitch.pipeline.recording import Case

@@ -12,8 +12,9 @@ from email.utils import format_datetime
 from functools import lru_cache
 
 from sendswitch.mail.content import Content, Edited, Spliced
+from sendswitch.mail.edits import AddHeader, Cut, Edit, MarkSubject
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, closed, edit, hops, without_own
+from sendswitch.mail.headers import closed, edit, hops, without_own
 from sendswitch.mail.hops import FIELD as FORWARDED
 from sendswitch.mail.verdict import Verdict
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.header import Header
 
+from sendswitch.mail.edits import AddHeader, HeaderEdit, RemoveHeader, SetHeader
 from sendswitch.mail.mime.words import decoded
 
 OWN_PREFIX = b"x-sendswitch-"
@@ -155,49 +156,6 @@ def _ends_of(name: bytes, lower: bytes) -> Iterator[int]:
     while (at := lower.find(wanted, at)) >= 0:
         at += len(wanted)
         yield at
-
-
-@dataclass(frozen=True, slots=True)
-class AddHeader:
-    """Put a field at the top."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class SetHeader:
-    """Replace every field of that name by one; put it at the top if there was none."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveHeader:
-    """Remove every field of that name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class MarkSubject:
-    """Put `mark` before the Subject, once however often it is asked for."""
-
-    mark: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Put `text` in place of the bytes from `start` to `end` of the message as it came; not in its header."""
-
-    start: int
-    end: int
-    text: str
-
-
-HeaderEdit = AddHeader | SetHeader | RemoveHeader | MarkSubject
-Edit = HeaderEdit | Cut
 
 
 def valid_name(name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sendswitch.mail.headers import AddHeader, Cut, Edit, RemoveHeader, SetHeader
+from sendswitch.mail.edits import AddHeader, Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.reply import Reply, parse_reply
 
 

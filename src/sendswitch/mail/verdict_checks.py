@@ -7,7 +7,8 @@ from math import isfinite
 from typing import Any
 
 from sendswitch.mail.address import valid
-from sendswitch.mail.headers import Cut, Edit, MarkSubject, valid_name
+from sendswitch.mail.edits import Cut, Edit, MarkSubject
+from sendswitch.mail.headers import valid_name
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     MAX_EDITS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sendswitch.mail.headers import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader
+from sendswitch.mail.edits import AddHeader, Cut, Edit, MarkSubject, RemoveHeader, SetHeader
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import (
     BROKE,

@@ -16,7 +16,7 @@ from sendswitch.conditions.condition import Condition, ConditionFacts
 from sendswitch.conditions.pipeline import OnError, PipelineConfig, StepConfig
 from sendswitch.deadline import within
 from sendswitch.errors import Temporary
-from sendswitch.mail.headers import Cut, Edit
+from sendswitch.mail.edits import Cut, Edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.findings import Finding, Kind
 from sendswitch.mail.text import storable

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from sendswitch.config.units import Size
 from sendswitch.mail import results
-from sendswitch.mail.headers import AddHeader, Cut, Edit, RemoveHeader, SetHeader
+from sendswitch.mail.edits import AddHeader, Cut, Edit, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime import reader
 from sendswitch.mail.mime.archives import look

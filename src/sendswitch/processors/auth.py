@@ -31,7 +31,7 @@ from pydantic import Field
 from sendswitch.errors import Temporary
 from sendswitch.mail import results
 from sendswitch.mail.address import in_header, sole_author
-from sendswitch.mail.headers import AddHeader, Edit, RemoveHeader
+from sendswitch.mail.edits import AddHeader, Edit, RemoveHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict, parse_refusal
 from sendswitch.processors import base

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from sendswitch.mail.headers import OWN_PREFIX, AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader, valid_name
+from sendswitch.mail.edits import AddHeader, Edit, MarkSubject, RemoveHeader, SetHeader
+from sendswitch.mail.headers import OWN_PREFIX, valid_name
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import MAX_EDITS, Verdict
 from sendswitch.processors import base

@@ -26,7 +26,7 @@ import orjson
 from pydantic import Field
 
 from sendswitch.config.units import Size
-from sendswitch.mail.headers import AddHeader, Edit, RemoveHeader, SetHeader
+from sendswitch.mail.edits import AddHeader, Edit, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.text import storable
 from sendswitch.mail.verdict import MAX_EDITS, SPAM, Action, Verdict, parse_refusal

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from sendswitch.errors import Refused, Temporary
-from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import FOLDER, MAX_FORWARD, MAX_TAG, MAX_TAGS, Action, Denial, Verdict
 from sendswitch.mail.verdict_checks import checked_tags

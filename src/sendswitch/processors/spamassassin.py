@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from sendswitch.config.units import Size
 from sendswitch.mail.address import key
-from sendswitch.mail.headers import SetHeader
+from sendswitch.mail.edits import SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import SPAM, Action, Verdict, parse_refusal
 from sendswitch.processors import base

@@ -175,10 +175,12 @@ class ActiveQueue:
         """Load due deliveries until `stop`."""
         while not self._stopping:
             self._wake.clear()
+            wait, fed = 0.0, False
             try:
-                wait = await self._feed()
+                wait, fed = await self._feed(), True
             except Exception as error:
                 logs.failed("loading the queue", error=error)
+            if not fed:
                 await asyncio.sleep(PAUSE)
                 continue
             try:

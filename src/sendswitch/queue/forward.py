@@ -17,8 +17,8 @@ from dataclasses import replace
 from sendswitch.journal.events import EventKind
 from sendswitch.mail import xtext
 from sendswitch.mail.address import domain_key, key, split, valid
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.envelope import Recipient
-from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.hops import FIELD, Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.verdict import FOLDER, Action, Verdict

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sendswitch import logs, metrics
 from sendswitch.clock import Clock
@@ -55,11 +56,10 @@ class Outcomes:
     async def record(self, changes: Sequence[Change], more: Sequence[Record] = ()) -> None:
         """Make changes durable, however long it takes (rule 1)."""
         while True:
-            try:
+            with suppress(SpoolUnavailable):
                 await self._spool.change(changes, more=more)
                 return
-            except SpoolUnavailable:
-                await asyncio.sleep(RETRY_SPOOL)
+            await asyncio.sleep(RETRY_SPOOL)
 
     async def settle(self, message: Message, deliveries: Sequence[Delivery], result: Delivered, seconds: float) -> None:
         """Record the next hop's reply: delivered, deferred, or failed."""
@@ -147,13 +147,16 @@ class Outcomes:
         for delivery in deliveries:
             if delivery.state in TERMINAL or delivery.due is None or delivery.due > self._clock():
                 continue
+            done = False
             try:
                 if isinstance(error, ContentDamaged):
                     await self.hold_damaged(delivery, str(error))
                 else:
                     await self.put_off(delivery, f"error: {classify(error)}")
+                done = True
             except Exception as second:
                 logs.failed("putting a delivery off", error=second, msg_id=delivery.message.text_id)
+            if not done:
                 await asyncio.sleep(HOLD_BACK)
 
     def _again(self, delivery: Delivery, why: str, **extra: object) -> Change:

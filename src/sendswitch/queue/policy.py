@@ -132,7 +132,7 @@ def effect(
         case Action.PASS | None:
             return DeliverEffect()
         case Action.FORWARD:
-            return ForwardEffect(verdict.forward, verdict.keep_copy)
+            return ForwardEffect(tuple(verdict.forward), bool(verdict.keep_copy))
         case Action.QUARANTINE:
             return QuarantineEffect(now + policy.quarantine, verdict.reason)
         case Action.PENDING:

@@ -93,17 +93,23 @@ class QueueRunner:
             else:
                 affected.setdefault(rule.id, (rule, []))[1].append(delivery)
         for rule, about in affected.values():
+            failed: Exception | None = None
             try:
                 free += await self._outcomes.apply(message, about, rule, quarantine=settings.policy.quarantine)
             except Exception as error:
-                await self._outcomes.after_error(about, error)
+                failed = error
+            if failed is not None:
+                await self._outcomes.after_error(about, failed)
         return free
 
     async def _safely(self, deliveries: Sequence[Delivery], work: Coroutine[None, None, None]) -> None:
+        failed: Exception | None = None
         try:
             await work
         except Exception as error:
-            await self._outcomes.after_error(deliveries, error)
+            failed = error
+        if failed is not None:
+            await self._outcomes.after_error(deliveries, failed)
 
     def _route(self, delivery: Delivery) -> Route | None:
         """Return the way to the pipeline that must be asked, None when there is nothing to ask.

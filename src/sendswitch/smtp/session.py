@@ -326,11 +326,13 @@ class Session(asyncio.Protocol):
 
     async def _log_in(self, given: Credentials) -> None:
         assert self._options.authenticate is not None
+        login, known = "", False
         try:
             with self._listener.logging_in(self.address):
-                login = await self._options.authenticate(given.user, given.password)
+                login, known = await self._options.authenticate(given.user, given.password), True
         except Exception as error:
             logs.session_failed(client=self.address, error=classify(error))
+        if not known:
             await asyncio.sleep(WRONG_PASSWORD)
             self._machine.logged_in("", replies.LOGIN_UNKNOWN)
             return
@@ -351,6 +353,11 @@ class Session(asyncio.Protocol):
         else:
             self._go_on()
 
+    @property
+    def _idle(self) -> bool:
+        """Return whether no work is in hand. `_go_on` may not ask `_work` itself again: see tests/house."""
+        return self._work is None
+
     def _go_on(self) -> None:
         """Go on with the next command when the work in hand has ended."""
         self._work = None
@@ -361,9 +368,9 @@ class Session(asyncio.Protocol):
         if not self._blocked:
             self._advance()
             self._resume()
-        if self._work is None and self._eof:
+        if self._idle and self._eof:
             self._end(linger=False)
-        elif self._work is None and self._listener.stopping and not self._machine.in_transaction:
+        elif self._idle and self._listener.stopping and not self._machine.in_transaction:
             self._close(replies.SHUTTING_DOWN, linger=False)
 
     def flush(self) -> None:

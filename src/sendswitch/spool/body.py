@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from sendswitch.durable import publish
-from sendswitch.errors import SpoolUnavailable
+from sendswitch.errors import SpoolUnavailable, caused_by
 from sendswitch.mail.content import Content, InFile, InMemory
 from sendswitch.mail.ids import to_text
 from sendswitch.spool.schema import content_file
@@ -105,7 +105,7 @@ class Body:
                     written = os.write(self._file, view)
                     view = view[written:]
         except OSError as error:
-            raise SpoolUnavailable(f"cannot write {self._temporary}: {error.strerror}") from error
+            raise caused_by(error, SpoolUnavailable(f"cannot write {self._temporary}: {error.strerror}")) from error
 
     def _complete(self) -> None:
         assert self._file is not None
@@ -113,6 +113,6 @@ class Body:
             os.fsync(self._file)
             publish(self._temporary, self._final)
         except OSError as error:
-            raise SpoolUnavailable(f"cannot complete {self._final}: {error.strerror}") from error
+            raise caused_by(error, SpoolUnavailable(f"cannot complete {self._final}: {error.strerror}")) from error
         os.close(self._file)
         self._file = None

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from sendswitch.errors import SpoolUnavailable, in_words
+from sendswitch.errors import SpoolUnavailable, caused_by, in_words
 from sendswitch.spool.records import Record
 from sendswitch.spool.schema import COLUMNS_WRITTEN
 
@@ -49,7 +49,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint=2000")
         return connection
     except sqlite3.Error as error:
-        raise SpoolUnavailable(f"cannot open the spool {path}: {in_words(error)}") from error
+        raise caused_by(error, SpoolUnavailable(f"cannot open the spool {path}: {in_words(error)}")) from error
 
 
 @contextmanager

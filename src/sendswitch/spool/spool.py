@@ -20,7 +20,7 @@ import orjson
 
 from sendswitch import logs
 from sendswitch.clock import Clock
-from sendswitch.errors import SpoolUnavailable, in_words
+from sendswitch.errors import SpoolUnavailable, caused_by, in_words
 from sendswitch.journal.events import Event, EventKind
 from sendswitch.mail.content import Content, InMemory, digest_of
 from sendswitch.mail.envelope import Envelope, Recipient
@@ -332,7 +332,9 @@ class Spool:
                 return open_content(self._files, stored)
             return await asyncio.to_thread(open_content, self._files, stored)
         except OSError as error:
-            raise SpoolUnavailable(f"content of {to_text(message)} cannot be read: {in_words(error)}") from error
+            raise caused_by(
+                error, SpoolUnavailable(f"content of {to_text(message)} cannot be read: {in_words(error)}")
+            ) from error
 
     async def due(self, now: float, limit: int) -> list[Delivery]:
         """Return deliveries whose time has come, the longest waiting first."""
@@ -345,10 +347,13 @@ class Spool:
         messages: dict[int, Message] = {}
         found: list[Delivery] = []
         for row in rows:
+            wrong: Exception | None = None
             try:
                 found.append(delivery_from_row(row, messages, self.content))
             except (ValueError, TypeError, KeyError) as error:
-                await self._put_aside(row[0], row[9], error)
+                wrong = error
+            if wrong is not None:
+                await self._put_aside(row[0], row[9], wrong)
         return found
 
     async def _put_aside(self, message: int, n: int, error: Exception) -> None:
@@ -399,7 +404,7 @@ class Spool:
             try:
                 return await asyncio.to_thread(lambda: self._reader.execute(sql, parameters).fetchall())
             except sqlite3.Error as error:
-                raise SpoolUnavailable(f"the spool cannot be read: {in_words(error)}") from error
+                raise caused_by(error, SpoolUnavailable(f"the spool cannot be read: {in_words(error)}")) from error
 
     # What the journal takes over
 

@@ -60,9 +60,10 @@ class Writer:
         self._idle.set()
         self.written = asyncio.Event()
         self.groups = 0  # committed or failed
-        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        # Not `_thread`: compiled, that would be a word of C.
+        self._writing = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self.failure: Exception | None = None
-        self._thread.start()
+        self._writing.start()
 
     def submit(self, rows: Sequence[Record], call: Call | None = None) -> asyncio.Future[Any]:
         """Write durably. The future has the call's result; it fails with SpoolUnavailable or the call's error."""
@@ -78,7 +79,7 @@ class Writer:
         self._closing = True
         await self._idle.wait()
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._writing.join)
         self._connection.close()
 
     def busy_for(self) -> float:

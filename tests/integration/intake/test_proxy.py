@@ -71,6 +71,7 @@ async def test_an_answer_given_before_the_queue_counts_when_the_queue_is_full(
         assert sorted(s.asked) == ["ann@example.test", "bob@example.test"]
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize("size", [0, LARGE])
 async def test_whom_lmtp_served_is_served_once(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, size: int
@@ -127,6 +128,7 @@ async def test_success_is_reported_where_the_next_hop_does_not(
         assert all(report.count(b"Action: relayed") == 2 for report in told)
 
 
+@pytest.mark.sources
 async def test_a_report_that_cannot_be_stored_does_not_take_the_answer_back(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ async def test_a_mailbox_named_twice_gets_the_message_once(tmp_path: Path, clock
         assert len(s.got("joe@example.test")) == 1
 
 
+@pytest.mark.sources
 async def test_refusals_are_kept_once_a_minute_and_not_without_end(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

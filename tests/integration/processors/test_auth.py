@@ -14,8 +14,9 @@ import pytest
 from sendswitch.errors import Temporary
 from sendswitch.mail import results
 from sendswitch.mail.content import InMemory
+from sendswitch.mail.edits import AddHeader, RemoveHeader
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, RemoveHeader, edit
+from sendswitch.mail.headers import edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.mail.verdict_checks import checked

@@ -15,8 +15,8 @@ import pytest
 from sendswitch.bench.peers import free_port, public_folder
 from sendswitch.bench.scanners import GTUBE, rspamd
 from sendswitch.mail.content import InFile
+from sendswitch.mail.edits import AddHeader, RemoveHeader, SetHeader
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, RemoveHeader, SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.mail.verdict_checks import checked

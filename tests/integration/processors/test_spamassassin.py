@@ -13,7 +13,7 @@ import pytest
 from sendswitch.bench.peers import free_port, public_folder
 from sendswitch.bench.scanners import GTUBE, spamd
 from sendswitch.mail.content import InFile
-from sendswitch.mail.headers import SetHeader
+from sendswitch.mail.edits import SetHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.verdict import Action, Verdict
 from sendswitch.processors.spamassassin import SpamAssassin, SpamAssassinOptions

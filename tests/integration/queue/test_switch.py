@@ -19,8 +19,8 @@ import pytest
 from sendswitch.delivery.compose import Composer
 from sendswitch.errors import SpoolUnavailable, Temporary
 from sendswitch.mail.content import Content, InMemory, read_all
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.envelope import Envelope, Recipient
-from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.srs import Srs
 from sendswitch.mail.task import Answer, Reference
 from sendswitch.mail.verdict import BROKE, FOLDER, LATE, Action, Deferral, PipelineResult, Verdict
@@ -115,6 +115,7 @@ async def test_mail_that_was_kept_gets_its_whole_time_again(tmp_path: Path, cloc
         assert s.asked == ["ann@example.test"]  # not filtered again
 
 
+@pytest.mark.sources
 async def test_an_error_about_kept_mail_never_reaches_its_sender(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ async def test_offers_that_the_broker_lost_with_its_connection_are_made_again(
         assert sorted(s.asked) == ["kept@example.test", "lost@example.test", "lost@example.test"]
 
 
+@pytest.mark.sources
 async def test_what_a_forward_wrote_is_begun_once(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +501,7 @@ async def test_deferrals_and_temporary_denials_ask_again_without_piling_up(tmp_p
         assert s.got("ann@example.test")[0].count(b"X-Seen") == 1
 
 
+@pytest.mark.sources
 async def test_mail_whose_time_comes_while_it_is_put_off_is_not_delivered_unfiltered(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,6 +661,7 @@ async def test_a_report_quotes_only_what_a_server_said(
         assert f"Arrival-Date: {came}\r\n".encode() in report
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize(("edits", "beside"), [(1, False), (100, True)])
 async def test_a_header_that_takes_its_time_is_written_beside_the_loop(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, edits: int, beside: bool
@@ -703,6 +707,7 @@ async def test_what_has_no_place_in_the_window_is_loaded_at_once(
         assert sorted(r.address for p in s.courier.parcels for r in p.envelope.recipients) == sorted(to)
 
 
+@pytest.mark.sources
 async def test_a_spool_that_fails_after_the_next_hop_took_it_repeats_nothing(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

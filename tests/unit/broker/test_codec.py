@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from sendswitch.broker.codec import MAX_ANSWER, decode_answer, decode_task, encode_answer, encode_task
 from sendswitch.mail.content import InFile, InMemory
+from sendswitch.mail.edits import AddHeader, Cut, MarkSubject
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.headers import AddHeader, Cut, MarkSubject
 from sendswitch.mail.task import Answer, Reference, Task
 from sendswitch.mail.verdict import LATE, Action, Deferral, StepRecord, Verdict
 from sendswitch.reply import Reply
@@ -44,7 +45,7 @@ VERDICT = Verdict(
 
 
 def fields(task: Task) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in Task.__slots__}
+    return {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
 
 
 @pytest.mark.parametrize("content", [TASK.content, InMemory(b""), Reference(2**62, 10**9, b"\1" * 32)])

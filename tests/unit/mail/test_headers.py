@@ -12,21 +12,9 @@ from hypothesis import strategies as st
 from sendswitch.delivery.compose import Composer
 from sendswitch.mail.address import in_header
 from sendswitch.mail.content import InMemory, head_of
+from sendswitch.mail.edits import AddHeader, HeaderEdit, MarkSubject, RemoveHeader, SetHeader
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import (
-    AddHeader,
-    HeaderEdit,
-    MarkSubject,
-    RemoveHeader,
-    SetHeader,
-    dispositions,
-    edit,
-    field_bytes,
-    fields,
-    glance,
-    hops,
-    unfinished,
-)
+from sendswitch.mail.headers import dispositions, edit, field_bytes, fields, glance, hops, unfinished
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded
 from sendswitch.mail.verdict import (

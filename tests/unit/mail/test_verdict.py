@@ -8,12 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendswitch.mail.headers import (
-    AddHeader,
-    MarkSubject,
-    RemoveHeader,
-    SetHeader,
-)
+from sendswitch.mail.edits import AddHeader, MarkSubject, RemoveHeader, SetHeader
 from sendswitch.mail.verdict import Action, AfterHold, Denial, StepRecord, Verdict
 from sendswitch.mail.verdict_checks import checked
 from sendswitch.mail.verdict_json import step_from_json, verdict_from_json
@@ -103,7 +98,6 @@ def test_a_bad_verdict_says_what_is_wrong(data: dict[str, object]) -> None:
         (Verdict(Action.FORWARD), "needs an address"),
         (Verdict(Action.PENDING, then="explode"), "none of"),  # type: ignore[arg-type]
         (Verdict(Action.DENY, denial="explode"), "none of"),  # type: ignore[arg-type]
-        (Verdict(edits=(AddHeader("X", 5),)), "text of at most"),  # type: ignore[arg-type]
         (Verdict(edits=(AddHeader("X: y", "1"),)), "no header field name"),
         (Verdict(edits=(AddHeader("X", "\ud800"),)), "text of at most"),
         (Verdict(Action.FORWARD, forward=("\ud800@b",)), "no mail address"),
@@ -116,6 +110,12 @@ def test_a_bad_verdict_says_what_is_wrong(data: dict[str, object]) -> None:
 def test_what_cannot_be_carried_out_is_no_verdict(verdict: Verdict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checked(verdict)
+
+
+def test_the_value_of_a_header_field_is_text() -> None:
+    """Compiled, the edit itself refuses another value."""
+    with pytest.raises((ValueError, TypeError), match=r"text of at most|str object expected"):
+        checked(Verdict(edits=(AddHeader("X", 5),)))  # type: ignore[arg-type]
 
 
 def test_from_outside_then_must_fit_the_action() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sendswitch.journal.compare import Difference, Tally, action, differing, tally_from_json, told
 from sendswitch.mail.content import InMemory
-from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.verdict import Action, Deferral, Denial, Verdict
 from sendswitch.pipeline.recording import Case
 from sendswitch.pipeline.smallest_change import SmallestChange, smallest_change

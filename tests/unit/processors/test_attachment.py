@@ -16,8 +16,9 @@ import pytest
 from sendswitch.delivery.compose import Composer
 from sendswitch.mail import results
 from sendswitch.mail.content import Content, Edited, InFile, InMemory, Spliced, read_all
+from sendswitch.mail.edits import AddHeader, Cut, MarkSubject, RemoveHeader, SetHeader
 from sendswitch.mail.envelope import Client
-from sendswitch.mail.headers import AddHeader, Cut, MarkSubject, RemoveHeader, SetHeader, edit
+from sendswitch.mail.headers import edit
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.archives import look
 from sendswitch.mail.mime.archives.base import DEEPEST, Budget, Unreadable

@@ -9,7 +9,7 @@ import pytest
 from sendswitch.config.load import validate
 from sendswitch.errors import InvalidConfiguration, Temporary
 from sendswitch.mail.content import InMemory
-from sendswitch.mail.headers import AddHeader
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.message import Mail
 from sendswitch.mail.mime.words import decoded as display
 from sendswitch.mail.verdict import Action, Denial, Verdict

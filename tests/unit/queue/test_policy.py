@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from sendswitch.mail.edits import AddHeader
 from sendswitch.mail.envelope import Client, Recipient
-from sendswitch.mail.headers import AddHeader
 from sendswitch.mail.verdict import OFFLINE, Action, Deferral, Denial, PipelineResult, Verdict
 from sendswitch.queue import policy as decide
 from sendswitch.reply import Reply

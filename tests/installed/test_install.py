@@ -163,13 +163,34 @@ def test_the_package_runs_with_what_is_in_it(package: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 8
     assert _installed(python) == _locked()
+    assert _compiled(package / "usr/lib/sendswitch")
+
+
+def test_the_program_is_installed_below_a_prefix(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-s", "install", f"PREFIX={tmp_path}", "PYTHON=/usr/bin/python3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = subprocess.run([tmp_path / "bin/sendswitch", "--version"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, version("sendswitch") in shown.stdout) == (0, True), shown.stderr
+    assert _compiled(tmp_path / "lib/sendswitch")
+
+
+def _compiled(environment: Path) -> bool:
+    """Whether the modules of the mail path are compiled in an environment."""
+    return len(list(environment.glob("lib/python3*/site-packages/sendswitch/smtp/protocol/server.*.so"))) == 1
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel of this checkout, and the versions to install with it."""
     folder = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run([ROOT / "tools/wheel", sys.executable, folder], capture_output=True, text=True, check=True)
+    built = subprocess.run([ROOT / "tools/wheel", sys.executable, folder], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-3000:]
     return Path(built.stdout.strip()), next(folder.glob("*.constraints.txt"))
 
 
@@ -193,6 +214,7 @@ def test_the_wheel_is_installed_with_the_versions_it_was_tested_with(
     assert [path.name for path in commands.iterdir()] == ["sendswitch"]
     program = commands / "sendswitch"
     assert _installed(program.resolve().parent / "python") == _locked()
+    assert _compiled(program.resolve().parents[1])
     shown = subprocess.run(
         [program, "demo", "--once", "--json"], env=env, capture_output=True, check=False, timeout=120
     )
