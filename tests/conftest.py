@@ -9,6 +9,7 @@ import inspect
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,4 +237,7 @@ def engine(database: str) -> Iterator[Engine]:
     """An empty database of each kind, opened."""
     engine = open_database(database)
     yield engine
+    end = time.monotonic() + 10
+    while getattr(engine.pool, "checkedout", int)() and time.monotonic() < end:
+        time.sleep(0.01)  # a thread whose task was cancelled still reads
     engine.dispose()
