@@ -7,7 +7,7 @@ command has changed. Both ways check arguments and report errors alike.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
@@ -16,11 +16,12 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from sendswitch import unix_socket
-from sendswitch.admin.base import Actor, Installation, place_of
+from sendswitch.admin.base import Actor, At, Installation, place_of
 from sendswitch.admin.dispatch import perform, result_of
 from sendswitch.admin.serialization import ACTOR, BASE, NAME, as_ours, to_error
-from sendswitch.errors import Temporary, in_words
+from sendswitch.errors import NotFound, Temporary, in_words
 from sendswitch.mail.content import InMemory
+from sendswitch.mail.ids import from_text, node_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +42,78 @@ class Client(Protocol):
     ) -> R:
         """Call a use case with keyword arguments. Raises the use case's errors, and Temporary when no answer comes."""
         ...
+
+
+class AllNodes:
+    """Calls use cases in the nodes of one machine, so that they are like one: each request where `Place.at` says.
+
+    A node that does not run is asked on its files. A request that changes something on every node and fails on one has
+    changed it on those before; made again, it changes what is left.
+    """
+
+    def __init__(self, clients: Sequence[Client], numbers: Mapping[int, Client]) -> None:
+        """Take the nodes in their order, and by the number in the ids of their messages."""
+        self._clients, self._numbers = clients, numbers
+
+    @property
+    def running(self) -> bool:
+        """Return whether one of them runs."""
+        return any(client.running for client in self._clients)
+
+    def call(
+        self, use_case: Callable[Concatenate[Installation, Actor, P], R], *none: P.args, **arguments: P.kwargs
+    ) -> R:
+        """Call a use case where it belongs. Raises NotFound when no node knows it, and the use case's other errors."""
+        running = [client for client in self._clients if client.running] or self._clients[:1]
+        match place_of(use_case).at:
+            case At.ANY:
+                return running[0].call(use_case, *none, **arguments)
+            case At.OWNER:
+                return _first_found(self._owner_first(str(arguments["id"])), use_case, arguments)
+            case At.RUNNING:
+                return self._merged(running, use_case, arguments)
+            case At.EVERY:
+                return self._merged(self._clients, use_case, arguments)
+
+    def _merged(self, clients: Sequence[Client], use_case: Callable[..., R], given: Mapping[str, Any]) -> R:
+        place = place_of(use_case)
+        wider = place.widen(self.call, given)
+        answers, missing = _answers(clients, use_case, wider)
+        if not answers:
+            raise missing[0]
+        return cast(R, place.merge(answers, given))
+
+    def _owner_first(self, id_: str) -> Sequence[Client]:
+        """Return the nodes, first the one whose number is in the id of a message. It may be another one's by now."""
+        try:
+            owner = self._numbers.get(node_of(from_text(id_.partition(".")[0])))
+        except ValueError:  # an event's
+            return self._clients
+        return sorted(self._clients, key=lambda client: client is not owner)
+
+
+def _answers(
+    clients: Sequence[Client], use_case: Callable[..., R], given: Mapping[str, Any]
+) -> tuple[list[R], list[NotFound]]:
+    """Return the answers of nodes, and the errors of those that do not know what was asked for."""
+    answers, missing = [], []
+    for client in clients:
+        try:
+            answers.append(client.call(use_case, **given))
+        except NotFound as error:
+            missing.append(error)
+    return answers, missing
+
+
+def _first_found(clients: Sequence[Client], use_case: Callable[..., R], given: Mapping[str, Any]) -> R:
+    """Return the answer of the first node that knows what is asked for. Raises NotFound when none does."""
+    missing: list[NotFound] = []
+    for client in clients:
+        try:
+            return client.call(use_case, **given)
+        except NotFound as error:
+            missing.append(error)
+    raise missing[0]
 
 
 class InProcess:
@@ -133,10 +206,28 @@ def _connected(data: Path) -> socket.socket:
 
 
 def connect(installation: Installation, actor: Actor) -> Client:
-    """Return the way to the node of an installation: over its socket while it runs, else in this process.
+    """Return the way to the nodes of an installation: over their sockets while they run, else in this process.
 
     Raises Temporary when a node runs that this user cannot reach.
     """
+    return _of_all(installation, actor, _to_one)
+
+
+def in_process(installation: Installation, actor: Actor) -> Client:
+    """Return the way to the files of an installation, whether nodes run or not."""
+    return _of_all(installation, actor, InProcess)
+
+
+def _of_all(installation: Installation, actor: Actor, reach: Callable[[Installation, Actor], Client]) -> Client:
+    nodes = installation.nodes()
+    if len(nodes) == 1:
+        return reach(installation, actor)
+    clients = [reach(node, actor) for node in nodes]
+    numbers = {node.number: client for node, client in zip(nodes, clients, strict=True) if node.number is not None}
+    return AllNodes(clients, numbers)
+
+
+def _to_one(installation: Installation, actor: Actor) -> Client:
     data = installation.config.node.data
     try:
         _connected(data).close()

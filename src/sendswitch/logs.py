@@ -23,6 +23,8 @@ _format: Format = "json"
 _level = LEVELS["info"]
 _second = (0, "")
 _lines: list[bytes] = []
+# What stands in every line of this process.
+_named: dict[str, object] = {}
 _DIVIDES = re.compile(r'[\s"=]')
 
 
@@ -46,14 +48,19 @@ def set_level(level: str) -> str:
     return before
 
 
+def name_node(number: int) -> None:
+    """Write the number of the node into each line, from now on: several of one machine write into one log."""
+    _named["node"] = number
+
+
 def _emit(level: str, event: str, **facts: object) -> None:
     """Write one line. On the event loop, the lines of one turn are one write."""
     if LEVELS[level] < _level:
         return
     if _format == "json":
-        line = orjson.dumps({"ts": _now(), "level": level, "event": event, **facts}, default=str)
+        line = orjson.dumps({"ts": _now(), "level": level, "event": event, **_named, **facts}, default=str)
     else:
-        told = " ".join(f"{key}={_shown(value)}" for key, value in facts.items() if value not in ("", None))
+        told = " ".join(f"{key}={_shown(value)}" for key, value in (_named | facts).items() if value not in ("", None))
         line = f"{_now()} {level:7} {event:12} {told}".encode("utf-8", "replace")
     try:
         loop = asyncio.get_running_loop()
@@ -325,6 +332,16 @@ def worker_hung(name: str, *, pid: int) -> None:
 def worker_replaced(name: str, *, why: str, retry_in: float) -> None:
     """Log that another process takes the place of a worker process."""
     _emit("warning", "worker_replaced", worker=name, why=why, retry_in=round(retry_in, 1))
+
+
+def node_hung(number: int, *, pid: int) -> None:
+    """Log that one of this machine's nodes was silent for too long. It is killed, and started again."""
+    _emit("error", "node_hung", node=number, pid=pid)
+
+
+def node_restarted(number: int, *, status: int, retry_in: float) -> None:
+    """Log that one of this machine's nodes ended. Its mail is in its spool; it is started again."""
+    _emit("error", "node_restarted", node=number, status=status, retry_in=round(retry_in, 1))
 
 
 def node_away(*, error: str, retry_in: float) -> None:

@@ -36,8 +36,13 @@ class _Slow(Inbox):
         return asyncio.get_running_loop().create_task(self._later(envelope, sink))
 
     async def _later(self, envelope: Envelope, sink: MemorySink) -> tuple[Reply, ...]:
-        if self._hop.delay:
-            await asyncio.sleep(self._hop.delay)
+        self._hop.at_once += 1
+        self._hop.most_at_once = max(self._hop.most_at_once, self._hop.at_once)
+        try:
+            if self._hop.delay:
+                await asyncio.sleep(self._hop.delay)
+        finally:
+            self._hop.at_once -= 1
         reply = self._hop.answer(bytes(sink.data))
         if reply.positive:
             self._hop.parcels.append(Parcel(envelope, bytes(sink.data)))
@@ -53,6 +58,7 @@ class NextHop:
         self.refuse: dict[str, Reply] = {}
         self.answer: Callable[[bytes], Reply] = lambda data: Reply(250, "2.0.0", "Ok: taken")
         self.delay = 0.0
+        self.at_once = self.most_at_once = 0
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -14,7 +14,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sendswitch import durable
 from sendswitch.admin.base import Actor, Installation, at
 from sendswitch.config.model import Config
+from sendswitch.config.processes import folder_of, folders_in, numbers_in
 from sendswitch.db import dump
 from sendswitch.db.connect import open_database
 from sendswitch.errors import NotFound, Permanent, Refused, Temporary, in_words
@@ -70,18 +71,22 @@ def create(
         progress("the database")
         # First, so that the spool knows all that it knows: a journal that is behind can be told again.
         rows = _dump(config, work / "database.jsonl")
-        progress("the spool")
-        messages = copy_spool(data, work / "spool")
-        parts = [work / "spool", work / "database.jsonl"]
-        if copy_outbox(data, work):
-            parts.append(work / PLACE.parent)
+        parts, messages = [work / "database.jsonl"], 0
+        for number in numbers_in(data):
+            progress("the spool" if number == 1 else f"the spool of node {number}")
+            source, target = folder_of(data, number), folder_of(work, number)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            messages += copy_spool(source, target / "spool")
+            parts.append(target / "spool")
+            if copy_outbox(source, target):
+                parts.append(target / PLACE.parent)
         manifest = {"format": FORMAT, "created": began, "host": config.node.host, "spool": schema.VERSION}
         manifest |= {"messages": messages, "rows": rows, "files": _digests(work)}
         (work / "manifest.json").write_bytes(orjson.dumps(manifest))
         partial = work / "whole.tar"
         with tarfile.open(partial, "w") as archive:
             for path in (work / "manifest.json", *parts):
-                archive.add(path, path.name)
+                archive.add(path, str(path.relative_to(work)))
         partial.chmod(0o600)
         durable.sync(partial)
         durable.publish(partial, file)
@@ -106,17 +111,27 @@ def restore(installation: Installation, actor: Actor, *, file: Path) -> Backup:
             raise Permanent(f"{file}: the audit finds {findings[0]} and {len(findings) - 1} more; nothing was restored")
         created = at(manifest["created"])
         reason = f"restored from the backup of {created.astimezone():%Y-%m-%d %H:%M:%S}"
-        with closing(open_files(work)) as connection:
-            tell_all_again(connection)
-            # What comes from now on is not held: `before` counts from the moment the rule is added.
-            now = time.time()
-            rules.add(connection, Kind.SUSPEND, "before:0s", reason=reason, author=actor.name, now=now, time=WAITS)
+        numbers = numbers_in(work)
+        _suspend_all([folder_of(work, number) for number in numbers], reason, actor)
         with (work / "database.jsonl").open("rb") as lines:
             rows = dump.load(engine, lines)
-        if (work / PLACE).exists():
-            os.rename(work / PLACE.parent, data / PLACE.parent)
-        os.rename(work / "spool", data / "spool")
+        for number in reversed(numbers):  # the first spool last: without it there is nothing to start with
+            source, target = folder_of(work, number), folder_of(data, number)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (source / PLACE).exists():
+                os.rename(source / PLACE.parent, target / PLACE.parent)
+            os.rename(source / "spool", target / "spool")
     return Backup(file, int(manifest["messages"]), rows, created)
+
+
+def _suspend_all(folders: Sequence[Path], reason: str, actor: Actor) -> None:
+    """Suspend the mail in spools that were restored, and let their events be told to the journal again."""
+    now = time.time()
+    for folder in folders:
+        with closing(open_files(folder)) as connection:
+            tell_all_again(connection)
+            # What comes from now on is not held: `before` counts from the moment the rule is added.
+            rules.add(connection, Kind.SUSPEND, "before:0s", reason=reason, author=actor.name, now=now, time=WAITS)
 
 
 def _dump(config: Config, file: Path) -> int:
@@ -142,7 +157,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _require_free(data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (data / "spool").exists() or (data / PLACE).exists():
+    if any((data / part).exists() for part in ("spool", PLACE, "nodes")):
         raise Refused(f"{data} has a spool already; restore into an empty node.data")
     with (data / "lock").open("a") as lock:
         try:
@@ -172,18 +187,18 @@ def _unpack(file: Path, work: Path) -> dict[str, float]:
 
 
 _MEMBER = re.compile(
-    r"manifest\.json|database\.jsonl|spool/spool\.db|spool/content/[0-9a-z]{13}\.eml|webhooks/outbox\.db"
+    r"manifest\.json|database\.jsonl"
+    r"|(nodes/[0-9]{1,3}/)?(spool/spool\.db|spool/content/[0-9a-z]{13}\.eml|webhooks/outbox\.db)"
 )
+_FOLDER = re.compile(r"(nodes/[0-9]{1,3}/)?(spool|spool/content|webhooks)")
 
 
 def _extract(archive: tarfile.TarFile, work: Path) -> None:
     """Write the files that a backup has; whatever else an archive holds could go anywhere. Raises ValueError."""
     (work / "spool" / "content").mkdir(parents=True, mode=0o700)
     for member in archive:
-        if member.isdir() and member.name in ("spool", "spool/content"):
-            continue
-        if member.isdir() and member.name == str(PLACE.parent):
-            (work / PLACE).parent.mkdir(mode=0o700)
+        if member.isdir() and _FOLDER.fullmatch(member.name):
+            (work / member.name).mkdir(mode=0o700, parents=True, exist_ok=True)
             continue
         source = archive.extractfile(member) if member.isreg() and _MEMBER.fullmatch(member.name) else None
         if source is None:
@@ -193,8 +208,11 @@ def _extract(archive: tarfile.TarFile, work: Path) -> None:
 
 
 def _check(work: Path) -> list[str]:
-    """Return the findings of the audit in the spool, after an upgrade to this program's version."""
-    with closing(sqlite3.connect(work / "spool" / "spool.db", isolation_level=None)) as connection:
-        schema.prepare(connection)
-    with closing(open_files(work)) as connection:
-        return [f"{finding.about}: {finding.text}" for finding in audit(connection, work).findings]
+    """Return the findings of the audit in each spool, after an upgrade to this program's version."""
+    found = []
+    for folder in folders_in(work):
+        with closing(sqlite3.connect(folder / "spool" / "spool.db", isolation_level=None)) as connection:
+            schema.prepare(connection)
+        with closing(open_files(folder)) as connection:
+            found += [f"{finding.about}: {finding.text}" for finding in audit(connection, folder).findings]
+    return found

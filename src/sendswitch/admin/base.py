@@ -7,15 +7,17 @@ itself, returns values that JSON can carry, and knows no terminal. `use_case` gi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sendswitch.config.model import Config
-from sendswitch.errors import Temporary
-from sendswitch.spool.admin import open_files
+from sendswitch.config.processes import numbers_in, of_process
+from sendswitch.errors import NotFound, Temporary
+from sendswitch.spool.admin import node_number, open_files
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -76,6 +78,28 @@ class Installation:
             self._engine = open_database(self.config.database_url, migrate=create)
         return self._engine
 
+    def nodes(self) -> list[Installation]:
+        """Return the installations of the nodes of this machine that have a spool, this one alone where there is one
+        only.
+
+        They share the database.
+        """
+        config = self.config
+        if self._node is not None or (numbers := numbers_in(config.node.data)) == [1]:
+            return [self]
+        return [self._one_of(config, number) for number in numbers]
+
+    def _one_of(self, config: Config, number: int) -> Installation:
+        own = of_process(config, number, max(config.node.processes, number))
+        return Installation(lambda: own, engine=self._engine)
+
+    @property
+    def number(self) -> int | None:
+        """Return the number in the ids of this node's messages, None where there is no spool yet."""
+        with suppress(NotFound), self.spool() as connection:
+            return node_number(connection)
+        return None
+
     def changed(self) -> None:
         """Make a change count now: a running node reads it again. A node that starts later reads everything."""
         if self._node is not None:
@@ -90,22 +114,48 @@ class Page(Generic[T]):
     next: str = ""
 
 
+class At(Enum):
+    """The nodes that a request reaches where there are several on one machine.
+
+    ANY: one of them, because the answer is in the database. OWNER: the one that has the message or event `id`. EVERY:
+    all, running or not; RUNNING: all that run.
+    """
+
+    ANY = auto()
+    OWNER = auto()
+    EVERY = auto()
+    RUNNING = auto()
+
+
+Merge = Callable[[Sequence[Any], Mapping[str, Any]], Any]
+"""Makes one answer of those of several nodes, given the arguments of the request."""
+
+Widen = Callable[[Callable[..., Any], Mapping[str, Any]], Mapping[str, Any]]
+"""Returns what is asked of each node beside or instead of the arguments of a request to all. It may ask all before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a use case in the HTTP API: a method, and a path below /api/v1 with parameters in braces."""
+    """The place of a use case in the HTTP API: a method, and a path below /api/v1 with parameters in braces.
+
+    `at`, `merge` and `widen` say what is done where there are several nodes.
+    """
 
     method: str
     path: str
+    at: At = At.ANY
+    merge: Merge = lambda answers, given: answers[0]
+    widen: Widen = lambda ask, given: given
 
 
 _PLACES: dict[Callable[..., Any], Place] = {}
 
 
-def use_case(method: str, path: str) -> Callable[[UseCase], UseCase]:
-    """Give a function its place in the HTTP API."""
+def use_case(method: str, path: str, at: At = At.ANY, **several: Any) -> Callable[[UseCase], UseCase]:
+    """Give a function its place in the HTTP API. `several` are `merge` and `widen` of its `Place`."""
 
     def mark(function: UseCase) -> UseCase:
-        _PLACES[function] = Place(method, path)
+        _PLACES[function] = Place(method, path, at, **several)
         return function
 
     return mark

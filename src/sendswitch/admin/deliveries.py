@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sendswitch.admin.base import PAGE, Actor, Installation, Page, at, moment, use_case
+from sendswitch.admin.base import PAGE, Actor, At, Installation, Page, at, moment, use_case
+from sendswitch.admin.merging import results
 from sendswitch.admin.serialization import as_ours
 from sendswitch.errors import NotFound, SendSwitchError, kind_of
 from sendswitch.journal import story
@@ -127,7 +128,7 @@ def page(
     return Page(tuple(map(summary, rows)), rows[-1].id if len(rows) == limit else "")
 
 
-@use_case("GET", "/deliveries/{id}")
+@use_case("GET", "/deliveries/{id}", At.OWNER)
 def show(installation: Installation, actor: Actor, *, id: str) -> DeliveryHistory:
     """Show a delivery in the spool with the history of its message so far."""
     with installation.spool() as connection:
@@ -145,7 +146,7 @@ def timeline_of(lines: list[story.Line]) -> tuple[TimelineLine, ...]:
 # Changing
 
 
-@use_case("POST", "/deliveries:requeue")
+@use_case("POST", "/deliveries:requeue", At.EVERY, merge=results)
 def requeue(
     installation: Installation,
     actor: Actor,
@@ -166,7 +167,7 @@ def requeue(
     return each(installation, None, ids, "", "", act)
 
 
-@use_case("POST", "/deliveries:forward")
+@use_case("POST", "/deliveries:forward", At.EVERY, merge=results)
 def forward(
     installation: Installation, actor: Actor, *, ids: tuple[str, ...], to: tuple[str, ...], reason: str = ""
 ) -> Results:

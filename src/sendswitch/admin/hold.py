@@ -6,8 +6,9 @@ import sqlite3
 import time
 from enum import StrEnum
 
-from sendswitch.admin.base import PAGE, Actor, Installation, Page, use_case
+from sendswitch.admin.base import PAGE, Actor, At, Installation, Page, use_case
 from sendswitch.admin.deliveries import DeliverySummary, Limit, Results, each, page, reason_of
+from sendswitch.admin.merging import pages, results
 from sendswitch.spool import admin
 from sendswitch.spool.states import State
 
@@ -21,7 +22,7 @@ class HeldAnswer(StrEnum):
     DISCARD = "discard"
 
 
-@use_case("GET", "/held")
+@use_case("GET", "/held", At.EVERY, merge=pages)
 def list_held(
     installation: Installation, actor: Actor, *, search: str = "", limit: Limit = PAGE, after: str = ""
 ) -> Page[DeliverySummary]:
@@ -29,7 +30,7 @@ def list_held(
     return page(installation, (State.HELD,), search, limit, after)
 
 
-@use_case("POST", "/held:answer")
+@use_case("POST", "/held:answer", At.EVERY, merge=results)
 def answer(
     installation: Installation,
     actor: Actor,

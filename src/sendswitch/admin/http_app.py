@@ -46,11 +46,11 @@ MAX_BODY = 32 * 1024 * 1024
 
 USE_CASES: tuple[Callable[..., Any], ...] = (
     *(node.refresh, node.reload, node.status, node.drain, node.set_level, node.start_trace, node.trace),
-    *(node.stop_trace, node.list_workers),
+    *(node.stop_trace, node.list_workers, node.list_nodes, node.forget),
     *(queue.list_queue, queue.top, queue.flush),
     *(quarantine.list_quarantine, quarantine.release, quarantine.delete, hold.list_held, hold.answer),
     *(deliveries.show, deliveries.requeue, deliveries.forward),
-    *(rules.list_rules, rules.add, rules.cancel, rules.resume),
+    *(rules.list_rules, rules.newest, rules.add, rules.cancel, rules.resume),
     *(messages.search, messages.history, messages.content),
     *(users.list_users, users.list_removed, users.add, users.remove, users.restore, users.set_password),
     *(routes.list_routes, routes.set_route, routes.install, routes.uninstall),

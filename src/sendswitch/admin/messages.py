@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sendswitch.admin.base import PAGE, Actor, Installation, Page, at, use_case
+from sendswitch.admin.base import PAGE, Actor, At, Installation, Page, at, use_case
 from sendswitch.admin.deliveries import Limit, TimelineLine, terms_of, timeline_of
 from sendswitch.errors import NotFound, SendSwitchError, in_words
 from sendswitch.journal import story
@@ -115,7 +115,7 @@ def _summary(found: Found) -> MessageSummary:
     )
 
 
-@use_case("GET", "/messages/{id}")
+@use_case("GET", "/messages/{id}", At.OWNER)
 def history(installation: Installation, actor: Actor, *, id: str) -> MessageHistory:
     """Tell what happened to a message, or with a recipient's number to one delivery of it."""
     message, n = parse_message(id)
@@ -154,7 +154,7 @@ def _events(installation: Installation, message: int) -> list[Event]:
     return [events[seq] for seq in sorted(events)]
 
 
-@use_case("GET", "/messages/{id}/content")
+@use_case("GET", "/messages/{id}/content", At.OWNER)
 def content(installation: Installation, actor: Actor, *, id: str) -> Content:
     """Return a message as it came, byte for byte. Raises NotFound when the spool has its content no more."""
     message, _ = parse_message(id)

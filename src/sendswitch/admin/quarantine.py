@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from sendswitch.admin.base import PAGE, Actor, Installation, Page, use_case
+from sendswitch.admin.base import PAGE, Actor, At, Installation, Page, use_case
 from sendswitch.admin.deliveries import DeliverySummary, Limit, Results, each, page
+from sendswitch.admin.merging import pages, results
 from sendswitch.spool import admin
 from sendswitch.spool.states import State
 
 
-@use_case("GET", "/quarantine")
+@use_case("GET", "/quarantine", At.EVERY, merge=pages)
 def list_quarantine(
     installation: Installation, actor: Actor, *, search: str = "", limit: Limit = PAGE, after: str = ""
 ) -> Page[DeliverySummary]:
@@ -19,7 +20,7 @@ def list_quarantine(
     return page(installation, (State.QUARANTINED,), search, limit, after)
 
 
-@use_case("POST", "/quarantine:release")
+@use_case("POST", "/quarantine:release", At.EVERY, merge=results)
 def release(
     installation: Installation, actor: Actor, *, ids: tuple[str, ...] = (), search: str = "", after: str = ""
 ) -> Results:
@@ -31,7 +32,7 @@ def release(
     return each(installation, State.QUARANTINED, ids, search, after, act)
 
 
-@use_case("POST", "/quarantine:delete")
+@use_case("POST", "/quarantine:delete", At.EVERY, merge=results)
 def delete(
     installation: Installation, actor: Actor, *, ids: tuple[str, ...] = (), search: str = "", after: str = ""
 ) -> Results:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sendswitch.admin.base import PAGE, Actor, Installation, Page, at, use_case
+from sendswitch.admin.base import PAGE, Actor, At, Installation, Page, at, use_case
 from sendswitch.admin.deliveries import ALL, MOVING, WAITING, DeliverySummary, Limit, page, terms_of
+from sendswitch.admin.merging import pages, total
 from sendswitch.spool import admin
+
+# Groups that `top` shows.
+TOP = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ _NAMES: dict[By, Callable[[admin.Row], str]] = {
 }
 
 
-@use_case("GET", "/queue")
+@use_case("GET", "/queue", At.EVERY, merge=pages)
 def list_queue(
     installation: Installation, actor: Actor, *, search: str = "", limit: Limit = PAGE, after: str = ""
 ) -> Page[DeliverySummary]:
@@ -52,9 +57,22 @@ def list_queue(
     return page(installation, WAITING, search, limit, after)
 
 
-@use_case("GET", "/queue:top")
+def _largest(answers: Sequence[tuple[Group, ...]], given: Mapping[str, Any]) -> tuple[Group, ...]:
+    """Merge the groups of several nodes by name."""
+    by: dict[str, Group] = {}
+    for one in (one for answer in answers for one in answer):
+        known = by.get(one.name)
+        by[one.name] = one if known is None else _added(known, one)
+    return tuple(sorted(by.values(), key=lambda group: -group.deliveries)[: given.get("limit", TOP)])
+
+
+def _added(one: Group, other: Group) -> Group:
+    return Group(one.name, one.deliveries + other.deliveries, one.bytes + other.bytes, min(one.oldest, other.oldest))
+
+
+@use_case("GET", "/queue:top", At.EVERY, merge=_largest, widen=lambda ask, given: {**given, "limit": PAGE})
 def top(
-    installation: Installation, actor: Actor, *, search: str = "", by: By = By.DOMAIN, limit: Limit = 20
+    installation: Installation, actor: Actor, *, search: str = "", by: By = By.DOMAIN, limit: Limit = TOP
 ) -> tuple[Group, ...]:
     """Count deliveries of the queue by a property, the largest groups first."""
     groups: dict[str, list[float]] = {}
@@ -68,7 +86,7 @@ def top(
     return tuple(Group(name, int(count), int(size), at(oldest)) for name, (count, size, oldest) in largest)
 
 
-@use_case("POST", "/queue:flush")
+@use_case("POST", "/queue:flush", At.EVERY, merge=total)
 def flush(installation: Installation, actor: Actor, *, search: str = "") -> int:
     """Make mail that waits for its next attempt due now: all of it, or what a search finds. Return how many."""
     with installation.spool() as connection:

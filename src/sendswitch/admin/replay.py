@@ -6,10 +6,12 @@ It runs in the process that calls it, not in the node: the process that has the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from contextlib import closing
+from contextlib import ExitStack, closing
+from heapq import merge
 
 from sendswitch.accounts.users import all_pipelines
 from sendswitch.admin.base import Actor, Installation
+from sendswitch.config.processes import folders_in
 from sendswitch.journal.compare import Difference, Tally, action, differing, told
 from sendswitch.mail.verdict import PipelineResult
 from sendswitch.pipeline import recording
@@ -43,7 +45,7 @@ class Replay:
         user: str = "",
         found: Set[tuple[int, int]] | None = None,
     ) -> None:
-        self._data = installation.config.node.data
+        self._folders = folders_in(installation.config.node.data)
         self._make, self._own, self._found = make, own, found
         self._user = _only(user, installation) if user else None
         self._stored = {} if own else {one.owner: one for one in all_pipelines(installation.database())}
@@ -54,15 +56,17 @@ class Replay:
     async def run(self, tally: Tally, *, after: int, before: int, on_message: OnMessage) -> bool:
         """Ask about the messages between two ids, and count the differences. Return False when it was stopped."""
         last = after
-        with closing(admin.open_files(self._data)) as connection:
-            total = recorded.count(connection, after, before)
+        with ExitStack() as stack:
+            spools = [stack.enter_context(closing(admin.open_files(folder))) for folder in self._folders]
+            total = sum(recorded.count(spool, after, before) for spool in spools)
+            each = zip(spools, self._folders, strict=True)
+            recordings = [self._counted(recording.cases(spool, folder, after, before)) for spool, folder in each]
 
             def pairs() -> Iterator[tuple[Case, Trial]]:
-                for cases in recording.cases(connection, self._data, after, before):
+                for cases in merge(*recordings, key=lambda cases: cases[0].message):
                     for case in cases:
                         if (trial := self._trial(case)) is not None:
                             yield case, trial
-                    self._read += 1
 
             try:
                 async for case, answer in replay_each(pairs()):
@@ -74,6 +78,13 @@ class Replay:
                 for trial in (*self._trials.values(), *([self._own] if self._own else ())):
                     await trial.close()
         return True
+
+    def _counted(self, recordings: Iterator[list[Case]]) -> Iterator[list[Case]]:
+        """Yield the cases of each message that has any, and count all."""
+        for cases in recordings:
+            self._read += 1
+            if cases:
+                yield cases
 
     def _trial(self, case: Case) -> Trial | None:
         """Return the trial for a case; None for a case that is not asked about."""

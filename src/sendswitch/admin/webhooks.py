@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sendswitch.admin.base import Actor, Installation, at, moment, use_case
+from sendswitch.admin.base import Actor, At, Installation, at, moment, use_case
+from sendswitch.admin.merging import first, joined, total
 from sendswitch.errors import NotFound
 from sendswitch.webhooks.outbox import PLACE, Outbox
 
@@ -73,7 +74,7 @@ def _outbox(installation: Installation) -> Iterator[Outbox]:
         outbox.close()
 
 
-@use_case("GET", "/webhooks")
+@use_case("GET", "/webhooks", At.EVERY, merge=joined)
 def endpoints(installation: Installation, actor: Actor) -> tuple[Endpoint, ...]:
     """List the endpoints with the numbers of their events."""
     with _outbox(installation) as outbox:
@@ -94,7 +95,12 @@ def endpoints(installation: Installation, actor: Actor) -> tuple[Endpoint, ...]:
     )
 
 
-@use_case("GET", "/webhooks/events")
+def _newest(answers: Sequence[tuple[WebhookEvent, ...]], given: Mapping[str, Any]) -> tuple[WebhookEvent, ...]:
+    """Merge the events of several nodes."""
+    return tuple(sorted(joined(answers, given), key=lambda event: event.created, reverse=True)[:MOST_SHOWN])
+
+
+@use_case("GET", "/webhooks/events", At.EVERY, merge=_newest)
 def events(
     installation: Installation, actor: Actor, *, endpoint: int | None = None, since: float = 0.0, state: EventState = ""
 ) -> tuple[WebhookEvent, ...]:
@@ -104,7 +110,7 @@ def events(
     return tuple(WebhookEvent(**row | {"created": at(row["created"]), "due": moment(row["due"])}) for row in rows)
 
 
-@use_case("GET", "/webhooks/events/{id}")
+@use_case("GET", "/webhooks/events/{id}", At.OWNER)
 def attempts(installation: Installation, actor: Actor, *, id: str) -> tuple[WebhookAttempt, ...]:
     """List the attempts to send an event, in order. Raises NotFound."""
     with _outbox(installation) as outbox:
@@ -112,7 +118,7 @@ def attempts(installation: Installation, actor: Actor, *, id: str) -> tuple[Webh
     return tuple(WebhookAttempt(**row | {"at": at(row["at"]), "seconds": round(row["seconds"], 3)}) for row in rows)
 
 
-@use_case("POST", "/webhooks/events:resend")
+@use_case("POST", "/webhooks/events:resend", At.EVERY, merge=total)
 def resend(
     installation: Installation,
     actor: Actor,
@@ -135,7 +141,7 @@ def resend(
     return done
 
 
-@use_case("POST", "/webhooks/{number}:enable")
+@use_case("POST", "/webhooks/{number}:enable", At.EVERY, merge=first)
 def enable(installation: Installation, actor: Actor, *, number: int) -> None:
     """Enable a disabled endpoint for new events."""
     with _outbox(installation) as outbox:

@@ -82,12 +82,13 @@ def drained(node: Node, pause: float = 0.02) -> None:
 
 
 def figure(node: Node, name: str) -> float:
-    """Return one of the node's metrics."""
-    with urlopen(f"http://127.0.0.1:{node.web}/metrics", timeout=10) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith(name + " "):
-                return float(line.rpartition(" ")[2])
-    return 0.0
+    """Return one of the node's metrics, the sum of it where it is several."""
+    total = 0.0
+    for port in node.webs:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
+    return total
 
 
 def through(
@@ -137,6 +138,24 @@ def relay(folder: Path, rounds: int) -> list[Result]:
         at_least("lists + pass / relay", pipeline / ours, 0.6, f"{pipeline:.0f} and {ours:.0f} msg/s"),
         at_least("relay / aiosmtpd with smtplib", ours / old, 2, f"{ours:.0f} and {old:.0f} msg/s; not durable there"),
     ]
+
+
+def several(folder: Path, rounds: int) -> list[Result]:
+    """Measure two nodes on one port beside one, into a sink that takes everything."""
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(Sink())
+        one, two = (
+            stack.enter_context(
+                Node(
+                    folder / f"{n}", f"127.0.0.1:{sink.port}", settings=QUIET | CONNECTIONS | {"node": {"processes": n}}
+                )
+            )
+            for n in (1, 2)
+        )
+        for warm in (one, two):
+            through(warm, 1_000)
+        alone, both = in_turns(rounds, lambda: through(one, 8_000), lambda: through(two, 8_000))
+    return [at_least("two nodes / one", both / alone, 1.2, f"{both:.0f} and {alone:.0f} msg/s")]
 
 
 def _postfix_relay(postfix: Postfix, messages: int) -> float:

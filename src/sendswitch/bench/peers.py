@@ -31,14 +31,21 @@ POSTFIX_DAEMONS = Path("/usr/lib/postfix/sbin")
 
 def free_port() -> int:
     """Return a free loopback TCP port below the ephemeral range."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> range:
+    """Return free loopback TCP ports below the ephemeral range, one behind the other."""
     for _ in range(1000):
-        port = random.randrange(10000, 32000)  # noqa: S311 - no secret
-        with socket.socket() as probe:
+        first = random.randrange(10000, 32000)  # noqa: S311 - no secret
+        ports = range(first, first + count)
+        with contextlib.ExitStack() as stack:
             try:
-                probe.bind(("127.0.0.1", port))
+                for port in ports:
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+            return ports
     raise Temporary("no free port between 10000 and 32000")
 
 
@@ -120,7 +127,9 @@ class Node:
         listener: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.data = folder, folder / "data"
-        self.host, self.port, self.web = "127.0.0.1", free_port(), free_port()
+        several = (settings or {}).get("node", {}).get("processes", 1)
+        self.webs = free_ports(several)
+        self.host, self.port, self.web = "127.0.0.1", free_port(), self.webs[0]
         self.config = folder / "sendswitch.toml"
         sections: dict[str, Any] = {
             "node": {"data": str(self.data), "host": "switch.example.test"},
@@ -137,7 +146,7 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start it and wait until it takes mail."""
+        """Start it, or several if configured, and wait until all take mail."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sendswitch.cli.main", *self._command, "--config", str(self.config)],
@@ -145,7 +154,8 @@ class Node:
                 stdout=log,
             )
         try:
-            wait_for_port(self.port, self.process, host=self.host)
+            for port in (*self.webs, self.port):
+                wait_for_port(port, self.process, host=self.host if port == self.port else "127.0.0.1")
         except Temporary as error:
             raise Temporary(f"{error}\n{self.log.read_text()[-3000:]}") from error
         return self

@@ -19,6 +19,7 @@ from sendswitch.bench.measure import (
     memory,
     rehearsal,
     relay,
+    several,
     stories,
 )
 from sendswitch.bench.peers import Postfix, public_folder
@@ -37,6 +38,7 @@ MEASURES: dict[str, Callable[[Path, bool], list[Result]]] = {
     "scanners": lambda folder, quick: scanners(folder, 1 if quick else 3),
     "pipelines": lambda folder, quick: pipelines(100 if quick else 1000),
     "lists": lambda folder, quick: looked_up(10_000 if quick else 100_000),
+    "nodes": lambda folder, quick: several(folder, 1 if quick else 5),
     "users": lambda folder, quick: many_users(folder, 10_000 if quick else 100_000),
     "workers": lambda folder, quick: workers(folder, 1 if quick else 3),
     "stalls": lambda folder, quick: stalls(folder),

@@ -24,6 +24,7 @@ from sendswitch.accounts.passwords import Passwords
 from sendswitch.bootstrap.background import Background
 from sendswitch.bootstrap.checks import checks, warnings
 from sendswitch.bootstrap.database_view import DatabaseView
+from sendswitch.bootstrap.heartbeat import Heartbeat
 from sendswitch.bootstrap.management import Management
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
@@ -48,7 +49,7 @@ from sendswitch.broker.worker_server import NAME as WORKERS
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.db import journal
+from sendswitch.db import journal, nodes
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
 from sendswitch.errors import AddressTaken, InvalidConfiguration, Refused, SendSwitchError, Temporary, in_words
@@ -77,7 +78,7 @@ from sendswitch.queue.settings import Current
 from sendswitch.routing import Route, in_rabbitmq
 from sendswitch.smtp.endpoint import Endpoint, parse_endpoint
 from sendswitch.smtp.server import Listener
-from sendswitch.spool.opening import close_to_others, open_spool
+from sendswitch.spool.opening import Register, close_to_others, open_spool
 from sendswitch.web.server import WebServer
 from sendswitch.web.stories import make_routes
 from sendswitch.web.worker_socket import MOST as MOST_MESSAGE
@@ -88,6 +89,9 @@ from sendswitch.webhooks.sender import Sender
 # Seconds for the last events to reach the journal when we stop; the rest goes after the next start.
 LAST_WORDS = 3.0
 
+# Numbers for the endpoints of webhooks that each of several nodes of one machine has.
+ENDPOINTS = 10_000
+
 # Seconds for mail in hand when we are told to stop; systemd kills after 90.
 GRACE = 30.0
 
@@ -95,6 +99,7 @@ GRACE = 30.0
 FIXED = (
     "node.data",
     "node.host",
+    "node.processes",
     "database.url",
     "web.bind",
     "worker",
@@ -118,9 +123,19 @@ Source = Callable[[], Config]
 class Node:
     """One node: listeners, spool, queue, web port and, if asked, worker processes."""
 
-    def __init__(self, config: Config, *, workers: bool, source: Source | None = None, stories: bool = False) -> None:
-        """Prepare a node. `stories` shows the pages that need no login: for a demonstration."""
-        self._stories = stories
+    def __init__(
+        self,
+        config: Config,
+        *,
+        workers: bool,
+        source: Source | None = None,
+        stories: bool = False,
+        number: int = 1,
+    ) -> None:
+        """Prepare a node. `stories` shows the pages that need no login: for a demonstration. `number` is which of
+        several nodes of one machine it is.
+        """
+        self._stories, self._number = stories, number
         self.config, self._first, self._with_workers, self._source = config, config, workers, source
         self.data = config.node.data
         self._lock = -1
@@ -129,6 +144,7 @@ class Node:
         self._changing = asyncio.Lock()
         self.draining = False
         self.background = Background()
+        self._heartbeat: Heartbeat | None = None
         self.refused = ""  # why the last reload failed
 
     # Starting
@@ -154,6 +170,8 @@ class Node:
         except BaseException:  # an address is taken: all that works by now ends in order
             await self.stop()
             raise
+        self._heartbeat = Heartbeat(self, self._engine)
+        self._keep("heartbeat", self._heartbeat.run)
         logs.started(**self.addresses())
 
     def _open_stores(self) -> None:
@@ -163,10 +181,11 @@ class Node:
         self._tracing = make_tracing(config)
         self._engine = open_database(config.database_url)
         self._passwords = Passwords(self._engine)
-        self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail)
+        register: Register = lambda name, number: nodes.register(self._engine, name, number, system_clock())  # noqa: E731
+        self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail, register=register)
         if 0 < self.spool.version_before < SAFE_DEFAULTS_SINCE:
             logs.upgraded(changes=changed_defaults(config))
-        self._outbox = Outbox(self.data / PLACE)
+        self._outbox = Outbox(self.data / PLACE, first=1 + ENDPOINTS * (self._number - 1))
 
     async def _start_queue(self) -> None:
         """Start the queue and its runner, with the routes and rules that hold now."""
@@ -291,7 +310,7 @@ class Node:
                 listener = Listener(self._intake(section, self.config), options)
                 endpoint = parse_endpoint(section.bind)
                 try:
-                    await listener.start(endpoint)
+                    await listener.start(endpoint, shared=self._first.node.processes > 1)
                 except OSError as error:
                     raise not_bound("listener.bind", endpoint, error) from error
                 bound[name] = listener
@@ -471,6 +490,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._first.journal.enabled:
             await self._last_words()
+        if self._heartbeat is not None:
+            await self._heartbeat.end()
         await self.web.stop()
         self.current.settings.courier.close()
         await self.spool.close()

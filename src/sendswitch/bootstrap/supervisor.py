@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+from typing import Protocol
+
+# Seconds between two signs of life of a node that another process of ours started.
+BEAT = 2.0
+
+
+class Supervising(Protocol):
+    """The program that started a process and watches it."""
+
+    def tell(self, state: str) -> None:
+        """Tell a state such as `READY=1`."""
+
+    async def watch(self) -> None:
+        """Give signs of life until cancelled."""
 
 
 class Supervisor:
@@ -34,3 +49,23 @@ class Supervisor:
         while self._watchdog:
             self.tell("WATCHDOG=1")
             await asyncio.sleep(self._watchdog / 2)
+
+
+class OverPipe:
+    """The process that started this node as one of several (`bootstrap.node_processes`): lines go through a pipe."""
+
+    def __init__(self, pipe: int) -> None:
+        os.set_inheritable(pipe, False)
+        os.set_blocking(pipe, False)
+        self._pipe = pipe
+
+    def tell(self, state: str) -> None:
+        """Send a state. One that does not read is no reason to stop."""
+        with contextlib.suppress(OSError):
+            os.write(self._pipe, state.encode() + b"\n")
+
+    async def watch(self) -> None:
+        """Say that the event loop lives, until cancelled."""
+        while True:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(BEAT)

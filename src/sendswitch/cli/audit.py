@@ -7,8 +7,9 @@ from dataclasses import asdict
 import typer
 
 from sendswitch.cli.output import Session
+from sendswitch.config.processes import folders_in
 from sendswitch.db.connect import open_database
-from sendswitch.monitoring.auditor import full_audit
+from sendswitch.monitoring.auditor import audit_all
 from sendswitch.spool.admin import open_files
 
 
@@ -19,7 +20,7 @@ def audit(context: typer.Context) -> None:
     data = config.node.data
     open_files(data).close()  # who has no spool is told what to do
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
-    report = full_audit(data, engine)
+    report = audit_all(folders_in(data), engine)
     if session.json:
         session.print_json(asdict(report))
     else:

@@ -28,10 +28,11 @@ from sendswitch.cli.output import Session, sized
 from sendswitch.client import connect
 from sendswitch.config.load import load_with_origins
 from sendswitch.config.model import Config
+from sendswitch.config.processes import folders_in
 from sendswitch.db.connect import open_database, shown
 from sendswitch.errors import InvalidConfiguration, SendSwitchError, in_words
 from sendswitch.mail import ids
-from sendswitch.monitoring.auditor import full_audit
+from sendswitch.monitoring.auditor import audit_all
 from sendswitch.processors import registry
 from sendswitch.processors.hosting import sandbox
 from sendswitch.reply import Reply
@@ -162,12 +163,16 @@ def _spool(config: Config) -> Iterator[Finding]:
     if not (config.node.data / "spool" / "spool.db").exists():
         yield warning("spool", "there is none yet", "start the node once: sendswitch run")
         return
-    with closing(open_files(config.node.data)) as connection:
-        said = damage(connection)
-        if said:
-            yield problem("spool", f"SQLite says: {said}", "stop the node, copy the spool, restore the last backup")
-            return
-        newest, poison = newest_message(connection), count_poison(connection)
+    folders = folders_in(config.node.data)
+    newest, poison = 0, 0
+    for folder in folders:
+        with closing(open_files(folder)) as connection:
+            said = damage(connection)
+            if said:
+                do = "stop the node, copy the spool, restore the last backup"
+                yield problem("spool", f"SQLite says of {folder}/spool: {said}", do)
+                return
+            newest, poison = max(newest, newest_message(connection)), poison + count_poison(connection)
     if newest and ids.received(newest) > time.time() + AHEAD:
         ahead = ids.received(newest) - time.time()
         yield warning(
@@ -179,7 +184,7 @@ def _spool(config: Config) -> Iterator[Finding]:
             "poison", f"{poison} deliveries are in quarantine because their pipelines crashed three times", do
         )
     engine = open_database(config.database_url, migrate=False) if config.journal.enabled else None
-    report = full_audit(config.node.data, engine)
+    report = audit_all(folders, engine)
     for finding in report.findings[:5]:
         yield problem("ledger", f"{finding.about}: {finding.text}", "`sendswitch audit` shows all")
     if not report.findings:

@@ -22,7 +22,10 @@ from sendswitch.errors import NotFound, SendSwitchError
 from sendswitch.spool import admin
 
 if TYPE_CHECKING:
+    from sendswitch.admin.base import Installation
+    from sendswitch.pipeline.recording import Case
     from sendswitch.pipeline.smallest_change import SmallestChange
+
 
 # Seconds between two looks at a trace, and how much longer the node writes down than it is asked to.
 LOOK, GRACE = 0.3, 5.0
@@ -193,6 +196,14 @@ def forward(
     tell_each(session, "sent on", [results])
 
 
+def _case(node: Installation, message: int, n: int) -> Case | None:
+    """Return the last time that a delivery got a verdict in a node, None when it never did there."""
+    from sendswitch.pipeline.recording import case
+
+    with node.spool() as connection:
+        return case(connection, node.config.node.data, message, n)
+
+
 def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
     """Return the smallest change that would have led to another verdict.
 
@@ -204,13 +215,12 @@ def _smallest_change(session: Session, id_: str) -> SmallestChange | None:
 
     from sendswitch.accounts.users import get_pipeline
     from sendswitch.bootstrap.parts import make_trial
-    from sendswitch.pipeline import recording as record
     from sendswitch.pipeline.smallest_change import smallest_change
 
     installation = session.installation
     try:
-        with installation.spool() as connection:
-            case = record.case(connection, installation.config.node.data, *admin.parse_id(id_))
+        cases = (_case(node, *admin.parse_id(id_)) for node in installation.nodes())
+        case = next((case for case in cases if case is not None), None)
         if case is None or case.verdict is None or not case.verdict.pipeline or case.verdict.file:
             return None  # of a pipeline that only a user's own worker has, nothing can be said here
         stored = get_pipeline(installation.database(), case.verdict.pipeline, case.verdict.version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from http.client import OK, HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -12,6 +13,7 @@ import typer
 
 from sendswitch.admin import node
 from sendswitch.cli.output import Session
+from sendswitch.config.processes import web_of
 from sendswitch.config.units import duration
 from sendswitch.errors import Temporary, in_words
 from sendswitch.logs import LEVELS
@@ -44,6 +46,40 @@ def status(context: typer.Context) -> None:
     session.show([{"what": key.replace("_", " "), "is": value} for key, value in told.items()], ("what", "is"), "")
 
 
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List the nodes of the database, running or not."""
+    session: Session = context.obj
+    rows = [asdict(one) for one in session.client.call(node.list_nodes)]
+    columns = ("number", "host", "data", "state", "queued", "held", "quarantined", "workers", "started", "seen", "web")
+    spare = ("web", "quarantined", "held", "started", "workers", "seen", "host")
+    session.show(rows, columns, "no node has run yet", spare=spare)
+
+
+@app.command("adopt")
+def adopt(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="The data folder of the dead node.")],
+) -> None:
+    """Take over the mail of a dead node of the same database. The next start of this machine's nodes delivers it."""
+    from sendswitch.admin.adopt import adopt as take_over
+
+    session: Session = context.obj
+    taken = take_over(session.installation, session.actor, folder=folder)
+    rows = [{"number": one.number, "data": str(one.data), "deliveries": one.deliveries} for one in taken]
+    session.show(rows, ("number", "data", "deliveries"), "")
+    if not session.json:
+        print("restart this node: sendswitch then delivers what is in them")
+
+
+@app.command("forget")
+def forget(context: typer.Context, number: Annotated[int, typer.Argument(help="As listed.", min=0)]) -> None:
+    """Remove a node from the list that will not come back. Adopt its mail before."""
+    session: Session = context.obj
+    session.client.call(node.forget, number=number)
+    session.done(f"node {number} is forgotten", number=number)
+
+
 @app.command("ready")
 def ready(
     context: typer.Context,
@@ -51,9 +87,10 @@ def ready(
 ) -> None:
     """Check that the node accepts mail and can deliver. If not, shows the causes (`/readyz`) and exits with 75."""
     session: Session = context.obj
-    web = parse_endpoint(session.config().web.bind)
+    config = session.config()
+    webs = [parse_endpoint(web_of(config, number)) for number in range(1, config.node.processes + 1)]
     end = time.monotonic() + duration(wait)
-    while trouble := _trouble(web):
+    while trouble := [why for web in webs for why in _trouble(web)]:
         if time.monotonic() >= end:
             raise Temporary(f"not ready: {'; '.join(trouble)}")
         time.sleep(LOOK)

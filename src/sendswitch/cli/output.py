@@ -75,9 +75,9 @@ class Session:
     @property
     def here(self) -> Client:
         """Return the way to the files, whether a node runs or not: for what is too much work for the node."""
-        from sendswitch.client import InProcess
+        from sendswitch.client import in_process
 
-        return InProcess(self.installation, self.actor)
+        return in_process(self.installation, self.actor)
 
     @cached_property
     def installation(self) -> Installation:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from sendswitch.cli.mappings import UNMAPPED, mapping_trouble
 from sendswitch.cli.output import Session, readable
 from sendswitch.cli.postconf import Postconf, Service, Wanted, port_of
 from sendswitch.config.model import Config
+from sendswitch.config.processes import folders_in
 from sendswitch.config.units import duration
 from sendswitch.errors import NotFound, Refused
 from sendswitch.monitoring import probe
@@ -102,8 +104,8 @@ def check(
     session: Session = context.obj
     config = session.config()
     end = time.monotonic() + duration(limit)
-    connection = admin.open_files(config.node.data)
-    endpoint, after = parse_endpoint(smtp), last_event(connection)
+    spools = [admin.open_files(folder) for folder in folders_in(config.node.data)]
+    endpoint, after = parse_endpoint(smtp), [last_event(spool) for spool in spools]
     sending = probe.send(endpoint, host=config.node.host, sender=sender, to=to, limit=duration(limit))
     sent, reply = asyncio.run(sending)
     stages = [probe.Stage(f"Postfix {endpoint}", str(reply), time.time() - sent.began)]
@@ -113,7 +115,8 @@ def check(
     else:
         while not probe.arrived(state) and time.monotonic() < end:
             time.sleep(0.05)
-            reached, state = probe.trail(connection, sent, after)
+            trails = [probe.trail(*one) for one in zip(spools, repeat(sent), after, strict=False)]
+            reached, state = next((one for one in trails if one[1]), trails[0])
         stages += reached
         trouble = _trouble(state, config) or mapping_trouble(config, folder)
     told = {"ok": not trouble, "trouble": trouble, "state": state, "stages": [asdict(stage) for stage in stages]}

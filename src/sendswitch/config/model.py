@@ -71,6 +71,13 @@ class NodeSection(Section):
     max_memory: Size = Field(
         1_073_741_824, description="Maximum memory for accepting mail, else 421 until it falls; 0: no limit."
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Nodes on this machine, each a process: they share the ports of listeners and all limits, each has"
+        " a spool of its own and the next port behind `web.bind`.",
+    )
     max_hops: int = Field(50, ge=5, le=1000, description="Maximum Received fields; more mean a mail loop.")
 
 
@@ -394,9 +401,27 @@ class Config(Section):
                 raise ValueError(f"{bind} is bound twice; each listener and the web port need an address of their own")
         if self.next_hop.address in binds:
             raise ValueError(f"next_hop.address {self.next_hop.address} is our own listener: mail would loop")
+        if self.node.processes > 1:
+            self._can_be_shared()
         if self.tracing.endpoint and not self.journal.enabled:
             raise ValueError("tracing.endpoint needs journal.enabled: traces are made from the journal's events")
         return self
+
+    def _can_be_shared(self) -> None:
+        """Raise ValueError for addresses that several nodes cannot have."""
+        for bind in [listener.bind for listener in self.listener] + [self.web.bind]:
+            if bind.startswith("unix:") or bind.endswith(":0"):
+                raise ValueError(
+                    f"{bind} cannot be shared by {self.node.processes} nodes (node.processes); name a port"
+                )
+        host, _, port = self.web.bind.rpartition(":")
+        webs = [f"{host}:{int(port) + n}" for n in range(self.node.processes)]
+        if taken := sorted({listener.bind for listener in self.listener} & set(webs)):
+            raise ValueError(
+                f"{taken[0]} is the web port of one of {self.node.processes} nodes: they begin at web.bind"
+            )
+        if int(port) + self.node.processes > 65_536:
+            raise ValueError(f"web.bind {self.web.bind}: there are not {self.node.processes} ports from there on")
 
     @property
     def broker_urls(self) -> list[str]:

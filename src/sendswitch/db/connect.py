@@ -22,7 +22,7 @@ from sendswitch.errors import InvalidConfiguration, Refused, Temporary, in_words
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HEAD = "0012"
+HEAD = "0013"
 
 # Threads for what asks the database. It may hang with every one of them, and the mail path has others.
 THREADS = 8

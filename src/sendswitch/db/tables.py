@@ -161,6 +161,27 @@ secrets = Table(
     Column("name", String(32), primary_key=True),
     Column("value", String(64), nullable=False),
 )
+# The nodes of this database. The id is the number in the ids of a node's messages; the spool's name never changes, so
+# that a node that moves or restarts is known again. `seen` is its last heartbeat, `ended` when it was stopped in order.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("spool", String(32), nullable=False, unique=True),
+    Column("host", String(255), nullable=False),
+    Column("data", String(500), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("web", String(255), nullable=False),
+    Column("started", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+    Column("ended", Double),
+    Column("draining", Boolean, nullable=False),
+    Column("queued", Integer, nullable=False),
+    Column("held", Integer, nullable=False),
+    Column("quarantined", Integer, nullable=False),
+    Column("workers", Integer, nullable=False),
+)
 # What a candidate would have done beside what was done.
 comparisons = Table(
     "comparisons",

@@ -43,12 +43,19 @@ def from_text(text: str) -> int:
         if character not in _VALUES:
             raise ValueError(f"{text!r} is no message id: {character!r} does not occur in one")
         value = value << 5 | _VALUES[character]
+    if value >> 63:
+        raise ValueError(f"{text!r} is no message id; the first character of one is 0 to 7")
     return value
 
 
 def received(message: int) -> float:
     """Return when the id was made, in seconds since the epoch."""
     return (message >> 21) / 1000
+
+
+def node_of(message: int) -> int:
+    """Return the number of the node that made the id."""
+    return message >> 11 & NODES - 1
 
 
 def first_at(seconds: float) -> int:

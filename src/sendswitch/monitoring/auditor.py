@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def full_audit(data: Path, engine: Engine | None) -> Report:
         return Report(report.messages, report.deliveries, report.states, found)
     finally:
         connection.close()
+
+
+def audit_all(folders: Sequence[Path], engine: Engine | None) -> Report:
+    """Check the spools of several nodes with one database. It blocks."""
+    reports = [full_audit(folder, engine) for folder in folders]
+    states: Counter[str] = Counter()
+    for report in reports:
+        states.update(report.states)
+    return Report(
+        sum(report.messages for report in reports),
+        sum(report.deliveries for report in reports),
+        dict(states),
+        tuple(finding for report in reports for finding in report.findings),
+    )
 
 
 def _compare(connection: sqlite3.Connection, engine: Engine) -> Iterator[AuditFinding]:

@@ -95,14 +95,18 @@ class Listener:
         for session in self._sessions:
             session.listen_in(trace)
 
-    async def start(self, endpoint: Endpoint) -> None:
-        """Bind and accept. Raises OSError when the address is taken."""
+    async def start(self, endpoint: Endpoint, *, shared: bool = False) -> None:
+        """Bind and accept. Raises OSError when the address is taken.
+
+        With `shared` other processes of this user may bind the same TCP port, and each gets some of the connections
+        (SO_REUSEPORT, socket(7)).
+        """
         loop = asyncio.get_running_loop()
         make: Callable[[], Session] = lambda: Session(self)  # noqa: E731
         if endpoint.path:
             self._server = await loop.create_unix_server(make, endpoint.path, backlog=1024)
         else:
-            self._server = await loop.create_server(make, endpoint.host, endpoint.port, backlog=1024)
+            self._server = await loop.create_server(make, endpoint.host, endpoint.port, backlog=1024, reuse_port=shared)
 
     @property
     def port(self) -> int:

@@ -15,13 +15,18 @@ MOST, BEFORE_MAIL = 5000, 40
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a dialog: its time, its session, the side (`C` or `S`), and its text."""
+    """One line of a dialog: its time, its session, the side (`C` or `S`), and its text. Numbers rise."""
 
     number: int
     at: float
     session: str
     who: str
     text: str
+
+
+def number_at(seconds: float) -> int:
+    """Return the number of a line that is heard then, in seconds since the epoch: numbers of all nodes rise with it."""
+    return int(seconds * 1e6)
 
 
 class Transcript:
@@ -38,8 +43,9 @@ class Transcript:
 
     def add(self, session: str, who: str, text: str, at: float | None = None) -> None:
         """Add one line that was said."""
-        self._number += 1
-        self._lines.append(Line(self._number, self._clock() if at is None else at, session, who, text))
+        now = self._clock()
+        self._number = max(self._number + 1, number_at(now))
+        self._lines.append(Line(self._number, now if at is None else at, session, who, text))
 
     def session(self, name: str) -> Tap:
         """Return the ear for one session."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sendswitch.journal.search import SearchFacts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.connection import connect, scalar, transaction, write_rows
+from sendswitch.spool.history import journaled
 from sendswitch.spool.records import EVENTS, NewState, dumps, event_from_row
 from sendswitch.spool.states import State
 
@@ -90,6 +92,33 @@ def open_files(data: Path) -> sqlite3.Connection:
     if version != schema.VERSION:
         raise SpoolUnavailable(f"the spool has schema version {version}, this program knows {schema.VERSION}")
     return connection
+
+
+def has_work(data: Path) -> bool:
+    """Return whether a node is needed for the spool of a data folder: for mail, or for events the journal lacks."""
+    try:
+        connection = open_files(data)
+    except SpoolUnavailable:  # of an older program, or not to be read now: a node tells
+        return True
+    with closing(connection):
+        mail = connection.execute("SELECT EXISTS (SELECT 1 FROM delivery WHERE due IS NOT NULL)").fetchone()[0]
+        newest = connection.execute("SELECT max(id) FROM outbox").fetchone()[0] or 0
+        return bool(mail) or newest > journaled(connection)
+
+
+def node_number(connection: sqlite3.Connection) -> int:
+    """Return the number in the ids of this spool's messages."""
+    return int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
+
+
+def spool_name(connection: sqlite3.Connection) -> str:
+    """Return the name of this spool, which it keeps wherever it is."""
+    return str(scalar(connection, "SELECT value FROM meta WHERE key = 'name'") or "")
+
+
+def count_waiting(connection: sqlite3.Connection) -> int:
+    """Return the number of deliveries that are not final."""
+    return int(scalar(connection, "SELECT count(*) FROM delivery WHERE due IS NOT NULL"))
 
 
 def parse_id(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sendswitch import logs
@@ -21,12 +22,18 @@ from sendswitch.spool.spool import Spool
 ORPHANS_KEPT = 7 * 86400.0
 
 
-def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Spool:
+Register = Callable[[str, int], int]
+"""Takes the name of a spool and the number its node had, and returns the number that its node has from now on."""
+
+
+def open_spool(
+    folder: Path, clock: Clock, *, recording: str = "filtered", register: Register = lambda name, number: number
+) -> Spool:
     """Open or create the spool in `folder`, and repair what a crash left. Raises SpoolUnavailable.
 
     Content of messages that were never acknowledged is moved away; everything else is as it was. A spool without its
     database is refused. `recording` is one of `schema.RECORDINGS`: the messages whose content is kept after their last
-    delivery.
+    delivery. `register` gives the node its number; what it raises is raised.
     """
     files = folder / "content"
     try:
@@ -37,6 +44,9 @@ def open_spool(folder: Path, clock: Clock, *, recording: str = "filtered") -> Sp
         before = schema.prepare(connection)
         connection.executescript(schema.WRITER)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('node', ?)", (str(secrets.randbelow(NODES)),))
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('name', ?)", (secrets.token_hex(16),))
+        name, number = (scalar(connection, f"SELECT value FROM meta WHERE key = '{key}'") for key in ("name", "node"))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'node'", (str(register(name, int(number))),))
         # In the file, because commands that end deliveries must do the same.
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('recording', ?)", (recording,))
     except (sqlite3.Error, OSError) as error:

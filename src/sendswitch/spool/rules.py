@@ -62,23 +62,33 @@ def add(
     now: float,
     time: float,
     here: Sequence[str] = (),
+    number: int | None = None,
 ) -> AdminRule:
     """Store a rule that applies for `time` seconds, and to the deliveries with the ids `here`.
 
-    Raises InvalidSearch, and Refused for a rule that would end all mail.
+    Without a number it gets the next one. Raises InvalidSearch, and Refused for a rule that would end all mail or a
+    number that another one has.
     """
     if not parse(words, now, OF_MOVING) and kind is not Kind.SUSPEND:
         raise Refused(f"{kind} needs a search: it would be about all mail")
     row = (kind.value, words, reason, author, now, now + time)
     with transaction(connection):
+        if number is not None and number <= newest(connection):
+            raise Refused(f"there was a rule {number} already: another one was added at the same time; try again")
         cursor = connection.execute(
-            "INSERT INTO rule (kind, words, reason, author, created, expires) VALUES (?, ?, ?, ?, ?, ?)", row
+            "INSERT INTO rule (id, kind, words, reason, author, created, expires) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (number, *row),
         )
         id_ = cursor.lastrowid or 0
         if kind is not Kind.SUSPEND:
             named = [(id_, *parse_id(one)) for one in here]
             connection.executemany("INSERT OR IGNORE INTO rule_delivery VALUES (?, ?, ?)", named)
     return _rule(connection, id_, *row)
+
+
+def newest(connection: sqlite3.Connection) -> int:
+    """Return the number of the newest rule that there ever was, 0 for none."""
+    return int(scalar(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'rule'") or 0)
 
 
 _NAMED = (

@@ -92,8 +92,10 @@ class Spool:
         self._reading = asyncio.Lock()
         self._free, self._free_at = 0, -FREE_FOR - 1.0
         self.version_before = schema.VERSION  # of an older program's spool that was upgraded
-        node = int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
-        self.next_id = IdSequence(node, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
+        # The spool's name never changes; the number is in the ids of its messages, no other node's spool has it.
+        self.name = str(scalar(connection, "SELECT value FROM meta WHERE key = 'name'"))
+        self.number = int(scalar(connection, "SELECT value FROM meta WHERE key = 'node'"))
+        self.next_id = IdSequence(self.number, clock, scalar(connection, "SELECT max(id) FROM message") or 0)
 
     @property
     def written(self) -> asyncio.Event:

@@ -93,10 +93,13 @@ def copy_outbox(data: Path, target: Path) -> bool:
 
 
 class Outbox:
-    """The file. Raises SpoolUnavailable when it cannot be written."""
+    """The file. Raises SpoolUnavailable when it cannot be written.
 
-    def __init__(self, file: Path) -> None:
-        self._lock = threading.Lock()
+    `first` is the number of its first endpoint: those of several nodes have numbers of their own.
+    """
+
+    def __init__(self, file: Path, first: int = 1) -> None:
+        self._lock, self._first = threading.Lock(), first
         try:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
@@ -138,9 +141,10 @@ class Outbox:
         whose = (notice.url, notice.recipient)
         self._write(
             (
-                "INSERT INTO endpoint (url, recipient, secrets) VALUES (?, ?, ?)"
+                "INSERT INTO endpoint (id, url, recipient, secrets)"
+                " SELECT max(?, coalesce(max(id), 0) + 1), ?, ?, ? FROM endpoint WHERE true"
                 " ON CONFLICT (url, recipient) DO UPDATE SET secrets = excluded.secrets",
-                (*whose, secrets),
+                (self._first, *whose, secrets),
             ),
             (
                 "INSERT OR IGNORE INTO event (id, endpoint, message, created, form, body, state, due)"

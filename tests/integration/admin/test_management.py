@@ -39,19 +39,13 @@ from sendswitch.client import Client, InProcess, OverSocket, connect
 from sendswitch.config.model import Config
 from sendswitch.db.connect import open_database
 from sendswitch.errors import InvalidConfiguration, InvalidSearch, NotFound, Refused, Temporary
-from sendswitch.journal.events import EventKind
 from sendswitch.mail.content import read_all
-from sendswitch.mail.envelope import Envelope, Recipient
-from sendswitch.mail.ids import to_text
-from sendswitch.mail.verdict import Action, Verdict
-from sendswitch.spool.opening import open_spool
-from sendswitch.spool.records import Change, Delivery
 from sendswitch.spool.rules import Kind
 from sendswitch.spool.schema import content_file
-from sendswitch.spool.spool import Spool, new_message
 from sendswitch.spool.states import State
 from sendswitch.testing import FakeClock
 from sendswitch.web.server import WebServer
+from tests.integration.admin.spools import MAIL, keep
 
 Run = Callable[[Any], Any]
 ME = Actor("me")
@@ -144,40 +138,12 @@ def client(request: pytest.FixtureRequest, config: Config, engine: Engine) -> It
         yield OverSocket(config.node.data, ME)
 
 
-MAIL = b"Subject: x\r\n\r\ntext\r\n"
-
-
-async def _accept(spool: Spool, clock: FakeClock, *to: str, data: bytes) -> list[Delivery]:
-    recipients = tuple(map(Recipient, to))
-    body = spool.body()
-    body.write(data)
-    content = body.in_memory() or await body.in_file()
-    message = new_message(
-        spool, Envelope("s@x.example", recipients), content, now=clock(), lifetime=1000, via="filter", id_=body.id
-    )
-    found = [Delivery(message, n, one, due=clock()) for n, one in enumerate(recipients)]
-    await spool.accept(message, found)
-    return found
-
-
 @pytest.fixture
 def kept(run: Run, config: Config, clock: FakeClock) -> Callable[..., list[str]]:
     """Put one message a recipient into the spool; in quarantine, held, or on its way. Return the deliveries' ids."""
 
     def put(state: State, *to: str, data: bytes = MAIL) -> list[str]:
-        async def inside() -> list[str]:
-            spool = open_spool(config.node.data / "spool", clock)
-            ids = []
-            for address in to:
-                (delivery,) = await _accept(spool, clock, address, data=data)
-                if state is not State.ACCEPTED:
-                    verdict = Verdict(Action.QUARANTINE, reason="odd")
-                    await spool.change([Change(delivery, state, EventKind(state.value), {}, clock() + 100, verdict)])
-                ids.append(f"{to_text(delivery.message.id)}.0")
-            await spool.close()
-            return ids
-
-        found: list[str] = run(inside())
+        found: list[str] = run(keep(config.node.data, clock, state, *to, mail=data))
         return found
 
     return put

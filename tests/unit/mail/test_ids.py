@@ -18,7 +18,7 @@ def test_ids_are_read_as_they_are_written(number: int) -> None:
     assert ids.from_text(ids.to_text(number).upper()) == number
 
 
-@pytest.mark.parametrize("text", ["", "short", "x" * 14, "38fvqqgvckj0u", "38fvqqgvckj0!"])
+@pytest.mark.parametrize("text", ["", "short", "x" * 14, "38fvqqgvckj0u", "38fvqqgvckj0!", "8000000000000"])
 def test_what_is_no_id(text: str) -> None:
     with pytest.raises(ValueError, match="no message id"):
         ids.from_text(text)
@@ -31,6 +31,7 @@ def test_ids_rise_whatever_the_clock_does(clock: FakeClock) -> None:
     taken += [sequence() for _ in range(10)]
     assert taken == sorted(set(taken))
     assert abs(ids.received(taken[0]) - 1_700_000_000) < 1
+    assert {ids.node_of(one) for one in taken} == {7}
     again = ids.Sequence(7, clock, taken[-1])
     assert again() > taken[-1]
 
