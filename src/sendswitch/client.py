@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
@@ -18,6 +19,7 @@ import orjson
 from sendswitch import unix_socket
 from sendswitch.admin.base import Actor, At, Installation, place_of
 from sendswitch.admin.dispatch import perform, result_of
+from sendswitch.admin.node import refresh
 from sendswitch.admin.serialization import ACTOR, BASE, NAME, as_ours, to_error
 from sendswitch.errors import NotFound, Temporary, in_words
 from sendswitch.mail.content import InMemory
@@ -67,13 +69,22 @@ class AllNodes:
         running = [client for client in self._clients if client.running] or self._clients[:1]
         match place_of(use_case).at:
             case At.ANY:
-                return running[0].call(use_case, *none, **arguments)
+                answer = running[0].call(use_case, *none, **arguments)
+                if place_of(use_case).method != "GET":
+                    self._refresh(running[1:])
+                return answer
             case At.OWNER:
                 return _first_found(self._owner_first(str(arguments["id"])), use_case, arguments)
             case At.RUNNING:
                 return self._merged(running, use_case, arguments)
             case At.EVERY:
                 return self._merged(self._clients, use_case, arguments)
+
+    def _refresh(self, others: Sequence[Client]) -> None:
+        """Let nodes read again what was changed through another one, so that it is in force on return."""
+        for client in others:
+            with suppress(Temporary):  # it reads it a moment later
+                client.call(refresh)
 
     def _merged(self, clients: Sequence[Client], use_case: Callable[..., R], given: Mapping[str, Any]) -> R:
         place = place_of(use_case)

@@ -103,7 +103,7 @@ class RunningNode(Protocol):
     """
 
     def refresh(self) -> None:
-        """Read rules, users, pipelines and lists again. On return every rule of the spool is in force."""
+        """Read rules, users, pipelines and lists again. On return they are in force, if the database can be read."""
 
     def reload(self) -> Sequence[str]:
         """Read the configuration again. Return the changed keys that wait for a restart.
@@ -135,7 +135,7 @@ class RunningNode(Protocol):
 
 @use_case("POST", "/node:refresh", At.RUNNING, merge=first)
 def refresh(installation: Installation, actor: Actor) -> None:
-    """Read rules, users, pipelines and lists again. On return every rule of the spool is in force."""
+    """Read rules, users, pipelines and lists again. On return they are in force, if the database can be read."""
     installation.node.refresh()
 
 

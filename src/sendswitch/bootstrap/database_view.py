@@ -30,6 +30,8 @@ from sendswitch.routing import Route, Routes
 
 # Seconds between two looks at the numbers of changes, and after which everything is read again.
 LOOK, WHOLE = 0.5, 3600.0
+# Seconds that a request waits for a change that it made to hold here.
+PATIENCE = 2.0
 
 Keys = frozenset[tuple[int, str]]
 """The keys of workers that are valid: numbers, and addresses of their users."""
@@ -51,6 +53,7 @@ class DatabaseView:
         self.lists_read = ""  # another text each time they were read
         self._users_read, self._lists_tried, self._keys_read = -1, -1, -1
         self._asked, self._whole = asyncio.Event(), False
+        self._waiting: list[asyncio.Future[None]] = []
         self._all_read, self._failing, self._keys_again = 0.0, False, False
 
     async def open(self) -> None:
@@ -70,6 +73,15 @@ class DatabaseView:
         self._whole = self._whole or whole
         self._asked.set()
 
+    async def catch_up(self) -> None:
+        """Look for changes now. On return those that were made before hold here, unless the database cannot be read or
+        takes longer than PATIENCE seconds.
+        """
+        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(looked)
+        self.look()
+        await asyncio.wait([looked], timeout=PATIENCE)
+
     async def follow(self, told: Callable[[], Awaitable[None]], keys: Callable[[Keys], None]) -> None:
         """Read what is changed, for ever. Call `told` after changes and when asked to look, `keys` with the keys that
         are left after some were removed.
@@ -80,6 +92,7 @@ class DatabaseView:
                     await self._asked.wait()
             asked = self._asked.is_set()
             self._asked.clear()
+            waiting, self._waiting = self._waiting, []
             try:
                 if await self._look(keys) or asked:
                     await told()
@@ -88,6 +101,8 @@ class DatabaseView:
                 if asked or not self._failing:  # once, not at each look
                     logs.failed("reading users, lists and keys", error=error)
                 self._failing = self._whole = True
+            for looked in waiting:
+                looked.set_result(None)
 
     async def _look(self, keys: Callable[[Keys], None]) -> bool:
         """Read what was changed. Return whether anything was."""

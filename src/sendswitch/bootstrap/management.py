@@ -70,13 +70,13 @@ class Management:
     # The node
 
     def refresh(self) -> None:
-        """Read rules, users, pipelines and lists again. On return every rule of the spool is in force."""
+        """Read rules, users, pipelines and lists again. On return they are in force, if the database can be read."""
 
         async def on_loop() -> None:
             node = self._node
             node.current.use_rules(await node.spool.rules())
-            node.look()
             node.spool.written.set()
+            await node.catch_up()
 
         self._on_loop(on_loop())
 

@@ -393,6 +393,11 @@ class Node:
         self.sender.look()
         self._database.look(whole=whole)
 
+    async def catch_up(self) -> None:
+        """Look as `look` does. On return what was changed in the database before holds here, if it can be read."""
+        self.look()
+        await self._database.catch_up()
+
     async def _tell_workers(self) -> None:
         """Tell workers that users, lists or settings may be others."""
         await self._worker.retain(self.current.settings.routes)

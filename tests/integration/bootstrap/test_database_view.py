@@ -260,3 +260,34 @@ async def test_a_list_that_cannot_be_read_is_not_asked_for_again(
         await asyncio.sleep(2 * LOOK)
         assert (one.view.lists_read, one.told) == (read, told + 1)
     assert capsys.readouterr().err.count("no entry") == 1
+
+
+async def test_who_waits_for_a_change_has_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_view, "LOOK", 60.0)
+    for name in (ANN, BOB):
+        users.add_user(engine, name)
+    async with node(engine) as one:
+        users.set_pipeline(engine, ANN, LIGHT)
+        await one.view.catch_up()
+        assert one.version(ANN) == 1
+        users.set_pipeline(engine, BOB, LIGHT)
+        await asyncio.gather(one.view.catch_up(), one.view.catch_up())
+        assert one.version(BOB) == 1
+
+
+async def test_who_waits_does_not_wait_for_a_database_that_is_away(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_view, "PATIENCE", 0.2)
+    async with node(engine) as one:
+
+        def hang(engine: Engine) -> object:
+            time.sleep(1)
+            raise OperationalError("", {}, Exception())
+
+        monkeypatch.setattr(marks, "numbers", hang)
+        one.view.look()
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await one.view.catch_up()
+        assert time.monotonic() - began < 0.9
