@@ -9,6 +9,7 @@ import signal
 import smtplib
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def test_mail_of_a_node_that_is_no_more_configured_is_delivered(tmp_path: Path) 
         held = send_until_both(node, "joe@example.test")
         node.stop()
         node.config.write_text(node.config.read_text().replace("processes = 2", "processes = 1"))
+        node.webs = node.webs[:1]
         node.start()
         until(lambda: len(pids(node)) == 2, node=node)
         for _ in range(30):
@@ -147,10 +149,17 @@ def test_mail_of_a_node_that_is_no_more_configured_is_delivered(tmp_path: Path) 
         assert makers(journal) == {numbered(node, 1)}
         clean(node)
         node.stop()
-        node.webs = node.webs[:1]
+        forget_all(folder_of(node.data, 2))
         node.start()  # now there is nothing left to do for it
         until(lambda: len(pids(node)) == 1, node=node)
         assert numbers_in(node.data) == [1, 2]
+
+
+def forget_all(data: Path) -> None:
+    """Remove the final mail of a spool, as the node does after `node.keep`."""
+    with contextlib.closing(sqlite3.connect(data / "spool" / "spool.db", isolation_level=None)) as spool:
+        for table in ("delivery", "message", "outbox", "recorded", "content"):
+            spool.execute(f"DELETE FROM {table}")
 
 
 def numbered(node: Node, number: int) -> int:
@@ -276,21 +285,28 @@ def silence(tmp_path: Path, node: Node) -> None:
 def test_the_mail_of_a_dead_machine_is_adopted(tmp_path: Path) -> None:
     with NextHop() as hop, two_machines(tmp_path, hop) as (dead, alive):
         before = {str(row["id"]) for row in queue(dead)}
+        said(dead, "queue", "suspend", "to:nobody@example.test")
+        said(alive, "queue", "suspend", "to:nobody@example.test")
         refused = alive.run("node", "adopt", str(dead.data), check=False)
-        assert (refused.returncode, "a node runs in" in refused.stderr) == (4, True)
+        assert (refused.returncode, "is in use" in refused.stderr) == (4, True)
         dead.kill()
         refused = alive.run("node", "adopt", str(dead.data), check=False)
         assert (refused.returncode, "seconds ago" in refused.stderr) == (4, True)
         silence(tmp_path, dead)
         assert [one["state"] for one in said(alive, "node", "list") if one["data"] == str(dead.data)] == ["silent"]
+        os.chown(alive.data, 65_534, 65_534)
         (taken,) = said(alive, "node", "adopt", str(dead.data))
         assert (taken["deliveries"], taken["data"]) == (5, str(folder_of(alive.data, 2)))
-        assert said(alive, "node", "adopt", str(dead.data)) == [taken]  # done is done
+        made = folder_of(alive.data, 2)
+        assert {path.stat().st_uid for path in (made.parent, made, *made.rglob("*"))} == {65_534}
+        os.chown(alive.data, 0, 0)
+        assert alive.run("node", "adopt", str(dead.data), check=False).returncode == 3  # done is done
         alive.stop()
         alive.start()
         until(lambda: len(pids(alive)) == 2, node=alive)
         assert {str(row["id"]) for row in queue(alive)} == before
         assert {one["number"] for one in said(alive, "node", "list")} == {numbered(alive, 1), taken["number"]}
+        assert [rule["rule"] for rule in said(alive, "queue", "rules")] == [1, 2]
         hop.refuse.clear()
         said(alive, "hold", "answer", "pass", "--where", "to:joe")
         until(lambda: len(hop.parcels) == 5, node=alive)
@@ -301,18 +317,39 @@ def test_the_mail_of_a_dead_machine_is_adopted(tmp_path: Path) -> None:
         until(lambda: len(hop.parcels) == 6, node=dead)
         assert len(said(dead, "node", "list")) == 3
         assert not queue(dead)
+        dead.kill()
+        silence(tmp_path, dead)
+        assert len(said(alive, "node", "adopt", str(dead.data))) == 1  # and it may die again
 
 
 def test_a_crash_while_adopting_costs_only_time(tmp_path: Path) -> None:
-    with NextHop() as hop, two_machines(tmp_path, hop) as (dead, alive):
-        dead.stop()
-        (dead.data / "spool").rename(dead.data / "spool.adopted")
-        half = folder_of(alive.data, 2).with_name(".adopting") / "spool"
-        half.mkdir(parents=True)
-        (half / "spool.db").write_bytes(b"half of it")
-        (taken,) = said(alive, "node", "adopt", str(dead.data))
-        assert taken["deliveries"] == 5
-        assert numbers_in(alive.data) == [1, 2]
+    """The dead machine had two nodes; the crash came when the first one was copied, and the second one half."""
+    with NextHop() as hop:
+        shared: dict[str, Any] = {"database": {"url": f"sqlite:///{tmp_path}/shared.db"}}
+        alive = Node(tmp_path / "alive", f"127.0.0.1:{hop.port}", settings=QUICK | shared)
+        third = Node(tmp_path / "third", f"127.0.0.1:{hop.port}", settings=QUICK | shared)
+        with alive, third, nodes(tmp_path / "dead", hop, **shared) as dead:
+            dead.add_pipeline("joe@example.test", HOLD)
+            held = send_until_both(dead, "joe@example.test")
+            dead.stop()
+            with contextlib.closing(sqlite3.connect(alive.data / "spool" / "spool.db")) as spool:
+                (name,) = spool.execute("SELECT value FROM meta WHERE key = 'name'").fetchone()
+            for folder in (dead.data, folder_of(dead.data, 2)):
+                with contextlib.closing(sqlite3.connect(folder / "spool" / "spool.db")) as spool:
+                    (own,) = spool.execute("SELECT value FROM meta WHERE key = 'name'").fetchone()
+                with contextlib.closing(sqlite3.connect(tmp_path / "shared.db")) as database:
+                    database.execute("UPDATE nodes SET adopter = ? WHERE spool = ?", (name, own))
+                    database.commit()
+                (folder / "spool").rename(folder / f"spool.adopted.{own}")
+                half = alive.data / "nodes" / f".adopting.{own}" / "spool"
+                half.mkdir(parents=True)
+                (half / "spool.db").write_bytes(b"half of it")
+            refused = third.run("node", "adopt", str(dead.data), check=False)
+            assert (refused.returncode, "another node's to adopt" in refused.stderr) == (4, True)
+            taken = said(alive, "node", "adopt", str(dead.data))
+            assert sum(one["deliveries"] for one in taken) == len(held)
+            assert numbers_in(alive.data) == [1, 2, 3]
+            assert third.run("node", "adopt", str(dead.data), check=False).returncode == 3
 
 
 def test_a_spool_of_another_database_is_not_adopted(tmp_path: Path) -> None:
@@ -332,3 +369,27 @@ def test_a_spool_of_another_database_is_not_adopted(tmp_path: Path) -> None:
             (other.data / "spool" / "spool.db").write_bytes(damaged)
             assert node.run("node", "adopt", str(other.data), check=False).returncode in (1, 75)
             assert numbers_in(node.data) == [1]
+
+
+def test_a_worker_that_would_serve_one_of_them_only_is_refused(tmp_path: Path) -> None:
+    with NextHop() as hop, nodes(tmp_path, hop) as node:
+        said(node, "user", "add", "joe@example.test")
+        refused = node.run("route", "set", "joe@example.test", "--run-by", "own", check=False)
+        assert (refused.returncode, "one of several nodes" in refused.stderr) == (4, True)
+        key = said(node, "key", "add", "joe@example.test", "--scope", "work")["key"]
+        line = node.line("work", "--url", f"http://127.0.0.1:{node.web}", "--token", key)
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode != 0
+        assert "several nodes" in done.stderr
+
+
+def test_a_damaged_spool_that_is_left_over_stops_no_other(tmp_path: Path) -> None:
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=QUICK) as node:
+        node.stop()
+        left = folder_of(node.data, 5) / "spool"
+        left.mkdir(parents=True)
+        (left / "spool.db").write_bytes(b"rubbish" * 1000)
+        node.start()
+        send(node.port)
+        until(lambda: len(hop.parcels) == 1, node=node)
+        until(lambda: '"event":"node_restarted","node":5' in node.log.read_text(), node=node)

@@ -2,6 +2,9 @@
 
 It runs in the process that asks, not in the node. The spool keeps its name and number, so that its messages keep their
 ids and its node its line in the list.
+
+The database says who adopts a spool. The old spool is renamed before it is copied, and again when the copy is in its
+place, so that no node delivers from it again and nobody adopts it twice. After a crash the same request goes on.
 """
 
 from __future__ import annotations
@@ -10,22 +13,23 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sendswitch import durable
 from sendswitch.admin.base import Actor, Installation
-from sendswitch.config.processes import folder_of, folders_in, numbers_in
+from sendswitch.config.processes import folder_of, folders_in
 from sendswitch.db import nodes
 from sendswitch.errors import NotFound, Permanent, Refused
-from sendswitch.spool import admin
+from sendswitch.spool import admin, rules
 from sendswitch.spool.audit import audit
 from sendswitch.webhooks.outbox import PLACE
 
-# A spool in a data folder, its name when it was adopted, and the folder of a copy that is not complete.
-SPOOL, TAKEN, PARTIAL = "spool", "spool.adopted", ".adopting"
+# A spool in a data folder. Its name while it is copied, with the spool's own name behind it, and when that is done.
+SPOOL, TAKEN, DONE = "spool", "spool.adopted.", "spool.done."
+OUTBOX = PLACE.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +44,51 @@ class Adopted:
 def adopt(installation: Installation, actor: Actor, *, folder: Path) -> tuple[Adopted, ...]:
     """Take over the spools in a dead node's data folder: the next start here delivers what is in them.
 
-    They are copied. The old ones are given another name before, so that no node ever delivers from them again; after a
-    crash the same request goes on. Raises NotFound, Permanent for a damaged spool, and Refused for a node that may
-    live, or one of another database: its recipients' pipelines would not be known here.
+    They are copied. Raises NotFound, Permanent for a damaged spool, and Refused for a node that may live, for one that
+    another node adopts, and for one of another database: its recipients' pipelines would not be known here.
     """
-    config = installation.config
-    data = config.node.data
+    data = installation.config.node.data
     if folder.resolve() == data.resolve():
         raise Refused(f"{folder} is the data folder of this node itself")
-    sources = [path for path in folders_in(folder) if (path / SPOOL).exists() or (path / TAKEN).exists()]
+    with installation.spool() as connection:
+        here = admin.spool_name(connection)
+    sources = [path for path in (folder, *sorted((folder / "nodes").glob("*"))) if _has_spool(path)]
     if not sources:
-        raise NotFound(f"there is no spool in {folder}; name the data folder of a node (node.data)")
-    with _locked(sources):
-        whole = [source for source in sources if (source / SPOOL).exists()]
-        for source in whole:
-            _check(installation, source)
-        for source in whole:
-            os.rename(source / SPOOL, source / TAKEN)
+        raise NotFound(f"there is no spool in {folder} to adopt; name the data folder of a node (node.data)")
+    with _locked([data / "adopting", *(source / "lock" for source in sources)]):
+        whole = [(source, _checked(installation, source)) for source in sources if _is_whole(source)]
+        for source, name in whole:
+            if not nodes.claim(installation.database(), name, here):
+                raise Refused(f"another node began to adopt {source}; go on there")
+            os.rename(source / SPOOL, source / f"{TAKEN}{name}")
             durable.sync(source)
-        return tuple(_take(source, data, config.node.processes) for source in sources)
+        taken = [path for source in sources for path in sorted(source.glob(f"{TAKEN}*"))]
+        return tuple(_take(installation, path, here) for path in taken)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / SPOOL / "spool.db").exists()
+
+
+def _has_spool(folder: Path) -> bool:
+    return _is_whole(folder) or any(folder.glob(f"{TAKEN}*"))
 
 
 @contextmanager
-def _locked(folders: list[Path]) -> Iterator[None]:
-    """Keep nodes away from these data folders. Raises Refused when one runs in one of them."""
+def _locked(files: Sequence[Path]) -> Iterator[None]:
+    """Keep nodes away from these data folders, and others who adopt. Raises Refused when one is there."""
     with ExitStack() as stack:
-        for folder in folders:
-            lock = stack.enter_context((folder / "lock").open("a"))
+        for file in files:
+            lock = stack.enter_context(file.open("a"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise Refused(f"a node runs in {folder}; stop it first") from error
+                raise Refused(f"{file.parent} is in use: a node runs there, or spools are being adopted") from error
         yield
 
 
-def _check(installation: Installation, folder: Path) -> None:
-    """Raise Refused or Permanent for a spool that must not be adopted."""
+def _checked(installation: Installation, folder: Path) -> str:
+    """Return the name of a spool that may be adopted. Raises Refused or Permanent for another one."""
     with closing(admin.open_files(folder)) as connection:
         findings, name = audit(connection, folder).findings, admin.spool_name(connection)
     if findings:
@@ -90,27 +103,64 @@ def _check(installation: Installation, folder: Path) -> None:
     if known.ended is None and known.seen > time.time() - nodes.SILENT:
         ago = time.time() - known.seen
         raise Refused(f"node {known.facts.number} had a heartbeat {ago:.0f} seconds ago; stop it, or wait a minute")
+    return name
 
 
-def _take(source: Path, data: Path, processes: int) -> Adopted:
+def _take(installation: Installation, taken: Path, here: str) -> Adopted:
     """Copy a spool, and its outbox of webhooks, into the folder of a new node. Durable on return."""
-    target = folder_of(data, max(processes, *numbers_in(data)) + 1)
-    partial = target.with_name(PARTIAL)
+    data, name = installation.config.node.data, taken.name.removeprefix(TAKEN)
+    if nodes.adopter_of(installation.database(), name) != here:
+        raise Refused(f"{taken} is another node's to adopt, or was adopted: nothing of it is delivered from here")
+    if (taken.parent / OUTBOX).exists():
+        os.rename(taken.parent / OUTBOX, taken / OUTBOX)
+    target = next((path for path in folders_in(data) if _name(path) == name), None)
+    if target is None:
+        target = _copied(data, taken, name, installation.config.node.processes)
+    taken.rename(taken.with_name(f"{DONE}{name}"))
+    durable.sync(taken.parent)
+    with closing(admin.open_files(target)) as connection:
+        return Adopted(admin.node_number(connection), target, admin.count_waiting(connection))
+
+
+def _name(folder: Path) -> str:
+    with suppress(NotFound), closing(admin.open_files(folder)) as connection:
+        return admin.spool_name(connection)
+    return ""
+
+
+def _copied(data: Path, taken: Path, name: str, processes: int) -> Path:
+    """Copy spool and outbox, and give the copy the first number that no node has had here. Return its folder."""
+    partial = data / "nodes" / f".adopting.{name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
-    shutil.copytree(source / TAKEN, partial / SPOOL)
-    if (source / PLACE).exists():
-        shutil.copytree(source / PLACE.parent, partial / PLACE.parent)
-    for path in (*partial.rglob("*"), partial):
-        durable.sync(path)
+    shutil.copytree(taken, partial / SPOOL, ignore=shutil.ignore_patterns(OUTBOX.name))
+    if (taken / OUTBOX).exists():
+        shutil.copytree(taken / OUTBOX, partial / OUTBOX)
     with closing(admin.open_files(partial)) as connection:
-        name, number = admin.spool_name(connection), admin.node_number(connection)
-        waiting = admin.count_waiting(connection)
-    for there in folders_in(data):  # a crash came after the copy
-        with suppress(NotFound), closing(admin.open_files(there)) as connection:
-            if admin.spool_name(connection) == name:
-                shutil.rmtree(partial)
-                return Adopted(number, there, waiting)
-    partial.rename(target)
-    durable.sync(target.parent)
-    return Adopted(number, target, waiting)
+        if findings := audit(connection, partial).findings:
+            raise Permanent(f"{taken} could not be copied whole: {findings[0].about}: {findings[0].text}")
+        rules.renumber(connection, max(map(_newest_rule, folders_in(data))))
+    for path in (*partial.rglob("*"), partial):
+        _give(path, data)
+        durable.sync(path)
+    _give(partial.parent, data)
+    number = processes + 1
+    while folder_of(data, number).exists():
+        number += 1
+    partial.rename(folder_of(data, number))
+    durable.sync(partial.parent)
+    durable.sync(data)
+    return folder_of(data, number)
+
+
+def _newest_rule(folder: Path) -> int:
+    with suppress(NotFound), closing(admin.open_files(folder)) as connection:
+        return rules.newest(connection)
+    return 0
+
+
+def _give(path: Path, data: Path) -> None:
+    """Give what root made to the owner of the data folder, whose node must read it."""
+    if os.geteuid() == 0:
+        owner = data.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

@@ -115,7 +115,7 @@ def restore(installation: Installation, actor: Actor, *, file: Path) -> Backup:
         _suspend_all([folder_of(work, number) for number in numbers], reason, actor)
         with (work / "database.jsonl").open("rb") as lines:
             rows = dump.load(engine, lines)
-        for number in reversed(numbers):  # the first spool last: without it there is nothing to start with
+        for number in reversed(numbers):  # the first spool last: with it, the restore is complete
             source, target = folder_of(work, number), folder_of(data, number)
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (source / PLACE).exists():
@@ -126,12 +126,16 @@ def restore(installation: Installation, actor: Actor, *, file: Path) -> Backup:
 
 def _suspend_all(folders: Sequence[Path], reason: str, actor: Actor) -> None:
     """Suspend the mail in spools that were restored, and let their events be told to the journal again."""
-    now = time.time()
+    now, number = time.time(), 0
+    for folder in folders:
+        with closing(open_files(folder)) as connection:
+            number = max(number, rules.newest(connection) + 1)  # one number on all nodes
     for folder in folders:
         with closing(open_files(folder)) as connection:
             tell_all_again(connection)
+            about = {"reason": reason, "author": actor.name}
             # What comes from now on is not held: `before` counts from the moment the rule is added.
-            rules.add(connection, Kind.SUSPEND, "before:0s", reason=reason, author=actor.name, now=now, time=WAITS)
+            rules.add(connection, Kind.SUSPEND, "before:0s", **about, now=now, time=WAITS, number=number)
 
 
 def _dump(config: Config, file: Path) -> int:

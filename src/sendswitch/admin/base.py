@@ -90,7 +90,7 @@ class Installation:
         return [self._one_of(config, number) for number in numbers]
 
     def _one_of(self, config: Config, number: int) -> Installation:
-        own = of_process(config, number, max(config.node.processes, number))
+        own = of_process(config, number, config.node.processes)
         return Installation(lambda: own, engine=self._engine)
 
     @property

@@ -131,11 +131,12 @@ class Node:
         source: Source | None = None,
         stories: bool = False,
         number: int = 1,
+        shared: bool = False,
     ) -> None:
         """Prepare a node. `stories` shows the pages that need no login: for a demonstration. `number` is which of
-        several nodes of one machine it is.
+        several nodes of one machine it is; with `shared` others listen on the same ports.
         """
-        self._stories, self._number = stories, number
+        self._stories, self._number, self._shared = stories, number, shared
         self.config, self._first, self._with_workers, self._source = config, config, workers, source
         self.data = config.node.data
         self._lock = -1
@@ -162,7 +163,8 @@ class Node:
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
-        pages = [*(make_routes(self._engine) if self._stories else ()), WorkerSocket(self.workers, self._key).route()]
+        workers = WorkerSocket(self.workers, self._key, alone=not self._shared)
+        pages = [*(make_routes(self._engine) if self._stories else ()), workers.route()]
         self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages), message=MOST_MESSAGE)
         try:
             await self._start_web()
@@ -310,7 +312,7 @@ class Node:
                 listener = Listener(self._intake(section, self.config), options)
                 endpoint = parse_endpoint(section.bind)
                 try:
-                    await listener.start(endpoint, shared=self._first.node.processes > 1)
+                    await listener.start(endpoint, shared=self._shared)
                 except OSError as error:
                     raise not_bound("listener.bind", endpoint, error) from error
                 bound[name] = listener

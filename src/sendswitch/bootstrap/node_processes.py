@@ -21,10 +21,10 @@ from sendswitch.config.model import Config
 from sendswitch.config.processes import folder_of, numbers_in
 from sendswitch.errors import SendSwitchError
 from sendswitch.smtp.endpoint import parse_endpoint
-from sendswitch.spool.admin import has_work
+from sendswitch.spool.admin import has_mail
 
-# Signs of life that a node may leave out before it hangs, and seconds that its start may take.
-SILENT, START = 15, 600.0
+# Signs of life that a node may leave out before it hangs, and before the first one: its start may take long.
+SILENT, START = 15, 300
 # Seconds after which a node that ended is no failed start.
 WELL = 10.0
 
@@ -43,8 +43,8 @@ class EndedEarly(SendSwitchError):
 def numbers(config: Config) -> list[int]:
     """Return the numbers of the nodes to start: as many as configured, and those that have mail of more."""
     wanted = list(range(1, config.node.processes + 1))
-    left = [n for n in numbers_in(config.node.data) if n not in wanted]
-    return wanted + [n for n in left if has_work(folder_of(config.node.data, n))]
+    left = [n for n in numbers_in(config.node.data) if n not in wanted]  # its mail must go on
+    return wanted + [n for n in left if has_mail(folder_of(config.node.data, n))]
 
 
 def require_free(config: Config) -> None:
@@ -61,22 +61,27 @@ def require_free(config: Config) -> None:
 
 
 class NodeProcesses:
-    """The processes of several nodes."""
+    """The processes of several nodes. Those with numbers above `needed` only deliver what they have."""
 
-    def __init__(self, numbers: Sequence[int], command: Command) -> None:
-        self._numbers, self._command = numbers, command
+    def __init__(self, numbers: Sequence[int], command: Command, needed: int) -> None:
+        self._numbers, self._command, self._needed = numbers, command, needed
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = False
 
     async def start(self) -> None:
-        """Start all nodes; all of them take mail on return. Raises EndedEarly, and then none runs."""
+        """Start all nodes; those that are needed take mail on return. Raises EndedEarly, OSError; then none runs.
+
+        A node that only delivers what it has stops no other: it is started again and again.
+        """
         loop = asyncio.get_running_loop()
-        ready = [loop.create_future() for _ in self._numbers]
-        self._keeping = [loop.create_task(self._keep(n, one)) for n, one in zip(self._numbers, ready, strict=True)]
+        ready: dict[int, asyncio.Future[None]] = {n: loop.create_future() for n in self._numbers}
+        self._keeping = [loop.create_task(self._keep(n, one)) for n, one in ready.items()]
+        for number, one in ready.items():
+            if number > self._needed:
+                one.set_result(None)
         try:
-            async with asyncio.timeout(START):
-                await asyncio.gather(*ready)
+            await asyncio.gather(*ready.values())
         except BaseException:
             await self.stop()
             raise
@@ -103,11 +108,17 @@ class NodeProcesses:
         """Keep a node running. `ready` tells of its first start only."""
         pause, loop = FIRST_RETRY, asyncio.get_running_loop()
         while True:
-            began = loop.time()
-            status = await self._one(number, ready)
-            if not ready.done():
-                ready.set_exception(EndedEarly(number, status))
-                return
+            began, status = loop.time(), -1
+            try:
+                status = await self._one(number, ready)
+                if not ready.done():
+                    ready.set_exception(EndedEarly(number, status))
+                    return
+            except Exception as error:  # such as no memory for a process
+                logs.failed(f"running node {number}", error=error)
+                if not ready.done():
+                    ready.set_exception(error)
+                    return
             if loop.time() - began > WELL:
                 pause = FIRST_RETRY
             logs.node_restarted(number, status=status, retry_in=pause)
@@ -119,6 +130,9 @@ class NodeProcesses:
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(*self._command(number, write), pass_fds=(write,))
+        except BaseException:
+            os.close(read)
+            raise
         finally:
             os.close(write)
         self._running[number] = process
@@ -138,18 +152,21 @@ class NodeProcesses:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), file
         )
+        # Looks are counted and not seconds: a process that stood still did not look.
+        silent, most = 0, START
         try:
-            up = False
-            while True:
-                async with asyncio.timeout(SILENT * BEAT if up else START):
-                    line = await reader.readline()
-                if not line:
-                    return
-                if line == b"READY=1\n":
-                    up = True
-                    if not ready.done():
-                        ready.set_result(None)
-        except TimeoutError:
+            while silent < most:
+                silent += 1
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BEAT):
+                        line = await reader.readline()
+                    silent = 0
+                    if not line:
+                        return
+                    if line == b"READY=1\n":
+                        most = SILENT
+                        if not ready.done():
+                            ready.set_result(None)
             logs.node_hung(number, pid=process.pid)
             process.kill()
         finally:

@@ -88,7 +88,8 @@ def ready(
     """Check that the node accepts mail and can deliver. If not, shows the causes (`/readyz`) and exits with 75."""
     session: Session = context.obj
     config = session.config()
-    webs = [parse_endpoint(web_of(config, number)) for number in range(1, config.node.processes + 1)]
+    processes = config.node.processes
+    webs = [parse_endpoint(web_of(config, number, processes)) for number in range(1, processes + 1)]
     end = time.monotonic() + duration(wait)
     while trouble := [why for web in webs for why in _trouble(web)]:
         if time.monotonic() >= end:

@@ -83,7 +83,7 @@ def _start(session: Session, *, workers: bool, one: _Process, watch: bool = Fals
         return
     tune_memory()
     supervisor: Supervising = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
-    number, processes = map(int, (one.place or "1/1").split("/"))
+    number, processes = (int(part) for part in (one.place or "1/1").split("/"))
     if one.place:
         ends_with(one.of, signal.SIGTERM)
         supervisor = OverPipe(one.pulse)
@@ -94,7 +94,9 @@ def _start(session: Session, *, workers: bool, one: _Process, watch: bool = Fals
 
     config = of_process(config, number, processes)
     uvloop.run(
-        until_signal(config, workers=workers, source=source, changed=changed, supervisor=supervisor, number=number)
+        until_signal(
+            config, workers=workers, source=source, changed=changed, supervisor=supervisor, place=(number, processes)
+        )
     )
 
 
@@ -102,7 +104,7 @@ def _start_several(session: Session, config: Config, several: Sequence[int], *, 
     require_free(config)
     words = ["run" if workers else "serve", *(["--reload"] if watch else [])]
     line = [*(["--config", str(session.config_path)] if session.config_path else []), *words]
-    nodes = NodeProcesses(several, command(line, config.node.processes))
+    nodes = NodeProcesses(several, command(line, config.node.processes), config.node.processes)
     supervisor = Supervisor(*taken_from_systemd(os.environ, os.getpid()))
     try:
         uvloop.run(_nodes_until_signal(nodes, supervisor))
@@ -210,14 +212,14 @@ async def until_signal(
     source: Source,
     changed: Callable[[], bool] | None = None,
     supervisor: Supervising,
-    number: int = 1,
+    place: tuple[int, int],
 ) -> None:
-    """Run a node until SIGTERM or SIGINT.
+    """Run a node until SIGTERM or SIGINT. `place` is which of how many it is.
 
     Read the configuration again at SIGHUP, and when `changed` returns True; it is called every LOOK seconds.
     """
     loop, signalled = asyncio.get_running_loop(), _signalled()
-    node = Node(config, workers=workers, source=source, number=number)
+    node = Node(config, workers=workers, source=source, number=place[0], shared=place[1] > 1)
     await node.start()
     supervisor.tell("READY=1")
     living = loop.create_task(supervisor.watch())

@@ -54,7 +54,7 @@ def of_process(config: Config, number: int, processes: int) -> Config:
             "node": _with(config.node, data=data, max_memory=memory),
             "listener": tuple(map(shared, config.listener)) if number <= processes else (),
             "next_hop": _with(config.next_hop, connections=share(config.next_hop.connections)),
-            "web": _with(config.web, bind=web_of(config, number)),
+            "web": _with(config.web, bind=web_of(config, number, processes)),
             "database": _with(config.database, url=SecretStr(config.database_url)),
             "recording": _with(config.recording, most=share(config.recording.most)),
             "canary": config.canary if number == 1 else _with(config.canary, to=""),
@@ -63,8 +63,14 @@ def of_process(config: Config, number: int, processes: int) -> Config:
     )
 
 
-def web_of(config: Config, number: int) -> str:
-    """Return the address of a node's web port: the ports behind the first node's are those of the others."""
+def web_of(config: Config, number: int, processes: int) -> str:
+    """Return the address of a node's web port: those of the others are behind the first one's. One with a higher number
+    has any free port, because others may need those behind.
+    """
+    if number == 1:
+        return config.web.bind
+    if number > processes:
+        return "127.0.0.1:0"
     host, _, port = config.web.bind.rpartition(":")
     return f"{host}:{int(port) + number - 1}"
 

@@ -90,7 +90,8 @@ def tell(engine: Engine, spool: str, facts: NodeFacts, now: float, *, ended: boo
 
 def _row(spool: str, facts: NodeFacts, now: float, *, ended: bool) -> dict[str, object]:
     said = asdict(facts)
-    return {"id": said.pop("number"), "spool": spool, "seen": now, "ended": now if ended else None} | said
+    known = {"id": said.pop("number"), "spool": spool, "seen": now, "ended": now if ended else None, "adopter": ""}
+    return known | said
 
 
 def known(engine: Engine) -> Sequence[KnownNode]:
@@ -103,6 +104,26 @@ def known(engine: Engine) -> Sequence[KnownNode]:
 def _known(row: dict[str, object]) -> KnownNode:
     facts = NodeFacts(**{name: row[name] for name in NodeFacts.__dataclass_fields__})  # type: ignore[arg-type]
     return KnownNode(str(row["spool"]), facts, float(row["seen"]), row["ended"])  # type: ignore[arg-type]
+
+
+def claim(engine: Engine, spool: str, adopter: str) -> bool:
+    """Note that a node, by the name of its spool, adopts another one's. Blocks.
+
+    Return False when that is unknown here, or another node's to adopt. The claim ends when the spool's node runs again.
+    """
+    with engine.begin() as connection:
+        mine = nodes.c.adopter.in_(("", adopter))
+        done = connection.execute(update(nodes).where(nodes.c.spool == spool, mine).values(adopter=adopter))
+        if done.rowcount == 0:  # MariaDB counts rows that changed only
+            found = select(nodes.c.id).where(nodes.c.spool == spool, nodes.c.adopter == adopter)
+            return connection.execute(found).first() is not None
+        return True
+
+
+def adopter_of(engine: Engine, spool: str) -> str:
+    """Return the name of the spool whose node adopts this one, '' for none. Blocks."""
+    with engine.connect() as connection:
+        return str(connection.execute(select(nodes.c.adopter).where(nodes.c.spool == spool)).scalar() or "")
 
 
 def forget(engine: Engine, number: int, now: float) -> None:

@@ -163,6 +163,7 @@ secrets = Table(
 )
 # The nodes of this database. The id is the number in the ids of a node's messages; the spool's name never changes, so
 # that a node that moves or restarts is known again. `seen` is its last heartbeat, `ended` when it was stopped in order.
+# `adopter` is the name of the spool whose node adopts this one, empty when it runs.
 nodes = Table(
     "nodes",
     metadata,
@@ -181,6 +182,7 @@ nodes = Table(
     Column("held", Integer, nullable=False),
     Column("quarantined", Integer, nullable=False),
     Column("workers", Integer, nullable=False),
+    Column("adopter", String(32), nullable=False),
 )
 # What a candidate would have done beside what was done.
 comparisons = Table(

@@ -21,7 +21,6 @@ from sendswitch.journal.search import SearchFacts, Term, matches
 from sendswitch.mail.ids import from_text, to_text
 from sendswitch.spool import schema
 from sendswitch.spool.connection import connect, scalar, transaction, write_rows
-from sendswitch.spool.history import journaled
 from sendswitch.spool.records import EVENTS, NewState, dumps, event_from_row
 from sendswitch.spool.states import State
 
@@ -94,16 +93,13 @@ def open_files(data: Path) -> sqlite3.Connection:
     return connection
 
 
-def has_work(data: Path) -> bool:
-    """Return whether a node is needed for the spool of a data folder: for mail, or for events the journal lacks."""
+def has_mail(data: Path) -> bool:
+    """Return whether there is any mail in the spool of a data folder, final mail too, which is still to be removed."""
     try:
-        connection = open_files(data)
-    except SpoolUnavailable:  # of an older program, or not to be read now: a node tells
+        with closing(open_files(data)) as connection:
+            return bool(scalar(connection, "SELECT EXISTS (SELECT 1 FROM message)"))
+    except (SpoolUnavailable, sqlite3.Error):  # of an older program, or damaged: a node tells
         return True
-    with closing(connection):
-        mail = connection.execute("SELECT EXISTS (SELECT 1 FROM delivery WHERE due IS NOT NULL)").fetchone()[0]
-        newest = connection.execute("SELECT max(id) FROM outbox").fetchone()[0] or 0
-        return bool(mail) or newest > journaled(connection)
 
 
 def node_number(connection: sqlite3.Connection) -> int:

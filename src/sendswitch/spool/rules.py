@@ -86,6 +86,18 @@ def add(
     return _rule(connection, id_, *row)
 
 
+def renumber(connection: sqlite3.Connection, above: int) -> None:
+    """Give each rule a number above `above`: a spool comes to nodes whose rules have these numbers."""
+    with transaction(connection):
+        for (id_,) in connection.execute("SELECT id FROM rule ORDER BY id DESC").fetchall():
+            connection.execute("UPDATE rule SET id = ? WHERE id = ?", (id_ + above, id_))
+            connection.execute("UPDATE rule_delivery SET id = ? WHERE id = ?", (id_ + above, id_))
+            connection.execute(
+                "UPDATE delivery SET reply = replace(reply, ?, ?) WHERE reply LIKE ? || '%'",
+                (f"{SUSPENDED} {id_}:", f"{SUSPENDED} {id_ + above}:", f"{SUSPENDED} {id_}:"),
+            )
+
+
 def newest(connection: sqlite3.Connection) -> int:
     """Return the number of the newest rule that there ever was, 0 for none."""
     return int(scalar(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'rule'") or 0)

@@ -50,8 +50,9 @@ class Workers(Protocol):
 class WorkerSocket:
     """The application behind PATH."""
 
-    def __init__(self, workers: Workers, check: Check) -> None:
-        self._workers, self._check = workers, check
+    def __init__(self, workers: Workers, check: Check, *, alone: bool = True) -> None:
+        """Take the server of workers. Unless it is alone, a worker is refused: it would serve one of several nodes."""
+        self._workers, self._check, self._alone = workers, check, alone
         self._places, self._waiting = asyncio.Semaphore(AT_ONCE), 0
 
     def route(self) -> WebSocketRoute:
@@ -69,6 +70,8 @@ class WorkerSocket:
 
     async def _login(self, socket: HTTPConnection) -> tuple[int, str, Login | None]:
         """Return who is there, or the status and the reason of a refusal."""
+        if not self._alone:
+            return 403, "there are several nodes behind this address; connect over RabbitMQ: --broker", None
         scheme, _, key = socket.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.startswith(PREFIX) or len(key) > LONGEST:
             return 401, "a worker sends its key: Authorization: Bearer ssk_...", None

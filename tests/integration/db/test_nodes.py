@@ -42,6 +42,18 @@ def test_a_heartbeat_is_seen(engine: Engine) -> None:
     assert (known.facts.queued, known.ended) == (9, 20.0)
 
 
+def test_one_node_alone_adopts_a_spool(engine: Engine) -> None:
+    assert not nodes.claim(engine, "a", "b")
+    nodes.register(engine, "a", 7, 1.0)
+    assert nodes.adopter_of(engine, "a") == ""
+    assert nodes.claim(engine, "a", "b")
+    assert nodes.claim(engine, "a", "b")
+    assert not nodes.claim(engine, "a", "c")
+    assert nodes.adopter_of(engine, "a") == "b"
+    nodes.tell(engine, "a", FACTS, 10.0)  # it runs, in its new place
+    assert nodes.adopter_of(engine, "a") == ""
+
+
 def test_only_what_is_gone_is_forgotten(engine: Engine) -> None:
     nodes.register(engine, "a", 7, 1.0)
     nodes.tell(engine, "a", FACTS, 10.0)

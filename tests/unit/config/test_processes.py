@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sendswitch.config.model import Config
-from sendswitch.config.processes import folder_of, folders_in, numbers_in, of_process
+from sendswitch.config.processes import folder_of, folders_in, numbers_in, of_process, web_of
 
 
 def config(processes: int, **more: object) -> Config:
@@ -46,6 +46,8 @@ def test_no_limit_stays_none() -> None:
 def test_one_too_many_takes_no_mail() -> None:
     left = of_process(config(1), 2, 1)
     assert left.listener == ()
+    assert left.web.bind == "127.0.0.1:0"  # those behind the first one's may be another program's
+    assert web_of(config(1, web={"bind": "127.0.0.1:0"}), 1, 1) == "127.0.0.1:0"
     assert left.node.data == Path("/data/nodes/2")
 
 

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("held", sa.Integer, nullable=False),
         sa.Column("quarantined", sa.Integer, nullable=False),
         sa.Column("workers", sa.Integer, nullable=False),
+        sa.Column("adopter", sa.String(32), nullable=False),
     )
 
 
