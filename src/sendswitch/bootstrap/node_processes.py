@@ -67,7 +67,7 @@ class NodeProcesses:
         self._numbers, self._command, self._needed = numbers, command, needed
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._keeping: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Start all nodes; those that are needed take mail on return. Raises EndedEarly, OSError; then none runs.
@@ -91,12 +91,12 @@ class NodeProcesses:
         self._signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """End every node in order; kill those that take longer than they may."""
-        self._stopping = True
+        """End every node in order; kill those that take twice the time that they have for mail in hand."""
+        self._stopping.set()
         self._signal(signal.SIGTERM)
-        for task in self._keeping:
-            task.cancel()
-        await asyncio.gather(*(_ended(process) for process in self._running.values()))
+        if self._keeping:
+            await asyncio.wait(self._keeping, timeout=2 * GRACE)
+        self._signal(signal.SIGKILL)
         await asyncio.gather(*self._keeping, return_exceptions=True)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -105,24 +105,28 @@ class NodeProcesses:
                 process.send_signal(number)
 
     async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
-        """Keep a node running. `ready` tells of its first start only."""
+        """Keep a node running until all are stopped. `ready` tells of its first start only."""
         pause, loop = FIRST_RETRY, asyncio.get_running_loop()
         while True:
-            began, status = loop.time(), -1
+            began, status, why = loop.time(), -1, None
             try:
                 status = await self._one(number, ready)
-                if not ready.done():
-                    ready.set_exception(EndedEarly(number, status))
-                    return
             except Exception as error:  # such as no memory for a process
                 logs.failed(f"running node {number}", error=error)
-                if not ready.done():
-                    ready.set_exception(error)
-                    return
+                why = error
+            if self._stopping.is_set():
+                ready.cancel()
+                return
+            if not ready.done():
+                ready.set_exception(why or EndedEarly(number, status))
+                return
             if loop.time() - began > WELL:
                 pause = FIRST_RETRY
             logs.node_restarted(number, status=status, retry_in=pause)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+                return
             pause = min(pause * 2, LAST_RETRY)
 
     async def _one(self, number: int, ready: asyncio.Future[None]) -> int:
@@ -136,12 +140,13 @@ class NodeProcesses:
         finally:
             os.close(write)
         self._running[number] = process
+        if self._stopping.is_set():  # meanwhile
+            process.terminate()
         try:
             await self._listen(number, process, read, ready)
             return await process.wait()
         finally:
-            if process.returncode is not None:
-                del self._running[number]
+            del self._running[number]
 
     async def _listen(
         self, number: int, process: asyncio.subprocess.Process, pipe: int, ready: asyncio.Future[None]
@@ -171,17 +176,6 @@ class NodeProcesses:
             process.kill()
         finally:
             transport.close()
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Wait for the end of a node that was told to stop; kill it after twice the time it takes for mail in hand."""
-    try:
-        async with asyncio.timeout(2 * GRACE):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def command(arguments: Sequence[str], processes: int) -> Command:

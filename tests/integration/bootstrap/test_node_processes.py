@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,3 +110,22 @@ async def test_a_program_that_is_away_is_tried_again(tmp_path: Path, monkeypatch
     away = False
     await until(lambda: len(pids(file, 1)) == 2)
     await nodes.stop()
+
+
+async def test_one_that_is_just_being_started_again_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_processes, "FIRST_RETRY", 0.001)
+    file, make = tmp_path / "pids", asyncio.create_subprocess_exec
+
+    async def slowly(*line: Any, **more: Any) -> asyncio.subprocess.Process:
+        process = await make(*line, **more)
+        await until(lambda: len(pids(file, 1)) > 0)
+        await asyncio.sleep(0.3)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    nodes = NodeProcesses([1], command(file, "time.sleep(60)"), 1)
+    await nodes.start()
+    os.kill(pids(file, 1)[0], signal.SIGKILL)
+    await until(lambda: len(pids(file, 1)) == 2)  # it runs, and nobody knows it yet
+    await nodes.stop()
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids(file, 1))
