@@ -50,7 +50,7 @@ class AllNodes:
     """Calls use cases in the nodes of one machine, so that they are like one: each request where `Place.at` says.
 
     A node that does not run is asked on its files. A request that changes something on every node and fails on one has
-    changed it on those before; made again, it changes what is left.
+    changed it on those before. Made again, it changes what is left; only a rule is then added a second time there.
     """
 
     def __init__(self, clients: Sequence[Client], numbers: Mapping[int, Client]) -> None:

@@ -137,7 +137,7 @@ class RabbitConsumer:
             self._tags.append((queue, await safely(queue.consume(self._came))))
 
     def _ended(self) -> None:
-        """End all leases and calls after the connection was lost. RabbitMQ gives the tasks to other workers."""
+        """End all leases and calls: the connection is lost. RabbitMQ gives the tasks to other workers."""
         self._verdicts = {}
         for lease in self.leases.values():
             lease.ended = True
