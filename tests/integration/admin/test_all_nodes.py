@@ -13,11 +13,12 @@ from sendswitch.admin import deliveries, hold, messages, node, quarantine, queue
 from sendswitch.admin.base import Actor, Installation
 from sendswitch.admin.hold import HeldAnswer
 from sendswitch.admin.queue import By
-from sendswitch.client import Client, InProcess, connect
+from sendswitch.client import AllNodes, Client, InProcess, connect
 from sendswitch.config.model import Config
 from sendswitch.config.processes import folder_of
 from sendswitch.errors import InvalidSearch, NotFound, Refused, Temporary
 from sendswitch.mail.content import read_all
+from sendswitch.mail.ids import Sequence, to_text
 from sendswitch.processors.base import Notice
 from sendswitch.spool.rules import Kind
 from sendswitch.spool.states import State
@@ -160,3 +161,21 @@ def test_what_needs_a_running_node_says_so(put: Callable[..., list[str]], client
     assert not client().running
     with pytest.raises(Temporary, match="no node runs"):
         client().call(node.status)
+
+
+def test_the_node_that_made_an_id_is_asked_first() -> None:
+    """Another one would answer from the journal, which may not have the last events yet."""
+
+    class Asked:
+        running = True
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def call(self, use_case: object, *none: object, **arguments: object) -> Any:
+            return self.name
+
+    one, two = Asked("one"), Asked("two")
+    both = AllNodes([one, two], {6: one, 7: two})
+    made = Sequence(7, time.time)
+    assert both.call(messages.history, id=f"{to_text(made())}.0") == "two"  # type: ignore[comparison-overlap]
