@@ -20,6 +20,7 @@ from sendswitch.bench.peers import Node, free_port
 from sendswitch.config.processes import folder_of, numbers_in
 from sendswitch.mail.ids import from_text, node_of
 from sendswitch.reply import Reply
+from tests.e2e.laptop import Laptop
 from tests.e2e.next_hop import NextHop
 from tests.e2e.steps import QUICK, clean, queue, said, send, until
 
@@ -371,16 +372,46 @@ def test_a_spool_of_another_database_is_not_adopted(tmp_path: Path) -> None:
             assert numbers_in(node.data) == [1]
 
 
-def test_a_worker_that_would_serve_one_of_them_only_is_refused(tmp_path: Path) -> None:
-    with NextHop() as hop, nodes(tmp_path, hop) as node:
-        said(node, "user", "add", "joe@example.test")
-        refused = node.run("route", "set", "joe@example.test", "--run-by", "own", check=False)
-        assert (refused.returncode, "one of several nodes" in refused.stderr) == (4, True)
-        key = said(node, "key", "add", "joe@example.test", "--scope", "work")["key"]
-        line = node.line("work", "--url", f"http://127.0.0.1:{node.web}", "--token", key)
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode != 0
-        assert "several nodes" in done.stderr
+def test_a_worker_of_a_users_own_serves_all_of_them(tmp_path: Path) -> None:
+    """Over one address; a node that is killed is served again."""
+    worker = {"worker": {"processes": 1, "offline_after": "60s"}}
+    with NextHop() as hop, nodes(tmp_path, hop, 3, **worker) as node:
+        node.add_pipeline("joe@example.test", "[[step]]\nuse = 'tag'\ntags = ['SEEN']\n")
+        said(node, "route", "set", "joe@example.test", "--run-by", "own")
+        key = said(node, "key", "add", "joe@example.test")["key"]
+        laptop = Laptop(node, key)
+        try:
+            until(lambda: len([one for one in said(node, "worker", "list") if one["user"]]) == 3, node=node)
+            deliver(node, hop, 30)
+            os.kill(next(pid for pid in pids(node) if pid != first_pid(node)), signal.SIGKILL)
+            until(lambda: len([one for one in said(node, "worker", "list") if one["user"]]) == 3, 60, node)
+            deliver(node, hop, 30)
+            direct = subprocess.run(
+                node.line("work", "--url", f"http://127.0.0.1:{node.webs[1]}", "--token", key),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert direct.returncode != 0
+            assert "connect to the first one's web port" in direct.stderr
+        finally:
+            assert laptop.stop() == 0, laptop.log.read_text()
+        assert "Traceback" not in laptop.log.read_text()
+        clean(node)
+
+
+def first_pid(node: Node) -> int:
+    return next(int(one["pid"]) for one in said(node, "node", "list") if one["data"] == str(node.data))
+
+
+def deliver(node: Node, hop: NextHop, count: int) -> None:
+    """Send mail to Joe, and see that his worker has seen all of it."""
+    before = len(hop.parcels)
+    for _ in range(count):
+        send(node.port, "joe@example.test", body=b"x" * 300_000 + b"\r\n")
+    until(lambda: len(hop.parcels) == before + count, node=node)
+    assert all(b"SEEN" in parcel.data[:2000] for parcel in hop.parcels[before:])
 
 
 def test_a_damaged_spool_that_is_left_over_stops_no_other(tmp_path: Path) -> None:

@@ -58,11 +58,6 @@ def set_route(
     """
     if run_by == "own-rabbitmq":
         raise Refused(f"over RabbitMQ they need a queue and an account: sendswitch route install {address}")
-    if run_by == "own" and installation.config.node.processes > 1:
-        raise Refused(
-            "a worker on the web port would reach one of several nodes (node.processes) only; with RabbitMQ it reaches"
-            f" all: sendswitch route install {address}"
-        )
     version = _checked(installation, address, run_by, when_offline)
     told = workers.set_workers(installation.database(), address, run_by=run_by, when_offline=when_offline or "")
     installation.changed()

@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ from sendswitch.broker.worker_server import NAME as WORKERS
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
+from sendswitch.config.processes import folder_of
 from sendswitch.db import journal, nodes
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
@@ -120,6 +121,18 @@ Source = Callable[[], Config]
 """Reads the configuration again. Raises InvalidConfiguration."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a node among those of one machine: its number, and whether others listen on the same ports.
+
+    The first one knows the numbers of the others, and passes workers on to them.
+    """
+
+    number: int = 1
+    shared: bool = False
+    others: tuple[int, ...] = ()
+
+
 class Node:
     """One node: listeners, spool, queue, web port and, if asked, worker processes."""
 
@@ -130,13 +143,10 @@ class Node:
         workers: bool,
         source: Source | None = None,
         stories: bool = False,
-        number: int = 1,
-        shared: bool = False,
+        place: Place = Place(),
     ) -> None:
-        """Prepare a node. `stories` shows the pages that need no login: for a demonstration. `number` is which of
-        several nodes of one machine it is; with `shared` others listen on the same ports.
-        """
-        self._stories, self._number, self._shared = stories, number, shared
+        """Prepare a node. `stories` shows the pages that need no login: for a demonstration."""
+        self._stories, self._place = stories, place
         self.config, self._first, self._with_workers, self._source = config, config, workers, source
         self.data = config.node.data
         self._lock = -1
@@ -163,7 +173,8 @@ class Node:
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
-        workers = WorkerSocket(self.workers, self._key, alone=not self._shared)
+        sockets = {number: folder_of(self.data, number) / WORKERS for number in self._place.others}
+        workers = WorkerSocket(self.workers, self._key, sockets if self._place.number == 1 else None)
         pages = [*(make_routes(self._engine) if self._stories else ()), workers.route()]
         self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages), message=MOST_MESSAGE)
         try:
@@ -187,7 +198,7 @@ class Node:
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail, register=register)
         if 0 < self.spool.version_before < SAFE_DEFAULTS_SINCE:
             logs.upgraded(changes=changed_defaults(config))
-        self._outbox = Outbox(self.data / PLACE, first=1 + ENDPOINTS * (self._number - 1))
+        self._outbox = Outbox(self.data / PLACE, first=1 + ENDPOINTS * (self._place.number - 1))
 
     async def _start_queue(self) -> None:
         """Start the queue and its runner, with the routes and rules that hold now."""
@@ -269,7 +280,9 @@ class Node:
 
     def _for_workers(self, owner: str) -> dict[str, Any]:
         level = logs.lowest_level()
-        return settings_for_workers(self._first, self.config, self._database.lists_read, level, own=bool(owner))
+        return settings_for_workers(
+            self._first, self.config, self._database.lists_read, level, own=bool(owner), others=self._place.others
+        )
 
     async def _key(self, given: str) -> tuple[int, str] | None:
         """Return the number of a worker's key and its user's address."""
@@ -312,7 +325,7 @@ class Node:
                 listener = Listener(self._intake(section, self.config), options)
                 endpoint = parse_endpoint(section.bind)
                 try:
-                    await listener.start(endpoint, shared=self._shared)
+                    await listener.start(endpoint, shared=self._place.shared)
                 except OSError as error:
                     raise not_bound("listener.bind", endpoint, error) from error
                 bound[name] = listener

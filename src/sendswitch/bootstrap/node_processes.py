@@ -40,9 +40,9 @@ class EndedEarly(SendSwitchError):
         self.status = status
 
 
-def numbers(config: Config) -> list[int]:
-    """Return the numbers of the nodes to start: as many as configured, and those that have mail of more."""
-    wanted = list(range(1, config.node.processes + 1))
+def numbers(config: Config, processes: int) -> list[int]:
+    """Return the numbers of the nodes to start: so many, and those that have mail of more."""
+    wanted = list(range(1, processes + 1))
     left = [n for n in numbers_in(config.node.data) if n not in wanted]  # its mail must go on
     return wanted + [n for n in left if has_mail(folder_of(config.node.data, n))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,15 +27,17 @@ OWN_AT_ONCE = 2
 
 
 def settings_for_workers(
-    fixed: Config, config: Config, lists_read: str, log_level: str, *, own: bool
+    fixed: Config, config: Config, lists_read: str, log_level: str, *, own: bool, others: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Return what a worker must know of the configuration: of the one that the node started with, and of the one that
-    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time.
+    is in force. `lists` changes with the kept lists, and `log_level` may be set for a time. `others` are the numbers of
+    the other nodes behind this one's web port.
 
     A worker of a user's own (`own`) logs as its user says, and reaches what its user's machine may reach.
     """
     return {
         "own": own,
+        "others": others,
         "host": fixed.node.host,
         "allow": () if own else fixed.webhooks.allow,
         "limit": fixed.pipelines.limit,

@@ -1,6 +1,7 @@
 """The frames between a node and a worker in another process: fields as one line of JSON, then bytes.
 
-    worker → node   hello    {format, name, places, queues}       first; `places` is how many tasks it takes at once
+    worker → node   login    {address, key}                       (socket) another node passes a user's worker on
+                    hello    {format, name, places, queues}       first; `places` is how many tasks it takes at once
                     ready    {}                                   has taken the first settings, and wants tasks
                     answer   {token} and an answer                ends a lease (`codec.encode_answer`)
                     back     {token}                              ends a lease: another worker may have the task
@@ -100,10 +101,16 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 async def read(reader: asyncio.StreamReader) -> Frame | None:
     """Return the next frame of a stream, None at its end. Raises BadFrame, OSError."""
+    body = await read_encoded(reader)
+    return None if body is None else decode(body)
+
+
+async def read_encoded(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next frame of a stream as it was encoded, None at its end. Raises BadFrame, OSError."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > MAX_FRAME:
             raise BadFrame(f"a frame of {length} bytes; at most {MAX_FRAME} are read")
-        return decode(await reader.readexactly(length))
+        return await reader.readexactly(length)
     except asyncio.IncompleteReadError:
         return None

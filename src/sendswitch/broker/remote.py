@@ -46,7 +46,9 @@ class RemoteConsumer:
     """A worker's side of a broker behind a stream (`base.TaskConsumer`).
 
     `places` is how many tasks the node may hand over at once. With `once`, `gone` is set when the node goes, and it is
-    not called again. It is set too when the node refuses this worker before the first task; `refused` says why.
+    not called again. It is set too when the node refuses this worker before the first task; `refused` says why. Where
+    there are several nodes, `node` is the name of this one, and all put their tasks into one queue, `ready`; one that
+    comes after the first (`beside`) is called for ever.
     """
 
     def __init__(
@@ -58,15 +60,19 @@ class RemoteConsumer:
         queues: tuple[str, ...],
         on_settings: OnSettings,
         once: bool = False,
+        node: str = "",
+        ready: asyncio.Queue[RemoteLease] | None = None,
+        beside: bool = False,
     ) -> None:
         self._connect, self._name, self._places, self._queues = connect, name, places, queues
-        self._on_settings, self._once = on_settings, once
+        self._on_settings, self._once, self._node = on_settings, once, node
         self.gone = asyncio.Event()
         self.refused = ""
-        self._worked = False
+        self._worked = beside
         self._link: _Link | None = None
         self._stopping = False
-        self._ready: asyncio.Queue[RemoteLease] = asyncio.Queue()
+        self._shared = ready is not None
+        self._ready: asyncio.Queue[RemoteLease] = asyncio.Queue() if ready is None else ready
         self._keeping: asyncio.Task[None] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="sendswitch-work-")
 
@@ -88,12 +94,12 @@ class RemoteConsumer:
         return await self._link.call(name, arguments)
 
     async def stop_taking(self) -> None:
-        """Want no more tasks; those that wait here go back."""
+        """Want no more tasks; those that wait here go back, but not from a queue that other nodes share."""
         self._stopping = True
         if self._link is not None:
             await self._link.stop()
-        while not self._ready.empty():
-            await self._ready.get_nowait().give_back()
+        if not self._shared:
+            await give_back(self._ready)
 
     async def close(self) -> None:
         """Give back every task that has no answer, and disconnect when the node has read that."""
@@ -112,7 +118,11 @@ class RemoteConsumer:
             why = "the connection ended"
             try:
                 stream = await self._connect()
-                link = self._link = _Link(stream, self._ready, Path(self._folder.name), self._on_settings)
+                if self._stopping:
+                    stream.abort()
+                    self.gone.set()
+                    return
+                link = self._link = _Link(stream, self._ready, Path(self._folder.name), self._on_settings, self._node)
                 try:
                     link.send("hello", format=frames.FORMAT, name=self._name, places=self._places, queues=self._queues)
                     await link.run()
@@ -137,13 +147,19 @@ class RemoteConsumer:
             pause = min(pause * 2, LAST_RETRY)
 
 
+async def give_back(ready: asyncio.Queue[RemoteLease]) -> None:
+    """Give back the tasks that wait in a queue."""
+    while not ready.empty():
+        await ready.get_nowait().give_back()
+
+
 class RemoteLease:
     """A task that this worker has from a node in another process."""
 
     __slots__ = ("_link", "ended", "node", "task")
 
     def __init__(self, link: _Link, task: Task) -> None:
-        self._link, self.task, self.ended, self.node = link, task, False, ""
+        self._link, self.task, self.ended, self.node = link, task, False, link.node
 
     async def content(self) -> Content:
         """Return the task's content. Raises Temporary when it cannot be read."""
@@ -184,9 +200,10 @@ class _Link:
         ready: asyncio.Queue[RemoteLease],
         folder: Path,
         on_settings: OnSettings,
+        node: str,
     ) -> None:
         self._stream, self._ready, self._folder = stream, ready, folder
-        self._on_settings = on_settings
+        self._on_settings, self.node = on_settings, node
         self.leases: dict[str, RemoteLease] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._fetched: dict[str, _Fetched] = {}
@@ -274,7 +291,7 @@ class _Link:
         if before is not None:
             await asyncio.wait([before])
         try:
-            await self._on_settings("", settings)
+            await self._on_settings(self.node, settings)
         except Exception as error:
             logs.failed("taking the node's settings", error=error)
             if before is None:  # without any there is nothing to work with

@@ -40,6 +40,14 @@ class Stream(Protocol):
         ...
 
 
+# Most bytes that may wait in a socket's memory: twice the largest frame. An end that reads so little is not there.
+WAITING = 2 * frames.MAX_FRAME
+# The header of a worker's connection with the number of the node that is meant, of several behind one address.
+NODE = "Sendswitch-Node"
+# Most workers of a user's own that a node has.
+OWN_MOST = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """The proof that a worker is a user's own: the user's address, and the number of the key (`access_keys`)."""
@@ -53,6 +61,7 @@ class SocketStream:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
+        self._written = self._left = 0
         writer.transport.set_write_buffer_limits(frames.BUFFERED)
 
     async def read(self) -> Frame | None:
@@ -61,16 +70,25 @@ class SocketStream:
 
     def write(self, frame: bytes) -> None:
         """Send a frame. Raises BadFrame."""
-        if not self.writer.is_closing():
-            self.writer.write(frames.with_length(frame))
+        if self.writer.is_closing():
+            return
+        framed = frames.with_length(frame)
+        self.writer.write(framed)
+        self._written += len(framed)
+        if self.writer.transport.get_write_buffer_size() > WAITING:
+            self.abort()
 
     async def drain(self) -> None:
         """Wait until at most BUFFERED bytes wait. Raises OSError."""
         await self.writer.drain()
 
     def moves(self) -> bool:
-        """Return False: on one machine nothing waits for a slow line."""
-        return False
+        """Return whether frames wait, and some bytes have left since this was last asked: they may be passed on over a
+        slow line.
+        """
+        waiting = self.writer.transport.get_write_buffer_size()
+        before, self._left = self._left, self._written - waiting
+        return waiting > 0 and self._left > before
 
     def finish(self) -> None:
         """Close the half that we write. Raises OSError, RuntimeError."""
@@ -84,11 +102,12 @@ class SocketStream:
 class QueuedStream(ABC):
     """Frames over what can only be awaited, such as a WebSocket: they wait in memory until they are sent.
 
-    When more than `most` bytes wait, the connection ends: the other end does not read.
+    When more than `most` bytes wait, the connection ends: the other end does not read. `drain` waits until at most
+    `few` do.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, few: int = frames.BUFFERED) -> None:
+        self._most, self._few = most, few
         self._waiting: deque[bytes] = deque()
         self._size, self._moved = 0, False
         self._more, self._room = asyncio.Event(), asyncio.Event()
@@ -118,8 +137,8 @@ class QueuedStream(ABC):
             self.abort()
 
     async def drain(self) -> None:
-        """Wait until at most BUFFERED bytes wait. Raises ConnectionError."""
-        while self._size > frames.BUFFERED and not self._gone:
+        """Wait until little waits. Raises ConnectionError."""
+        while self._size > self._few and not self._gone:
             self._room.clear()
             await self._room.wait()
         if self._gone:
@@ -150,7 +169,7 @@ class QueuedStream(ABC):
                     await self._post(frame)
                     self._size -= len(frame)
                     self._moved = True
-                    if self._size <= frames.BUFFERED:
+                    if self._size <= self._few:
                         self._room.set()
                 if not self._finished:
                     self._more.clear()

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from sendswitch.broker import frames
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.remote import Connect
-from sendswitch.broker.streams import QueuedStream
+from sendswitch.broker.streams import NODE, QueuedStream
 from sendswitch.errors import Refused
 
 # Where workers connect, below the URL of a node.
@@ -40,14 +40,17 @@ def place_of(url: str) -> str:
     return parts._replace(scheme="wss" if secure else "ws", path=path if path.endswith(PATH) else path + PATH).geturl()
 
 
-def connector(place: str, key: str) -> Connect:
-    """Return a function that connects to a node as the user to whom a key belongs."""
+def connector(place: str, key: str, number: int = 1) -> Connect:
+    """Return a function that connects to a node as the user to whom a key belongs.
+
+    `number` is which of several nodes behind the place is meant.
+    """
 
     async def connected() -> WebStream:
         try:
             line = await connect(
                 place,
-                additional_headers={"Authorization": f"Bearer {key}"},
+                additional_headers={"Authorization": f"Bearer {key}", NODE: str(number)},
                 compression=None,
                 max_size=frames.MAX_FRAME,
                 max_queue=(4, 1),

@@ -23,7 +23,7 @@ from sendswitch.broker.calls import CallsOf, SettingsOf, error_to_json
 from sendswitch.broker.codec import decode_answer, encode_task
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.broker.frames import BadFrame, Frame
-from sendswitch.broker.streams import Login, SocketStream, Stream
+from sendswitch.broker.streams import OWN_MOST, Login, SocketStream, Stream
 from sendswitch.errors import Refused, Temporary, classify, in_words
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Reference, Task
@@ -40,8 +40,8 @@ PATIENCE, BEHIND = 10.0, 300.0
 # hang.
 BEAT, DISTANT_BEAT, SILENT = 1.0, 10.0, 10
 DISTANT_SILENT = 3
-# Most workers of a user's own, and of all users; tasks that one of them has at once, and calls that it makes.
-OWN_MOST, ALL_MOST = 20, 5_000
+# Most workers of all users; tasks that one of them has at once, and calls that it makes.
+ALL_MOST = 5_000
 OWN_PLACES, OWN_CALLS = 20, 5
 # Most places of a worker, and characters of its name.
 MOST_PLACES, MOST_NAME = 10_000, 100
@@ -96,7 +96,7 @@ class WorkerServer:
         """Serve on a bound unix socket."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self.serve(SocketStream(reader, writer), pid=_peer(writer))
+            await self.serve(SocketStream(reader, writer), pid=_peer(writer), trusted=True)
 
         self._server = await asyncio.start_unix_server(serve, sock=line)
 
@@ -129,11 +129,14 @@ class WorkerServer:
         logins = [one.login.address for one in self._connections.values() if one.login is not None]
         return len(logins) < ALL_MOST and logins.count(login.address) < OWN_MOST
 
-    async def serve(self, stream: Stream, *, pid: int = 0, login: Login | None = None) -> None:
-        """Serve one worker until it goes: one of the user who has logged in, else one of the site. Never raises."""
+    async def serve(self, stream: Stream, *, pid: int = 0, login: Login | None = None, trusted: bool = False) -> None:
+        """Serve one worker until it goes: one of the user who has logged in, else one of the site. Never raises.
+
+        What is `trusted` may say itself who has logged in: another node of this machine, which has checked it.
+        """
         task = asyncio.current_task()
         assert task is not None
-        connection = self._connections[task] = _Connection(self, stream, pid, login)
+        connection = self._connections[task] = _Connection(self, stream, pid, login, trusted=trusted)
         try:
             await connection.run()
         except asyncio.CancelledError:
@@ -149,8 +152,8 @@ class WorkerServer:
 class _Connection:
     """One worker: its leases, by token, and the frames of both directions."""
 
-    def __init__(self, server: WorkerServer, stream: Stream, pid: int, login: Login | None) -> None:
-        self._server, self._stream, self._pid, self.login = server, stream, pid, login
+    def __init__(self, server: WorkerServer, stream: Stream, pid: int, login: Login | None, *, trusted: bool) -> None:
+        self._server, self._stream, self._pid, self.login, self._trusted = server, stream, pid, login, trusted
         self._owner = login.address if login is not None else ""
         self.worker: ConnectedWorker | None = None
         self._leases: dict[str, _Lease] = {}
@@ -158,7 +161,7 @@ class _Connection:
         self._calls = 0
         self._room = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._said_stopped = False
         self._unanswered = 0
         self._why = "its worker ended"
 
@@ -166,6 +169,9 @@ class _Connection:
         """Serve until the worker goes. Raises BadFrame."""
         async with asyncio.timeout(PATIENCE):
             hello = await self._stream.read()
+            if hello is not None and hello.kind == "login" and self._trusted:
+                self._log_in(Login(hello.get("address", str), hello.get("key", int)))
+                hello = await self._stream.read()
         if hello is None:
             return
         worker = self.worker = self._hello(hello)
@@ -191,6 +197,12 @@ class _Connection:
             for task in list(self._work):
                 task.cancel()
             await asyncio.gather(*self._work, return_exceptions=True)
+
+    def _log_in(self, login: Login) -> None:
+        """Take the login that another node of this machine has checked. Raises BadFrame for one too many."""
+        if not self._server.room_for(login):
+            raise BadFrame("there are too many workers already")
+        self.login, self._owner, self._pid = login, login.address, 0
 
     def _hello(self, frame: Frame) -> ConnectedWorker:
         if frame.kind != "hello" or frame.get("format", int) != frames.FORMAT:
@@ -323,7 +335,9 @@ class _Connection:
                     self._taking = self._start(self._take())
             case "stop":
                 self._stop_taking()
-                self._send("stopped")
+                if not self._said_stopped:  # once: perhaps nobody reads
+                    self._said_stopped = True
+                    self._send("stopped")
             case "pong":
                 self._unanswered = 0
             case kind:

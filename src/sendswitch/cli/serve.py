@@ -18,7 +18,7 @@ import typer
 import uvloop
 
 from sendswitch import logs
-from sendswitch.bootstrap.node import Node, Source
+from sendswitch.bootstrap.node import Node, Place, Source
 from sendswitch.bootstrap.node_processes import EndedEarly, NodeProcesses, command, numbers, require_free
 from sendswitch.bootstrap.supervisor import OverPipe, Supervising, Supervisor
 from sendswitch.cli.output import Session
@@ -78,7 +78,7 @@ def _start(session: Session, *, workers: bool, one: _Process, watch: bool = Fals
     logs.setup(config.log.format, config.log.level)
     raise_file_limit()
     os.umask(0o077)  # there is mail in what it writes
-    if not one.place and (several := numbers(config)) != [1]:
+    if not one.place and (several := numbers(config, config.node.processes)) != [1]:
         _start_several(session, config, several, workers=workers, watch=watch)
         return
     tune_memory()
@@ -92,11 +92,10 @@ def _start(session: Session, *, workers: bool, one: _Process, watch: bool = Fals
     def source() -> Config:
         return of_process(session.config(), number, processes)
 
-    config = of_process(config, number, processes)
+    others = tuple(n for n in numbers(config, processes) if n != 1) if number == 1 else ()
+    place, config = Place(number, processes > 1, others), of_process(config, number, processes)
     uvloop.run(
-        until_signal(
-            config, workers=workers, source=source, changed=changed, supervisor=supervisor, place=(number, processes)
-        )
+        until_signal(config, workers=workers, source=source, changed=changed, supervisor=supervisor, place=place)
     )
 
 
@@ -212,14 +211,14 @@ async def until_signal(
     source: Source,
     changed: Callable[[], bool] | None = None,
     supervisor: Supervising,
-    place: tuple[int, int],
+    place: Place,
 ) -> None:
-    """Run a node until SIGTERM or SIGINT. `place` is which of how many it is.
+    """Run a node until SIGTERM or SIGINT.
 
     Read the configuration again at SIGHUP, and when `changed` returns True; it is called every LOOK seconds.
     """
     loop, signalled = asyncio.get_running_loop(), _signalled()
-    node = Node(config, workers=workers, source=source, number=place[0], shared=place[1] > 1)
+    node = Node(config, workers=workers, source=source, place=place)
     await node.start()
     supervisor.tell("READY=1")
     living = loop.create_task(supervisor.watch())

@@ -23,6 +23,7 @@ from sendswitch.bootstrap.rabbitmq import rabbit_consumer
 from sendswitch.bootstrap.supervisor import Supervisor
 from sendswitch.broker import web_client
 from sendswitch.broker.remote import OnSettings, RemoteConsumer
+from sendswitch.broker.several import SeveralNodes
 from sendswitch.broker.streams import SocketStream, Stream
 from sendswitch.broker.worker_server import NAME, OWN_PLACES
 from sendswitch.cli.output import Session
@@ -171,8 +172,8 @@ def _token(given: str) -> str:
 
 
 def _over_web(place: str, token: str, name: str, places: int, on_settings: OnSettings) -> NodeConsumer:
-    connect = web_client.connector(place, token)
-    return RemoteConsumer(connect, name=name, places=places, queues=(), on_settings=on_settings)
+    connect = partial(web_client.connector, place, token)
+    return SeveralNodes(connect, name=name, places=places, on_settings=on_settings)
 
 
 def _over_socket(

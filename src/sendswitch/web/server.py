@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-# Bytes that may wait in a WebSocket's transport for the client to read, and fragments of a message.
-WAITING, FRAGMENTS = 64 * 1024, 1_000
+# Bytes that may wait in a WebSocket's transport for the client to read, pings that are answered while it does not, and
+# fragments of a message.
+WAITING, PINGS, FRAGMENTS = 64 * 1024, 100, 1_000
 
 
 class _Server(uvicorn.Server):
@@ -34,12 +35,14 @@ class _WebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": self.transport.abort}
+        self._pings = 0
         # What waits here may wait in the memory of the application, too.
         self.transport.set_write_buffer_limits(WAITING)
 
     def handle_ping(self) -> None:
-        """Answer a ping, unless the client sends them and does not read."""
-        if self.transport.get_write_buffer_size() > 2 * WAITING:
+        """Answer a ping, unless the client sends them and does not read. On a slow line some come meanwhile."""
+        self._pings = self._pings + 1 if self.transport.get_write_buffer_size() > 2 * WAITING else 0
+        if self._pings > PINGS:
             self.transport.abort()
         else:
             super().handle_ping()

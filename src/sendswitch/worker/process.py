@@ -36,7 +36,9 @@ class NodeConsumer(TaskConsumer, Protocol):
     `refused` says why when they do not want this worker."""
 
     gone: asyncio.Event
-    refused: str
+
+    @property
+    def refused(self) -> str: ...
 
     async def call(self, node: str, name: str, arguments: Mapping[str, Any]) -> Any:
         """Return the result of a call to a node (`broker.calls.Ask`)."""

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from sendswitch.broker import frames, web_client, worker_server
+from sendswitch import unix_socket
+from sendswitch.broker import frames, remote, web_client, worker_server
 from sendswitch.broker.embedded import EmbeddedBroker
 from sendswitch.broker.remote import RemoteConsumer
-from sendswitch.broker.streams import Login, QueuedStream
+from sendswitch.broker.several import SeveralNodes
+from sendswitch.broker.streams import NODE, Login, QueuedStream
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.errors import Refused, Temporary
 from sendswitch.mail.content import read_all
@@ -59,13 +62,13 @@ class Site:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.web.port}"
 
-    async def worker(self, key: str = "ssk_ann", places: int = 3) -> RemoteConsumer:
+    async def worker(self, key: str = "ssk_ann", places: int = 3, number: int = 1) -> RemoteConsumer:
         async def on_settings(node: str, settings: Mapping[str, Any] | None) -> None:
             assert settings is not None
             self.told.append(settings)
 
         made = RemoteConsumer(
-            web_client.connector(web_client.place_of(self.url), key),
+            web_client.connector(web_client.place_of(self.url), key, number),
             name="w",
             places=places,
             queues=("tasks.pool", own_queue(BOB)),  # the node asks nobody which ones he would like
@@ -76,10 +79,10 @@ class Site:
         return made
 
     @asynccontextmanager
-    async def stranger(self, **hello: Any) -> AsyncIterator[ClientConnection]:
+    async def stranger(self, number: int = 1, **hello: Any) -> AsyncIterator[ClientConnection]:
         """A worker of Ann's that then does as the test says."""
         told = {"format": 1, "name": "x", "places": 3, "queues": []} | hello
-        headers = {"Authorization": "Bearer ssk_ann"}
+        headers = {"Authorization": "Bearer ssk_ann", NODE: str(number)}
         place = web_client.place_of(self.url)
         async with connect(place, additional_headers=headers, compression=None, max_size=None) as line:
             await line.send(frames.encode("hello", **told))
@@ -106,7 +109,9 @@ async def ended(line: ClientConnection) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
-    async def made(check: worker_socket.Check | None = None) -> AsyncIterator[Site]:
+    async def made(
+        check: worker_socket.Check | None = None, others: Mapping[int, Path] | None = worker_socket.NO_OTHERS
+    ) -> AsyncIterator[Site]:
         async def known(key: str) -> tuple[int, str] | None:
             return KEYS.get(key)
 
@@ -122,10 +127,12 @@ def site(tmp_path: Path) -> Callable[..., Any]:
             broker,
             reading(tmp_path / "large"),
             lambda owner: {} if owner == BOB else calls,
-            lambda owner: {"owner": owner} | ({"large": large[0]} if large else {}),
+            lambda owner: (
+                {"owner": owner} | ({"large": large[0]} if large else {}) | ({"others": [*others]} if others else {})
+            ),
             lambda pid: None,
         )
-        app = Starlette(routes=[worker_socket.WorkerSocket(server, check or known).route()])
+        app = Starlette(routes=[worker_socket.WorkerSocket(server, check or known, others).route()])
         web = WebServer(app, message=worker_socket.MOST)
         await web.start("127.0.0.1", 0)
         found = Site(server, web, broker, large=large)
@@ -134,7 +141,7 @@ def site(tmp_path: Path) -> Callable[..., Any]:
         finally:
             for one in found.workers:
                 await one.close()
-            await server.stop()
+            await found.server.stop()
             await web.stop()
 
     return made
@@ -502,3 +509,267 @@ def test_the_place_of_a_node(url: str, place: str) -> None:
 
 def test_both_ends_know_the_same_place() -> None:
     assert web_client.PATH == worker_socket.PATH
+
+
+@asynccontextmanager
+async def two_nodes(site: Any, path: Path) -> AsyncIterator[tuple[Site, Site]]:
+    """A node, and another one behind its web port."""
+    async with site(others={2: path}) as first, site() as second:
+        await second.server.start(unix_socket.listen(path))
+        yield first, second
+
+
+async def consuming(connect_to: Callable[[int], remote.Connect], told: dict[str, object] | None = None) -> SeveralNodes:
+    """A worker for several nodes; what each told it comes into `told`."""
+
+    async def on_settings(node: str, settings: Mapping[str, Any] | None) -> None:
+        if told is not None:
+            told[node] = settings
+
+    both = SeveralNodes(connect_to, name="w", places=2, on_settings=on_settings)
+    await both.open()
+    return both
+
+
+async def two_consumed(first: Site) -> tuple[SeveralNodes, dict[str, object]]:
+    """A worker of Ann's for the nodes behind an address, and what each told it."""
+    told: dict[str, object] = {}
+    both = await consuming(partial(web_client.connector, web_client.place_of(first.url), "ssk_ann"), told)
+    await first.until(lambda: len(told) == 2)
+    return both, told
+
+
+async def test_a_worker_that_means_another_node_is_passed_on(site: Any, tmp_path: Path) -> None:
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+        worker = await first.worker(number=2)
+        await second.offer(task(2, BOB))
+        await second.offer(task(1, size=len(LARGE)))
+        lease = await worker.lease(())
+        assert read_all(await lease.content()) == LARGE
+        await lease.answer(Verdict.passed("yes"))
+        await first.until(lambda: second.heard)
+        (one,) = second.server.workers()
+        assert (one.user, one.pid, one.queues) == (ANN, 0, (own_queue(ANN),))
+        assert first.server.workers() == []
+        second.server.drop(set())  # its key is removed
+        await first.until(lambda: not second.server.workers())
+
+
+async def test_a_worker_serves_all_nodes(site: Any, tmp_path: Path) -> None:
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+        both, _ = await two_consumed(first)
+        await first.offer(task(1))
+        await second.offer(task(2))
+        leases = [await both.lease(()), await both.lease(())]
+        assert {lease.node: lease.task.message for lease in leases} == {"1": 1, "2": 2}
+        assert await both.call("2", "whose", {}) == "the site"
+        with pytest.raises(Temporary):
+            await both.call("3", "whose", {})
+        for lease in leases:
+            await lease.answer(Verdict.passed("yes"))
+        await first.until(lambda: first.heard and second.heard)
+        await second.server.stop()  # it is started again
+        second.server = WorkerServer(
+            second.broker, reading(tmp_path / "more"), lambda _: {}, lambda _: {}, lambda _: None
+        )
+        (tmp_path / "workers").unlink()
+        await second.server.start(unix_socket.listen(tmp_path / "workers"))
+        await first.until(lambda: second.server.workers())
+        await both.close()
+        await first.until(lambda: not first.server.workers() and not second.server.workers())
+
+
+async def test_what_waits_here_when_a_worker_stops_goes_back_to_each_node(site: Any, tmp_path: Path) -> None:
+    """Also when one of them is gone."""
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+        calls = [0]
+
+        def connect_to(number: int) -> remote.Connect:
+            connected = web_client.connector(web_client.place_of(first.url), "ssk_ann", number)
+
+            async def once() -> Any:
+                calls[0] += number == 1
+                if number == 1 and calls[0] > 1:
+                    raise OSError("it is gone")
+                return await connected()
+
+            return once
+
+        both = await consuming(connect_to)
+        await second.offer(task(2))
+        await first.until(lambda: [one.leased for one in second.server.workers()] == [1])
+        await asyncio.sleep(0.1)  # it waits in the worker
+        first.server.drop(set())
+        await first.until(lambda: calls[0] > 1)
+        await both.stop_taking()
+        await first.until(lambda: [one.leased for one in second.server.workers()] == [0])
+        assert second.heard == []
+        assert second.broker.has(task(2))
+        await both.close()
+
+
+async def test_a_node_that_is_there_no_more_is_left(site: Any, tmp_path: Path) -> None:
+    others = {2: tmp_path / "workers"}
+    async with site(others=others) as first, site() as second:
+        await second.server.start(unix_socket.listen(tmp_path / "workers"))
+        both, told = await two_consumed(first)
+        await second.offer(task(2))
+        await second.until(lambda: [one.leased for one in second.server.workers()] == [1])
+        del others[2]
+        first.server.tell_settings()
+        await first.until(lambda: told["2"] is None)
+        await first.until(lambda: not second.server.workers())
+        assert second.broker.has(task(2))
+        await first.offer(task(1))
+        assert (await both.lease(())).task.message == 1
+        await both.close()
+
+
+async def test_a_node_that_refuses_a_worker_is_called_again(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first node has accepted it."""
+    monkeypatch.setattr(remote, "LAST_RETRY", 0.05)
+    refusals = [Refused("this key is not valid"), Refused("this key is not valid")]
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+
+        def connect_to(number: int) -> remote.Connect:
+            connected = web_client.connector(web_client.place_of(first.url), "ssk_ann", number)
+
+            async def perhaps() -> Any:
+                if number == 2 and refusals:
+                    raise refusals.pop()
+                return await connected()
+
+            return perhaps
+
+        both = await consuming(connect_to)
+        await first.until(lambda: second.server.workers())
+        assert (refusals, both.gone.is_set(), both.refused) == ([], False, "")
+        await both.close()
+
+
+@pytest.mark.parametrize("answers", range(6, 16))
+async def test_the_last_answers_of_a_worker_that_goes_are_passed_on(site: Any, tmp_path: Path, answers: int) -> None:
+    """Also to a node that is slow to read them, however many the system keeps meanwhile."""
+    gone, heard = asyncio.Event(), asyncio.Queue[str]()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        while (frame := await frames.read(reader)) is not None:
+            heard.put_nowait(frame.kind)
+        writer.close()
+
+    server = await asyncio.start_unix_server(slow, sock=unix_socket.listen(tmp_path / "workers"))
+    async with server, site(others={2: tmp_path / "workers"}) as first:
+        async with first.stranger(2) as line:
+            for number in range(answers):
+                await line.send(frames.encode("answer", b"x" * 30_000, token=f"token {number}"))
+        await asyncio.sleep(0.1)  # the first node knows that it is gone
+        gone.set()
+        async with asyncio.timeout(10):
+            said = [await heard.get() for _ in range(answers + 3)]
+        assert said == ["login", "hello", "ready"] + ["answer"] * answers
+
+
+async def test_a_worker_that_is_passed_on_and_does_not_read_is_disconnected(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_socket, "PATIENCE", 0.2)
+    async with two_nodes(site, tmp_path / "workers") as (first, second), first.stranger(2) as line:
+        await first.until(second.server.workers)
+        line.transport.pause_reading()
+        second.large.append("x" * 10_000_000)
+        for _ in range(3):
+            second.server.tell_settings()
+        await first.until(lambda: not second.server.workers())
+        line.transport.abort()
+
+
+async def test_a_full_node_lets_workers_of_the_others_in(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_server, "OWN_MOST", 1)
+    monkeypatch.setattr(worker_socket, "OWN_MOST", 2)
+    async with two_nodes(site, tmp_path / "workers") as (first, second), first.stranger():
+        await first.until(first.server.workers)
+        async with first.stranger(2):
+            await first.until(second.server.workers)
+            async with first.stranger(2) as line:
+                await ended(line)  # the other node has one already
+                async with first.stranger(2):
+                    await asyncio.sleep(0)
+            assert len(second.server.workers()) == 1
+
+
+async def test_more_connections_than_a_user_may_have_are_not_passed_on(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_socket, "OWN_MOST", 1)
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+        async with first.stranger(2):
+            with pytest.raises(InvalidStatus, match="429"):
+                async with first.stranger(2):
+                    pass
+        await first.until(lambda: not second.server.workers())
+        async with first.stranger(2):
+            await first.until(second.server.workers)
+
+
+@pytest.mark.parametrize("number", ["3", "x", ""])
+async def test_a_node_that_is_not_there_is_not_served(site: Any, tmp_path: Path, number: str) -> None:
+    async with two_nodes(site, tmp_path / "workers") as (first, _):
+        headers = {"Authorization": "Bearer ssk_ann", NODE: number}
+        with pytest.raises(InvalidStatus, match="409"):
+            async with connect(web_client.place_of(first.url), additional_headers=headers):
+                pass
+
+
+async def test_stopped_is_said_once(site: Any) -> None:
+    async with site() as both, both.stranger() as line:
+        for _ in range(3):
+            await line.send(frames.encode("stop"))
+        await line.send(frames.encode("call", id=1, name="whose", arguments={}))
+        said = []
+        while "result" not in said:
+            said.append(frames.decode(await line.recv()).kind)
+        assert said.count("stopped") == 1
+
+
+@pytest.mark.parametrize("said", ["text", b"x" * 100_000 + b"\n", b"no frame\n"])
+async def test_rubbish_is_not_passed_on(site: Any, tmp_path: Path, said: str | bytes) -> None:
+    async with two_nodes(site, tmp_path / "workers") as (first, second):
+        headers = {"Authorization": "Bearer ssk_ann", NODE: "2"}
+        place = web_client.place_of(first.url)
+        async with connect(place, additional_headers=headers, compression=None) as line:
+            await line.send(frames.encode("hello", format=1, name="x", places=3, queues=[]))
+            await first.until(lambda: second.server.workers())
+            await line.send(said)
+            await ended(line)
+        await first.until(lambda: not second.server.workers())
+
+
+async def test_who_logs_in_says_the_key_and_not_the_other_node(site: Any) -> None:
+    """A frame `login` counts on the socket in the data folder only."""
+    async with site() as both:
+        headers = {"Authorization": "Bearer ssk_ann"}
+        async with connect(web_client.place_of(both.url), additional_headers=headers, compression=None) as line:
+            await line.send(frames.encode("login", address=BOB, key=2))
+            await line.send(frames.encode("hello", format=1, name="x", places=3, queues=[]))
+            await ended(line)
+        assert both.server.workers() == []
+
+
+async def test_who_would_reach_one_of_several_only_is_refused(site: Any, tmp_path: Path) -> None:
+    async with site(others=None) as second:
+        worker = await second.worker()
+        await second.until(worker.gone.is_set)
+        assert "first one's web port" in worker.refused
+    async with site(others={2: tmp_path / "workers"}) as first:
+        headers = {"Authorization": "Bearer ssk_ann"}
+        with pytest.raises(InvalidStatus, match="403"):  # of a version that knows nothing of it
+            async with connect(web_client.place_of(first.url), additional_headers=headers):
+                pass
+        worker = await first.worker(number=2)  # it is just being started
+        await asyncio.sleep(0.3)
+        assert not worker.gone.is_set()

@@ -37,6 +37,7 @@ from sendswitch.broker.rabbitmq.topology import (
     declare_queue,
     owner_of,
 )
+from sendswitch.broker.streams import OWN_MOST
 from sendswitch.errors import Temporary
 from sendswitch.mail.content import Content, InMemory
 from sendswitch.mail.task import Answer, Reference, Task
@@ -484,7 +485,7 @@ class RabbitPublisher:
                 queue = self._queues[offered.task.queue]
                 queue.taken = max(queue.taken, offered.first)
         if (worker := self._workers.get((account, name))) is None:
-            most = WORKERS if account == SITE else worker_server.OWN_MOST
+            most = WORKERS if account == SITE else OWN_MOST
             if sum(one.account == account for one in self._workers.values()) >= most:
                 raise BadFrame(f"more than {most} workers of {account}")
             worker = self._workers[account, name] = DistantWorker(name, account, places, time.time(), now)
