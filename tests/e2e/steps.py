@@ -52,6 +52,13 @@ def until(true: Callable[[], object], limit: float = 30.0, node: Node | None = N
         time.sleep(0.05)
 
 
+def programmed(node: Node, address: str, extra: str = "") -> None:
+    """Give a user a pipeline that a worker must run: a program that says nothing."""
+    program = node.folder / "program.py"
+    program.write_text("async def process(mail, context):\n    return None\n")
+    node.add_pipeline(address, f"{extra}[[step]]\nuse = 'python'\nfile = '{program}'\n")
+
+
 def queue(node: Node) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = json.loads(node.run("queue", "list", "--json").stdout)
     return rows
@@ -62,7 +69,8 @@ def clean(node: Node) -> None:
     assert done.returncode == 0, done.stdout
     log = node.log.read_text()
     assert "Traceback" not in log
-    assert '"event":"failed"' not in log
+    failed = [line for line in log.splitlines() if '"event":"failed"' in line]
+    assert not failed, failed[:5]
 
 
 def said(node: Node, *arguments: str, code: int = 0) -> Any:
@@ -86,17 +94,17 @@ def overloaded(node: Node) -> Iterator[None]:
 
 
 class Stream:
-    """Mail without end over one connection, to see whether anything disturbs it."""
+    """Mail without end over one connection, to see whether anything disturbs it; `pause` seconds before each."""
 
-    def __init__(self, port: int) -> None:
-        self._port, self.sent, self.trouble = port, 0, ""
+    def __init__(self, port: int, pause: float = 0.0) -> None:
+        self._port, self._pause, self.sent, self.trouble = port, pause, 0, ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         try:
             with smtplib.SMTP("127.0.0.1", self._port, timeout=20) as client:
-                while not self._stop.is_set():
+                while not self._stop.wait(self._pause):
                     client.sendmail("a@example.org", ["joe@example.test"], b"Subject: x\r\n\r\ntext\r\n")
                     self.sent += 1
         except (OSError, smtplib.SMTPException) as error:

@@ -13,20 +13,13 @@ import pytest
 from sendswitch.bench.peers import Node
 from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from tests.conftest import missing
+from tests.e2e.cut import Network
 from tests.e2e.next_hop import NextHop
-from tests.e2e.steps import QUICK, Stream, clean, queue, ready, said, send, until
-
-PROGRAM = "async def process(mail, context):\n    return None\n"
+from tests.e2e.steps import QUICK, Stream, clean, programmed, queue, ready, said, send, until
 
 
 def settings(server: RabbitMQ, **worker: Any) -> dict[str, dict[str, Any]]:
     return QUICK | {"broker": {"urls": [server.url]}, "worker": {"processes": 2} | worker}
-
-
-def programmed(node: Node, address: str, extra: str = "") -> None:
-    program = node.folder / "program.py"
-    program.write_text(PROGRAM)
-    node.add_pipeline(address, f"{extra}[[step]]\nuse = 'python'\nfile = '{program}'\n")
 
 
 @pytest.fixture
@@ -62,6 +55,55 @@ def test_mail_goes_on_when_rabbitmq_and_workers_are_killed(tmp_path: Path, own_r
         assert said(node, "quarantine", "list") == []
         until(lambda: not queue(node), node=node)
         clean(node)
+
+
+def test_mail_waits_while_rabbitmq_has_no_memory(tmp_path: Path, own_rabbit: RabbitMQ) -> None:
+    """RabbitMQ then reads nothing from those who publish (an alarm): neither tasks nor answers."""
+    with NextHop() as hop, Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings(own_rabbit)) as node:
+        programmed(node, "joe@example.test")
+        with Stream(node.port) as stream:
+            until(lambda: len(hop.parcels) > 20, node=node)
+            own_rabbit.control("set_vm_memory_high_watermark", "absolute", "1MB")
+            taken = stream.sent
+            until(lambda: stream.sent > taken + 200, node=node)
+            assert len(hop.parcels) < stream.sent - 50
+            assert ready(node)[0] == 200
+            own_rabbit.control("set_vm_memory_high_watermark", "absolute", "2GB")
+            until(lambda: len(hop.parcels) > taken + 200, node=node)
+        _all_came_once(node, hop, stream)
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["late", "lost"])
+def test_the_network_to_rabbitmq_is_cut(tmp_path: Path, own_rabbit: RabbitMQ, *, forgotten: bool) -> None:
+    """For a moment, after which everything arrives; or until all know that nobody answers."""
+    network = Network(own_rabbit.port)
+    through: dict[str, Any] = {"urls": [f"amqp://guest:guest@127.0.0.1:{network.port}/"]}
+    with (
+        NextHop() as hop,
+        Node(tmp_path, f"127.0.0.1:{hop.port}", settings=settings(own_rabbit) | {"broker": through}) as node,
+    ):
+        programmed(node, "joe@example.test")
+        with Stream(node.port, 0.02) as stream:
+            until(lambda: len(hop.parcels) > 20, node=node)
+            network.cut()
+            taken = stream.sent
+            until(lambda: stream.sent > taken + 100, node=node)
+            assert len(hop.parcels) < stream.sent - 20
+            if forgotten:
+                until(lambda: "broker_away" in node.log.read_text(), 60, node)
+            network.heal(forgotten=forgotten)
+            until(lambda: len(hop.parcels) > taken + 100, 60, node)
+        _all_came_once(node, hop, stream)
+        assert ("broker_away" in node.log.read_text()) is forgotten
+    network.close()
+
+
+def _all_came_once(node: Node, hop: NextHop, stream: Stream) -> None:
+    until(lambda: len(hop.parcels) == stream.sent, 60, node)
+    until(lambda: not queue(node), node=node)
+    assert len({parcel.data for parcel in hop.parcels}) == stream.sent
+    assert said(node, "quarantine", "list") == []
+    clean(node)
 
 
 def test_a_worker_of_the_site_elsewhere(tmp_path: Path, rabbit: RabbitMQ) -> None:

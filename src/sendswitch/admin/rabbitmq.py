@@ -6,7 +6,7 @@ import asyncio
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from sendswitch.broker.rabbitmq import missing_library
+from sendswitch.broker.rabbitmq import Hosts, missing_library
 from sendswitch.config.model import Config
 from sendswitch.errors import InvalidConfiguration, Refused
 from sendswitch.mail.address import key
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from sendswitch.broker.rabbitmq.accounts import Accounts
 
 
-def needed_urls(config: Config) -> list[str]:
+def needed_hosts(config: Config) -> Hosts:
     """Return the hosts of RabbitMQ. Raises InvalidConfiguration where there are none."""
     if not (urls := config.broker_urls):
         raise InvalidConfiguration(["broker.urls is empty: this needs a RabbitMQ"])
-    return urls
+    return Hosts(urls, config.broker.queue_type)
 
 
 def install(config: Config) -> None:
     """Make what the site needs and is missing. Raises InvalidConfiguration, Temporary."""
-    asyncio.run(_topology().install(needed_urls(config)))
+    asyncio.run(_topology().install(needed_hosts(config)))
 
 
 def missing(config: Config, users: Iterable[str]) -> list[str]:
@@ -35,7 +35,7 @@ def missing(config: Config, users: Iterable[str]) -> list[str]:
 
     Raises InvalidConfiguration, Refused, Temporary.
     """
-    problems: list[str] = asyncio.run(_topology().missing(needed_urls(config)))
+    problems: list[str] = asyncio.run(_topology().missing(needed_hosts(config)))
     if problems:
         problems[-1] += "; `sendswitch broker install` makes it"
     if config.broker.management.get_secret_value():
@@ -50,12 +50,12 @@ def missing(config: Config, users: Iterable[str]) -> list[str]:
 
 def remove(config: Config) -> None:
     """Remove what `install` made. Raises InvalidConfiguration; Refused when there are tasks; Temporary."""
-    asyncio.run(_topology().remove(needed_urls(config)))
+    asyncio.run(_topology().remove(needed_hosts(config)))
 
 
 def install_queue(config: Config, address: str) -> None:
     """Make the queue of a user's own workers. Raises InvalidConfiguration, Temporary."""
-    asyncio.run(_topology().add_queue(needed_urls(config), rabbitmq_queue(address)))
+    asyncio.run(_topology().add_queue(needed_hosts(config), rabbitmq_queue(address)))
 
 
 def has_account(config: Config, address: str) -> bool:
@@ -73,7 +73,7 @@ def make_account(config: Config, address: str) -> str:
 
     with _accounts(config) as accounts:
         password = accounts.make(address)
-    return url_of(config.broker.public or needed_urls(config)[0], address, password)
+    return url_of(config.broker.public or needed_hosts(config).urls[0], address, password)
 
 
 def uninstall(config: Config, address: str) -> None:
@@ -84,7 +84,7 @@ def uninstall(config: Config, address: str) -> None:
     if config.broker.management.get_secret_value():
         with _accounts(config) as accounts:
             accounts.remove(address)
-    asyncio.run(_topology().remove_queue(needed_urls(config), rabbitmq_queue(address)))
+    asyncio.run(_topology().remove_queue(needed_hosts(config), rabbitmq_queue(address)))
 
 
 def _accounts(config: Config) -> Accounts:
@@ -96,7 +96,7 @@ def _accounts(config: Config) -> Accounts:
     _topology()
     from sendswitch.broker.rabbitmq.accounts import Accounts
 
-    return Accounts(management, needed_urls(config)[0])
+    return Accounts(management, needed_hosts(config).urls[0])
 
 
 def _topology() -> ModuleType:

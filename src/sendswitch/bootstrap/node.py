@@ -45,6 +45,7 @@ from sendswitch.broker.base import TaskPublisher
 from sendswitch.broker.by_queue import ByQueue
 from sendswitch.broker.calls import Call
 from sendswitch.broker.embedded import EmbeddedBroker
+from sendswitch.broker.rabbitmq import Hosts
 from sendswitch.broker.worker_server import NAME as WORKERS
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
@@ -215,7 +216,8 @@ class Node:
         publisher: TaskPublisher = self._broker.publisher()
         if urls := config.broker_urls:
             name = secrets.token_hex(6)
-            self.rabbitmq = rabbit_publisher(urls, name, self._content, self._calls, self._for_workers, self._notes)
+            hosts = Hosts(urls, config.broker.queue_type)
+            self.rabbitmq = rabbit_publisher(hosts, name, self._content, self._calls, self._for_workers, self._notes)
             publisher = ByQueue(publisher, self.rabbitmq)
         self._needed, self._suspected = asyncio.Event(), asyncio.Event()
         self._dispatcher = Dispatcher(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sendswitch.broker.rabbitmq import missing_library
+from sendswitch.broker.rabbitmq import Hosts, missing_library
 from sendswitch.broker.remote import OnSettings
 from sendswitch.worker.process import NodeConsumer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rabbit_publisher(
-    urls: Sequence[str],
+    hosts: Hosts,
     node: str,
     read: ReadContent,
     calls: CallsOf,
@@ -29,7 +29,7 @@ def rabbit_publisher(
         from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
     except ImportError as error:
         raise missing_library(error) from error
-    return RabbitPublisher(urls, node, read, calls, settings, hands)
+    return RabbitPublisher(hosts, node, read, calls, settings, hands)
 
 
 def rabbit_consumer(

@@ -27,7 +27,7 @@ def check(context: typer.Context) -> None:
     """
     session: Session = context.obj
     config = session.config()
-    rabbitmq.needed_urls(config)
+    rabbitmq.needed_hosts(config)
     users = [one.address for one in session.client.call(routes.list_routes) if one.run_by == "own-rabbitmq"]
     if problems := rabbitmq.missing(config, users):
         raise Temporary("; ".join(problems))

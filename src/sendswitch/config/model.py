@@ -336,6 +336,11 @@ class BrokerSection(Section):
         default_factory=list,
         description='RabbitMQ hosts, such as "amqps://user:password@mq1.example/sendswitch"; or {file = "/path"}.',
     )
+    queue_type: Literal["classic", "quorum"] = Field(
+        "classic",
+        description="The type of the queues for tasks. In a cluster `quorum` keeps each queue on several hosts, so that"
+        " one may be away; `classic` keeps it on one, and is faster.",
+    )
     public: Annotated[str, AfterValidator(_rabbitmq_place)] = Field(
         "",
         description="RabbitMQ as users' own workers reach it, such as amqps://mq.example/sendswitch; empty: like the"

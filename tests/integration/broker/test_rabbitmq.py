@@ -17,9 +17,9 @@ from sendswitch import metrics
 from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from sendswitch.broker import frames
 from sendswitch.broker.codec import encode_answer
+from sendswitch.broker.rabbitmq import Hosts, topology
 from sendswitch.broker.rabbitmq import consumer as consumer_module
 from sendswitch.broker.rabbitmq import publisher as publisher_module
-from sendswitch.broker.rabbitmq import topology
 from sendswitch.broker.rabbitmq.connection import open_channel
 from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
 from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
@@ -80,12 +80,14 @@ def sides(rabbit: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def made(**calls: Any) -> AsyncIterator[Sides]:
         read = reading(tmp_path / "large")
 
-        await topology.install([rabbit.url])
+        await topology.install(Hosts([rabbit.url]))
         await emptied(rabbit.url)
         settings: dict[str, Any] = {"n": 1}
         found = Sides(
             rabbit.url,
-            RabbitPublisher([rabbit.url], "n1", read, lambda owner: {} if owner else calls, lambda owner: settings),
+            RabbitPublisher(
+                Hosts([rabbit.url]), "n1", read, lambda owner: {} if owner else calls, lambda owner: settings
+            ),
         )
         found.settings = settings
         await found.publisher.open(found.heard.append, lambda: found.reconnected.append(1))
@@ -99,11 +101,11 @@ def sides(rabbit: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
-async def emptied(url: str) -> None:
+async def emptied(url: str, queue: str = POOL) -> None:
     """Drop every task that waits for workers of the site."""
     connection = await aio_pika.connect(url)
     async with connection:
-        await (await (await connection.channel()).get_queue(POOL)).purge()
+        await (await (await connection.channel()).get_queue(queue)).purge()
 
 
 async def speak(
@@ -301,7 +303,7 @@ async def test_what_is_ignored_is_logged_once_between_two_looks(
 
 async def test_a_user_s_queue_holds_less_content_than_the_site_s(sides: Any, rabbit: RabbitMQ) -> None:
     large, own = InMemory(b"x" * 100_000), rabbitmq_queue("ann@example.test")
-    await topology.add_queue([rabbit.url], own)
+    await topology.add_queue(Hosts([rabbit.url]), own)
     async with sides() as both:
         await both.publisher.offer(task(1, large))
         await both.publisher.offer(task(2, large, queue=own))
@@ -336,7 +338,7 @@ async def test_a_call_returns_its_result_or_its_error(sides: Any) -> None:
 
 async def test_a_user_s_worker_asks_nothing_of_the_site(sides: Any, rabbit: RabbitMQ) -> None:
     queue = rabbitmq_queue("Ann@Example.test")
-    await topology.add_queue([rabbit.url], queue)
+    await topology.add_queue(Hosts([rabbit.url]), queue)
 
     async def double(told: Mapping[str, Any]) -> Any:
         return told["n"] * 2
@@ -407,7 +409,7 @@ async def test_a_task_is_not_lost_while_its_worker_cannot_be_heard(
     sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
 ) -> None:
     looks, own = looks_counted(monkeypatch), rabbitmq_queue("ann@example.test")
-    await topology.add_queue([rabbit.url], own)
+    await topology.add_queue(Hosts([rabbit.url]), own)
     async with sides() as both:
         await both.publisher.offer(task(1, queue=own))
         working = frames.encode("working", name="w", places=1, done=0, tokens=["token 1"])
@@ -466,6 +468,50 @@ async def test_a_queue_that_is_deleted_under_us_is_made_again(
         assert (await worker.lease((POOL,))).task.message == 3
 
 
+async def test_a_rabbitmq_that_takes_nothing_is_called_again(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
+) -> None:
+    """It may have forgotten what this connection has sent."""
+    monkeypatch.setattr(publisher_module, "TAKEN", 0.5)
+    async with sides() as both:
+        await both.until(lambda: not both.publisher.trouble)
+        await asyncio.to_thread(rabbit.control, "set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            offering = asyncio.create_task(both.publisher.offer(task(1)))
+            await both.until(lambda: "has taken no task for 0.5 s" in both.publisher.trouble)
+            await offering  # the task may be there or not
+        finally:
+            await asyncio.to_thread(rabbit.control, "set_vm_memory_high_watermark", "absolute", "2GB")
+        await both.until(lambda: both.reconnected and not both.publisher.trouble)
+        await both.publisher.offer(task(1))
+        worker = await both.worker()
+        assert (await worker.lease((POOL,))).task.message == 1
+
+
+async def test_a_full_queue_takes_nothing_and_costs_few_connections(
+    sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
+) -> None:
+    monkeypatch.setattr(publisher_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(publisher_module, "LONGEST_PAUSE", 0.04)
+    one = '{"max-length": 1, "overflow": "reject-publish"}'
+    await asyncio.to_thread(rabbit.control, "set_policy", "full", "^tasks.alone$", one)
+    try:
+        async with sides() as both:
+            await both.until(lambda: not both.publisher.trouble)
+            await both.publisher.offer(task(1, queue=ALONE))
+            for number in (2, 3, 4):
+                with pytest.raises(Temporary, match=r"does not take tasks for tasks\.alone"):
+                    await both.publisher.offer(task(number, queue=ALONE))
+            await both.publisher.offer(task(5))
+            assert len(both.reconnected) < 10
+            monkeypatch.setattr(publisher_module, "HOPELESS", 0.0)
+            await emptied(rabbit.url, ALONE)
+            await both.publisher.offer(task(6, queue=ALONE))
+    finally:
+        await asyncio.to_thread(rabbit.control, "clear_policy", "full")
+        await emptied(rabbit.url, ALONE)
+
+
 async def test_content_that_cannot_be_read_is_not_offered(sides: Any) -> None:
     async with sides() as both:
         with pytest.raises(Temporary, match="the disk is away"):
@@ -485,27 +531,27 @@ async def test_a_message_that_is_no_task_is_dropped(sides: Any, rabbit: RabbitMQ
 
 
 async def test_the_topology_is_made_checked_and_removed(rabbit: RabbitMQ) -> None:
-    urls = ["amqp://guest:guest@127.0.0.1:1/", rabbit.url]
-    await topology.install(urls)
-    await topology.install(urls)
-    assert await topology.missing(urls) == []
+    hosts = Hosts(["amqp://guest:guest@127.0.0.1:1/", rabbit.url])
+    await topology.install(hosts)
+    await topology.install(hosts)
+    assert await topology.missing(hosts) == []
     await emptied(rabbit.url)
-    await topology.remove(urls)
-    assert await topology.missing(urls) == [
+    await topology.remove(hosts)
+    assert await topology.missing(hosts) == [
         "there is no exchange verdicts",
         "there is no exchange verdicts.own",
         f"there is no queue {POOL}",
         f"there is no queue {ALONE}",
     ]
-    await topology.install(urls)
+    await topology.install(hosts)
     connection = await aio_pika.connect(rabbit.url)
     async with connection:
         await (await connection.channel()).default_exchange.publish(aio_pika.Message(b"x"), POOL)
         with pytest.raises(Refused, match="is in use"):
-            await topology.remove(urls)
+            await topology.remove(hosts)
     await emptied(rabbit.url)
     with pytest.raises(Temporary, match=r"amqp://127\.0\.0\.1:1/: nothing listens there"):
-        await topology.missing(urls[:1])
+        await topology.missing(Hosts(hosts.urls[:1]))
 
 
 async def test_everything_goes_on_when_rabbitmq_was_restarted(
@@ -522,7 +568,7 @@ async def test_everything_goes_on_when_rabbitmq_was_restarted(
         async def read(reference: Reference) -> Content:
             return InMemory(SMALL)
 
-        publisher = RabbitPublisher([server.url], "n1", read, lambda owner: {}, lambda owner: {"n": 1})
+        publisher = RabbitPublisher(Hosts([server.url]), "n1", read, lambda owner: {}, lambda owner: {"n": 1})
         both = Sides(server.url, publisher)
 
         had: list[bool] = []

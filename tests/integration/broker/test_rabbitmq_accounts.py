@@ -20,8 +20,8 @@ from sendswitch.bench.rabbitmq import RabbitMQ
 from sendswitch.broker import frames
 from sendswitch.broker.base import OWN_HAD
 from sendswitch.broker.codec import encode_answer
+from sendswitch.broker.rabbitmq import Hosts, topology
 from sendswitch.broker.rabbitmq import publisher as publisher_module
-from sendswitch.broker.rabbitmq import topology
 from sendswitch.broker.rabbitmq.accounts import Accounts, url_of
 from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
 from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
@@ -46,7 +46,7 @@ async def connected(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
 
 def made(server: RabbitMQ, address: str) -> str:
     """Make an account with its queue; return its URL."""
-    asyncio.run(topology.add_queue([server.url], rabbitmq_queue(address)))
+    asyncio.run(topology.add_queue(Hosts([server.url]), rabbitmq_queue(address)))
     with Accounts(server.management, server.url) as accounts:
         return url_of(server.url, address, accounts.make(address))
 
@@ -138,7 +138,7 @@ async def test_a_worker_with_an_account_of_its_user(
         return {"double": double} if owner == ANN else {}
 
     read = reading(tmp_path / "large")
-    node = RabbitPublisher([server.url], "n1", read, calls, lambda owner: {"owner": owner}, noted)
+    node = RabbitPublisher(Hosts([server.url]), "n1", read, calls, lambda owner: {"owner": owner}, noted)
     told: list[Any] = []
 
     async def on_settings(name: str, settings: Mapping[str, Any] | None) -> None:
@@ -208,7 +208,7 @@ async def with_a_worker(server: RabbitMQ, folder: Path, noted: Noted | None = No
     """A node, a worker of the site and one of Ann's; gives them, what was heard, and the URL of Ann's account."""
     heard: list[Answer] = []
     url = await asyncio.to_thread(made, server, ANN)
-    node = RabbitPublisher([server.url], "n1", reading(folder), lambda owner: {}, lambda owner: {}, noted)
+    node = RabbitPublisher(Hosts([server.url]), "n1", reading(folder), lambda owner: {}, lambda owner: {}, noted)
 
     async def on_settings(name: str, settings: Mapping[str, Any] | None) -> None:
         pass

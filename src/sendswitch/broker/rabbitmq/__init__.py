@@ -17,7 +17,21 @@ depends on RabbitMQ's disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 from sendswitch.errors import InvalidConfiguration
+
+QueueType = Literal["classic", "quorum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The hosts of a RabbitMQ by their URLs, and the type of the queues for tasks there (`x-queue-type`)."""
+
+    urls: Sequence[str]
+    queue_type: QueueType = "classic"
 
 
 def missing_library(error: ImportError) -> InvalidConfiguration:

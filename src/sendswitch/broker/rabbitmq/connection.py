@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aio_pika import Connection
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, DeliveryError, PublishError
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
@@ -45,12 +45,20 @@ class BrokerAway(Temporary):
     """RabbitMQ cannot be reached now; the connection is tried again."""
 
 
+class NotTaken(BrokerAway):
+    """RabbitMQ has refused a message (basic.nack): a queue is full, or its leader in a cluster has changed."""
+
+
 async def safely(work: Awaitable[T]) -> T:
-    """Return the result of a call of the library. Raises one of Answers; BrokerAway for all else that it raises."""
+    """Return the result of a call of the library. Raises one of Answers, NotTaken, BrokerAway for all else that it
+    raises.
+    """
     try:
         return await work
     except Answers:
         raise
+    except DeliveryError as error:
+        raise NotTaken("RabbitMQ has refused a message") from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -80,6 +88,7 @@ class Keeper:
         self._urls, self._begin, self._ended, self._name = list(urls), begin, ended, name
         self._task: asyncio.Task[None] | None = None
         self._lost: Callable[..., None] = lambda *_: None
+        self._why = ""
         self.up = asyncio.Event()
         self.trouble = ""  # why there is no connection
         self.user = ""  # whose account the connection has
@@ -99,6 +108,12 @@ class Keeper:
         underlay.on_consumer_cancel_callbacks.add(self._lost)
         return channel
 
+    def renew(self, why: str) -> None:
+        """Leave the connection, and make a new one."""
+        self._why = why
+        self.up.clear()
+        self._lost()
+
     async def stop(self) -> None:
         """Disconnect."""
         if self._task is not None:
@@ -114,7 +129,7 @@ class Keeper:
             try:
                 await safely(self._once(url))
                 pause = FIRST_RETRY
-                self.trouble = "the connection was lost"
+                self.trouble, self._why = self._why or "the connection was lost", ""
             except Exception as error:
                 self.trouble = f"{without_password(url)}: {in_words(error)}"
             finally:

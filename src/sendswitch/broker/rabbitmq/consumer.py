@@ -187,7 +187,10 @@ class RabbitConsumer:
         except _NodeGone:
             await lease.discard()
         except Exception as error:
-            logs.failed(f"taking the settings of {lease.node}", error=error)
+            if isinstance(error, Temporary):
+                logs.node_away(error=str(error), retry_in=UNABLE)
+            else:
+                logs.failed(f"taking the settings of {lease.node}", error=error)
             await asyncio.sleep(UNABLE)
             await lease.give_back()
         else:

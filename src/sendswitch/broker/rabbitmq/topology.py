@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+from aiormq.abc import FieldTable
 
+from sendswitch.broker.rabbitmq import Hosts, QueueType
 from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, open_channel, safely, without_password
 from sendswitch.errors import Refused, Temporary
 from sendswitch.routing import ALONE, POOL, TASKS, is_own
@@ -18,6 +20,18 @@ from sendswitch.routing import ALONE, POOL, TASKS, is_own
 VERDICTS, OWN_VERDICTS, SITE = "verdicts", "verdicts.own", "pool"
 # The name that means every node.
 EVERY_NODE = "all"
+# How queues are declared. A classic one has no argument, or one that was made before there was a choice would differ.
+_ARGUMENTS: dict[QueueType, FieldTable | None] = {"classic": None, "quorum": {"x-queue-type": "quorum"}}
+
+
+class OtherType(Temporary):
+    """A queue is there with another type than the configuration says."""
+
+    def __init__(self, queue: str, queue_type: QueueType) -> None:
+        super().__init__(
+            f"the queue {queue} is not of the type {queue_type} (broker.queue_type): remove it in RabbitMQ; it is made"
+            " again, and its tasks are offered again"
+        )
 
 
 def account_of(queue: str) -> str:
@@ -53,29 +67,32 @@ def account_in(exchange: str, routing_key: str, user_id: str | None) -> str:
     return account
 
 
-async def declare(channel: AbstractChannel) -> None:
-    """Make the exchange and the site's queues where they are missing. Raises BrokerAway."""
+async def declare(channel: AbstractChannel, queue_type: QueueType) -> None:
+    """Make the exchanges and the site's queues where they are missing. Raises BrokerAway, OtherType."""
     for name in (VERDICTS, OWN_VERDICTS):
         await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True))
     for name in (POOL, ALONE):
-        await declare_queue(channel, name)
+        await declare_queue(channel, name, queue_type)
 
 
-async def declare_queue(channel: AbstractChannel, name: str) -> None:
-    """Make a queue where it is missing. Raises BrokerAway."""
-    await safely(channel.declare_queue(name, durable=True))
+async def declare_queue(channel: AbstractChannel, name: str, queue_type: QueueType) -> None:
+    """Make a queue where it is missing. Raises BrokerAway, OtherType."""
+    try:
+        await safely(channel.declare_queue(name, durable=True, arguments=_ARGUMENTS[queue_type]))
+    except ChannelPreconditionFailed as error:
+        raise OtherType(name, queue_type) from error
 
 
-async def install(urls: Sequence[str]) -> None:
+async def install(hosts: Hosts) -> None:
     """Make what is missing on the first host that can be reached. Raises Temporary."""
-    async with _first(urls) as connection:
-        await declare(await open_channel(connection, confirms=False))
+    async with _first(hosts) as connection:
+        await declare(await open_channel(connection, confirms=False), hosts.queue_type)
 
 
-async def missing(urls: Sequence[str]) -> list[str]:
+async def missing(hosts: Hosts) -> list[str]:
     """Return what is missing, in words. Raises Temporary."""
     found = []
-    async with _first(urls) as connection:
+    async with _first(hosts) as connection:
         for what, name in (
             *(("exchange", VERDICTS), ("exchange", OWN_VERDICTS)),
             *(("queue", POOL), ("queue", ALONE)),
@@ -91,24 +108,24 @@ async def missing(urls: Sequence[str]) -> list[str]:
     return found
 
 
-async def add_queue(urls: Sequence[str], name: str) -> None:
+async def add_queue(hosts: Hosts, name: str) -> None:
     """Make what is missing, and the queue of one user. Raises Temporary."""
-    async with _first(urls) as connection:
+    async with _first(hosts) as connection:
         channel = await open_channel(connection, confirms=False)
-        await declare(channel)
-        await declare_queue(channel, name)
+        await declare(channel, hosts.queue_type)
+        await declare_queue(channel, name, hosts.queue_type)
 
 
-async def remove_queue(urls: Sequence[str], name: str) -> None:
+async def remove_queue(hosts: Hosts, name: str) -> None:
     """Remove the queue of one user with the tasks in it, which the node offers elsewhere. Raises Temporary."""
-    async with _first(urls) as connection:
+    async with _first(hosts) as connection:
         channel = await open_channel(connection, confirms=False)
         await safely(channel.queue_delete(name))
 
 
-async def remove(urls: Sequence[str]) -> None:
+async def remove(hosts: Hosts) -> None:
     """Remove the exchange and the site's queues. Raises Refused while workers or tasks are there; Temporary."""
-    async with _first(urls) as connection:
+    async with _first(hosts) as connection:
         channel = await open_channel(connection, confirms=False)
         for name in (POOL, ALONE):
             try:
@@ -120,11 +137,11 @@ async def remove(urls: Sequence[str]) -> None:
 
 
 @asynccontextmanager
-async def _first(urls: Sequence[str]) -> AsyncIterator[AbstractConnection]:
+async def _first(hosts: Hosts) -> AsyncIterator[AbstractConnection]:
     """Yield a connection to the first host that can be reached. Raises Temporary with what each of them said."""
     problems = []
     async with AsyncExitStack() as stack:
-        for url in urls:
+        for url in hosts.urls:
             try:
                 connection = await stack.enter_async_context(connected(url, "sendswitch broker"))
             except BrokerAway as error:
