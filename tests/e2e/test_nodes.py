@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import smtplib
 import socket
@@ -98,6 +99,33 @@ def test_a_rule_has_one_number_and_applies_to_all(tmp_path: Path) -> None:
         assert [rule["rule"] for rule in said(node, "queue", "rules")] == [2]
         until(lambda: len(hop.parcels) == 30, node=node)
         assert said(node, "queue", "cancel", "1", code=3)
+        clean(node)
+
+
+def test_a_node_that_is_added_has_the_rules_of_the_others(tmp_path: Path) -> None:
+    with NextHop() as hop, nodes(tmp_path, hop, 3) as node:
+        several, webs = node.config.read_text(), node.webs
+        node.stop()
+        shutil.rmtree(node.data / "nodes")
+        node.config.write_text(several.replace("processes = 3", "processes = 1"))
+        node.webs = webs[:1]
+        node.start()
+        for word in ("ann", "joe"):
+            said(node, "queue", "suspend", f"to:{word}@example.test")
+        said(node, "queue", "cancel", "1")
+        node.stop()
+        node.config.write_text(several)
+        node.webs = webs
+        node.start()
+        said(node, "node", "ready", "--wait", "60s")
+        assert [rule["rule"] for rule in said(node, "queue", "rules")] == [2]
+        for _ in range(30):
+            send(node.port, "joe@example.test")
+        until(lambda: all("suspended by rule 2" in str(row["reply"]) for row in queue(node)), node=node)
+        assert (len(makers(queue(node))), hop.parcels) == (3, [])
+        assert said(node, "queue", "suspend", "to:bob@example.test")["rule"] == 3
+        assert said(node, "queue", "cancel", "2")["resumed"] == 30
+        until(lambda: len(hop.parcels) == 30, node=node)
         clean(node)
 
 

@@ -35,11 +35,13 @@ def missing(config: Config, users: Iterable[str]) -> list[str]:
 
     Raises InvalidConfiguration, Refused, Temporary.
     """
-    problems: list[str] = asyncio.run(_topology().missing(needed_hosts(config)))
-    if problems:
-        problems[-1] += "; `sendswitch broker install` makes it"
+    addresses = list(users)
+    queues = [rabbitmq_queue(address) for address in addresses]
+    problems: list[str] = asyncio.run(_topology().missing(needed_hosts(config), queues))
+    if any(problem.startswith("there is no") for problem in problems):
+        problems.append("`sendswitch broker install` makes what is missing")
     if config.broker.management.get_secret_value():
-        wanted = {key(address) for address in users}
+        wanted = {key(address) for address in addresses}
         with _accounts(config) as accounts:
             left = [name for name in accounts.names() if name not in wanted]
         problems += [

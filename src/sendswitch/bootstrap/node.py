@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from sendswitch.bootstrap.management import Management
 from sendswitch.bootstrap.parts import (
     SAFE_DEFAULTS_SINCE,
     changed_defaults,
+    copy_rules,
     find_suspects,
     listener_options,
     make_flight,
@@ -50,7 +51,6 @@ from sendswitch.broker.worker_server import NAME as WORKERS
 from sendswitch.broker.worker_server import WorkerServer
 from sendswitch.clock import system_clock
 from sendswitch.config.model import Config, ListenerSection
-from sendswitch.config.processes import folder_of
 from sendswitch.db import journal, nodes
 from sendswitch.db.connect import in_thread, open_database
 from sendswitch.db.secrets import secret
@@ -124,14 +124,18 @@ Source = Callable[[], Config]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a node among those of one machine: its number, and whether others listen on the same ports.
-
-    The first one knows the numbers of the others, and passes workers on to them.
+    """The place of a node among those of one machine: its number, whether others listen on the same ports, and the data
+    folders of the others by their numbers.
     """
 
     number: int = 1
     shared: bool = False
-    others: tuple[int, ...] = ()
+    others: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def behind(self) -> Mapping[int, Path] | None:
+        """Return the nodes to which this one passes workers on, None for one that is itself behind the first."""
+        return self.others if self.number == 1 else None
 
 
 class Node:
@@ -174,8 +178,9 @@ class Node:
         for part, work in self._beside_the_mail().items():
             self._keep(part, work)
         refresh = partial(refresh_gauges, self.spool, system_clock)
-        sockets = {number: folder_of(self.data, number) / WORKERS for number in self._place.others}
-        workers = WorkerSocket(self.workers, self._key, sockets if self._place.number == 1 else None)
+        behind = self._place.behind
+        sockets = None if behind is None else {number: folder / WORKERS for number, folder in behind.items()}
+        workers = WorkerSocket(self.workers, self._key, sockets)
         pages = [*(make_routes(self._engine) if self._stories else ()), workers.route()]
         self.web = WebServer(make_app(checks(self), warnings(self), refresh, pages), message=MOST_MESSAGE)
         try:
@@ -197,6 +202,7 @@ class Node:
         self._passwords = Passwords(self._engine)
         register: Register = lambda name, number: nodes.register(self._engine, name, number, system_clock())  # noqa: E731
         self.spool = open_spool(self.data / "spool", system_clock, recording=config.recording.mail, register=register)
+        copy_rules(self._place.others.values(), self.data)
         if 0 < self.spool.version_before < SAFE_DEFAULTS_SINCE:
             logs.upgraded(changes=changed_defaults(config))
         self._outbox = Outbox(self.data / PLACE, first=1 + ENDPOINTS * (self._place.number - 1))
@@ -282,8 +288,9 @@ class Node:
 
     def _for_workers(self, owner: str) -> dict[str, Any]:
         level = logs.lowest_level()
+        others = tuple(self._place.behind or ())
         return settings_for_workers(
-            self._first, self.config, self._database.lists_read, level, own=bool(owner), others=self._place.others
+            self._first, self.config, self._database.lists_read, level, own=bool(owner), others=others
         )
 
     async def _key(self, given: str) -> tuple[int, str] | None:

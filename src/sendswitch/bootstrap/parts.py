@@ -6,7 +6,9 @@ import asyncio
 import ipaddress
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -24,7 +26,7 @@ from sendswitch.delivery.backoff import Backoff
 from sendswitch.delivery.base import Courier
 from sendswitch.delivery.compose import Composer
 from sendswitch.delivery.maildir import MaildirCourier
-from sendswitch.errors import InvalidConfiguration, in_words
+from sendswitch.errors import InvalidConfiguration, NotFound, SpoolUnavailable, in_words
 from sendswitch.mail.hops import Marks
 from sendswitch.mail.srs import Srs
 from sendswitch.monitoring.canary import Flight
@@ -45,6 +47,8 @@ from sendswitch.smtp.endpoint import parse_endpoint
 from sendswitch.smtp.pool import Pool
 from sendswitch.smtp.protocol.server import Limits
 from sendswitch.smtp.server import Options, Timeouts
+from sendswitch.spool import rules
+from sendswitch.spool.admin import open_files
 from sendswitch.spool.spool import Spool
 from sendswitch.tracing import Tracing, otlp
 from sendswitch.worker.runtime import PipelineCache, Worker
@@ -54,6 +58,21 @@ SAFE_DEFAULTS_SINCE = 4
 # Transactions that may be under way or unrecorded, for each connection to the next hop. With one, a connection would
 # stand idle during each group commit, and the relay lost a third of its rate by that.
 UNRECORDED = 5
+
+
+def copy_rules(others: Iterable[Path], data: Path) -> None:
+    """Take the rules that other nodes of this machine have and this one has not: it may be new, or was away.
+
+    `others` are their data folders. Logs what cannot be read. Raises SpoolUnavailable.
+    """
+    for folder in others:
+        try:
+            with closing(open_files(folder)) as source, closing(open_files(data)) as own:
+                rules.copy(own, source, time.time())
+        except NotFound:
+            pass  # it was never started
+        except SpoolUnavailable as error:
+            logs.failed(f"taking the rules of the node in {folder}", error=error)
 
 
 def make_srs(config: Config, secret: bytes) -> Srs | None:

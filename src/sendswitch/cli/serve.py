@@ -25,7 +25,7 @@ from sendswitch.cli.output import Session
 from sendswitch.config.environment import taken_from_systemd
 from sendswitch.config.load import files_of
 from sendswitch.config.model import Config
-from sendswitch.config.processes import of_process
+from sendswitch.config.processes import folder_of, of_process
 from sendswitch.errors import SendSwitchError
 from sendswitch.processors.hosting.supervise import ends_with
 
@@ -92,7 +92,7 @@ def _start(session: Session, *, workers: bool, one: _Process, watch: bool = Fals
     def source() -> Config:
         return of_process(session.config(), number, processes)
 
-    others = tuple(n for n in numbers(config, processes) if n != 1) if number == 1 else ()
+    others = {n: folder_of(config.node.data, n) for n in numbers(config, processes) if n != number}
     place, config = Place(number, processes > 1, others), of_process(config, number, processes)
     uvloop.run(
         until_signal(config, workers=workers, source=source, changed=changed, supervisor=supervisor, place=place)

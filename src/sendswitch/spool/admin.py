@@ -83,11 +83,15 @@ class Row:
 def open_files(data: Path) -> sqlite3.Connection:
     """Open the spool of a data folder. Raises NotFound when there is none, SpoolUnavailable when it cannot be read."""
     path = data / "spool" / "spool.db"
+    none = NotFound(f"there is no spool in {data}; is node.data right, and was `sendswitch serve` ever run?")
     if not path.exists():
-        raise NotFound(f"there is no spool in {data}; is node.data right, and was `sendswitch serve` ever run?")
+        raise none
     connection = connect(path)
     connection.executescript(schema.WRITER)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:  # it is just being made
+        connection.close()
+        raise none
     if version != schema.VERSION:
         raise SpoolUnavailable(f"the spool has schema version {version}, this program knows {schema.VERSION}")
     return connection

@@ -86,6 +86,17 @@ def add(
     return _rule(connection, id_, *row)
 
 
+def copy(connection: sqlite3.Connection, source: sqlite3.Connection, now: float) -> None:
+    """Take the rules of another node, with their numbers, as long as they apply to mail that comes."""
+    found = [rule for rule in active(source, now) if rule.expires > now]
+    columns = "id, kind, words, reason, author, created, expires"
+    with transaction(connection):
+        connection.executemany(
+            f"INSERT OR IGNORE INTO rule ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(one.id, one.kind.value, one.words, one.reason, one.author, one.created, one.expires) for one in found],
+        )
+
+
 def renumber(connection: sqlite3.Connection, above: int) -> None:
     """Give each rule a number above `above`: a spool comes to nodes whose rules have these numbers."""
     with transaction(connection):

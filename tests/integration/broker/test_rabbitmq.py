@@ -17,9 +17,10 @@ from sendswitch import metrics
 from sendswitch.bench.rabbitmq import RABBITMQ, RabbitMQ
 from sendswitch.broker import frames
 from sendswitch.broker.codec import encode_answer
-from sendswitch.broker.rabbitmq import Hosts, topology
+from sendswitch.broker.rabbitmq import Hosts, QueueType, topology
 from sendswitch.broker.rabbitmq import consumer as consumer_module
 from sendswitch.broker.rabbitmq import publisher as publisher_module
+from sendswitch.broker.rabbitmq import sender as sender_module
 from sendswitch.broker.rabbitmq.connection import open_channel
 from sendswitch.broker.rabbitmq.consumer import RabbitConsumer
 from sendswitch.broker.rabbitmq.publisher import RabbitPublisher
@@ -472,7 +473,7 @@ async def test_a_rabbitmq_that_takes_nothing_is_called_again(
     sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
 ) -> None:
     """It may have forgotten what this connection has sent."""
-    monkeypatch.setattr(publisher_module, "TAKEN", 0.5)
+    monkeypatch.setattr(sender_module, "TAKEN", 0.5)
     async with sides() as both:
         await both.until(lambda: not both.publisher.trouble)
         await asyncio.to_thread(rabbit.control, "set_vm_memory_high_watermark", "absolute", "1MB")
@@ -488,11 +489,10 @@ async def test_a_rabbitmq_that_takes_nothing_is_called_again(
         assert (await worker.lease((POOL,))).task.message == 1
 
 
-async def test_a_full_queue_takes_nothing_and_costs_few_connections(
+async def test_a_full_queue_takes_nothing_and_disturbs_no_other(
     sides: Any, monkeypatch: pytest.MonkeyPatch, rabbit: RabbitMQ
 ) -> None:
-    monkeypatch.setattr(publisher_module, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(publisher_module, "LONGEST_PAUSE", 0.04)
+    monkeypatch.setattr(sender_module, "PAUSES", (0.0, 0.01, 0.02))
     one = '{"max-length": 1, "overflow": "reject-publish"}'
     await asyncio.to_thread(rabbit.control, "set_policy", "full", "^tasks.alone$", one)
     try:
@@ -503,8 +503,7 @@ async def test_a_full_queue_takes_nothing_and_costs_few_connections(
                 with pytest.raises(Temporary, match=r"does not take tasks for tasks\.alone"):
                     await both.publisher.offer(task(number, queue=ALONE))
             await both.publisher.offer(task(5))
-            assert len(both.reconnected) < 10
-            monkeypatch.setattr(publisher_module, "HOPELESS", 0.0)
+            assert both.reconnected == []
             await emptied(rabbit.url, ALONE)
             await both.publisher.offer(task(6, queue=ALONE))
     finally:
@@ -530,12 +529,13 @@ async def test_a_message_that_is_no_task_is_dropped(sides: Any, rabbit: RabbitMQ
         assert (await worker.lease((POOL,))).task.message == 1
 
 
-async def test_the_topology_is_made_checked_and_removed(rabbit: RabbitMQ) -> None:
-    hosts = Hosts(["amqp://guest:guest@127.0.0.1:1/", rabbit.url])
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_the_topology_is_made_checked_and_removed(rabbit: RabbitMQ, queue_type: QueueType) -> None:
+    hosts = Hosts(["amqp://guest:guest@127.0.0.1:1/", rabbit.url], queue_type)
+    await gone(rabbit.url, POOL, ALONE)
     await topology.install(hosts)
     await topology.install(hosts)
     assert await topology.missing(hosts) == []
-    await emptied(rabbit.url)
     await topology.remove(hosts)
     assert await topology.missing(hosts) == [
         "there is no exchange verdicts",
@@ -546,12 +546,38 @@ async def test_the_topology_is_made_checked_and_removed(rabbit: RabbitMQ) -> Non
     await topology.install(hosts)
     connection = await aio_pika.connect(rabbit.url)
     async with connection:
-        await (await connection.channel()).default_exchange.publish(aio_pika.Message(b"x"), POOL)
+        channel = await connection.channel()
+        await channel.default_exchange.publish(aio_pika.Message(b"x"), POOL)
+        async with asyncio.timeout(10):  # a quorum queue tells how many it has a little later
+            while not (await channel.declare_queue(POOL, passive=True)).declaration_result.message_count:
+                await asyncio.sleep(0.05)
         with pytest.raises(Refused, match="is in use"):
             await topology.remove(hosts)
-    await emptied(rabbit.url)
     with pytest.raises(Temporary, match=r"amqp://127\.0\.0\.1:1/: nothing listens there"):
         await topology.missing(Hosts(hosts.urls[:1]))
+    await gone(rabbit.url, POOL, ALONE)
+
+
+async def test_queues_of_another_type_are_told(rabbit: RabbitMQ) -> None:
+    own, other = rabbitmq_queue("ann@example.test"), rabbitmq_queue("bob@example.test")
+    hosts = Hosts([rabbit.url], "quorum")
+    await gone(rabbit.url, POOL, ALONE, own, other)
+    await topology.add_queue(Hosts([rabbit.url]), own)
+    told = await topology.missing(hosts, [own, other])
+    assert [problem.split(" is not ")[0] for problem in told] == [f"the queue {name}" for name in (POOL, ALONE, own)]
+    assert "not of the type quorum (broker.queue_type): remove it in RabbitMQ" in told[0]
+    with pytest.raises(topology.OtherType):
+        await topology.install(hosts)
+    await gone(rabbit.url, own)
+    assert await topology.missing(Hosts([rabbit.url]), [own, other]) == []
+
+
+async def gone(url: str, *queues: str) -> None:
+    """Remove queues, whatever is in them."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        for name in queues:
+            await (await connection.channel()).queue_delete(name)
 
 
 async def test_everything_goes_on_when_rabbitmq_was_restarted(

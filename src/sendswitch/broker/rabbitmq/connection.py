@@ -149,6 +149,7 @@ class Keeper:
                 gone.set_result(None)
 
         self._lost = lost  # of this connection only: an old one may end late
+        self._why = ""
         self.user = URL(url).user or "guest"  # as the library has it
         async with connected(url, self._name) as connection:
             connection.close_callbacks.add(lost)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
 from aiormq.abc import FieldTable
 
@@ -26,6 +26,7 @@ from sendswitch.broker.codec import MAX_OUTSIDE, decode_answer, encode_task
 from sendswitch.broker.frames import BadFrame, Frame
 from sendswitch.broker.rabbitmq import Hosts
 from sendswitch.broker.rabbitmq.connection import BrokerAway, Keeper, NotTaken, open_channel, safely
+from sendswitch.broker.rabbitmq.sender import Sender
 from sendswitch.broker.rabbitmq.served_calls import MOST, ServedCalls
 from sendswitch.broker.rabbitmq.topology import (
     EVERY_NODE,
@@ -35,7 +36,7 @@ from sendswitch.broker.rabbitmq.topology import (
     account_in,
     account_of,
     declare,
-    declare_queue,
+    declare_exchanges,
     owner_of,
 )
 from sendswitch.broker.streams import OWN_MOST
@@ -49,11 +50,9 @@ from sendswitch.routing import ALONE, POOL, TASKS, is_own
 # Bytes of content that go with a task, and with one for workers of a user's own, in whose queue many may wait; a worker
 # asks for more.
 INLINE, OWN_INLINE = 1024 * 1024, 64 * 1024
-# Seconds in which RabbitMQ takes one task of those that were sent, or the result of a call; seconds between two looks
-# at the queues, and after which a silent worker is gone.
-TAKEN, REPLIED, LOOK, SILENT = 15.0, 30.0, 2.0, 10.0
-# Seconds before a connection over which a queue takes nothing is made again: first, at most, and if it did not help.
-FIRST_PAUSE, LONGEST_PAUSE, HOPELESS = 0.5, 4.0, 60.0
+# Seconds for RabbitMQ to take the result of a call, between two looks at the queues, and after which a silent worker is
+# gone.
+REPLIED, LOOK, SILENT = 30.0, 2.0, 10.0
 # Seconds behind a task's deadline after which the node answers for a worker that lives, as for one on this machine.
 BEHIND = worker_server.BEHIND
 # Seconds that a task stays in a queue: the node offers it again for as long as it needs an answer.
@@ -96,8 +95,7 @@ class _Offered:
 class _Queue:
     """The state of one queue as far as it is known: how many offers were made, the number of the last one that a worker
     has got, and how many tasks and workers were in it at the last look (monotonic seconds). `left` is the first
-    look that found no worker, 0.0 while there is one, and `asked` when somebody last wanted to know that. `pause` and
-    `renew_at` are for a queue that takes nothing: seconds before the connection is made again, and when (`_renew`)."""
+    look that found no worker, 0.0 while there is one, and `asked` when somebody last wanted to know that."""
 
     offers: int = 0
     taken: int = 0
@@ -106,8 +104,6 @@ class _Queue:
     workers: int = 0
     left: float = 0.0
     asked: float = 0.0
-    pause: float = 0.0
-    renew_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -148,7 +144,6 @@ class RabbitPublisher:
         settings: SettingsOf,
         hands: Hands | None = None,
     ) -> None:
-        self._queue_type = hosts.queue_type
         self._node, self._read, self._settings, self._hands = node, read, settings, hands
         self._keeper = Keeper(hosts.urls, self._begin, self._ended, name=f"sendswitch {node}")
         # Users' workers are heard over a connection of their own, which one of them may break.
@@ -163,9 +158,9 @@ class RabbitPublisher:
         self._work: set[asyncio.Task[None]] = set()
         self._on_answer: OnAnswer | None = None
         self._on_reconnect: OnReconnect | None = None
-        self._channel: AbstractChannel | None = None
+        self._queue_type = hosts.queue_type
+        self._sender = Sender(self._keeper, hosts.queue_type)
         self._offering = asyncio.Semaphore(OFFERS)
-        self._taken = 0.0  # when the last task was taken
         self._connected_before = False
         self._look_now = asyncio.Event()
 
@@ -181,6 +176,23 @@ class RabbitPublisher:
         if is_own(task.queue):
             self.hear_own()
             await self._own_keeper.up.wait()
+        pauses = iter(self._sender.pauses(task.queue))
+        while not await self._taken(task):
+            if (pause := next(pauses, None)) is None:
+                self._sender.give_up(task.queue)
+                if task.token in self._known:
+                    self._forget_task(task.token)
+                    raise Temporary(f"RabbitMQ does not take tasks for {task.queue}")
+            else:
+                await asyncio.sleep(pause)
+            if task.token not in self._known:
+                return  # it has its answer: a copy of it was taken
+            with suppress(BrokerAway):
+                await self._sender.reopen(task.queue)
+            await self._keeper.up.wait()
+
+    async def _taken(self, task: Task) -> bool:
+        """Put a task into its queue. Return False when RabbitMQ refuses it. Raises Temporary."""
         async with self._offering:  # so that few contents are in memory
             content = await self._content(task)
             body = _encoded(task, content)
@@ -201,12 +213,15 @@ class RabbitPublisher:
                 expiration=EXPIRES,
             )
             try:
-                await self._put(message, task.queue)
-            except (PublishError, NotTaken) as error:
-                self._forget_task(task.token)
-                raise Temporary(f"RabbitMQ does not take tasks for {task.queue}") from error
+                await self._sender.put(message, task.queue)
+            except (PublishError, NotTaken):
+                return False
             except BrokerAway:
                 pass  # it may be in the queue or not: if not, it is offered again after reconnecting, or when overdue
+            except Temporary:
+                self._known.pop(task.token, None)
+                raise
+            return True
 
     def hear_own(self) -> None:
         """Hear the workers of users' own from now on."""
@@ -214,72 +229,6 @@ class RabbitPublisher:
 
     async def _content(self, task: Task) -> Content:
         return task.content if not isinstance(task.content, Reference) else await self._read(task.content)
-
-    async def _put(self, message: Message, name: str) -> None:
-        """Put a message into a queue, as often as it is refused over a connection that is made again.
-
-        Raises PublishError, NotTaken, BrokerAway.
-        """
-        queue = self._queues[name]
-        while True:
-            await self._keeper.up.wait()
-            channel = self._channel
-            try:
-                await self._publish(message, name)
-            except NotTaken:
-                if channel is self._channel:
-                    await self._renew(queue)
-            else:
-                queue.pause = 0.0
-                return
-
-    async def _renew(self, queue: _Queue) -> None:
-        """Leave a connection over which a queue takes nothing. Raises NotTaken when that has not helped lately.
-
-        A channel on which the first message came while a cluster chose a new leader for the queue is refused everything
-        ever after. But a queue may also be full.
-        """
-        if queue.pause > LONGEST_PAUSE:
-            if time.monotonic() < queue.renew_at:
-                raise NotTaken
-            queue.pause = LONGEST_PAUSE
-        channel = self._channel
-        await asyncio.sleep(queue.pause)
-        if channel is self._channel:
-            queue.pause = max(2 * queue.pause, FIRST_PAUSE)
-            queue.renew_at = time.monotonic() + HOPELESS
-            self._channel = None
-            self._keeper.renew("RabbitMQ takes no tasks")
-
-    async def _publish(self, message: Message, queue: str) -> None:
-        """Put a message into a queue, which is made where it is missing. Raises PublishError, NotTaken, BrokerAway."""
-        if (channel := self._channel) is None:
-            raise BrokerAway
-        exchange = channel.default_exchange
-        try:
-            await self._confirmed(exchange.publish(message, routing_key=queue, mandatory=True))
-        except PublishError:
-            await declare(channel, self._queue_type)
-            await declare_queue(channel, queue, self._queue_type)
-            await self._confirmed(exchange.publish(message, routing_key=queue, mandatory=True))
-
-    async def _confirmed(self, publishing: Awaitable[object]) -> None:
-        """Wait until RabbitMQ has taken a task. Raises PublishError, NotTaken, BrokerAway.
-
-        When it takes none for TAKEN seconds, as one without memory does, the connection is made again: RabbitMQ may
-        never take what it has not taken by then.
-        """
-        task, began = asyncio.ensure_future(safely(publishing)), time.monotonic()
-        try:
-            while not task.done():
-                await asyncio.wait((task,), timeout=TAKEN)
-                if not task.done() and time.monotonic() - max(began, self._taken) >= TAKEN:
-                    self._keeper.renew(f"RabbitMQ has taken no task for {TAKEN:g} s")
-                    raise BrokerAway
-            self._taken = time.monotonic()
-            task.result()
-        finally:
-            task.cancel()
 
     async def withdraw(self, task: Task) -> None:
         """Forget a task; a worker may still get it, and its answer has no effect."""
@@ -342,7 +291,7 @@ class RabbitPublisher:
 
     async def _begin(self, connection: AbstractConnection) -> None:
         channel = await self._keeper.channel(connection, confirms=True)
-        await declare(channel, self._queue_type)
+        await declare(connection, self._queue_type)
         await self._hear(self._keeper, connection, VERDICTS, {})
         self._doubt(lambda task: True)
         for queue in self._queues.values():
@@ -354,17 +303,18 @@ class RabbitPublisher:
             self._look_now.set()
             loop.call_later(SILENT + LOOK, self._reconnected)
         self._connected_before = True
-        self._channel, self._connection = channel, connection
+        self._connection = connection
+        self._sender.connected(connection, channel)
 
     async def _begin_own(self, connection: AbstractConnection) -> None:
         limits: FieldTable = {"x-max-length-bytes": OWN_WAITING, "x-overflow": "reject-publish"}
+        await declare_exchanges(connection)
         await self._hear(self._own_keeper, connection, OWN_VERDICTS, limits)
         self._doubt(lambda task: is_own(task.queue))
 
     async def _hear(self, keeper: Keeper, connection: AbstractConnection, exchange: str, arguments: FieldTable) -> None:
         """Hear what workers say, from a queue that goes with the connection."""
         channel = await keeper.channel(connection, confirms=False)
-        await declare(channel, self._queue_type)
         queue = await safely(channel.declare_queue("", exclusive=True, arguments=arguments))
         for node in (self._node, EVERY_NODE):
             await safely(queue.bind(exchange, f"{node}.#"))
@@ -380,7 +330,7 @@ class RabbitPublisher:
                     offered.had = now  # its worker has time to say so again
 
     def _ended(self) -> None:
-        self._channel = None
+        self._sender.ended()
 
     def _reconnected(self) -> None:
         if self._on_reconnect is not None:
@@ -558,8 +508,8 @@ class RabbitPublisher:
 
     async def _reply(self, body: bytes, reply_to: str) -> None:
         """Send the result of a call. A worker that does not get it asks again."""
-        if self._channel is not None:
-            exchange = self._channel.default_exchange
+        if (channel := self._sender.channel) is not None:
+            exchange = channel.default_exchange
             with suppress(BrokerAway):
                 await safely(exchange.publish(Message(body), routing_key=reply_to, mandatory=False, timeout=REPLIED))
 

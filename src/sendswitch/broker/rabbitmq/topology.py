@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aio_pika import ExchangeType
@@ -10,8 +10,16 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.abc import FieldTable
 
+from sendswitch import logs
 from sendswitch.broker.rabbitmq import Hosts, QueueType
-from sendswitch.broker.rabbitmq.connection import BrokerAway, connected, open_channel, safely, without_password
+from sendswitch.broker.rabbitmq.connection import (
+    BrokerAway,
+    NotTaken,
+    connected,
+    open_channel,
+    safely,
+    without_password,
+)
 from sendswitch.errors import Refused, Temporary
 from sendswitch.routing import ALONE, POOL, TASKS, is_own
 
@@ -67,73 +75,112 @@ def account_in(exchange: str, routing_key: str, user_id: str | None) -> str:
     return account
 
 
-async def declare(channel: AbstractChannel, queue_type: QueueType) -> None:
-    """Make the exchanges and the site's queues where they are missing. Raises BrokerAway, OtherType."""
-    for name in (VERDICTS, OWN_VERDICTS):
-        await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True))
+async def declare(connection: AbstractConnection, queue_type: QueueType) -> None:
+    """Make the exchanges and the site's queues where they are missing. Raises BrokerAway, OtherType.
+
+    A queue that is away with its host is left out, so that the others work.
+    """
+    await declare_exchanges(connection)
     for name in (POOL, ALONE):
-        await declare_queue(channel, name, queue_type)
+        try:
+            await declare_queue(connection, name, queue_type)
+        except NotTaken as error:
+            logs.failed("making a queue in RabbitMQ", error=error)
 
 
-async def declare_queue(channel: AbstractChannel, name: str, queue_type: QueueType) -> None:
-    """Make a queue where it is missing. Raises BrokerAway, OtherType."""
+async def declare_exchanges(connection: AbstractConnection) -> None:
+    """Make the exchanges where they are missing. Raises BrokerAway."""
+    async with _channel(connection) as channel:
+        for name in (VERDICTS, OWN_VERDICTS):
+            await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True))
+
+
+async def declare_queue(connection: AbstractConnection, name: str, queue_type: QueueType) -> None:
+    """Make a queue where it is missing. Raises BrokerAway, OtherType; NotTaken for one that is away with its host."""
+    async with _channel(connection) as channel:
+        try:
+            await safely(channel.declare_queue(name, durable=True, arguments=_ARGUMENTS[queue_type]))
+        except ChannelPreconditionFailed as error:
+            raise OtherType(name, queue_type) from error
+        except ChannelNotFoundEntity as error:
+            raise NotTaken(f"the queue {name} is away with its host in the cluster") from error
+
+
+@asynccontextmanager
+async def _channel(connection: AbstractConnection) -> AsyncIterator[AbstractChannel]:
+    """Yield a channel for one question: an answer that says no closes it."""
+    channel = await open_channel(connection, confirms=False)
     try:
-        await safely(channel.declare_queue(name, durable=True, arguments=_ARGUMENTS[queue_type]))
-    except ChannelPreconditionFailed as error:
-        raise OtherType(name, queue_type) from error
+        yield channel
+    finally:
+        await safely(channel.close())
 
 
 async def install(hosts: Hosts) -> None:
     """Make what is missing on the first host that can be reached. Raises Temporary."""
     async with _first(hosts) as connection:
-        await declare(await open_channel(connection, confirms=False), hosts.queue_type)
+        await declare(connection, hosts.queue_type)
 
 
-async def missing(hosts: Hosts) -> list[str]:
-    """Return what is missing, in words. Raises Temporary."""
+async def missing(hosts: Hosts, own: Iterable[str] = ()) -> list[str]:
+    """Return what is missing, and what is not as it should be, in words. `own` are the queues of users, which may be
+    missing. Raises Temporary.
+    """
     found = []
     async with _first(hosts) as connection:
-        for what, name in (
-            *(("exchange", VERDICTS), ("exchange", OWN_VERDICTS)),
-            *(("queue", POOL), ("queue", ALONE)),
-        ):
-            channel = await open_channel(connection, confirms=False)  # a missing one closes it
-            try:
-                if what == "exchange":
+        for name in (VERDICTS, OWN_VERDICTS):
+            async with _channel(connection) as channel:
+                try:
                     await safely(channel.declare_exchange(name, ExchangeType.TOPIC, durable=True, passive=True))
-                else:
-                    await safely(channel.declare_queue(name, passive=True))
-            except ChannelNotFoundEntity:
-                found.append(f"there is no {what} {name}")
+                except ChannelNotFoundEntity:
+                    found.append(f"there is no exchange {name}")
+        for name in (POOL, ALONE, *own):
+            try:
+                if await _found(connection, name) is not None:
+                    await declare_queue(connection, name, hosts.queue_type)
+                elif not is_own(name):
+                    found.append(f"there is no queue {name}")
+            except OtherType as error:
+                found.append(str(error))
     return found
+
+
+async def _found(connection: AbstractConnection, name: str) -> tuple[int, int] | None:
+    """Return how many tasks and workers are at a queue, None for one that is not there. Raises BrokerAway."""
+    async with _channel(connection) as channel:
+        try:
+            queue = await safely(channel.declare_queue(name, passive=True))
+        except ChannelNotFoundEntity:
+            return None
+        told = queue.declaration_result
+        return told.message_count or 0, told.consumer_count or 0
 
 
 async def add_queue(hosts: Hosts, name: str) -> None:
     """Make what is missing, and the queue of one user. Raises Temporary."""
     async with _first(hosts) as connection:
-        channel = await open_channel(connection, confirms=False)
-        await declare(channel, hosts.queue_type)
-        await declare_queue(channel, name, hosts.queue_type)
+        await declare(connection, hosts.queue_type)
+        await declare_queue(connection, name, hosts.queue_type)
 
 
 async def remove_queue(hosts: Hosts, name: str) -> None:
     """Remove the queue of one user with the tasks in it, which the node offers elsewhere. Raises Temporary."""
-    async with _first(hosts) as connection:
-        channel = await open_channel(connection, confirms=False)
+    async with _first(hosts) as connection, _channel(connection) as channel:
         await safely(channel.queue_delete(name))
 
 
 async def remove(hosts: Hosts) -> None:
     """Remove the exchange and the site's queues. Raises Refused while workers or tasks are there; Temporary."""
     async with _first(hosts) as connection:
-        channel = await open_channel(connection, confirms=False)
         for name in (POOL, ALONE):
-            try:
-                await safely(channel.queue_delete(name, if_unused=True, if_empty=True))
-            except ChannelPreconditionFailed as error:
-                raise Refused(f"{name} is in use: stop its workers, and let its tasks be done") from error
-        for name in (VERDICTS, OWN_VERDICTS):
-            await safely(channel.exchange_delete(name))
+            # Quorum queues know no deletion on the condition that they are not used.
+            if any(await _found(connection, name) or ()):
+                raise Refused(f"{name} is in use: stop its workers, and let its tasks be done")
+        async with _channel(connection) as channel:
+            for name in (POOL, ALONE):
+                await safely(channel.queue_delete(name))
+            for name in (VERDICTS, OWN_VERDICTS):
+                await safely(channel.exchange_delete(name))
 
 
 @asynccontextmanager
