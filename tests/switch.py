@@ -83,7 +83,7 @@ class Switch:
         return {row.recipient: row.state for row in admin.rows(admin.open_files(self.folder), tuple(State))}
 
     async def until(self, true: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not true():
                 self.queue.wake()
                 await asyncio.sleep(0.01)
